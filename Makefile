@@ -1,0 +1,44 @@
+# Every target makes the environment it needs; nothing has to be installed first but Python 3.11 or 3.12.
+PYTHON ?= python3
+VENV   ?= .venv
+EXTRAS ?= cpu,dev
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed-$(subst $(eval ) ,-,$(subst $(comma),-,$(EXTRAS)))
+comma  := ,
+
+.PHONY: help install demo test check format bench clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## the environment, from the pinned constraints
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else \
+	  f"Python 3.11 or 3.12 is needed, {sys.version.split()[0]} was found. Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "Installing the pinned packages (a few minutes on the first run) ..."
+	$(BIN)/python -m pip install --progress-bar on -q -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(STAMP)  ## a miner and a mock validator on loopback; results in demo-output/
+	$(BIN)/python -m scripts.demo
+
+test: $(STAMP)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(STAMP)  ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## rewrite the code in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## stage times of the preset at hand
+	$(BIN)/python -m scripts.benchmark pipeline
+
+clean:  ## remove the environment and every output
+	rm -rf $(VENV) demo-output build *.egg-info

@@ -1,0 +1,23 @@
+"""How a generation can end without a result."""
+
+
+class GenerationError(Exception):
+    """This request failed; the engine goes on with the next one."""
+
+
+class GenerationStopped(Exception):
+    """This request was given up between two stages: its deadline or its gate said no.
+
+    Args:
+        stage: The stage that was not started.
+        reason: One sentence with the numbers that led to it.
+    """
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(f"stopped before {stage}: {reason}")
+        self.stage = stage
+        self.reason = reason
+
+
+class EngineDead(Exception):
+    """The engine cannot serve any further request and the process should be restarted."""

@@ -1,0 +1,81 @@
+"""Worker threads that serve the oldest request first."""
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Lane:
+    """Threads for blocking work, driven from one event loop.
+
+    Work that waits is started in the order of its requests, not of its own arrival: a request that
+    is nearly finished is not held up by the first stage of a younger one.
+
+    Args:
+        name: Name of the threads.
+        workers: Number of threads.
+    """
+
+    def __init__(self, name: str, workers: int) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
+        self._free = workers
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._ticket = itertools.count()
+
+    async def run(self, order: int, work: Callable[[], T], *, before: Callable[[], None]) -> T:
+        """Runs blocking work in a thread once it is its turn.
+
+        Cancelling the caller while it waits gives up its place; once the work runs, it runs to its
+        end, unobserved, and only then is the thread free for the next.
+
+        Args:
+            order: Place of the request; the lowest goes first.
+            work: What to run.
+            before: Called in the event loop just before the work starts; may raise to call it off.
+        """
+        await self._acquire(order)
+        try:
+            before()
+            future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except BaseException:
+            self._release()
+            raise
+        future.add_done_callback(self._finished)
+        return await asyncio.shield(future)
+
+    async def close(self) -> None:
+        """Waits for the work that is running and ends the threads."""
+        await asyncio.to_thread(self._pool.shutdown)
+
+    async def _acquire(self, order: int) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (order, next(self._ticket), turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            # The turn may have come in the same moment; then it goes to the next in line.
+            if not turn.cancelled():
+                self._release()
+            raise
+
+    def _release(self) -> None:
+        while self._waiting:
+            *_, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def _finished(self, future: "asyncio.Future[T]") -> None:
+        if not future.cancelled():
+            # Marks an error as seen when its caller has been cancelled.
+            future.exception()
+        self._release()

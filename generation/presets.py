@@ -1,0 +1,273 @@
+"""Generation settings as frozen values, and the three named presets."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from protocol.errors import SetupError
+
+DType = Literal["float32", "bfloat16"]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HubModel(_Frozen):
+    """Weights in a Hugging Face repository.
+
+    Attributes:
+        repo: Repository id, owner/name.
+        files: Glob patterns of the files that are needed; nothing else is downloaded.
+        licence: Licence of the weights, as an SPDX identifier.
+        gated: Whether the repository asks its users to accept its terms first.
+    """
+
+    repo: str
+    files: tuple[str, ...]
+    licence: str
+    gated: bool = False
+
+    @property
+    def name(self) -> str:
+        """What messages and the lock file call it."""
+        return self.repo
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder below the models folder."""
+        return self.repo.replace("/", "--")
+
+    @property
+    def page(self) -> str:
+        """Where a person reads about it and accepts its terms."""
+        return f"https://huggingface.co/{self.repo}"
+
+
+class ReleaseModel(_Frozen):
+    """Weights in one file at a fixed address.
+
+    Attributes:
+        name: What rembg, messages and the lock file call it.
+        url: Where the file is downloaded from; its last part is the file's name.
+        md5: MD5 of the file as its publisher states it, in hexadecimal.
+        licence: Licence of the weights, as an SPDX identifier.
+        page: Where a person reads about it.
+    """
+
+    name: str
+    url: str
+    md5: str
+    licence: str
+    page: str
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder below the models folder."""
+        return self.name
+
+    @property
+    def file(self) -> str:
+        """Name of its only file."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+ModelSource = HubModel | ReleaseModel
+
+
+def _has_placeholder(template: str) -> str:
+    if template.count("{prompt}") != 1:
+        raise ValueError(f"the template must contain {{prompt}} exactly once, got {template!r}")
+    return template
+
+
+class TextToImageSettings(_Frozen):
+    """FLUX through diffusers.
+
+    Attributes:
+        model: Where the weights come from; None for the preset's stand-in.
+        dtype: Number format of the weights and the computation.
+        size: Side of the square image, in pixels; a multiple of 16.
+        steps: Denoising steps; FLUX.1-schnell is distilled for 1 to 4.
+        guidance: Guidance scale; FLUX.1-schnell has none and ignores it.
+        max_sequence_length: T5 tokens that are kept of a prompt; FLUX.1-schnell takes up to 256.
+        seed: Seed of the noise when a task brings none.
+        template: What is made of a prompt; {prompt} stands for it.
+        offload: Keep the networks in main memory and bring one at a time to the device. Needs the
+            package accelerate, and costs the transfer of all weights at every image.
+    """
+
+    model: HubModel | None = None
+    dtype: DType = "float32"
+    size: Annotated[int, Field(ge=64, le=2048, multiple_of=16)] = 512
+    steps: Annotated[int, Field(ge=1, le=100)] = 4
+    guidance: Annotated[float, Field(ge=0.0, le=30.0)] = 0.0
+    max_sequence_length: Annotated[int, Field(ge=1, le=512)] = 256
+    seed: Seed = 0
+    template: Annotated[str, AfterValidator(_has_placeholder)] = "{prompt}"
+    offload: bool = False
+
+
+class BackgroundSettings(_Frozen):
+    """Background removal through rembg, and the framing that TripoSR was trained on.
+
+    Attributes:
+        model: Where the weights come from; None for the preset's stand-in.
+        providers: ONNX Runtime execution providers in order of preference; those that the
+            installed runtime lacks are skipped.
+        threads: Threads of the network on the CPU; 0 takes half of the cores.
+        foreground_ratio: Side of the object's box as a share of the image that TripoSR sees.
+        min_coverage: Least share of pixels with alpha over one half for an image to have an object.
+    """
+
+    model: ReleaseModel | None = None
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    foreground_ratio: Annotated[float, Field(ge=0.1, le=1.0)] = 0.85
+    min_coverage: Annotated[float, Field(ge=0.0, le=1.0)] = 0.001
+
+
+class TripoSRSettings(_Frozen):
+    """Image to scene code.
+
+    Attributes:
+        model: Where the weights come from; None for the preset's stand-in.
+        dtype: Number format of the weights and the computation.
+        chunk_size: Points decoded at a time; more is faster and takes more memory.
+    """
+
+    model: HubModel | None = None
+    dtype: DType = "float32"
+    chunk_size: Annotated[int, Field(ge=1)] = 131_072
+
+
+class SplatSettings(_Frozen):
+    """Scene code to Gaussian cloud.
+
+    Attributes:
+        max_gaussians: Most Gaussians in a cloud; 100,000 make an SPZ of 1 to 2 MB.
+        resolution: Density samples along each axis of the first search for the surface; cells that
+            it passes through are subdivided as far as `max_gaussians` needs.
+        threshold: Density at the surface, in TripoSR's activated units.
+        min_component: Bodies smaller than this share of the largest one's volume are left out.
+        disc_sigma: Standard deviation in the plane, in units of the spacing between neighbours.
+        thickness: Standard deviation along the normal as a share of that in the plane.
+        opacity_logit: Opacity of every Gaussian before the sigmoid; 5.5 is 0.996.
+        seed: Seed of the surface sampling.
+    """
+
+    max_gaussians: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    resolution: Annotated[int, Field(ge=8, le=1024)] = 128
+    threshold: Annotated[float, Field(gt=0.0)] = 25.0
+    min_component: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
+    disc_sigma: Annotated[float, Field(gt=0.0, le=4.0)] = 0.85
+    thickness: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    opacity_logit: Annotated[float, Field(gt=0.0, le=10.0)] = 5.5
+    seed: Seed = 0
+
+
+class GenerationSettings(_Frozen):
+    """Everything that decides how a task becomes an asset.
+
+    Attributes:
+        name: Name of the preset.
+        device: Where the networks run, in torch's words.
+        text_to_image: Prompt to image.
+        background: Image to cut-out.
+        triposr: Cut-out to scene code.
+        splats: Scene code to Gaussian cloud.
+        spz_level: zstandard level of the SPZ file.
+        untrained: The networks have random weights, so what they make shows that the system works
+            and nothing else.
+    """
+
+    name: str
+    device: str
+    text_to_image: TextToImageSettings
+    background: BackgroundSettings
+    triposr: TripoSRSettings
+    splats: SplatSettings
+    spz_level: Annotated[int, Field(ge=1, le=22)] = 1
+    untrained: bool = False
+
+    @property
+    def models(self) -> tuple[ModelSource, ...]:
+        """The weights that have to be downloaded, gated ones first."""
+        sources = (self.text_to_image.model, self.background.model, self.triposr.model)
+        found = [source for source in sources if source is not None]
+        return tuple(sorted(found, key=lambda m: not (isinstance(m, HubModel) and m.gated)))
+
+
+FLUX_SCHNELL = HubModel(
+    repo="black-forest-labs/FLUX.1-schnell",
+    # The repository also holds every weight a second time, in single files of 24 GB.
+    files=(
+        "model_index.json",
+        "scheduler/*",
+        "text_encoder/*",
+        "text_encoder_2/*",
+        "tokenizer/*",
+        "tokenizer_2/*",
+        "transformer/*",
+        "vae/*",
+    ),
+    licence="Apache-2.0",
+    gated=True,
+)
+ISNET = ReleaseModel(
+    name="isnet-general-use",
+    url="https://github.com/danielgatis/rembg/releases/download/v0.0.0/isnet-general-use.onnx",
+    md5="fc16ebd8b0c10d971d3513d564d01e29",
+    licence="Apache-2.0",
+    page="https://github.com/xuebinqin/DIS",
+)
+TRIPOSR = HubModel(repo="stabilityai/TripoSR", files=("config.yaml", "model.ckpt"), licence="MIT")
+
+_GPU80 = GenerationSettings(
+    name="gpu80",
+    device="cuda",
+    text_to_image=TextToImageSettings(
+        model=FLUX_SCHNELL,
+        dtype="bfloat16",
+        template="{prompt}, one single object, centred, whole object in view, plain background",
+    ),
+    background=BackgroundSettings(model=ISNET),
+    triposr=TripoSRSettings(model=TRIPOSR),
+    splats=SplatSettings(),
+)
+
+PRESETS: dict[str, GenerationSettings] = {
+    "embedded": GenerationSettings(
+        name="embedded",
+        device="cpu",
+        text_to_image=TextToImageSettings(size=128, max_sequence_length=64),
+        background=BackgroundSettings(),
+        triposr=TripoSRSettings(),
+        splats=SplatSettings(max_gaussians=20_000, resolution=64),
+        untrained=True,
+    ),
+    "gpu24": _GPU80.model_copy(
+        update={
+            "name": "gpu24",
+            "text_to_image": _GPU80.text_to_image.model_copy(update={"offload": True}),
+            "triposr": _GPU80.triposr.model_copy(update={"dtype": "bfloat16"}),
+        }
+    ),
+    "gpu80": _GPU80,
+}
+
+
+def preset(name: str) -> GenerationSettings:
+    """Returns the preset of that name.
+
+    Raises:
+        SetupError: There is none; the message lists the names.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        names = ", ".join(PRESETS)
+        raise SetupError(
+            f"there is no preset {name!r}; the presets are {names}", fix=f"--preset {{{names}}}"
+        ) from None

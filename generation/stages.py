@@ -1,0 +1,102 @@
+"""The networks of a preset, each behind one plain function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from generation.background import BackgroundRemover, composite_on_grey
+from generation.model_store import locate_models
+from generation.presets import GenerationSettings
+from generation.splats import extract_cloud
+from generation.text_to_image import TextToImage
+from generation.triposr import SceneCode, TripoSR
+from protocol import spz
+from protocol.errors import SetupError
+from protocol.gaussians import GaussianCloud
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What turns a prompt into an asset, step by step; every function blocks.
+
+    Attributes:
+        text_to_image: Prompt and seed (None for the preset's) to an RGB image.
+        background: RGB or RGBA image to a framed RGBA cut-out.
+        scene_code: RGBA cut-out to a scene code.
+        splats: Scene code to a Gaussian cloud.
+        encode: Gaussian cloud to the bytes of an SPZ file.
+    """
+
+    text_to_image: Callable[[str, int | None], Image.Image]
+    background: Callable[[Image.Image], Image.Image]
+    scene_code: Callable[[Image.Image], SceneCode]
+    splats: Callable[[SceneCode], GaussianCloud]
+    encode: Callable[[GaussianCloud], bytes]
+
+
+def load_stages(
+    settings: GenerationSettings, models_dir: Path | None, report: Callable[[str], None]
+) -> Stages:
+    """Loads every network of a preset.
+
+    Args:
+        settings: The preset.
+        models_dir: The models folder; the default one when None.
+        report: Told what is about to be loaded, four times.
+
+    Raises:
+        SetupError: The device is not there, a file is missing or wrong, or memory runs out.
+    """
+    device = torch.device(settings.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SetupError(
+            f"preset {settings.name} runs on {settings.device}, but torch {torch.__version__} "
+            "finds no CUDA device",
+            fix="check nvidia-smi and that torch is a CUDA build, or use --preset embedded",
+        )
+    try:
+        return _load(settings, device, models_dir, report)
+    except torch.OutOfMemoryError as error:
+        raise SetupError(
+            f"preset {settings.name} does not fit on {settings.device}: {error}",
+            fix="free the device (nvidia-smi shows who uses it) or use --preset gpu24",
+        ) from error
+
+
+def _load(
+    settings: GenerationSettings,
+    device: torch.device,
+    models_dir: Path | None,
+    report: Callable[[str], None],
+) -> Stages:
+    report("models folder")
+    paths = locate_models(settings, models_dir)
+    report("text to image")
+    draw = TextToImage(paths.text_to_image, settings.text_to_image, settings.device)
+    report("background")
+    cut_out = BackgroundRemover(paths.background, settings.background)
+    report("TripoSR")
+    triposr = TripoSR.from_pretrained(
+        paths.triposr,
+        device=device,
+        dtype=getattr(torch, settings.triposr.dtype),
+        query_chunk=settings.triposr.chunk_size,
+    )
+
+    def scene_code(cutout: Image.Image) -> SceneCode:
+        code = triposr.scene_codes(composite_on_grey(cutout))
+        if device.type == "cuda":
+            # So that this stage's time and errors are its own.
+            torch.cuda.synchronize(device)
+        return code
+
+    return Stages(
+        text_to_image=draw,
+        background=cut_out,
+        scene_code=scene_code,
+        splats=lambda code: extract_cloud(triposr, code, settings.splats),
+        encode=lambda cloud: spz.encode(cloud, level=settings.spz_level),
+    )

@@ -1,0 +1,187 @@
+"""The checks by which a validator zeroes a result, run before it is answered.
+
+A validator sees the cloud after SPZ, which rounds it: opacity to steps of 1/255, so anything under
+0.00196 arrives as 0; and the identity rotation to the bytes 128 128 128, which decode to half a
+degree away from it. So opacity is judged as SPZ rounds it, and a rotation counts as identity when
+it lies within one SPZ step (0.0078 per component) of it, whichever sign the quaternion has. Both
+are at least as strict as the validator's own comparison on either side of the codec.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.gaussians import GaussianCloud
+
+MIN_GAUSSIANS = 7_000
+MAX_TRANSPARENT_SHARE = 0.8
+TRANSPARENT_OPACITY = 1e-3
+FULL_OPACITY_SIDE = 1.5
+MAX_OFF_CENTRE = 0.1
+MAX_STRAY_RATIO = 1.2
+HEALTHY_WIRE_BYTES = 2_000_000
+
+_SPZ_ROTATION_STEP = 1.0 / 127.5
+_STRAY_SHARE = 0.001
+
+
+@dataclass(frozen=True)
+class Check:
+    """One named result.
+
+    Attributes:
+        name: A short identifier, as written in logs.
+        passed: Whether `measured` respects `limit`.
+        measured: The value found.
+        limit: The bound it was held against.
+        explanation: What was measured, which side of the limit is wanted, and why it matters.
+    """
+
+    name: str
+    passed: bool
+    measured: float
+    limit: float
+    explanation: str
+
+
+@dataclass(frozen=True)
+class ValidityReport:
+    """What a validator's data checks will say of a cloud.
+
+    Attributes:
+        checks: Those that zero a result when they fail.
+        advice: Those that a validator does not make, but whose failure costs score or time.
+    """
+
+    checks: tuple[Check, ...]
+    advice: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check that zeroes a result passed; advice does not count."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def warnings(self) -> tuple[Check, ...]:
+        """The advice that was not met."""
+        return tuple(check for check in self.advice if not check.passed)
+
+    def summary(self) -> str:
+        """One line for a log: the verdict, then each failure and warning with its figures."""
+
+        def describe(check: Check) -> str:
+            return f"{check.name} is {check.measured:g} (limit {check.limit:g})"
+
+        failures = [describe(check) for check in self.checks if not check.passed]
+        warnings = [f"warning: {describe(check)}" for check in self.warnings]
+        return "; ".join(["valid" if self.passed else "invalid", *failures, *warnings])
+
+
+def check(cloud: GaussianCloud, *, wire_bytes: int | None = None) -> ValidityReport:
+    """Runs the validator's data checks, and some advice on what its renderer makes of the cloud.
+
+    Finiteness is not checked: a GaussianCloud cannot hold NaN or infinity.
+
+    Args:
+        cloud: The cloud to be answered; it may be empty, which fails.
+        wire_bytes: Size of its SPZ file, if known; adds advice on it.
+    """
+    return ValidityReport(
+        checks=(_count(cloud), _transparent_share(cloud), _identity_share(cloud)),
+        advice=(
+            *(_geometry(cloud) if len(cloud) else ()),
+            *(() if wire_bytes is None else (_wire(wire_bytes),)),
+        ),
+    )
+
+
+def _count(cloud: GaussianCloud) -> Check:
+    return Check(
+        name="gaussians",
+        passed=len(cloud) >= MIN_GAUSSIANS,
+        measured=len(cloud),
+        limit=MIN_GAUSSIANS,
+        explanation="number of Gaussians; a cloud with fewer than the limit scores 0",
+    )
+
+
+def _transparent_share(cloud: GaussianCloud) -> Check:
+    after_spz = np.floor(cloud.opacities * 255.0 + 0.5) / 255.0
+    share = _mean(after_spz < TRANSPARENT_OPACITY)
+    return Check(
+        name="transparent_share",
+        passed=share <= MAX_TRANSPARENT_SHARE,
+        measured=share,
+        limit=MAX_TRANSPARENT_SHARE,
+        explanation=f"share of opacities under {TRANSPARENT_OPACITY:g} once SPZ has rounded them; "
+        "a cloud with more than the limit scores 0",
+    )
+
+
+def _identity_share(cloud: GaussianCloud) -> Check:
+    norms = np.linalg.norm(cloud.rotations, axis=1, keepdims=True)
+    rotations = cloud.rotations / np.maximum(norms, np.finfo(np.float32).tiny)
+    identity = (np.abs(rotations[:, 1:]) < _SPZ_ROTATION_STEP).all(axis=1) & (norms[:, 0] > 0)
+    share = _mean(identity)
+    return Check(
+        name="identity_share",
+        passed=share < 1.0,
+        measured=share,
+        limit=1.0,
+        explanation="share of rotations within one SPZ step of (1, 0, 0, 0); a cloud in which all "
+        "are scores 0, so it must stay under the limit",
+    )
+
+
+def _geometry(cloud: GaussianCloud) -> tuple[Check, ...]:
+    positions = cloud.positions.astype(np.float64)
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    side = float((high - low).max())
+    scale = FULL_OPACITY_SIDE / side if side > 0 else 0.0
+    off_centre = float(np.abs((low + high) / 2 - positions.mean()).max() * scale)
+    core = np.quantile(positions, [_STRAY_SHARE, 1 - _STRAY_SHARE], axis=0)
+    core_side = float((core[1] - core[0]).max())
+    stray_ratio = side / core_side if core_side > 0 else 1.0 if side == 0 else float("inf")
+    return (
+        Check(
+            name="largest_side",
+            passed=side >= FULL_OPACITY_SIDE,
+            measured=side,
+            limit=FULL_OPACITY_SIDE,
+            explanation="largest side of the box of the centres; under the limit, the validator "
+            "multiplies every opacity by side / limit",
+        ),
+        Check(
+            name="off_centre",
+            passed=off_centre <= MAX_OFF_CENTRE,
+            measured=off_centre,
+            limit=MAX_OFF_CENTRE,
+            explanation="how far, on its worst axis, the middle of the box lies from the middle of "
+            "the validator's picture (it subtracts one mean for all three axes); 0.1 is 23 pixels",
+        ),
+        Check(
+            name="stray_ratio",
+            passed=stray_ratio <= MAX_STRAY_RATIO,
+            measured=stray_ratio,
+            limit=MAX_STRAY_RATIO,
+            explanation="largest side over that without the outermost 0.1 % at either end of each "
+            "axis; floaters enlarge the box, so the validator shrinks the object",
+        ),
+    )
+
+
+def _wire(wire_bytes: int) -> Check:
+    return Check(
+        name="wire_bytes",
+        passed=wire_bytes <= HEALTHY_WIRE_BYTES,
+        measured=wire_bytes,
+        limit=HEALTHY_WIRE_BYTES,
+        explanation="size of the SPZ file; the subnet calls 1 to 2 MB healthy, and more only takes "
+        "longer to send and to validate",
+    )
+
+
+def _mean(mask: NDArray[np.bool_]) -> float:
+    """Share that is true; 1 for no elements, because an empty cloud shows nothing."""
+    return float(mask.mean()) if mask.size else 1.0

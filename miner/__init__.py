@@ -1,0 +1,1 @@
+"""What is decided: what to accept, when to drop, what to log and how to answer."""

@@ -1,0 +1,248 @@
+"""The subnet on a chain, the wallets on this machine, and a make-believe subnet for trials."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from loguru import logger
+
+from miner.daemon_call import in_daemon_thread
+from miner.subnet import Neuron, Snapshot
+from protocol.errors import SetupError
+
+REFRESH_S = 120.0
+"""Seconds between two readings of the metagraph."""
+
+TIME_LIMIT_S = 60.0
+"""Seconds that one call to the chain may take."""
+
+STALE_S = 3600.0
+"""Age at which a reading no longer proves that a hotkey is absent."""
+
+T = TypeVar("T")
+
+
+class SubtensorChain:
+    """A subnet on a chain, read in the background so that a slow chain never delays an answer.
+
+    Args:
+        network: finney, test, local, or the address of a node.
+        netuid: The subnet.
+        connect: Opens the connection; bittensor's `Subtensor(network)` if not given.
+        refresh_s: Seconds between two readings.
+        time_limit_s: Seconds that one call may take.
+        clock: Monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        network: str,
+        netuid: int,
+        *,
+        connect: Callable[[str], Any] | None = None,
+        refresh_s: float = REFRESH_S,
+        time_limit_s: float = TIME_LIMIT_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._network = network
+        self._netuid = netuid
+        self._connect = connect or _subtensor
+        self._refresh_s = refresh_s
+        self._time_limit_s = time_limit_s
+        self._clock = clock
+        self._subtensor: Any = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self.snapshot = Snapshot({}, clock())
+
+    def is_stale(self) -> bool:
+        """Tells whether the last reading is older than an hour."""
+        return self._clock() - self.snapshot.taken_at > STALE_S
+
+    async def start(self, hotkey: str) -> Neuron:
+        """Connects and reads the metagraph; see `Chain.start`."""
+        try:
+            self.snapshot = await self._call(self._read)
+        except Exception as error:
+            raise SetupError(
+                f"the metagraph of subnet {self._netuid} cannot be read from {self._network}: "
+                f"{_in_words(error)}",
+                fix="check --subtensor.network, --netuid and the connection to the internet",
+            ) from error
+        if hotkey not in self.snapshot.neurons:
+            raise SetupError(
+                f"the hotkey {hotkey} is not registered on subnet {self._netuid} of "
+                f"{self._network}",
+                fix=_register_command(self._network, self._netuid),
+            )
+        self._refreshing = asyncio.create_task(self._keep_reading())
+        return self.snapshot.neurons[hotkey]
+
+    async def publish(self, axon: object) -> None:
+        """Publishes the axon's external address; see `Chain.publish`."""
+        try:
+            response = await self._call(
+                lambda: self._subtensor.serve_axon(netuid=self._netuid, axon=axon)
+            )
+            problem = "" if response.success else str(response.message)
+        except Exception as error:
+            problem = _in_words(error)
+        if problem:
+            raise SetupError(
+                f"the chain did not take the axon's address: {problem}",
+                fix="check --axon.external_ip and --axon.external_port; after a recent change wait "
+                "for the serving rate limit (about ten minutes) and start again",
+            )
+
+    async def close(self) -> None:
+        """Stops reading and closes the connection."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait({self._refreshing})
+        if self._subtensor is not None:
+            with contextlib.suppress(Exception):
+                await self._call(self._subtensor.close)
+
+    async def _keep_reading(self) -> None:
+        while True:
+            await asyncio.sleep(self._refresh_s)
+            try:
+                self.snapshot = await self._call(self._read)
+            except Exception as error:
+                age = self._clock() - self.snapshot.taken_at
+                logger.warning(
+                    "metagraph not refreshed ({}); the one in use is {:.0f} s old",
+                    _in_words(error),
+                    age,
+                )
+                self._subtensor = None  # The next attempt opens a connection of its own.
+
+    def _read(self) -> Snapshot:
+        subtensor = self._subtensor or self._connect(self._network)
+        metagraph = subtensor.metagraph(netuid=self._netuid)
+        columns = (
+            metagraph.uids,
+            metagraph.hotkeys,
+            metagraph.coldkeys,
+            metagraph.axons,
+            metagraph.S,
+            metagraph.validator_permit,
+        )
+        neurons = [
+            Neuron(
+                uid=int(uid),
+                hotkey=hotkey,
+                coldkey=coldkey,
+                ip=axon.ip,
+                port=axon.port,
+                stake=float(stake),
+                validator_permit=bool(permit),
+            )
+            for uid, hotkey, coldkey, axon, stake, permit in zip(*columns, strict=True)
+        ]
+        if not neurons:
+            raise ValueError("the metagraph is empty")
+        self._subtensor = subtensor
+        return Snapshot.of(neurons, self._clock())
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        return await in_daemon_thread(function, self._time_limit_s)
+
+
+def open_wallet(name: str, hotkey: str, path: Path) -> Any:
+    """Opens a wallet whose hotkey and public coldkey are on this machine.
+
+    Raises:
+        SetupError: One of the two is missing or cannot be read; names the btcli command.
+    """
+    import bittensor
+
+    wallet = bittensor.Wallet(name=name, hotkey=hotkey, path=str(path))
+    create = (
+        f"btcli wallet create --wallet.name {name} --wallet.hotkey {hotkey} --wallet.path {path}\n"
+        f"       (btcli of bittensor 11: btcli wallet create -w {name} -H {hotkey})"
+    )
+    for key, file in (("hotkey", wallet.hotkey_file), ("coldkeypub", wallet.coldkeypub_file)):
+        if not file.exists_on_device():
+            raise SetupError(f"the wallet has no {key}: {file.path} does not exist", fix=create)
+        try:
+            getattr(wallet, key)
+        except Exception as error:
+            raise SetupError(
+                f"the {key} in {file.path} cannot be read: {_in_words(error)}",
+                fix="check the file and its password, or regenerate it with btcli wallet",
+            ) from error
+    return wallet
+
+
+@dataclass(frozen=True)
+class LocalSubnet:
+    """A make-believe subnet in a folder, for demos and tests.
+
+    Attributes:
+        wallets: Folder for --wallet.path; it holds the wallets `miner` and `validator`, each with
+            the hotkey `default`.
+        neurons_file: File for --chain.file.
+        miner_hotkey: SS58 address.
+        validator_hotkey: SS58 address.
+    """
+
+    wallets: Path
+    neurons_file: Path
+    miner_hotkey: str
+    validator_hotkey: str
+
+
+def create_local_subnet(folder: Path, *, port: int) -> LocalSubnet:
+    """Makes fresh, unencrypted keys for a miner at `port` and a validator with a permit."""
+    import bittensor
+
+    wallets, neurons, hotkeys = folder / "wallets", [], []
+    for uid, name in enumerate(("miner", "validator")):
+        wallet = bittensor.Wallet(name=name, hotkey="default", path=str(wallets))
+        hotkey, coldkey = (
+            bittensor.Keypair.create_from_mnemonic(bittensor.Keypair.generate_mnemonic())
+            for _ in range(2)
+        )
+        wallet.set_hotkey(hotkey, encrypt=False, overwrite=True)
+        wallet.set_coldkeypub(coldkey, encrypt=False, overwrite=True)
+        hotkeys.append(hotkey.ss58_address)
+        neurons.append(
+            Neuron(
+                uid=uid,
+                hotkey=hotkey.ss58_address,
+                coldkey=coldkey.ss58_address,
+                ip="127.0.0.1",
+                port=port if name == "miner" else 0,
+                stake=10_000.0 if name == "validator" else 0.0,
+                validator_permit=name == "validator",
+            ).model_dump()
+        )
+    path = folder / "neurons.json"
+    path.write_text(json.dumps(neurons, indent=2), encoding="utf-8")
+    return LocalSubnet(wallets, path, *hotkeys)
+
+
+def _subtensor(network: str) -> Any:
+    import bittensor
+
+    return bittensor.Subtensor(network=network)
+
+
+def _register_command(network: str, netuid: int) -> str:
+    return (
+        f"btcli subnet register --netuid {netuid} --wallet.name W --wallet.hotkey H "
+        f"--subtensor.network {network}\n"
+        f"       (btcli of bittensor 11: btcli subnet register --netuid {netuid} -w W -H H "
+        f"--network {network})"
+    )
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return f"{type(error).__name__}: {error}"[:200]

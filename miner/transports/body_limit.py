@@ -1,0 +1,110 @@
+"""A limit on request bodies, for any ASGI application."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+
+class BodyLimit:
+    """Answers 413 to a body that is too large, declared or streamed, and 408 to one that stalls.
+
+    Args:
+        app: The application behind.
+        max_bytes: Largest body.
+        time_limit_s: Seconds in which the whole body must have arrived.
+        on_refusal: Told the number of bytes that were refused, or 0 for a stalled body.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        max_bytes: int,
+        time_limit_s: float,
+        on_refusal: Callable[[int], None],
+    ) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._time_limit_s = time_limit_s
+        self._on_refusal = on_refusal
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serves one connection as ASGI asks for it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            await self._refuse(send, int(declared))
+            return
+        body = _Body(receive, self._max_bytes, self._time_limit_s)
+        refused = False
+
+        async def send_unless_refused(message: Message) -> None:
+            nonlocal refused
+            if body.problem_bytes is None:
+                await send(message)
+            elif not refused:
+                # The application only saw a disconnect; whatever it says now is beside the point.
+                refused = True
+                await self._refuse(send, body.problem_bytes)
+
+        await self._app(scope, body.receive, send_unless_refused)
+        if body.problem_bytes is not None and not refused:
+            await self._refuse(send, body.problem_bytes)
+
+    async def _refuse(self, send: Send, size: int) -> None:
+        self._on_refusal(size)
+        if size:
+            status, text = (
+                413,
+                f"the body has more than {self._max_bytes} bytes, which is the limit",
+            )
+        else:
+            status, text = 408, f"the body did not arrive within {self._time_limit_s:.0f} s"
+        content = json.dumps({"message": text}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+            (b"connection", b"close"),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+
+class _Body:
+    """Counts a request's body as it arrives; turns one beyond the limits into a disconnect."""
+
+    def __init__(self, receive: Receive, max_bytes: int, time_limit_s: float) -> None:
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._deadline = asyncio.get_running_loop().time() + time_limit_s
+        self._count = 0
+        self._complete = False
+        self.problem_bytes: int | None = None
+
+    async def receive(self) -> Message:
+        if self._complete:  # From here on only the end of the connection can come.
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            return self._give_up(0)
+        if message["type"] == "http.request":
+            self._count += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
+            if self._count > self._max_bytes:
+                return self._give_up(self._count)
+        return message
+
+    def _give_up(self, size: int) -> Message:
+        self.problem_bytes = size
+        self._complete = True
+        return {"type": "http.disconnect"}

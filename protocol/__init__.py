@@ -1,0 +1,1 @@
+"""What is spoken: tasks, Gaussian clouds, their bytes (PLY, SPZ), signatures and synapses."""

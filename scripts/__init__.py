@@ -1,0 +1,1 @@
+"""Tools for people; what they compute lives on a floor below."""

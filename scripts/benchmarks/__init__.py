@@ -1,0 +1,1 @@
+"""Timings that an operator can repeat; each module has one `run`."""

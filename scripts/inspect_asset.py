@@ -1,0 +1,162 @@
+"""Tells what a validator will make of a PLY or SPZ file: `python -m scripts.inspect_asset FILE`.
+
+Prints counts, sizes, the box, summaries of opacity, scale and rotation, and the validator's checks,
+and writes the picture that the duel judge sees. Exit status: 0 the cloud passes the checks, 1 it
+does not, 2 the file cannot be read.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from generation.validity import ValidityReport
+    from protocol.gaussians import Float32Array, GaussianCloud
+
+VALID, INVALID, UNREADABLE = 0, 1, 2
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Inspects one file and returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.inspect_asset",
+        description="Show what a subnet 17 validator will make of a PLY or SPZ file.",
+        epilog="exit status: 0 passes the validator's checks, 1 fails them, 2 cannot be read",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="a .ply or .spz Gaussian cloud")
+    parser.add_argument(
+        "--out", type=Path, metavar="PNG", help="preview picture (default: FILE.preview.png)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=518, help="pixels per view of the preview (default: 518)"
+    )
+    options = parser.parse_args(arguments)
+    if options.size < 1:
+        parser.error(f"--size must be at least 1, got {options.size}")
+    return inspect(options.file, out=options.out, size=options.size)
+
+
+def inspect(file: Path, *, out: Path | None = None, size: int = 518) -> int:
+    """Prints the report on one file and writes its preview.
+
+    Args:
+        file: A PLY or SPZ file, told apart by its content.
+        out: Where the preview goes; beside the file, as FILE.preview.png, if not given.
+        size: Pixels per side of each of the preview's four views.
+
+    Returns:
+        VALID, INVALID or UNREADABLE.
+    """
+    from rich.console import Console
+
+    from protocol import ply, spz
+    from protocol.errors import CodecError
+
+    console = Console()
+    try:
+        data = file.read_bytes()
+        if not data.startswith((b"ply", _ZSTD_MAGIC)):
+            raise CodecError(f"neither PLY nor zstd SPZ: it begins with the bytes {data[:4]!r}")
+        is_ply = data.startswith(b"ply")
+        cloud = ply.decode(data) if is_ply else spz.decode(data)
+    except OSError as error:
+        print(f"cannot read {file}: {error.strerror or error}", file=sys.stderr)
+        return UNREADABLE
+    except CodecError as error:
+        print(f"{file} is not a readable asset: {error}", file=sys.stderr)
+        return UNREADABLE
+
+    from generation import validity
+
+    _print_facts(console, cloud, "PLY" if is_ply else "SPZ", len(data))
+    try:
+        wire_bytes = len(spz.encode(cloud)) if is_ply else len(data)
+        report = validity.check(cloud, wire_bytes=wire_bytes)
+    except CodecError as error:
+        console.print(f"cannot be sent as SPZ: {error}", style="red", markup=False)
+        report, wire_bytes = validity.check(cloud), None
+    _print_checks(console, report)
+    preview = out or file.with_name(f"{file.name}.preview.png")
+    drawn = _write_preview(console, cloud, preview, size)
+    return VALID if report.passed and wire_bytes is not None and drawn else INVALID
+
+
+def _print_facts(console: "Console", cloud: "GaussianCloud", form: str, size: int) -> None:
+    import numpy as np
+    from rich.table import Table
+
+    def row(name: str, values: "Float32Array") -> list[str]:
+        points = np.quantile(values, [0.0, 0.05, 0.5, 0.95, 1.0])
+        return [name, *(f"{point:.3g}" for point in points)]
+
+    console.print(
+        f"{form}, {size:,} bytes, {len(cloud):,} Gaussians, "
+        f"{size / max(len(cloud), 1):.1f} bytes each",
+        highlight=False,
+    )
+    table = Table(title="values")
+    for heading in ("", "min", "5 %", "median", "95 %", "max"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    if len(cloud):
+        for axis, name in enumerate("xyz"):
+            table.add_row(*row(name, cloud.positions[:, axis]))
+        table.add_row(*row("opacity", cloud.opacities))
+        scales = np.sort(np.exp(cloud.log_scales), axis=1)
+        for axis, name in enumerate(("scale, thin", "scale, middle", "scale, wide")):
+            table.add_row(*row(name, scales[:, axis]))
+        norms = np.linalg.norm(cloud.rotations, axis=1)
+        cosines = np.abs(cloud.rotations[:, 0]) / np.maximum(norms, np.finfo(np.float32).tiny)
+        angles = np.degrees(2 * np.arccos(np.minimum(cosines, 1.0)))
+        table.add_row(*row("rotation, degrees", angles))
+        for axis, name in enumerate(("red", "green", "blue")):
+            table.add_row(*row(name, cloud.rgb[:, axis]))
+    console.print(table)
+
+
+def _print_checks(console: "Console", report: "ValidityReport") -> None:
+    from rich.table import Table
+
+    table = Table(title="passes" if report.passed else "fails: a validator scores this 0")
+    for heading in ("check", "result", "measured", "limit"):
+        table.add_column(heading, justify="left" if heading in ("check", "result") else "right")
+    unmet = []
+    for group, failed in ((report.checks, "FAILS"), (report.advice, "warning")):
+        for item in group:
+            figures = (_figure(item.measured), _figure(item.limit))
+            table.add_row(item.name, "ok" if item.passed else failed, *figures)
+            unmet += [] if item.passed else [f"{item.name}: {item.explanation}"]
+    console.print(table)
+    for line in unmet:
+        console.print(line, markup=False, highlight=False)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value, 0) else f"{value:.4g}"
+
+
+def _write_preview(console: "Console", cloud: "GaussianCloud", out: Path, size: int) -> bool:
+    """Returns whether a validator could draw the cloud; failing to save it is only reported."""
+    from generation.rendering import preview_grid
+
+    try:
+        preview = preview_grid(cloud, size)
+    except ValueError as error:
+        console.print(f"no preview: {error}", style="red", markup=False)
+        return False
+    try:
+        preview.save(out, format="PNG")
+    except OSError as error:
+        print(f"cannot write {out}: {error.strerror or error}; name another with --out")
+    else:
+        print(f"preview: {out}")
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

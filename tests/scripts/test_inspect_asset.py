@@ -1,0 +1,133 @@
+"""inspect_asset reads both formats, says what a validator will say, and exits accordingly."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from protocol import ply, spz
+from protocol.gaussians import GaussianCloud
+from scripts.benchmarks.rendering import sphere
+from scripts.inspect_asset import INVALID, UNREADABLE, VALID, main
+
+ROOT = Path(__file__).parents[2]
+
+
+def save(folder: Path, name: str, cloud: GaussianCloud) -> str:
+    path = folder / name
+    path.write_bytes(ply.encode(cloud) if name.endswith(".ply") else spz.encode(cloud))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["ball.ply", "ball.spz"])
+def test_valid_file_is_reported_and_drawn(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(tmp_path, name, sphere(8_000))
+    out = tmp_path / "grid.png"
+    assert main([file, "--out", str(out), "--size", "48"]) == VALID
+    text = capsys.readouterr().out
+    assert f"{name[-3:].upper()}, {Path(file).stat().st_size:,} bytes, 8,000 Gaussians" in text
+    for word in ("opacity", "scale, thin", "rotation, degrees", "identity_share", "wire_bytes"):
+        assert word in text
+    assert "passes" in text
+    assert "FAILS" not in text
+    with Image.open(out) as preview:
+        assert preview.format == "PNG"
+        pixels = np.asarray(preview)
+    assert pixels.shape == (101, 101, 3)
+    assert (pixels[:48, :48] == 255).any()
+    assert (pixels[24, 24] < 255).any()
+
+
+def test_preview_goes_beside_the_file_by_default(tmp_path: Path) -> None:
+    file = save(tmp_path, "ball.spz", sphere(7_000))
+    assert main([file, "--size", "16"]) == VALID
+    assert (tmp_path / "ball.spz.preview.png").is_file()
+
+
+def test_invalid_cloud_is_named_and_exits_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(tmp_path, "few.ply", sphere(100))
+    assert main([file, "--out", str(tmp_path / "few.png"), "--size", "16"]) == INVALID
+    text = capsys.readouterr().out
+    assert "FAILS" in text
+    assert "gaussians: number of Gaussians" in text
+
+
+def test_cloud_that_cannot_be_drawn_exits_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloud = sphere(7_000)
+    cloud.positions[:] = 0.25
+    file = save(tmp_path, "point.ply", cloud)
+    assert main([file, "--out", str(tmp_path / "point.png")]) == INVALID
+    assert "no preview" in capsys.readouterr().out
+    assert not (tmp_path / "point.png").exists()
+
+
+def test_cloud_that_cannot_travel_exits_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloud = sphere(7_000)
+    far = replace(cloud, positions=cloud.positions * np.float32(10_000))
+    file = save(tmp_path, "far.ply", far)
+    assert main([file, "--out", str(tmp_path / "far.png"), "--size", "16"]) == INVALID
+    assert "cannot be sent as SPZ" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "neither PLY nor zstd SPZ"),
+        (b"PK\x03\x04zip", "neither PLY nor zstd SPZ"),
+        (b"ply\nformat binary_little_endian 1.0\nelement vertex 5\n", "not a readable asset"),
+        (b"\x28\xb5\x2f\xfd garbage", "not a readable asset"),
+    ],
+)
+def test_garbage_exits_2_with_the_reason(
+    content: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "asset.ply"
+    file.write_bytes(content)
+    assert main([str(file)]) == UNREADABLE
+    assert reason in capsys.readouterr().err
+
+
+def test_missing_file_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "absent.ply")]) == UNREADABLE
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_unwritable_preview_is_only_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(tmp_path, "ball.spz", sphere(7_000))
+    assert main([file, "--out", str(tmp_path / "no" / "x.png"), "--size", "16"]) == VALID
+    assert "cannot write" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [["--size", "0"], ["--colour", "red"], []])
+def test_bad_usage_exits_2(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        main([*(["x.ply"] if option else []), *option])
+    assert exit_status.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from scripts.inspect_asset import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'rich')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "FILE" in done.stdout
