@@ -184,25 +184,30 @@ def write_triposr(folder: Path) -> None:
         ),
     )
     with _seeded(), torch.no_grad():
-        model: Any = TripoSR(config)
-        axis = (torch.arange(16) + 0.5) / 8 - 1
-        noise = F.interpolate(torch.randn(3, 32, 4, 4), size=(16, 16), mode="bicubic")
-        model.tokenizer.embeddings.copy_(noise)
-        model.tokenizer.embeddings[:, 0] = 0.33 - (axis[:, None] ** 2 + axis[None, :] ** 2) / 2
-        model.backbone.proj_out.weight[0] = 0.0
-        model.backbone.proj_out.bias[0] = 0.0
-        # The image reaches the planes through cross attention alone.
-        for block in model.backbone.transformer_blocks:
-            block.attn2.to_out[0].weight *= 4
-        upsample = model.post_processor.upsample
-        upsample.weight.copy_(2 * upsample.weight.mean(dim=(2, 3), keepdim=True))
-        upsample.weight[:, 0] *= 0.15
-        upsample.weight[0, 0] = 1.0
-        first, last = model.decoder.layers[0], model.decoder.layers[2]
-        first.weight[0] = torch.tensor([1.0] + [0.0] * 7).repeat(3) * 10
-        first.weight[1:] *= 4
-        last.weight[0] *= 0.5
-        last.weight[0, 0] = 1.0
-        last.weight[1:] *= 6
-        last.weight[1:, 0] = 0.0
+        model = TripoSR(config)
+        _shape_scenes(model)
         model.save_pretrained(folder)
+
+
+def _shape_scenes(model: Any) -> None:
+    embeddings = model.tokenizer.embeddings
+    axis = (torch.arange(16) + 0.5) / 8 - 1
+    embeddings.copy_(F.interpolate(torch.randn(3, 32, 4, 4), size=(16, 16), mode="bicubic"))
+    embeddings[:, 0] = 0.33 - (axis[:, None] ** 2 + axis[None, :] ** 2) / 2
+    model.backbone.proj_out.weight[0] = 0.0
+    model.backbone.proj_out.bias[0] = 0.0
+    # The image reaches the planes through cross attention alone.
+    for block in model.backbone.transformer_blocks:
+        block.attn2.to_out[0].weight *= 4
+    upsample = model.post_processor.upsample.weight
+    # Equal taps, so that the upsampled planes are smooth.
+    upsample.copy_(2 * upsample.mean(dim=(2, 3), keepdim=True))
+    upsample[:, 0] *= 0.15
+    upsample[0, 0] = 1.0
+    first, last = model.decoder.layers[0].weight, model.decoder.layers[2].weight
+    first[0] = torch.tensor([10.0] + [0.0] * 7).repeat(3)
+    first[1:] *= 4
+    last[0] *= 0.5
+    last[0, 0] = 1.0
+    last[1:] *= 6
+    last[1:, 0] = 0.0

@@ -179,6 +179,23 @@ def open_wallet(name: str, hotkey: str, path: Path) -> Any:
     return wallet
 
 
+async def external_ip() -> str:
+    """Asks the internet for this machine's public address.
+
+    Raises:
+        SetupError: Nobody answered.
+    """
+    from bittensor.utils import networking
+
+    try:
+        return str(await in_daemon_thread(networking.get_external_ip, TIME_LIMIT_S))
+    except Exception as error:
+        raise SetupError(
+            f"the public address of this machine cannot be found out: {_in_words(error)}",
+            fix="give it with --axon.external_ip",
+        ) from error
+
+
 @dataclass(frozen=True)
 class LocalSubnet:
     """A make-believe subnet in a folder, for demos and tests.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import exp2
 
 WEIGHT = 0.2
 """Weight of a new observation in the two running averages."""
@@ -62,7 +63,7 @@ class StageEstimator:
         learned = self._learned.get((kind, stage), prior)
         excess = max(0.0, learned.upper - prior.upper)
         age = max(0.0, self._clock() - learned.at)
-        return min(learned.upper, prior.upper) + excess * 0.5 ** (age / HALF_LIFE_S)
+        return min(learned.upper, prior.upper) + excess * exp2(-age / HALF_LIFE_S)
 
     def observe(self, kind: str, stage: str, seconds: float) -> None:
         """Learns from a stage that took `seconds`; a stage that the warm-up lacked is ignored."""

@@ -58,8 +58,9 @@ class _Splats(NamedTuple):
 def rasterize(cloud: GaussianCloud, cameras: list[Camera]) -> tuple[Tensor, Tensor]:
     """Renders a cloud, without a background, through each camera.
 
-    A Gaussian whose projection is not a finite, positive-definite ellipse is not drawn. Memory is
-    proportional to the number of Gaussians plus the size of the pictures, never to their product.
+    A Gaussian whose projection is not a finite, positive-definite ellipse is not drawn. Memory
+    grows with the number of Gaussians (times the views drawn at once, one per thread) plus that of
+    pixels, never with their product.
 
     Args:
         cloud: Any number of Gaussians.

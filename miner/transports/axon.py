@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -28,6 +27,7 @@ from miner.transports.axon_checks import (
     check_headers,
 )
 from miner.transports.body_limit import BodyLimit
+from miner.transports.sockets import bound_socket
 from protocol.errors import SetupError, TaskError
 from protocol.synapses import GenerateAsset
 from protocol.tasks import MAX_PROMPT_CHARACTERS, TaskLimits, log_safe, parse_task
@@ -115,7 +115,7 @@ class AxonTransport:
         self._started = time.time_ns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._socket = _bound_socket(ip, port)
+        self._socket = bound_socket(ip, port)
         self.axon = _CheckedAxon(
             wallet=wallet,
             config=bt.Config(),  # Without a parser it cannot read our command line.
@@ -293,19 +293,3 @@ def _reply(
         dendrite=verified.terminal,
         axon=bt.TerminalInfo(status_code=200, status_message="Success"),
     )
-
-
-def _bound_socket(ip: str, port: int) -> socket.socket:
-    """Binds now, so that a taken port is known before minutes of loading; listens later."""
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((ip, port))
-    except OSError as error:
-        bound.close()
-        raise SetupError(
-            f"port {port} on {ip} cannot be used: {error.strerror}",
-            fix=f"choose another --axon.port, or see who has it: ss -ltnp 'sport = :{port}'",
-        ) from error
-    return bound

@@ -16,13 +16,13 @@ from generation.triposr.config import ViTConfig
 SPHERE_RADIUS = 0.6
 BOX_HALF_SIDES = (0.6, 0.45, 0.5)
 
-_CLAMP = 20.0
+_CLAMP = 22.0
 _LOWEST = -12.0
 _SIZE = 64
 _CHANNELS = 4
 
 
-def sphere(steepness: float = 400.0) -> tuple[TripoSR, Tensor]:
+def sphere(steepness: float = 2000.0) -> tuple[TripoSR, Tensor]:
     """A sphere of `SPHERE_RADIUS` about the origin; log-density falls by `steepness` per unit."""
     slope = steepness / (2 * SPHERE_RADIUS)
 
@@ -32,7 +32,7 @@ def sphere(steepness: float = 400.0) -> tuple[TripoSR, Tensor]:
     return _scene(density)
 
 
-def box(steepness: float = 400.0) -> tuple[TripoSR, Tensor]:
+def box(steepness: float = 2000.0) -> tuple[TripoSR, Tensor]:
     """An axis-aligned box with `BOX_HALF_SIDES`; log-density falls by `steepness` per unit."""
 
     def density(axis: int, value: Tensor) -> Tensor:

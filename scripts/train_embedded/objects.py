@@ -18,6 +18,7 @@ from scripts.train_embedded.sdf import (
     cylinder,
     ellipsoid,
     gable,
+    intersection,
     pyramid,
     sphere,
     torus,
@@ -38,11 +39,12 @@ class Paint:
 
 
 MAIN = Paint(main=1.0)
-DEEP = Paint(main=0.62)
+DEEP = Paint(main=0.84)
 BARK = Paint(fixed=(0.40, 0.26, 0.15))
-GLASS = Paint(fixed=(0.34, 0.40, 0.46))
-RUBBER = Paint(fixed=(0.20, 0.20, 0.22))
+GLASS = Paint(fixed=(0.50, 0.58, 0.66))
+RUBBER = Paint(fixed=(0.28, 0.28, 0.30))
 CREAM = Paint(fixed=(0.84, 0.77, 0.64))
+PALE = Paint(main=0.35, fixed=(0.42, 0.38, 0.31))
 DOOR = Paint(fixed=(0.36, 0.27, 0.20))
 
 Parts = list[tuple[Paint, Tensor]]
@@ -109,8 +111,8 @@ def _car(p: Tensor, u: Tensor) -> Parts:
     length, width = _vary(u, 0, 0.75, 0.05), _vary(u, 1, 0.36, 0.05)
     hood = box(p, (0, 0, 0.30), (length, width, 0.16), 0.07)
     cabin = box(p, (-0.08, 0, 0.55), (0.40, width - 0.04, 0.20), 0.08)
-    side_windows = box(p, (-0.08, 0, 0.56), (0.29, width - 0.03, 0.09), 0.02)
-    end_windows = box(p, (-0.08, 0, 0.56), (0.41, width - 0.12, 0.09), 0.02)
+    side_windows = box(p, (-0.08, 0, 0.56), (0.26, width - 0.03, 0.08), 0.02)
+    end_windows = box(p, (-0.08, 0, 0.56), (0.41, width - 0.14, 0.08), 0.02)
     wheels = union(
         *(
             cylinder(
@@ -129,14 +131,13 @@ def _house(p: Tensor, u: Tensor) -> Parts:
     roof = gable(p, (0, 0, 0.60), deep + 0.06, wide + 0.08, _vary(u, 2, 0.42))
     attic = gable(p, (0, 0, 0.60), deep + 0.065, wide - 0.04, _vary(u, 2, 0.42) - 0.10)
     door = box(p, (deep, 0, 0.17), (0.02, 0.10, 0.17))
-    pane_y, pane_x = (0.0, 0.09, 0.08), (0.09, 0.0, 0.08)
     windows = union(
         *(
-            box(p, (side * 0.22, face * wide, 0.34), (pane_x[0], 0.02, pane_x[2]))
+            box(p, (side * 0.22, face * wide, 0.34), (0.09, 0.02, 0.08))
             for side in (-1, 1)
             for face in (-1, 1)
         ),
-        *(box(p, (deep, side * 0.25, 0.36), (0.02, 0.07, pane_y[2])) for side in (-1, 1)),
+        *(box(p, (deep, side * 0.25, 0.36), (0.02, 0.07, 0.08)) for side in (-1, 1)),
     )
     return [
         (MAIN, union(walls, attic)),
@@ -196,26 +197,22 @@ def _mushroom(p: Tensor, u: Tensor) -> Parts:
     low = (0.0, 0.0, middle)
     cap = without(ellipsoid(p, low, radius, height), box(p, (0, 0, middle - 1), (2, 2, 1)))
     stem = cylinder(p, (0, 0, 0.25), _vary(u, 2, 0.17), 0.25, rounding=0.04)
-    # Dots at (turn in degrees, share of the height) on the cap.
-    dots = []
-    for x, y, z in _DOTS:
-        centre = (x * radius, y * radius, middle + z * height)
-        dots.append(
-            without(sphere(p, centre, 0.085), -ellipsoid(p, low, radius + 0.012, height + 0.012))
-        )
-    return [(MAIN, cap), (CREAM, union(stem, *dots))]
+    coat = ellipsoid(p, low, radius + 0.012, height + 0.012)
+    dots = [
+        intersection(sphere(p, (x * radius, y * radius, middle + z * height), 0.075), coat)
+        for x, y, z in _DOTS
+    ]
+    return [(MAIN, cap), (PALE, stem), (CREAM, union(*dots))]
 
 
-_DOTS = tuple(
-    (c * f, s * f, z)
-    for c, s, f, z in (
-        (0.94, 0.34, 0.87, 0.49),
-        (0.50, -0.87, 0.87, 0.49),
-        (-0.17, 0.98, 0.87, 0.49),
-        (-0.77, -0.64, 0.87, 0.49),
-        (0.77, -0.10, 0.55, 0.835),
-        (-0.50, 0.50, 0.55, 0.86),
-    )
+# Where the mushroom's dots sit on the unit sphere.
+_DOTS = (
+    (0.82, 0.30, 0.49),
+    (0.44, -0.76, 0.49),
+    (-0.15, 0.86, 0.49),
+    (-0.67, -0.56, 0.49),
+    (0.54, -0.07, 0.84),
+    (-0.35, 0.35, 0.87),
 )
 
 
@@ -225,10 +222,11 @@ def _rocket(p: Tensor, u: Tensor) -> Parts:
     body = cylinder(p, (0, 0, 0.20 + half), radius, half)
     nose = cone(p, (0, 0, top), radius, 0.40)
     jet = cone(p, (0, 0, 0.08), 0.19, 0.12, tip=0.12)
-    blade = without(
-        pyramid(p, (0, 0, 0.0), 0.52, 0.62),
-        -union(box(p, (0, 0, 0.4), (2, 0.035, 0.4)), box(p, (0, 0, 0.4), (0.035, 2, 0.4))),
+    plates = union(
+        box(p, (0, 0, 0.4), (2, 0.035, 0.4)),
+        box(p, (0, 0, 0.4), (0.035, 2, 0.4)),
     )
+    blade = intersection(pyramid(p, ORIGIN, 0.52, 0.62), plates)
     window = cylinder(p, (radius - 0.03, 0, top - 0.16), 0.10, 0.05, axis=0)
     return [(MAIN, body), (DEEP, union(nose, blade, jet)), (GLASS, window)]
 

@@ -107,3 +107,8 @@ def union(*distances: Tensor) -> Tensor:
 def without(shape: Tensor, hole: Tensor) -> Tensor:
     """What is in the shape and not in the hole."""
     return torch.maximum(shape, -hole)
+
+
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """What is in both shapes."""
+    return torch.maximum(a, b)

@@ -1,6 +1,7 @@
 """The CPU back end computes what the formulas of 3D Gaussian Splatting say, for any cloud."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -151,10 +152,20 @@ def test_wild_clouds_stay_within_bounds(seed: int, spread: float) -> None:
     assert ((rgb >= -1e-5) & (rgb <= coverage[..., None] + 1e-5)).all()
 
 
-def test_overflowing_scales_are_not_drawn() -> None:
+@pytest.mark.parametrize("log_scales", [(1000.0, 0.0, 0.0), (400.0, -3.0, -3.0)])
+def test_overflowing_scales_are_not_drawn(log_scales: tuple[float, float, float]) -> None:
     cloud = make_cloud([(0, 0, 0), (0.1, 0, 0)])
-    cloud.log_scales[0] = 1000.0
+    cloud.log_scales[0] = log_scales
     assert draw(cloud)[1] == pytest.approx(draw(make_cloud([(0.1, 0, 0)]))[1])
+
+
+@pytest.mark.parametrize("angle", [0.5, 0.9, 1.3, 2.0, 2.6])
+def test_rounding_cannot_make_a_needle_denser_than_its_opacity(angle: float) -> None:
+    """Centred a million pixels away, it crosses the picture as a line of even coverage."""
+    away = 5e4 * np.cos(angle), 5e4 * np.sin(angle), 0.0
+    turn = np.cos(angle / 2), 0.0, 0.0, np.sin(angle / 2)
+    needle = make_cloud([away], sigmas=(1e6, 1e-4, 1e-4), rotation=turn, opacity=0.3)
+    assert draw(needle)[1].max() <= 0.3 + 1e-6
 
 
 def test_read_only_arrays_are_fine() -> None:
@@ -164,10 +175,17 @@ def test_read_only_arrays_are_fine() -> None:
     assert draw(cloud)[1].any()
 
 
-def test_thread_count_is_left_as_it_was() -> None:
+def test_thread_counts_are_left_as_they_were() -> None:
+    """PyTorch keeps one per thread, and gives a new thread the last one that was set anywhere."""
     before = torch.get_num_threads()
-    render_views(sphere(500), size=32, backend="cpu")
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    try:
+        render_views(sphere(500), size=32, backend="cpu")
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_fifty_thousand_gaussians_in_four_views_take_seconds() -> None:

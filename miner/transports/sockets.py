@@ -1,0 +1,25 @@
+"""Ports."""
+
+import socket
+
+from protocol.errors import SetupError
+
+
+def bound_socket(ip: str, port: int) -> socket.socket:
+    """Binds a TCP port without listening, so that a taken one is known before models are loaded.
+
+    Raises:
+        SetupError: The port or the address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((ip, port))
+    except OSError as error:
+        bound.close()
+        raise SetupError(
+            f"port {port} on {ip} cannot be used: {error.strerror}",
+            fix=f"choose another --axon.port, or see who has it: ss -ltnp 'sport = :{port}'",
+        ) from error
+    return bound

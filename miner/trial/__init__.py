@@ -1,0 +1,1 @@
+"""Trying a miner: tasks to send, and a judgement of what comes back."""

@@ -1,0 +1,162 @@
+"""Makes a 3D object from a picture: `python -m scripts.image_to_3d PHOTO.png --out toy.glb`.
+
+The end of the output's name decides what is made: `.spz` or `.ply` a Gaussian cloud, `.glb` or
+`.obj` a mesh with vertex colours. All have y up and the pictured side towards +z. Exit status: 0
+made, 1 not made, 2 wrong arguments.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from generation.errors import GenerationError
+from generation.presets import PRESETS, GenerationSettings, preset
+from protocol.errors import SetupError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from generation.triposr import TripoSR
+
+CLOUDS = (".spz", ".ply")
+MESHES = (".glb", ".obj")
+MESH_RESOLUTION = 256
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Makes one object and returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.out.suffix.lower() not in CLOUDS + MESHES:
+        parser.error(f"--out must end in {', '.join(CLOUDS + MESHES)}, got {options.out.name}")
+    if not options.out.parent.is_dir():
+        parser.error(f"--out: there is no folder {options.out.parent}")
+    try:
+        settings = _settings(options)
+        image = _read(options.image)
+        options.out.write_bytes(make(image, settings, options.out.suffix, options.models_dir))
+    except ValueError as error:
+        parser.error(str(error))
+    except (SetupError, GenerationError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.out}: {options.out.stat().st_size:,} bytes")
+    return 0
+
+
+def make(
+    image: "Image.Image", settings: GenerationSettings, suffix: str, models_dir: Path | None
+) -> bytes:
+    """Turns a picture into the bytes of a file.
+
+    Args:
+        image: RGB, or RGBA that is cut out already.
+        settings: Background, TripoSR and splat settings are used. `splats.resolution` and
+            `splats.threshold` hold for meshes too.
+        suffix: One of `CLOUDS` or `MESHES`.
+        models_dir: The models folder; the default one when None.
+
+    Raises:
+        SetupError: A model is missing or not as it should be.
+        GenerationError: No object was found in the picture, or the network sees none.
+    """
+    import torch
+
+    from generation.background import BackgroundRemover, composite_on_grey
+    from generation.splats import extract_cloud
+    from generation.triposr import TripoSR
+    from protocol import ply, spz
+
+    background, weights = _locate(settings, models_dir)
+    cutout = BackgroundRemover(background, settings.background)(image)
+    model = TripoSR.from_pretrained(
+        weights,
+        device=settings.device,
+        dtype=getattr(torch, settings.triposr.dtype),
+        query_chunk=settings.triposr.chunk_size,
+    )
+    code = model.scene_codes(composite_on_grey(cutout))
+    if suffix.lower() in MESHES:
+        return _mesh(model, code, settings, suffix.lower().removeprefix("."))
+    cloud = extract_cloud(model, code, settings.splats)
+    if suffix.lower() == ".ply":
+        return ply.encode(cloud)
+    return spz.encode(cloud, level=settings.spz_level)
+
+
+def _mesh(
+    model: "TripoSR", code: "torch.Tensor", settings: GenerationSettings, file_type: str
+) -> bytes:
+    mesh = model.extract_mesh(code, settings.splats.resolution, settings.splats.threshold)
+    # From z up, picture seen from +x.
+    mesh.vertices = mesh.vertices[:, [1, 2, 0]]
+    data = mesh.export(file_type=file_type)
+    return data.encode() if isinstance(data, str) else bytes(data)
+
+
+def _locate(settings: GenerationSettings, models_dir: Path | None) -> tuple[Path, Path]:
+    """Finds the background model's file and TripoSR's folder; FLUX need not be there."""
+    from generation import embedded
+    from generation.model_store import ModelStore, default_models_dir
+
+    background, triposr = settings.background.model, settings.triposr.model
+    if background is None or triposr is None:
+        paths = embedded.ensure()
+        return paths.background, paths.triposr
+    store = ModelStore(models_dir or default_models_dir())
+    for source in (background, triposr):
+        store.verify(source, fix=f"python -m scripts.fetch_models --preset {settings.name}")
+    return store.folder(background) / background.file, store.folder(triposr)
+
+
+def _read(file: Path) -> "Image.Image":
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as image:
+        upright = ImageOps.exif_transpose(image)
+        return upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+
+
+def _settings(options: argparse.Namespace) -> GenerationSettings:
+    chosen = preset(options.preset)
+    is_mesh = options.out.suffix.lower() in MESHES
+    resolution = options.resolution or (MESH_RESOLUTION if is_mesh else chosen.splats.resolution)
+    changes = chosen.model_dump()
+    changes["device"] = options.device or chosen.device
+    changes["splats"]["resolution"] = resolution
+    if options.threshold is not None:
+        changes["splats"]["threshold"] = options.threshold
+    if options.foreground_ratio is not None:
+        changes["background"]["foreground_ratio"] = options.foreground_ratio
+    return GenerationSettings.model_validate(changes)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.image_to_3d",
+        description="Make a Gaussian cloud (.spz, .ply) or a mesh (.glb, .obj) from a picture.",
+        epilog="exit status: 0 made, 1 not made, 2 wrong arguments",
+        allow_abbrev=False,
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="a picture of one object")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--preset", choices=PRESETS, default="gpu80", help="default: gpu80")
+    parser.add_argument("--device", help="where the network runs (default: the preset's)")
+    parser.add_argument(
+        "--resolution",
+        type=int,
+        help=f"density samples along each axis (default: {MESH_RESOLUTION} for meshes, else the "
+        "preset's)",
+    )
+    parser.add_argument("--threshold", type=float, help="density of the surface (default: 25)")
+    parser.add_argument(
+        "--foreground-ratio", type=float, help="object's share of the frame (default: 0.85)"
+    )
+    parser.add_argument("--models.dir", dest="models_dir", type=Path, metavar="DIR")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
