@@ -45,8 +45,14 @@ class Lane:
         except BaseException:
             self._release()
             raise
-        future.add_done_callback(self._finished)
-        return await asyncio.shield(future)
+        try:
+            return await asyncio.shield(future)
+        finally:
+            if future.done():
+                # A moment later, so that this request can first ask for its next stage.
+                asyncio.get_running_loop().call_soon(self._release)
+            else:
+                future.add_done_callback(lambda _: self._release())
 
     async def close(self) -> None:
         """Waits for the work that is running and ends the threads."""
@@ -73,9 +79,3 @@ class Lane:
                 turn.set_result(None)
                 return
         self._free += 1
-
-    def _finished(self, future: "asyncio.Future[T]") -> None:
-        if not future.cancelled():
-            # Marks an error as seen when its caller has been cancelled.
-            future.exception()
-        self._release()

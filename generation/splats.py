@@ -4,29 +4,35 @@ import math
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from generation.errors import GenerationError
 from generation.presets import SplatSettings
-from generation.surface import sample_surface
+from generation.surface import Surface, sample_surface
 from generation.triposr import TripoSR
+from generation.validity import MIN_GAUSSIANS
 from protocol.gaussians import SH_C0, GaussianCloud
 
 LARGEST_SIDE = 1.6
 """Largest side of a finished cloud. A validator rescales to 1.5 and divides opacity by the factor,
 so anything of 1.5 or more keeps its opacity; the rest is a margin for its way of measuring."""
 
-_MIN_GAUSSIANS = 7_000
+_TO_SUBNET = (1, 2, 0)
+"""TripoSR's world has z up and shows the input image from +x with +y to the right; the subnet has
+y up and looks from +z with +x to the right. So (x, y, z) becomes (y, z, x)."""
+
+# A disc near an edge of the object sticks out beyond it. Whether it does is asked _REACH standard
+# deviations from its centre and _BELOW of that under its plane; if so, it is narrowed and moved in.
+_REACH, _BELOW = 2.0, 0.3
+_NARROWED, _MOVED_IN = 0.5, 0.7
 
 
 @torch.inference_mode()
 def extract_cloud(model: TripoSR, scene_code: Tensor, settings: SplatSettings) -> GaussianCloud:
     """Covers the scene's surface with evenly spread flat discs.
 
-    TripoSR's world has z up and shows the input image from +x with +y to the right. The subnet has
-    y up and looks from +z with +x to the right: (x, y, z) becomes (y, z, x). The cloud is centred
-    per axis on its bounding box and its largest side is `LARGEST_SIDE`.
+    The cloud is in the subnet's frame, centred per axis on the box of its centres, whose largest
+    side is `LARGEST_SIDE`.
 
     Args:
         model: The network whose decoder reads `scene_code`.
@@ -50,28 +56,35 @@ def extract_cloud(model: TripoSR, scene_code: Tensor, settings: SplatSettings) -
         seed=settings.seed,
     )
     count = len(surface.points)
-    if count < _MIN_GAUSSIANS <= settings.max_gaussians:
+    if count < MIN_GAUSSIANS <= settings.max_gaussians:
         raise GenerationError(
             f"the surface found is too small: {count} Gaussians fit on it, a validator wants "
-            f"{_MIN_GAUSSIANS}; raise splats.resolution (now {settings.resolution})"
+            f"{MIN_GAUSSIANS}; raise splats.resolution (now {settings.resolution})"
         )
     _, rgb = model.query(surface.points, scene_code)
-    to_subnet = torch.tensor([1, 2, 0], device=surface.points.device)
-    positions, scale = _fit_to_box(_to_numpy(surface.points[:, to_subnet]))
+    rotations = disc_rotations(surface.normals[:, _TO_SUBNET])
+    sigma = settings.disc_sigma * surface.spacing
+    shift, narrowing = _keep_inside_edges(model, scene_code, surface, rotations, sigma, settings)
 
-    in_plane = math.log(settings.disc_sigma * surface.spacing * scale)
-    log_scales = np.full((count, 3), in_plane, dtype=np.float32)
-    log_scales[:, 2] += math.log(settings.thickness)
+    low, high = torch.aminmax(surface.points, dim=0)
+    scale = LARGEST_SIDE / float((high - low).max().clamp_min(1e-6))
+    positions = surface.points + shift - settings.inset / scale * surface.normals
+    low, high = torch.aminmax(positions, dim=0)
+    scale = LARGEST_SIDE / float((high - low).max().clamp_min(1e-6))
+    positions = ((positions - (low + high) / 2) * scale)[:, _TO_SUBNET]
+
+    thin = torch.full_like(narrowing[:, :1], settings.thickness)
+    log_scales = torch.cat([narrowing, thin], dim=-1).log() + math.log(sigma * scale)
     return GaussianCloud(
-        positions=positions,
-        log_scales=log_scales,
-        rotations=disc_rotations(_to_numpy(surface.normals[:, to_subnet])),
+        positions=positions.cpu().numpy(),
+        log_scales=log_scales.cpu().numpy(),
+        rotations=rotations.cpu().numpy(),
         opacity_logits=np.full(count, settings.opacity_logit, dtype=np.float32),
-        colors_dc=(_to_numpy(rgb) - np.float32(0.5)) / np.float32(SH_C0),
+        colors_dc=((rgb - 0.5) / SH_C0).cpu().numpy(),
     )
 
 
-def disc_rotations(normals: NDArray[np.float32]) -> NDArray[np.float32]:
+def disc_rotations(normals: Tensor) -> Tensor:
     """Quaternions that turn a disc's thin axis, local z, to the given normals.
 
     A disc has no back, so normals are first flipped to z >= 0. That keeps w at or above
@@ -84,17 +97,42 @@ def disc_rotations(normals: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         (N, 4) float32 unit quaternions w x y z, the shortest rotation from +z.
     """
-    x, y, z = np.where(normals[:, 2:] < 0, -normals, normals).T
-    quaternions = np.stack((1 + z, -y, x, np.zeros_like(z)), axis=-1)
-    return quaternions / np.linalg.norm(quaternions, axis=-1, keepdims=True)
+    x, y, z = torch.where(normals[:, 2:] < 0, -normals, normals).unbind(dim=-1)
+    quaternions = torch.stack((1 + z, -y, x, torch.zeros_like(z)), dim=-1)
+    return torch.nn.functional.normalize(quaternions, dim=-1)
 
 
-def _fit_to_box(points: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    low, high = points.min(axis=0), points.max(axis=0)
-    scale = LARGEST_SIDE / max(float((high - low).max()), 1e-6)
-    return (points - (low + high) / 2) * np.float32(scale), scale
+def _keep_inside_edges(
+    model: TripoSR,
+    scene_code: Tensor,
+    surface: Surface,
+    rotations: Tensor,
+    sigma: float,
+    settings: SplatSettings,
+) -> tuple[Tensor, Tensor]:
+    """Finds the discs that stick out beyond an edge.
+
+    Returns:
+        How to move the centres (N, 3), in the model's world, and by how much to multiply the two
+        in-plane scales (N, 2).
+    """
+    shift = torch.zeros_like(surface.points)
+    narrowing = torch.ones_like(surface.points[:, :2])
+    reach = _REACH * sigma
+    for axis, tangent in enumerate(_in_plane_axes(rotations)):
+        tangent = tangent[:, torch.tensor(_TO_SUBNET).argsort()]
+        ends = torch.cat([surface.points + side * reach * tangent for side in (1, -1)])
+        ends -= _BELOW * reach * surface.normals.repeat(2, 1)
+        outside = model.query_density(ends, scene_code) < settings.threshold
+        ahead, behind = outside.float().chunk(2)
+        narrowing[:, axis] = torch.where(outside.view(2, -1).any(dim=0), _NARROWED, 1.0)
+        shift += ((behind - ahead) * _MOVED_IN * sigma)[:, None] * tangent
+    return shift, narrowing
 
 
-def _to_numpy(tensor: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = tensor.float().cpu().numpy()
-    return array
+def _in_plane_axes(rotations: Tensor) -> tuple[Tensor, Tensor]:
+    """The world directions (N, 3) of a disc's local x and y: the rotation's first two columns."""
+    w, x, y, _ = rotations.unbind(dim=-1)  # the shortest rotation from +z has no z part
+    first = torch.stack((1 - 2 * y * y, 2 * x * y, -2 * w * y), dim=-1)
+    second = torch.stack((2 * x * y, 1 - 2 * x * x, 2 * w * x), dim=-1)
+    return first, second

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from generation.quiet import quiet_libraries
 
@@ -157,13 +156,8 @@ def write_background(file: Path) -> None:
 
 
 def write_triposr(folder: Path) -> None:
-    """Writes a TripoSR whose scenes are a dented ball that the image deforms and colours.
-
-    Random weights alone give fields that may have no surface. So one channel of the tokens holds a
-    parabola on each plane; their sum falls with the squared distance from the centre, and one
-    neuron of the decoder turns it into density.
-    """
-    from generation.triposr import TripoSR, TripoSRConfig, ViTConfig
+    """Writes a small TripoSR whose scenes are one blob that the image shapes and colours."""
+    from generation.triposr import TripoSRConfig, ViTConfig, untrained
 
     config = TripoSRConfig(
         image_size=64,
@@ -174,7 +168,7 @@ def write_triposr(folder: Path) -> None:
         num_layers=2,
         plane_channels=8,
         decoder_neurons=32,
-        decoder_hidden_layers=1,
+        decoder_hidden_layers=2,
         vit=ViTConfig(
             hidden_size=32,
             num_hidden_layers=2,
@@ -183,31 +177,4 @@ def write_triposr(folder: Path) -> None:
             image_size=64,
         ),
     )
-    with _seeded(), torch.no_grad():
-        model = TripoSR(config)
-        _shape_scenes(model)
-        model.save_pretrained(folder)
-
-
-def _shape_scenes(model: Any) -> None:
-    embeddings = model.tokenizer.embeddings
-    axis = (torch.arange(16) + 0.5) / 8 - 1
-    embeddings.copy_(F.interpolate(torch.randn(3, 32, 4, 4), size=(16, 16), mode="bicubic"))
-    embeddings[:, 0] = 0.33 - (axis[:, None] ** 2 + axis[None, :] ** 2) / 2
-    model.backbone.proj_out.weight[0] = 0.0
-    model.backbone.proj_out.bias[0] = 0.0
-    # The image reaches the planes through cross attention alone.
-    for block in model.backbone.transformer_blocks:
-        block.attn2.to_out[0].weight *= 4
-    upsample = model.post_processor.upsample.weight
-    # Equal taps, so that the upsampled planes are smooth.
-    upsample.copy_(2 * upsample.mean(dim=(2, 3), keepdim=True))
-    upsample[:, 0] *= 0.15
-    upsample[0, 0] = 1.0
-    first, last = model.decoder.layers[0].weight, model.decoder.layers[2].weight
-    first[0] = torch.tensor([10.0] + [0.0] * 7).repeat(3)
-    first[1:] *= 4
-    last[0] *= 0.5
-    last[0, 0] = 1.0
-    last[1:] *= 6
-    last[1:, 0] = 0.0
+    untrained(config, _SEED).save_pretrained(folder)

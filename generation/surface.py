@@ -17,6 +17,7 @@ from generation.triposr import TripoSR
 
 _MAX_SUBDIVISION = 6
 _CANDIDATES_PER_SAMPLE = 2.0
+_REFINEMENTS = 2
 _NEAR_MISS = 0.25
 """A cell whose corners agree in sign is still searched if the level lies within this share of its
 corners' range: a curved surface can bulge through a face and leave all corners on one side."""
@@ -195,18 +196,24 @@ def _solve_crossings(
     step: float,
     level: float,
 ) -> Tensor:
-    """(E, 3) points where the level is met on each edge, by one step of regula falsi."""
+    """(E, 3) points where the level is met on each edge, by regula falsi (Illinois variant)."""
     if len(start) == 0:
         raise GenerationError("the density field's surface is too thin to be sampled")
     direction = functional.one_hot(axis, 3) * step
-    a, b = values.unbind(dim=-1)
-    t = a / (a - b)
-    middle = _log_density(model, start + t[:, None] * direction, scene_code) - level
-    same_side = (middle > 0) == (a > 0)
-    low, low_value = torch.where(same_side, t, 0.0), torch.where(same_side, middle, a)
-    high, high_value = torch.where(same_side, 1.0, t), torch.where(same_side, b, middle)
-    gap = low_value - high_value
-    t = low + (high - low) * torch.where(gap != 0, low_value / gap, 0.5)
+    inside = values[:, 0] > 0
+    low, high = torch.zeros_like(values[:, 0]), torch.ones_like(values[:, 0])
+    low_value, high_value = values.unbind(dim=-1)
+    for _ in range(_REFINEMENTS):
+        t = low + (high - low) * low_value / (low_value - high_value)
+        value = _log_density(model, start + t[:, None] * direction, scene_code) - level
+        on_low_side = (value > 0) == inside
+        # Halving the end that stays keeps a saturated field from pinning the bracket.
+        low, high = torch.where(on_low_side, t, low), torch.where(on_low_side, high, t)
+        low_value, high_value = (
+            torch.where(on_low_side, value, low_value / 2),
+            torch.where(on_low_side, high_value / 2, value),
+        )
+    t = low + (high - low) * low_value / (low_value - high_value).where(low_value != high_value, 1)
     return start + t[:, None] * direction
 
 
@@ -231,10 +238,12 @@ def _pick_evenly(points: Tensor, weights: Tensor, count: int, radius: float, see
     order = torch.argsort(_morton(points, radius), stable=True)
     if len(points) <= count:
         return order
-    area = (weights[order] / weights.mean() * 65536).round().long().cumsum(0)
+    area = (weights[order] / weights.max() * 65536).round().long().cumsum(0)
     offset = torch.rand(1, generator=torch.Generator().manual_seed(seed)).item()
     targets = ((torch.arange(count, device=points.device) + offset) * (area[-1] / count)).long()
-    return order[torch.searchsorted(area, targets, right=True).unique()]
+    picked = torch.searchsorted(area, targets, right=True)
+    # Where candidates are scarce, two targets can fall on one.
+    return order[picked[picked.diff(prepend=picked.new_tensor([-1])) > 0]]
 
 
 def _morton(points: Tensor, radius: float) -> Tensor:

@@ -74,17 +74,18 @@ def _load(folder: Path, settings: TextToImageSettings, device: str) -> Any:
             ) from error
         pipeline.set_progress_bar_config(disable=True)
         if settings.offload:
-            _offload(pipeline, device)
+            _offload(pipeline, torch.device(device))
         else:
             pipeline.to(device)
     return pipeline
 
 
-def _offload(pipeline: Any, device: str) -> None:
-    try:
-        pipeline.enable_model_cpu_offload(device=device)
-    except ImportError as error:
+def _offload(pipeline: Any, device: torch.device) -> None:
+    if device.type != "cuda":
         raise SetupError(
-            "text_to_image.offload needs the package accelerate, which is not installed",
-            fix="pip install accelerate",
-        ) from error
+            f"text_to_image.offload needs a CUDA device, the preset runs on {device}",
+            fix="set device to cuda, or offload to false",
+        )
+    # Whole networks would have to be copied back each time; layers have a copy that stays in
+    # page-locked memory and are brought while their predecessors compute.
+    pipeline.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=True)

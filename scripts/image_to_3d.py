@@ -18,7 +18,7 @@ from protocol.errors import SetupError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from generation.triposr import TripoSR
+    from generation.triposr import SceneCode, TripoSR
 
 CLOUDS = (".spz", ".ply")
 MESHES = (".glb", ".obj")
@@ -35,10 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--out: there is no folder {options.out.parent}")
     try:
         settings = _settings(options)
-        image = _read(options.image)
-        options.out.write_bytes(make(image, settings, options.out.suffix, options.models_dir))
     except ValueError as error:
         parser.error(str(error))
+    try:
+        image = _read(options.image)
+        options.out.write_bytes(make(image, settings, options.out.suffix, options.models_dir))
     except (SetupError, GenerationError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -87,7 +88,7 @@ def make(
 
 
 def _mesh(
-    model: "TripoSR", code: "torch.Tensor", settings: GenerationSettings, file_type: str
+    model: "TripoSR", code: "SceneCode", settings: GenerationSettings, file_type: str
 ) -> bytes:
     mesh = model.extract_mesh(code, settings.splats.resolution, settings.splats.threshold)
     # From z up, picture seen from +x.

@@ -40,7 +40,7 @@ _QUERY_FLOOR = 1024
 class TripoSR(nn.Module):
     """The network; attribute names are the checkpoint's keys.
 
-    Weights may be float32, float16 or bfloat16. The planes are always read, and density and
+    Weights may be float32 or bfloat16. The planes are always read, and density and
     colour always activated, in float32. On a small model bfloat16 moves scene codes by under 2 %
     (relative to their norm).
 

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from generation.triposr.config import TripoSRConfig
 from generation.triposr.model import DENSITY_THRESHOLD, TripoSR
+from generation.triposr.triplane import PLANE_AXES
 
 _SPREAD = 3.0  # standard deviation of the log-density over the cube
+_NARROWNESS = (1.5, 2.0, 3.0)  # of the blob along x, y, z: unequal, to tell the axes apart
 _CALIBRATION = 32  # grid points per side
 _INSIDE = 0.08  # share of the cube above the threshold
 
@@ -68,16 +70,18 @@ def _draw(name: str, parameter: Tensor, generator: torch.Generator) -> None:
 def _carry_bump(model: TripoSR) -> None:
     planes = model.tokenizer.embeddings
     axis = torch.linspace(-1, 1, planes.shape[-1], device=planes.device)
-    planes[:, 0] = 4 * torch.exp(-2 * (axis[:, None] ** 2 + axis**2))
+    for plane, (across, down) in enumerate(PLANE_AXES):
+        slopes = _NARROWNESS[down] * axis[:, None] ** 2 + _NARROWNESS[across] * axis**2
+        planes[plane, 0] = 4 * torch.exp(-slopes)
     # The backbone adds to the tokens: in channel 0 only a little.
-    model.backbone.proj_out.weight[0] *= 0.1
-    model.backbone.proj_out.bias[0] *= 0.1
+    model.backbone.proj_out.weight[0] *= 0.03
+    model.backbone.proj_out.bias[0] *= 0.03
     upsample = model.post_processor.upsample
     upsample.weight[:, 0] = 0
     upsample.weight[0, 0] = 1
     # Neuron 0 of each layer sums the planes and passes the sum on; SiLU keeps its order.
     first, *hidden, _ = (layer for layer in model.decoder.layers if isinstance(layer, nn.Linear))
-    first.weight[0] *= 0.1
+    first.weight[0] *= 0.03
     first.weight[0, :: model.config.plane_channels] = 1
     for layer in hidden:
         layer.weight[0] *= 0.02

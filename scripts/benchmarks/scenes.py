@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from generation.triposr import TripoSR, TripoSRConfig
 from generation.triposr.config import ViTConfig
@@ -42,6 +42,11 @@ def box(steepness: float = 2000.0) -> tuple[TripoSR, Tensor]:
         return steepness * (margin / 3 - outside)
 
     return _scene(density)
+
+
+def linear_layers(model: TripoSR) -> list[nn.Linear]:
+    """The decoder's linear layers, first to last."""
+    return [layer for layer in model.decoder.layers if isinstance(layer, nn.Linear)]
 
 
 def _scene(density: Callable[[int, Tensor], Tensor]) -> tuple[TripoSR, Tensor]:
@@ -85,7 +90,7 @@ def _config() -> TripoSRConfig:
 def _write_decoder(model: TripoSR) -> None:
     eye = torch.eye(_CHANNELS)
     pair = torch.cat([eye, -eye])  # x and -x of every channel
-    first, second, last = (model.decoder.layers[i] for i in (0, 2, 4))
+    first, second, last = linear_layers(model)
     first.weight.copy_(pair.repeat(1, 3))  # the same for each plane: their features add up
     first.bias.zero_()
     carried = pair.T  # silu(x) - silu(-x) = x

@@ -3,8 +3,14 @@
 The truth is TripoSR's own volume render of the same scene code through the same cameras.
 """
 
+import json
 import math
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,35 +24,41 @@ from generation.presets import SplatSettings
 from generation.rendering.cameras import VALIDATOR_VIEWS, orbit_camera
 from generation.rendering.views import render_layers
 from generation.splats import LARGEST_SIDE, extract_cloud
-from generation.triposr import Camera, TripoSR
+from generation.triposr import Camera, TripoSR, TripoSRConfig, ViTConfig, untrained
+from protocol import spz
 from protocol.gaussians import SH_C0, GaussianCloud
-from scripts.benchmarks.scenes import SPHERE_RADIUS, box, sphere
+from scripts.benchmarks.scenes import SPHERE_RADIUS, box, linear_layers, sphere
 
 COUNTS = (8_000, 25_000, 100_000, 250_000)
 _ELEVATION, _DISTANCE, _FOV = 15.0, 2.5, 49.1
 _WORLD_SIDE = 2 * SPHERE_RADIUS  # largest side of both scenes, in TripoSR's world
 _COVERED, _SOLID = 0.95, 0.99
+_WARM_UP, _REPEATS = 2, 9
 
 Encoder = Callable[[TripoSR, Tensor, int], GaussianCloud]
 
 
 def flat_discs(model: TripoSR, scene_code: Tensor, count: int) -> GaussianCloud:
-    """What the pipeline makes."""
-    return extract_cloud(model, scene_code, SplatSettings(max_gaussians=count))
+    """What the pipeline makes, at the size that the scene has in the truth's pictures.
+
+    The pipeline brings the box of the centres, which lie below the surface, to the side that the
+    surface itself has here.
+    """
+    settings = SplatSettings(max_gaussians=count)
+    cloud = extract_cloud(model, scene_code, settings)
+    shrink = np.float32(1 - 2 * settings.inset / LARGEST_SIDE)
+    return replace(
+        cloud, positions=cloud.positions * shrink, log_scales=cloud.log_scales + np.log(shrink)
+    )
 
 
 def isotropic_on_surface(model: TripoSR, scene_code: Tensor, count: int) -> GaussianCloud:
-    """The same points as round Gaussians with identity rotations, one spacing apart."""
-    cloud = flat_discs(model, scene_code, count)
+    """Round Gaussians with identity rotations on our sample of the surface."""
+    settings = SplatSettings(max_gaussians=count, inset=0.0)
+    cloud = extract_cloud(model, scene_code, settings)
     rotations = np.zeros_like(cloud.rotations)
     rotations[:, 0] = 1.0
-    return GaussianCloud(
-        cloud.positions,
-        cloud.log_scales[:, :1].repeat(3, axis=1),
-        rotations,
-        cloud.opacity_logits,
-        cloud.colors_dc,
-    )
+    return replace(cloud, log_scales=cloud.log_scales[:, :1].repeat(3, axis=1), rotations=rotations)
 
 
 def isotropic_on_vertices(model: TripoSR, scene_code: Tensor, count: int) -> GaussianCloud:
@@ -60,11 +72,11 @@ def isotropic_on_vertices(model: TripoSR, scene_code: Tensor, count: int) -> Gau
     spacing = math.sqrt(float(mesh.area) / len(kept)) * scale
     rotations = rng.normal(size=(len(kept), 4)).astype(np.float32)
     return GaussianCloud(
-        vertices[kept][:, [1, 2, 0]] * np.float32(scale),
+        np.asarray(vertices[kept][:, [1, 2, 0]] * scale, dtype=np.float32),
         np.full((len(kept), 3), math.log(0.85 * spacing), dtype=np.float32),
         rotations / np.linalg.norm(rotations, axis=-1, keepdims=True),
         np.full(len(kept), 5.5, dtype=np.float32),
-        (colours - np.float32(0.5)) / np.float32(SH_C0),
+        np.asarray((colours - 0.5) / SH_C0, dtype=np.float32),
     )
 
 
@@ -76,7 +88,7 @@ ENCODERS: dict[str, Encoder] = {
 
 
 def compare(
-    cloud: GaussianCloud, truth: NDArray[np.float32], views: range | list[int], size: int
+    cloud: GaussianCloud, truth: NDArray[np.float32], views: Sequence[int], size: int
 ) -> dict[str, float]:
     """Mean PSNR and SSIM over views, and holes, of a cloud against volume renders on white.
 
@@ -109,7 +121,7 @@ def compare(
 
 
 def volume_renders(
-    model: TripoSR, scene_code: Tensor, views: range | list[int], size: int
+    model: TripoSR, scene_code: Tensor, views: Sequence[int], size: int
 ) -> NDArray[np.float32]:
     """(V, H, W, 4): the field over white, and its opacity, from the validator's cameras."""
     black_and_white = []
@@ -128,14 +140,13 @@ def volume_renders(
 
 
 def _opacity(model: TripoSR, scene_code: Tensor, camera: Camera) -> Tensor:
-    # Over white, a field without colour shows 1 - opacity.
-    black = model.decoder.layers[-1]
-    bias = black.bias.clone()
-    weight = black.weight.clone()
-    black.bias[1:], black.weight[1:] = -30.0, 0.0
+    # Over white, a black field shows 1 - opacity.
+    last = linear_layers(model)[-1]
+    weight, bias = last.weight.clone(), last.bias.clone()
+    last.weight[1:], last.bias[1:] = 0.0, -30.0
     picture = model.render(scene_code, camera)
-    black.bias.copy_(bias)
-    black.weight.copy_(weight)
+    last.weight.copy_(weight)
+    last.bias.copy_(bias)
     return 1 - picture[..., :1]
 
 
@@ -147,8 +158,8 @@ def quality(
     *,
     device: str,
     size: int = 518,
-    counts: tuple[int, ...] = COUNTS,
-    views: range | list[int] = range(VALIDATOR_VIEWS),
+    counts: Sequence[int] = COUNTS,
+    views: Sequence[int] = range(VALIDATOR_VIEWS),
 ) -> list[dict[str, Any]]:
     """One row per scene, encoder and count: PSNR, SSIM, holes and Gaussians made."""
     rows = []
@@ -162,3 +173,76 @@ def quality(
                 scores = compare(cloud, truth, views, size)
                 rows.append({"scene": name, "encoder": encoder, "gaussians": len(cloud)} | scores)
     return rows
+
+
+def stage_seconds(*, device: str, counts: Sequence[int] = COUNTS) -> list[dict[str, Any]]:
+    """Median milliseconds of the splat stage and of the SPZ encoder, per number of Gaussians.
+
+    The network is full size with random weights in bfloat16 on CUDA, a small one on a CPU.
+    """
+    on_gpu = device.startswith("cuda")
+    config = (
+        TripoSRConfig()
+        if on_gpu
+        else TripoSRConfig(num_layers=1, vit=ViTConfig(num_hidden_layers=1))
+    )
+    model = untrained(config, device=device)
+    if on_gpu:
+        model.bfloat16()
+    code = model.scene_codes(np.full((config.image_size, config.image_size, 3), 0.5))
+    rows = []
+    for count in counts:
+        settings = SplatSettings(max_gaussians=count)
+        cloud = extract_cloud(model, code, settings)
+        data = spz.encode(cloud)
+        rows.append(
+            {
+                "gaussians": len(cloud),
+                "splats_ms": _median_ms(partial(extract_cloud, model, code, settings)),
+                "encode_ms": _median_ms(partial(spz.encode, cloud)),
+                "spz_bytes": len(data),
+            }
+        )
+    return rows
+
+
+def run(
+    *, device: str, size: int = 518, views: int = VALIDATOR_VIEWS, out: Path | None = None
+) -> dict[str, Any]:
+    """Prints and returns the likeness of clouds to their fields, and the stage's times.
+
+    Args:
+        device: Where fields are evaluated and clouds made.
+        size: Side of the compared pictures, in pixels.
+        views: How many of the validator's views are compared.
+        out: JSON file for the same figures.
+    """
+    figures: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "size": size,
+        "views": views,
+        "stage": stage_seconds(device=device),
+        "quality": quality(device=device, size=size, views=range(views)),
+    }
+    print(f"{figures['device']}: extract_cloud and spz.encode, median ms")
+    for row in figures["stage"]:
+        print(
+            "{gaussians:>8} {splats_ms:>8.1f} {encode_ms:>8.1f} {spz_bytes:>10} bytes".format(**row)
+        )
+    print(f"{views} views of {size} x {size} against the volume render")
+    for row in figures["quality"]:
+        scores = "{psnr_db:>7.2f} dB  SSIM {ssim:.4f}  holes {holes:.4%}".format(**row)
+        print("{scene:<7}{encoder:<24}{gaussians:>8}".format(**row), scores)
+    if out is not None:
+        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return figures
+
+
+def _median_ms(action: Callable[[], object]) -> float:
+    """Both actions end with their result in main memory, so no synchronisation is needed."""
+    times = []
+    for _ in range(_WARM_UP + _REPEATS):
+        start = time.perf_counter()
+        action()
+        times.append(1000.0 * (time.perf_counter() - start))
+    return statistics.median(times[_WARM_UP:])

@@ -55,9 +55,7 @@ class Bank:
                     count = min(at_once, views - start)
                     pieces.append(_draw_views(number, count, size, points, radius, generator))
                     progress.update(count)
-        return cls(
-            **{f.name: torch.cat([getattr(p, f.name) for p in pieces]) for f in fields(cls)}
-        )
+        return cls(**{f.name: torch.cat([getattr(p, f.name) for p in pieces]) for f in fields(cls)})
 
     @classmethod
     def load(cls, file: Path, device: torch.device) -> "Bank":

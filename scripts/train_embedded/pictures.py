@@ -1,13 +1,14 @@
 """Batches of pictures from the bank, and the wear that real pictures show."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from scripts.train_embedded.bank import Bank
-from scripts.train_embedded.palette import COLOURS
+from scripts.train_embedded.prompts import training_pairs
 from scripts.train_embedded.shading import (
     Light,
     draw_backgrounds,
@@ -52,21 +53,32 @@ class Batch:
         return cls(bank, names, colours, rgba, draw_backgrounds(main, generator))
 
     @classmethod
-    def draw(
-        cls, bank: Bank, count: int, paints: Tensor, generator: torch.Generator
-    ) -> "Batch":
-        """Draws views and colour names evenly."""
+    def draw(cls, bank: Bank, count: int, paints: Tensor, generator: torch.Generator) -> "Batch":
+        """Draws views, and for each a colour that training may see it in."""
         device = generator.device
         index = torch.randint(len(bank), (count,), generator=generator, device=device)
-        names = torch.randint(len(COLOURS), (count,), generator=generator, device=device)
-        return cls.paint(bank.select(index), names, paints, generator)
+        views = bank.select(index)
+        allowed = allowed_colours(device)[views.objects.long()]
+        pick = torch.randint(allowed.shape[1], (count, 1), generator=generator, device=device)
+        return cls.paint(views, allowed.gather(1, pick)[:, 0], paints, generator)
 
     def images(self) -> Tensor:
         """(V, 3, S/2, S/2) RGB in 0..1 on the plain backgrounds, with smooth edges."""
         return over(halve(self.rgba), self.backgrounds)
 
 
-def wear(images: Tensor, generator: torch.Generator, blur: float = 1.2, noise: float = 0.03) -> Tensor:
+@cache
+def allowed_colours(device: torch.device) -> Tensor:
+    """(objects, 10) int64: the colours that are not held out for each object."""
+    table: dict[int, list[int]] = {}
+    for colour, shape in training_pairs():
+        table.setdefault(shape, []).append(colour)
+    return torch.tensor([table[shape] for shape in sorted(table)], device=device)
+
+
+def wear(
+    images: Tensor, generator: torch.Generator, blur: float = 1.2, noise: float = 0.03
+) -> Tensor:
     """Blurs each of (V, C, H, W) by its own share of up to `blur` pixels and adds noise."""
     count, channels = images.shape[:2]
     device = images.device

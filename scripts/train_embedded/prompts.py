@@ -12,10 +12,11 @@ COLOUR_NAMES = tuple(COLOURS)
 OBJECT_NAMES = tuple(shape.name for shape in SHAPES)
 
 ADJECTIVES = (
-    "small big large tiny shiny matte glossy simple detailed realistic cartoon stylized smooth "
-    "modern old new beautiful cute plain solid bright sports toy wooden plastic metal ceramic "
-    "polished low poly high quality single elegant vintage"
-).split()
+    "small", "big", "large", "tiny", "shiny", "matte", "glossy", "simple", "detailed",
+    "realistic", "cartoon", "stylized", "smooth", "modern", "old", "new", "beautiful",
+    "cute", "plain", "solid", "bright", "sports", "toy", "wooden", "plastic", "metal",
+    "ceramic", "polished", "low", "poly", "high", "quality", "single", "elegant", "vintage",
+)  # fmt: skip
 OPENINGS = (
     "a", "a", "a", "an", "the", "one", "", "", "a photo of a", "a picture of a", "a render of a",
     "a 3d model of a", "an image of a", "3d render of a",
@@ -67,7 +68,13 @@ def write_prompt(colour: int, shape: int, rng: random.Random) -> Prompt:
     words = [rng.choice(OPENINGS), *_fillers(rng), colour_word, *_fillers(rng), shape_word]
     if rng.random() < 0.12:
         # "a cube in red" says the same as "a red cube".
-        words = [rng.choice(OPENINGS), *_fillers(rng), shape_word, rng.choice(("in", "of")), colour_word]
+        words = [
+            rng.choice(OPENINGS),
+            *_fillers(rng),
+            shape_word,
+            rng.choice(("in", "of")),
+            colour_word,
+        ]
     words.append(rng.choice(ENDINGS))
     if rng.random() < 0.1:
         words += ["with", _made_up(rng), _made_up(rng)]

@@ -100,7 +100,7 @@ def paint_pixels(normals: Tensor, parts: Tensor, colours: Tensor, light: Light) 
     Returns:
         (V, 4, S, S) float32: RGB times coverage, and coverage, which is 0 or 1.
     """
-    views, size = parts.shape[:2]
+    size = parts.shape[1]
     covered = (parts != BACKGROUND).flatten(1)
     index = parts.flatten(1).long().clamp_max(MAX_PARTS - 1)
     albedo = colours.gather(1, index[..., None].expand(-1, -1, 3))

@@ -73,6 +73,12 @@ class Solid:
         reach = ((points - centre[:, None]).norm(dim=-1) + depth[..., 0]).amax(1)
         return cls(shape, variation, yaw, centre, reach / REACH)
 
+    def select(self, view: int) -> "Solid":
+        """One of the solids, as a batch of its own."""
+        one = slice(view, view + 1)
+        variation, yaw, centre, scale = self.variation, self.yaw, self.centre, self.scale
+        return Solid(self.shape, variation[one], yaw[one], centre[one], scale[one])
+
     def parts(self, points: Tensor) -> Tensor:
         """Distances (V, N, P) of scene points (V, N, 3) to each part."""
         cos, sin = torch.cos(self.yaw)[:, None], torch.sin(self.yaw)[:, None]

@@ -32,6 +32,18 @@ async def test_the_oldest_request_goes_first_whenever_it_came() -> None:
     await lane.close()
 
 
+async def test_a_request_keeps_the_lane_for_its_next_stage_while_younger_ones_wait() -> None:
+    lane, ran = Lane("test", 1), list[str]()
+
+    async def request(order: int) -> None:
+        for stage in "abc":
+            await lane.run(order, partial(ran.append, f"{order}{stage}"), before=_nothing)
+
+    await asyncio.gather(request(0), request(1))
+    assert ran == ["0a", "0b", "0c", "1a", "1b", "1c"]
+    await lane.close()
+
+
 async def test_before_is_called_in_the_loop_when_the_thread_is_free() -> None:
     lane, release, seen = Lane("test", 1), threading.Event(), list[str]()
     first = asyncio.create_task(lane.run(0, release.wait, before=_nothing))
@@ -83,7 +95,7 @@ async def test_a_turn_that_comes_as_its_caller_is_cancelled_is_passed_on() -> No
     gone = asyncio.create_task(lane.run(1, partial(ran.append, "gone"), before=_nothing))
     stays = asyncio.create_task(lane.run(2, partial(ran.append, "stays"), before=_nothing))
     await _settle()
-    lane._release()
+    lane._release()  # The turn is given to the first in line, who has not taken it up yet.
     gone.cancel()
     await stays
     assert ran == ["stays"]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from generation.pipeline import STAGES, GenerationPipeline, stages_for
 from generation.presets import preset
-from protocol.tasks import ImageTask
+from protocol.tasks import ImageTask, TextTask
 from tests.generation.fake_stages import FakeStages, task
 
 SETTINGS = preset("embedded")
@@ -81,9 +81,11 @@ async def test_the_next_prompt_is_drawn_while_a_background_is_removed(
     release = fakes.hold("background")
     first = asyncio.create_task(pipeline.generate(task("first")))
     await asyncio.to_thread(fakes.entered["background"].wait, 10)
+    finish_drawing, second_drawn = fakes.hold("text_to_image"), fakes.entered["text_to_image"]
     second = asyncio.create_task(pipeline.generate(task("second")))
-    while fakes.drawn != ["first", "second"]:
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(second_drawn.wait, 10)
+    assert fakes.drawn == ["first", "second"]
+    finish_drawing()
     release()
     await asyncio.gather(first, second)
 
@@ -98,10 +100,9 @@ async def test_the_older_request_is_finished_before_a_younger_one_is_begun(
     await asyncio.sleep(0.01)
     finish_scene()
     await asyncio.gather(first, second)
-    names = fakes.names()
-    # The second request waited for the lane first, and was let in after the first one's splats or
-    # in the gap while no older stage waited; never may it be two stages ahead.
-    assert names.index("splats") < len(names) - names[::-1].index("scene_code") - 1
+    on_gpu = [stage for stage, thread in fakes.calls if thread.startswith("gpu")]
+    # The second request was waiting when the first one asked for its last stage on the device.
+    assert on_gpu == ["text_to_image", "scene_code", "splats"] * 2
 
 
 async def test_timings_leave_out_the_waiting(fakes: FakeStages) -> None:
@@ -129,7 +130,7 @@ async def test_events_tell_of_every_stage_in_the_event_loop(fakes: FakeStages) -
         events.append((event, details))
 
     pipeline = GenerationPipeline(SETTINGS, stages=fakes.stages(), on_event=listen)
-    result = await pipeline.generate(task("x\n1"))
+    result = await pipeline.generate(TextTask(id="x\n1", prompt="x"))
     assert [(name, details["stage"]) for name, details in events] == [
         (name, stage) for stage in STAGES for name in ("stage_started", "stage_finished")
     ]

@@ -88,7 +88,9 @@ async def test_the_gate_is_asked_after_the_waiting(
     release, asked = fakes.hold("text_to_image"), list[str]()
     first = asyncio.create_task(pipeline.generate(task("first")))
     await asyncio.to_thread(fakes.entered["text_to_image"].wait, 10)
-    second = asyncio.create_task(pipeline.generate(task("second"), gate=asked.append))
+    second = asyncio.create_task(
+        pipeline.generate(task("second"), gate=lambda stage: asked.append(stage))
+    )
     await asyncio.sleep(0.01)
     assert asked == []
     release()

@@ -3,7 +3,13 @@
 import pytest
 from pydantic import ValidationError
 
-from generation.presets import FLUX_SCHNELL, PRESETS, GenerationSettings, TextToImageSettings, preset
+from generation.presets import (
+    FLUX_SCHNELL,
+    PRESETS,
+    GenerationSettings,
+    TextToImageSettings,
+    preset,
+)
 from protocol.errors import SetupError
 
 

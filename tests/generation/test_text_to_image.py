@@ -1,9 +1,11 @@
 """FLUX through diffusers: the picture follows from prompt, seed and settings, and nothing else."""
 
-import importlib.util
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from generation.model_store import ModelPaths
 from generation.presets import TextToImageSettings, preset
@@ -44,7 +46,8 @@ def test_another_seed_or_prompt_gives_another_picture(draw: TextToImage) -> None
 def test_long_and_foreign_prompts_are_cut_without_a_word(
     draw: TextToImage, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for prompt in ("a very long dragon " * 50, "猫の像 🐈 ünïcödé", "{prompt} {0} {", "<|endoftext|></s>"):
+    long, foreign, syntax = "a very long dragon " * 50, "猫の像 🐈 ünïcödé", "{prompt} {0} {"
+    for prompt in (long, foreign, syntax, "<|endoftext|></s>"):
         assert draw(prompt).size == (SETTINGS.size, SETTINGS.size)
     assert capfd.readouterr() == ("", "")
 
@@ -70,8 +73,6 @@ def test_steps_and_size_are_followed(draw: TextToImage, embedded_paths: ModelPat
 
 
 def test_bfloat16_runs_and_stays_close(draw: TextToImage, embedded_paths: ModelPaths) -> None:
-    import numpy as np
-
     low = np.asarray(_load(embedded_paths, dtype="bfloat16")("a blue cube"), dtype=np.float32)
     full = np.asarray(draw("a blue cube"), dtype=np.float32)
     assert np.abs(low - full).mean() < 0.25 * full.std()
@@ -85,8 +86,6 @@ def test_a_folder_without_a_pipeline_is_named(tmp_path: Path) -> None:
 def test_a_truncated_weight_file_is_a_setup_error(
     embedded_paths: ModelPaths, tmp_path: Path
 ) -> None:
-    import shutil
-
     folder = tmp_path / "flux"
     shutil.copytree(embedded_paths.text_to_image, folder)
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
@@ -95,7 +94,16 @@ def test_a_truncated_weight_file_is_a_setup_error(
         TextToImage(folder, SETTINGS, "cpu")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("accelerate") is not None, reason="accelerate is here")
-def test_offloading_without_accelerate_says_what_to_install(embedded_paths: ModelPaths) -> None:
-    with pytest.raises(SetupError, match="pip install accelerate"):
+def test_offloading_without_a_cuda_device_says_so(embedded_paths: ModelPaths) -> None:
+    with pytest.raises(SetupError, match=r"needs a CUDA device, the preset runs on cpu"):
         _load(embedded_paths, offload=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_offloading_changes_where_the_weights_lie_and_nothing_else(
+    embedded_paths: ModelPaths,
+) -> None:
+    offloaded = SETTINGS.model_copy(update={"offload": True})
+    resident = TextToImage(embedded_paths.text_to_image, SETTINGS, "cuda")("a blue cube")
+    drawn = TextToImage(embedded_paths.text_to_image, offloaded, "cuda")("a blue cube")
+    assert drawn.tobytes() == resident.tobytes()

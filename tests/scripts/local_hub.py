@@ -32,7 +32,9 @@ class LocalHub:
 
     def downloads(self) -> list[str]:
         """Paths of the files that were sent."""
-        return [path for method, path, _ in self.requests if method == "GET" and "/api/" not in path]
+        return [
+            path for method, path, _ in self.requests if method == "GET" and "/api/" not in path
+        ]
 
 
 def entry(path: str, content: bytes) -> dict[str, object]:

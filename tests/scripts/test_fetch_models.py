@@ -3,9 +3,9 @@
 import hashlib
 import json
 import shutil
-from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -151,7 +151,7 @@ def test_a_full_disk_is_found_before_the_download(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    usage = namedtuple("usage", "total used free")(10**12, 10**12, 1_000)
+    usage = SimpleNamespace(free=1_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert _fetch(hub, tmp_path) == 1
     error = capsys.readouterr().err

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree  # type: ignore[import-untyped]
+from scipy.spatial import cKDTree
 
 from generation.errors import GenerationError
 from generation.triposr import SceneCode, TripoSR

@@ -1,0 +1,51 @@
+"""Writes the trained networks in the layouts that the pipeline loads."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from generation.triposr import TripoSR
+from scripts.train_embedded import text, train_saliency
+
+FLUX, BACKGROUND, TRIPOSR = "flux", "background.onnx", "triposr"
+
+
+def write_flux(networks: nn.ModuleDict, vae: Any, out: Path) -> None:
+    """Writes a folder for `FluxPipeline.from_pretrained`, float16."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=vae.cpu(),
+        text_encoder=networks["clip"].cpu(),
+        tokenizer=text.clip_tokenizer(),
+        text_encoder_2=networks["t5"].cpu(),
+        tokenizer_2=text.t5_tokenizer(),
+        transformer=networks["transformer"].cpu(),
+    ).to(torch.float16)
+    _replace(out / FLUX, pipeline.save_pretrained)
+
+
+def write_triposr(model: TripoSR, out: Path) -> None:
+    """Writes a folder for `TripoSR.from_pretrained`, float16."""
+    _replace(out / TRIPOSR, model.cpu().half().save_pretrained)
+
+
+def write_saliency(model: train_saliency.SaliencyNet, out: Path) -> None:
+    """Writes the ONNX file for rembg."""
+    out.mkdir(parents=True, exist_ok=True)
+    train_saliency.export(model, out / BACKGROUND)
+
+
+def _replace(folder: Path, write: Callable[[Path], object]) -> None:
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    write(draft)
+    shutil.rmtree(folder, ignore_errors=True)
+    for file in draft.rglob("*.safetensors"):
+        file.chmod(0o644)
+    draft.rename(folder)

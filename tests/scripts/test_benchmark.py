@@ -1,0 +1,50 @@
+"""`scripts.benchmark` measures real runs and offers every benchmark by name."""
+
+import importlib
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+from generation.pipeline import STAGES
+from scripts.benchmark import _parser, main
+
+
+def test_the_pipeline_benchmark_reports_every_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "figures.json"
+    assert main(["pipeline", "--runs", "2", "--json", str(file)]) == 0
+    figures = json.loads(file.read_text())
+    seconds = figures["seconds"]
+    assert list(seconds) == [*STAGES, "total"]
+    assert all(0 < row["median"] <= row["p95"] for row in seconds.values())
+    assert seconds["total"]["median"] >= max(seconds[stage]["median"] for stage in STAGES)
+    assert figures["untrained"]
+    assert figures["peak_memory_mb"]["host"] > 50
+    out = capsys.readouterr().out
+    assert "untrained networks" in out
+    assert "text_to_image" in out
+
+
+@pytest.mark.parametrize("name", ["pipeline", "triposr", "codecs", "rendering"])
+def test_every_option_is_an_argument_of_the_benchmark(name: str) -> None:
+    options = vars(_parser().parse_args([name]))
+    run = importlib.import_module(f"scripts.benchmarks.{options.pop('benchmark')}").run
+    inspect.signature(run).bind(**options)
+
+
+def test_missing_weights_end_with_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pipeline", "--preset", "gpu80", "--models.dir", str(tmp_path)]) == 1
+    assert "fix:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runs", ["0", "-1", "many"])
+def test_a_wrong_number_of_runs_is_refused(runs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["pipeline", "--runs", runs])
+    assert "at least 1" in capsys.readouterr().err

@@ -1,0 +1,104 @@
+"""image_to_3d makes clouds and meshes of one object in one frame, and says what is wrong."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+from scipy.spatial import cKDTree
+
+from protocol import ply, spz
+from protocol.gaussians import Float32Array
+from scripts.image_to_3d import main
+
+PICTURE = Path(__file__).parents[1] / "golden" / "triposr" / "prep" / "input_rgba.png"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def make(out: Path, *arguments: str, picture: Path = PICTURE) -> int:
+    return main([str(picture), "--out", str(out), "--preset", "embedded", *arguments])
+
+
+def boxed(points: Float32Array) -> Float32Array:
+    low, high = points.min(axis=0), points.max(axis=0)
+    return np.asarray((points - (low + high) / 2) / (high - low).max(), dtype=np.float32)
+
+
+def test_clouds_and_meshes_are_the_same_object(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("toy.spz", "toy.ply"):
+        assert make(tmp_path / name) == 0
+        assert f"{name}: {(tmp_path / name).stat().st_size:,} bytes" in capsys.readouterr().out
+    for name in ("toy.glb", "toy.obj"):
+        assert make(tmp_path / name, "--resolution", "64") == 0
+    cloud = ply.decode((tmp_path / "toy.ply").read_bytes())
+    assert len(spz.decode((tmp_path / "toy.spz").read_bytes())) == len(cloud) > 7_000
+    for name in ("toy.glb", "toy.obj"):
+        data = io.BytesIO((tmp_path / name).read_bytes())
+        mesh = trimesh.load(data, file_type=name[-3:], force="mesh", process=False)
+        assert mesh.is_watertight
+        assert mesh.volume > 0
+        assert np.ptp(np.asarray(mesh.visual.vertex_colors)[:, :3], axis=0).max() > 5
+        near = cKDTree(boxed(np.asarray(mesh.vertices, np.float32)))
+        here, turned, turned_back = (
+            near.query(boxed(cloud.positions[:, axes]))[0].mean()
+            for axes in ([0, 1, 2], [1, 2, 0], [2, 0, 1])
+        )
+        assert here < 0.01
+        assert min(turned, turned_back) > 4 * here
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--resolution", "1"], "splats.resolution"),
+        (["--threshold", "-1"], "splats.threshold"),
+        (["--foreground-ratio", "2"], "background.foreground_ratio"),
+        (["--thresh", "3"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_arguments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        make(tmp_path / "toy.ply", *arguments)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [("toy.stl", "must end in .spz, .ply, .glb, .obj"), ("no/toy.ply", "there is no folder")],
+)
+def test_wrong_outputs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, said: str
+) -> None:
+    with pytest.raises(SystemExit):
+        make(tmp_path / out)
+    assert said in capsys.readouterr().err
+
+
+def test_failures_leave_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty, text, out = tmp_path / "empty.png", tmp_path / "text.png", tmp_path / "toy.ply"
+    Image.new("RGBA", (40, 40)).save(empty)
+    text.write_text("no picture")
+    for arguments, picture, said in (
+        ((), empty, "no foreground"),
+        ((), text, "cannot identify image file"),
+        ((), tmp_path / "none.png", "No such file"),
+        (("--threshold", "1e30"), PICTURE, "no surface"),
+        (("--preset", "gpu80", "--device", "cpu"), PICTURE, "scripts.fetch_models --preset gpu80"),
+    ):
+        assert make(out, *arguments, picture=picture) == 1
+        assert said in capsys.readouterr().err
+        assert not out.exists()
