@@ -82,8 +82,11 @@ def locate_models(settings: GenerationSettings, models_dir: Path | None = None) 
 
         return embedded.ensure()
     store = ModelStore(models_dir or default_models_dir())
+    fetch = f"python -m scripts.fetch_models --preset {settings.name}"
+    if models_dir is not None:
+        fetch += f" --models.dir {models_dir}"
     for model in settings.models:
-        store.verify(model, fix=f"python -m scripts.fetch_models --preset {settings.name}")
+        store.verify(model, fix=fetch)
 
     def path(model: ModelSource | None) -> Path:
         if model is None:

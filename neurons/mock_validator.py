@@ -71,17 +71,23 @@ def results_table(records: Sequence[TrialRecord]) -> Table:
 def offline_dendrite(key: Any) -> Any:
     """Builds a Dendrite without its constructor's question to the internet for our address.
 
+    It is to be used with `async with`.
+
     Args:
         key: A wallet or a keypair to sign with.
     """
     import bittensor
     from bittensor.utils import networking
 
+    class OfflineDendrite(bittensor.Dendrite):  # type: ignore[misc]
+        def __del__(self) -> None:
+            """Does nothing: `async with` has closed the session, the loop may be gone."""
+
     ask_internet = networking.get_external_ip
     # An address that no miner has: for a target at its own address a dendrite calls 0.0.0.0.
     networking.get_external_ip = lambda: "0.0.0.0"
     try:
-        return bittensor.Dendrite(key)
+        return OfflineDendrite(key)
     finally:
         networking.get_external_ip = ask_internet
 

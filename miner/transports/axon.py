@@ -1,4 +1,4 @@
-"""The push way: validators call this miner's axon. Bittensor 10; see docs/axon.md for its traps."""
+"""The push way: validators call this miner's axon, through Bittensor 10."""
 
 import asyncio
 import base64
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Tuple  # noqa: UP035  # Axon.attach compares annotations literally.
 
 import bittensor as bt
-from bittensor.core.errors import PriorityException, SynapseParsingError
+from bittensor.core.errors import PriorityException, SynapseException
 from fastapi import Request as HttpRequest
 from loguru import logger
 
@@ -61,9 +61,12 @@ class _CheckedAxon(bt.Axon):  # type: ignore[misc]
             body: dict[str, object] = await super().verify_body_integrity(request)
             return body
         except (ValueError, TypeError) as error:
-            first = str(error).splitlines()
-            text = " ".join(first[:3]).encode("ascii", "replace").decode()[:300]
-            raise SynapseParsingError(f"the body cannot be used: {text}") from None
+            text = " ".join(str(error).split()).encode("ascii", "replace").decode()[:300]
+            raise _bad_request(f"the body cannot be used: {text}") from None
+
+
+def _bad_request(reason: str) -> SynapseException:
+    return SynapseException(reason, GenerateAsset(axon=bt.TerminalInfo(status_code=400)))
 
 
 class AxonTransport:
@@ -225,7 +228,7 @@ class AxonTransport:
         # synapse.dendrite in it is hearsay.
         verified = _verified.get()
         if synapse.body_hash != verified.body_hash:
-            raise SynapseParsingError("the body is read in two ways; send plain JSON")
+            raise _bad_request("the body can be read in two ways; send plain JSON")
         answer = await self._ask(synapse, verified)
         return await asyncio.to_thread(_reply, synapse, verified, answer, self._version)
 

@@ -16,7 +16,7 @@ from scripts.train_embedded.world import Solid, average_solid
 
 GRID = 64
 _HALF = 0.9
-YAWS = 36
+YAWS = 72
 _RENDER_SIZE = 128
 _GROWTH = 2
 _PROBE = 2 * 2 * _HALF / GRID
@@ -75,7 +75,7 @@ def _disc_normals(cloud: GaussianCloud) -> NDArray[np.float32]:
 
 @cache
 def true_solids(number: int) -> Tensor:
-    """The average shape at 36 yaws, framed as clouds are: (36, 64 ** 3) bool, subnet frame."""
+    """The average shape at 72 yaws, framed as clouds are: (72, 64 ** 3) bool, subnet frame."""
     yaws = torch.arange(YAWS) * (2 * torch.pi / YAWS)
     return torch.cat([_framed(average_solid(SHAPES[number], yaw)) for yaw in yaws.split(1)])
 

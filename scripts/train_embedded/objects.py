@@ -67,7 +67,7 @@ class Shape:
     synonyms: tuple[str, ...] = ()
 
 
-def _vary(variation: Tensor, index: int, middle: float, share: float = 0.08) -> Tensor:
+def _vary(variation: Tensor, index: int, middle: float, share: float = 0.04) -> Tensor:
     """(V, 1): the middle, moved by up to a share of itself."""
     return middle * (1 + share * variation[:, index : index + 1])
 

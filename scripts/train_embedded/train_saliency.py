@@ -41,8 +41,7 @@ class SaliencyNet(nn.Module):
         widths = [width, width * 3 // 2, width * 2, width * 3, width * 4]
         self.stem = nn.Sequential(_block(3, width, stride=2), _block(width, width))
         self.down = nn.ModuleList(
-            nn.Sequential(_block(a, b, stride=2), _block(b, b))
-            for a, b in pairwise(widths)
+            nn.Sequential(_block(a, b, stride=2), _block(b, b)) for a, b in pairwise(widths)
         )
         self.up = nn.ModuleList(_block(a + b, a) for a, b in pairwise(widths))
         self.head = nn.Conv2d(width, 1, 1)

@@ -81,4 +81,10 @@ def test_missing_weights_name_the_command_that_brings_them(tmp_path: Path) -> No
     with pytest.raises(SetupError) as caught:
         locate_models(preset("gpu24"), tmp_path)
     assert "black-forest-labs/FLUX.1-schnell has not been downloaded" in caught.value.problem
-    assert caught.value.fix == "python -m scripts.fetch_models --preset gpu24"
+    command = "python -m scripts.fetch_models --preset gpu24"
+    assert caught.value.fix == f"{command} --models.dir {tmp_path}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        with pytest.raises(SetupError) as caught:
+            locate_models(preset("gpu24"))
+    assert caught.value.fix == command

@@ -128,7 +128,7 @@ def test_floaters_are_left_out() -> None:
 def test_an_empty_field_is_an_error_with_its_range() -> None:
     model, code = sphere()
     code[:, 0] = -100.0
-    with pytest.raises(GenerationError, match="no surface: it runs from .* nowhere above .* 25"):
+    with pytest.raises(GenerationError, match=r"no surface: it runs from .* nowhere above .* 25"):
         extract_cloud(model, code, FEW)
 
 

@@ -59,9 +59,11 @@ def chain(subtensor: FakeSubtensor, **settings: Any) -> SubtensorChain:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5.0):
-        while not condition():
-            await asyncio.sleep(0.005)
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come about within 5 s")
 
 
 async def test_the_metagraph_becomes_neurons_and_is_kept_fresh() -> None:

@@ -123,8 +123,8 @@ def test_a_full_file_is_set_aside(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_a_start_up_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SetupError, match="--log.dir"):
+    with pytest.raises(SetupError, match=r"--log\.dir"):
         ScoreLog(tmp_path / "file" / "logs")
-    with pytest.raises(SetupError, match="--log.dir"):
+    with pytest.raises(SetupError, match=r"--log\.dir"):
         configure_logs("INFO", tmp_path / "file" / "logs")
     logger.remove()

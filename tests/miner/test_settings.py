@@ -32,7 +32,7 @@ def test_without_a_chain_the_defaults_are_enough() -> None:
 def test_the_result_cannot_be_changed() -> None:
     config = read(*ON_FILE)
     with pytest.raises(ValidationError):
-        config.netuid = 1
+        config.netuid = 1  # type: ignore[misc]
 
 
 def test_the_command_line_wins_over_the_environment_over_the_file_over_the_default(
@@ -114,7 +114,7 @@ def test_mistakes_in_the_file_are_named_too(
 
 
 def test_an_absent_file_is_named() -> None:
-    with pytest.raises(SetupError, match="absent.yaml cannot be read: No such file"):
+    with pytest.raises(SetupError, match=r"absent\.yaml cannot be read: No such file"):
         read(*ON_FILE, "--config", "absent.yaml")
 
 

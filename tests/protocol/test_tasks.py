@@ -113,7 +113,7 @@ def test_a_refusal_never_repeats_the_prompt() -> None:
 def test_tasks_are_frozen_and_refuse_unknown_fields() -> None:
     task = text("a cube")
     with pytest.raises(ValidationError):
-        task.prompt = "a sphere"
+        task.prompt = "a sphere"  # type: ignore[misc]
     with pytest.raises(ValidationError, match="colour"):
         TextTask(id="t", prompt="a cube", colour="blue")  # type: ignore[call-arg]
 

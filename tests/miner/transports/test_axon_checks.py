@@ -65,14 +65,16 @@ def test_who_is_served(admission: Admission, hotkey: str, code: str | None) -> N
     refusal = admission.refusal(StaticChain(VALIDATOR, MINER), hotkey)
     assert (refusal.code if refusal else None) == code
     if refusal:
-        assert refusal.reason.isascii() and refusal.reason.isprintable()
+        assert refusal.reason.isascii()
+        assert refusal.reason.isprintable()
 
 
 def test_a_stale_chain_serves_the_known_and_says_why_not_the_unknown() -> None:
     chain = StaticChain(VALIDATOR, stale=True)
     assert Admission().refusal(chain, "5V") is None
     refusal = Admission().refusal(chain, "5X")
-    assert refusal is not None and refusal.code == "chain_unavailable"
+    assert refusal is not None
+    assert refusal.code == "chain_unavailable"
 
 
 def checked(**headers: object) -> float:

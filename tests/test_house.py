@@ -1,0 +1,67 @@
+"""The rules of the house that a reader can break without noticing."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ("protocol", "generation", "miner", "neurons")
+BITTENSOR_FILES = {
+    "protocol/synapses.py",
+    "miner/transports/axon.py",
+    "miner/transports/puller.py",
+    "miner/chain.py",
+    "neurons/mock_validator.py",
+}
+
+
+def sources(*folders: str) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of everything that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_imports_run_downwards_only(floor: str) -> None:
+    forbidden = set(FLOORS[FLOORS.index(floor) + 1 :]) | {"scripts", "tests"}
+    files = list(sources(floor))
+    assert files
+    for path in files:
+        assert not imported(path) & forbidden, path
+
+
+def test_bittensor_stays_in_its_few_files() -> None:
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in sources(*FLOORS, "scripts")
+        if {"bittensor", "bittensor_wallet"} & imported(path)
+    }
+    assert users
+    assert users <= BITTENSOR_FILES
+
+
+def test_generation_knows_nothing_of_networks() -> None:
+    unknown = {"aiohttp", "fastapi", "starlette", "uvicorn", "socket", "http"}
+    for path in sources("generation"):
+        if path.name != "model_download.py":
+            assert not imported(path) & unknown, path
+
+
+@pytest.mark.parametrize("path", list(sources(*FLOORS, "scripts")), ids=lambda path: path.name)
+def test_a_file_is_one_thing(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300
+    # Bittensor compares annotations as objects, and nothing else needs it on Python 3.11.
+    assert "from __future__ import annotations" not in text
