@@ -140,7 +140,7 @@ class TripoSRSettings(_Frozen):
 
     model: HubModel | None = None
     dtype: DType = "float32"
-    chunk_size: Annotated[int, Field(ge=1)] = 131_072
+    chunk_size: Annotated[int, Field(ge=1)] = 262_144
 
 
 class SplatSettings(_Frozen):
@@ -238,7 +238,7 @@ _GPU80 = GenerationSettings(
         template="{prompt}, one single object, centred, whole object in view, plain background",
     ),
     background=BackgroundSettings(model=ISNET),
-    triposr=TripoSRSettings(model=TRIPOSR),
+    triposr=TripoSRSettings(model=TRIPOSR, dtype="bfloat16", chunk_size=1_048_576),
     splats=SplatSettings(),
 )
 

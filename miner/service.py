@@ -122,7 +122,7 @@ class MinerService:
         budget = guard.budget(request.allowed_s)
         deadline = request.received_at + budget
         stages = stages_for(request.task)
-        decision = guard.admit(request.id, request.task.kind, stages, deadline)
+        decision = guard.admit(request.id, request.task.kind, stages, request.received_at, budget)
         if not decision.go:
             dropped = Answer(
                 "dropped",

@@ -31,7 +31,8 @@ class Decision:
 @dataclass
 class _Work:
     kind: str
-    deadline: float
+    received_at: float
+    budget_s: float
     waiting: list[str]
     running: str | None = None
     since: float = field(default=0.0)
@@ -85,13 +86,27 @@ class TimingGuard:
             total += self._gpu_seconds_left(work)
         return total
 
-    def admit(self, request_id: str, kind: str, stages: Sequence[str], deadline: float) -> Decision:
-        """Decides about a request on arrival; an accepted one is in the backlog until `forget`."""
-        decision = self._decide(
-            "predicted_late", deadline, self.backlog(), self.predict(kind, stages)
-        )
+    def admit(
+        self,
+        request_id: str,
+        kind: str,
+        stages: Sequence[str],
+        received_at: float,
+        budget_s: float,
+    ) -> Decision:
+        """Decides about a request on arrival; an accepted one is in the backlog until `forget`.
+
+        Args:
+            request_id: Ours, unique.
+            kind: "text" or "image".
+            stages: What it has to go through, in order.
+            received_at: When its time began to run.
+            budget_s: How much it has, as `budget` gives it.
+        """
+        work = _Work(kind, received_at, budget_s, list(stages))
+        decision = self._decide("predicted_late", work, self.backlog(), list(stages))
         if decision.go:
-            self._works[request_id] = _Work(kind, deadline, list(stages))
+            self._works[request_id] = work
         return decision
 
     def start_stage(self, request_id: str, stage: str) -> Decision:
@@ -105,9 +120,7 @@ class TimingGuard:
         needs_gpu_again = any(later in GPU_STAGES for later in left[1:])
         waiting = self.backlog(before=request_id) if needs_gpu_again else 0.0
         work.running = None
-        decision = self._decide(
-            "predicted_late_stage", work.deadline, waiting, self.predict(work.kind, left)
-        )
+        decision = self._decide("predicted_late_stage", work, waiting, left)
         if decision.go:
             work.waiting, work.running, work.since = left[1:], stage, self._clock()
         return decision
@@ -118,12 +131,13 @@ class TimingGuard:
         for stage, seconds in (timings or {}).items():
             self._estimator.observe(work.kind, stage, seconds)
 
-    def _decide(self, late: str, deadline: float, waiting: float, working: float) -> Decision:
-        left = deadline - self._clock()
+    def _decide(self, late: str, work: _Work, waiting: float, stages: Sequence[str]) -> Decision:
+        left = work.received_at + work.budget_s - self._clock()
+        working = self.predict(work.kind, stages)
         predicted = waiting + working
         numbers = (
             f"predicted {predicted:.2f} s ({waiting:.2f} s waiting for the GPU, {working:.2f} s of "
-            f"work), {max(0.0, left):.2f} s left"
+            f"work), {max(0.0, left):.2f} s left of {work.budget_s:.2f} s"
         )
         if left <= 0.0 and late != "predicted_late":
             return Decision(False, "deadline_passed", f"too late: {numbers}", predicted, left)

@@ -199,8 +199,10 @@ def _store_positions(positions: Float32Array, out: Bytes, first_row: int) -> Non
         )
     steps = positions * np.float32(_POSITION_STEPS)
     steps += np.copysign(_ALMOST_HALF, steps)
-    integers = steps.astype("<i4").view(np.uint8)
-    out.reshape(-1, 3, 3)[...] = integers.reshape(-1, 3, 4)[:, :, :3]
+    integers = steps.astype("<i4").reshape(-1, 1).view(np.uint8)
+    stored = out.reshape(-1, 3)
+    for byte in range(3):  # five times as fast as copying three bytes at a time
+        stored[:, byte] = integers[:, byte]
 
 
 def _store_alphas(logits: Float32Array, out: Bytes) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 DENSITY_THRESHOLD = 25.0
 """Density of the surface in the public model's fields."""
 
-QUERY_CHUNK = 131_072
+QUERY_CHUNK = 262_144
 _QUERY_FLOOR = 1024
 
 

@@ -227,7 +227,7 @@ class AxonTransport:
         # Everything but the caller is taken from the body, which the signature covers by its hash;
         # synapse.dendrite in it is hearsay.
         verified = _verified.get()
-        if synapse.body_hash != verified.body_hash:
+        if await asyncio.to_thread(lambda: synapse.body_hash) != verified.body_hash:
             raise _bad_request("the body can be read in two ways; send plain JSON")
         answer = await self._ask(synapse, verified)
         return await asyncio.to_thread(_reply, synapse, verified, answer, self._version)

@@ -11,7 +11,7 @@ from protocol.errors import SetupError
 def test_without_anything_our_own_prompts_are_sent() -> None:
     tasks = collect_tasks(None, None)
     assert [task.shown for task in tasks] == list(DEFAULT_PROMPTS)
-    assert [task.name for task in tasks][0] == "01-a-blue-cube"
+    assert tasks[0].name == "01-a-blue-cube"
     assert len({task.id for task in tasks}) == len(tasks)
 
 

@@ -56,7 +56,9 @@ def test_pictures_are_exact_composites(bank: Bank) -> None:
     alpha = halve(batch.rgba)[:, 3:]
     images = batch.images()
     background = batch.backgrounds[:, :, None, None].expand_as(images)
-    assert torch.equal(images[(alpha == 0).expand_as(images)], background[(alpha == 0).expand_as(images)])
+    assert torch.equal(
+        images[(alpha == 0).expand_as(images)], background[(alpha == 0).expand_as(images)]
+    )
     assert set(batch.rgba[:, 3].unique().tolist()) == {0.0, 1.0}
     torch.testing.assert_close(over(batch.rgba, batch.backgrounds).mean(), images.mean())
 
