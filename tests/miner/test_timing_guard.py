@@ -44,7 +44,8 @@ def test_a_request_that_would_be_late_is_dropped_with_the_numbers() -> None:
     decision = policy.admit("a", "text", TEXT, clock.now, 4.0)
     assert (decision.go, decision.reason_code) == (False, "predicted_late")
     assert decision.reason == (
-        "would be late: predicted 4.80 s (0.00 s waiting for the GPU, 4.80 s of work), 4.00 s left of 4.00 s"
+        "would be late: predicted 4.80 s (0.00 s waiting for the GPU, 4.80 s of work), "
+        "4.00 s left of 4.00 s"
     )
     assert policy.backlog() == 0.0
 
@@ -165,11 +166,14 @@ def test_the_backlog_is_never_negative_and_empty_without_requests(
             stage_of[str(number)] = 0
         elif step == "start" and stage_of:
             oldest = next(iter(stage_of))
-            if not policy.start_stage(oldest, TEXT[stage_of[oldest]]).go:
+            if stage_of[oldest] == len(TEXT):
+                policy.forget(oldest, PRIOR)
+                del stage_of[oldest]
+            elif policy.start_stage(oldest, TEXT[stage_of[oldest]]).go:
+                stage_of[oldest] += 1
+            else:
                 policy.forget(oldest)
                 del stage_of[oldest]
-            elif stage_of[oldest] < len(TEXT) - 1:
-                stage_of[oldest] += 1
         elif step == "forget" and stage_of:
             policy.forget(stage_of.popitem()[0])
         assert 0.0 <= policy.backlog() <= len(stage_of) * ON_GPU + 1e-9

@@ -1,0 +1,145 @@
+"""A miner and a mock validator on this machine, talking as they would on the subnet.
+
+Usage: python -m scripts.demo [--out DIR] [--preset NAME]
+"""
+
+import argparse
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from generation.presets import PRESETS
+from miner.chain import LocalSubnet, create_local_subnet
+from miner.trial.records import read_records
+from miner.trial.report import write_report
+
+_START_LIMIT_S = 900.0
+_STOP_LIMIT_S = 60.0
+_PICTURE_SIDE = 256
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the demo; 0 if every answer was good and the miner stopped cleanly."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.demo", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="(%(default)s)")
+    parser.add_argument("--preset", choices=PRESETS, default="embedded", help="(%(default)s)")
+    options = parser.parse_args(argv)
+    console = Console()
+    shutil.rmtree(options.out, ignore_errors=True)
+    (options.out / "images").mkdir(parents=True)
+    shaded_ball(_PICTURE_SIDE).save(options.out / "images" / "green-ball.png")
+
+    port = _free_port()
+    subnet = create_local_subnet(options.out, port=port)
+    started = time.monotonic()
+    with _miner(options.out, subnet, port, options.preset) as miner:
+        if not _wait_until_ready(miner, options.out, console):
+            return 1
+        console.print(f"The miner is ready after {time.monotonic() - started:.1f} s.")
+        asked = _validator(options.out, subnet, port)
+        miner.send_signal(signal.SIGTERM)
+        stopped = miner.wait(_STOP_LIMIT_S)
+    if not (options.out / "results.json").exists():
+        return asked or 1
+
+    notes = [
+        f"A miner neuron with the preset {options.preset} and a mock validator, over loopback with "
+        f"signed requests; {time.monotonic() - started:.1f} s from start to stop."
+    ]
+    if PRESETS[options.preset].untrained:
+        notes.append(
+            "The networks of this preset are UNTRAINED: they show that the system works from end "
+            "to end, and nothing of what was asked for."
+        )
+    report = write_report(options.out, read_records(options.out), notes=notes)
+    for note in notes:
+        console.print(note)
+    console.print(f"Everything is in {options.out}/; open {report} in a browser.")
+    if stopped != 0:
+        console.print(f"[red]The miner ended with status {stopped}; see {options.out}/miner.txt")
+    return asked or stopped
+
+
+def shaded_ball(side: int) -> Image.Image:
+    """A green ball on light grey, lit from the upper left: the picture of the image task."""
+    axis = (np.arange(side) + 0.5) / side * 2 - 1
+    x, y = np.meshgrid(axis, axis)
+    squared = (x**2 + y**2) / 0.6**2
+    z = np.sqrt(np.clip(1 - squared, 0, 1))
+    light = np.clip(0.35 + 0.65 * (-0.5 * x / 0.6 - 0.6 * y / 0.6 + 0.62 * z), 0.1, 1)
+    ball = light[..., None] * np.array([60, 190, 80])
+    picture = np.where(squared[..., None] < 1, ball, 225)
+    return Image.fromarray(picture.astype(np.uint8))
+
+
+@contextmanager
+def _miner(
+    out: Path, subnet: LocalSubnet, port: int, preset: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "neurons.miner"]
+    command += ["--chain.file", str(subnet.neurons_file), "--axon.port", str(port)]
+    command += ["--axon.ip", "127.0.0.1", "--preset", preset, "--log.dir", str(out)]
+    command += ["--wallet.path", str(subnet.wallets), "--wallet.name", "miner"]
+    with (out / "miner.txt").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _wait_until_ready(miner: subprocess.Popen[bytes], out: Path, console: Console) -> bool:
+    end = time.monotonic() + _START_LIMIT_S
+    with console.status("starting the miner") as status:
+        while time.monotonic() < end and miner.poll() is None:
+            state = _state(out / "score.jsonl")
+            if state == "ready":
+                return True
+            status.update(f"the miner is {state.replace('_', ' ')}")
+            time.sleep(0.2)
+    console.print("[red]The miner did not become ready. Its last words:")
+    console.print((out / "miner.txt").read_text(errors="replace")[-2000:], markup=False)
+    return False
+
+
+def _state(log: Path) -> str:
+    state = "starting"
+    if log.exists():
+        for line in log.read_text(encoding="utf-8").splitlines():
+            event = json.loads(line) if line.endswith("}") else {}
+            state = event.get("state", state)
+    return state
+
+
+def _validator(out: Path, subnet: LocalSubnet, port: int) -> int:
+    command = [sys.executable, "-m", "neurons.mock_validator", "--miner", f"127.0.0.1:{port}"]
+    command += ["--miner.hotkey", subnet.miner_hotkey, "--wallet.path", str(subnet.wallets)]
+    command += ["--wallet.name", "validator", "--out", str(out), "--images", str(out / "images")]
+    prompts = out / "prompts.txt"
+    prompts.write_text("a blue cube\na red sports car\na detailed dragon statue\n")
+    return subprocess.run([*command, "--prompts", str(prompts)], check=False).returncode
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

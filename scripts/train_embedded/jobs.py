@@ -1,0 +1,74 @@
+"""The trainings as jobs that run side by side, each in a process of its own."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import multiprocessing
+
+from scripts.train_embedded import export, train_flux, train_saliency, train_triposr, train_vae
+from scripts.train_embedded.bank import Bank
+from scripts.train_embedded.recipe import Places, Recipe
+
+SEED = 17
+
+
+def draw_world(recipe: Recipe, places: Places, device: torch.device) -> None:
+    """Draws the bank, unless an earlier run did."""
+    if not places.bank.is_file():
+        radius = recipe.triposr.radius
+        size = 2 * recipe.image_size
+        bank = Bank.draw(recipe.views, size, recipe.points, radius, seed=SEED, device=device)
+        bank.save(places.bank)
+
+
+def load_bank(places: Places, device: str) -> Bank:
+    """Reads the bank; the first thing that every training's process does."""
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    return Bank.load(places.bank, torch.device(device))
+
+
+def text_to_image(recipe: Recipe, places: Places, device: str) -> None:
+    """Trains and exports the small FLUX."""
+    bank = load_bank(places, device).without_points()
+    vae = train_vae.train(recipe, places, bank, row=0)
+    export.write_flux(train_flux.train(recipe, places, bank, vae, row=0), vae, places.out)
+
+
+def image_to_3d(recipe: Recipe, places: Places, device: str) -> None:
+    """Trains and exports the small TripoSR."""
+    bank = load_bank(places, device)
+    export.write_triposr(train_triposr.train(recipe, places, bank, row=1), places.out)
+
+
+def saliency(recipe: Recipe, places: Places, device: str) -> None:
+    """Trains and exports the saliency network."""
+    bank = load_bank(places, device).without_points()
+    export.write_saliency(train_saliency.train(recipe, places, bank, row=2), places.out)
+
+
+JOBS: tuple[Callable[[Recipe, Places, str], None], ...] = (text_to_image, image_to_3d, saliency)
+
+
+def train_all(recipe: Recipe, places: Places, device: str) -> None:
+    """Runs the trainings side by side on one GPU, one after another on a CPU."""
+    places.out.mkdir(parents=True, exist_ok=True)
+    if device == "cpu":
+        for job in JOBS:
+            job(recipe, places, device)
+        return
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=job, args=(recipe, places, device)) for job in JOBS]
+    for process in processes:
+        process.start()
+    try:
+        while any(process.is_alive() for process in processes):
+            time.sleep(0.5)
+            failed = [job.__name__ for job, p in zip(JOBS, processes, strict=True) if p.exitcode]
+            if failed:
+                raise SystemExit(f"training failed: {', '.join(failed)}; run again to resume")
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
