@@ -18,6 +18,8 @@ from generation.triposr import TripoSR
 _MAX_SUBDIVISION = 6
 _CANDIDATES_PER_SAMPLE = 2.0
 _REFINEMENTS = 2
+_BLOCKS = 32
+"""Blocks per side in which bodies are told apart; touching blocks belong together."""
 _NEAR_MISS = 0.25
 """A cell whose corners agree in sign is still searched if the level lies within this share of its
 corners' range: a curved surface can bulge through a face and leave all corners on one side."""
@@ -133,18 +135,19 @@ def _without_floaters(lattice: Tensor, level: float, min_component: float) -> Te
     from scipy import ndimage
 
     inside = lattice > level
-    # Half the resolution is enough to tell bodies apart and an eighth of the work on the CPU.
-    padded = functional.pad(inside[None, None].float(), (0, inside.shape[0] % 2) * 3)
-    blocks = functional.max_pool3d(padded, 2)[0, 0] > 0
+    n = inside.shape[0]
+    # Blocks are enough to tell bodies apart, and few enough to be labelled in a millisecond.
+    size = max(2, n // _BLOCKS)
+    padded = functional.pad(inside[None, None].float(), (0, -n % size) * 3)
+    blocks = functional.max_pool3d(padded, size)[0, 0] > 0
     labels, bodies = ndimage.label(blocks.cpu().numpy(), structure=[[[1] * 3] * 3] * 3)
     if bodies <= 1:
         return lattice
     label = torch.from_numpy(labels).to(lattice.device)
     volumes = torch.bincount(label.flatten())[1:]
     kept = functional.pad(volumes >= min_component * volumes.max(), (1, 0), value=True)
-    n = inside.shape[0]
     for axis in range(3):
-        label = label.repeat_interleave(2, dim=axis).narrow(axis, 0, n)
+        label = label.repeat_interleave(size, dim=axis).narrow(axis, 0, n)
     floating = inside & ~kept[label.long()]
     return torch.where(floating, lattice.new_tensor(-70.0), lattice)
 
