@@ -3,8 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 EXTRAS ?= cpu,dev
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed-$(subst $(eval ) ,-,$(subst $(comma),-,$(EXTRAS)))
-comma  := ,
+STAMP  := $(VENV)/.installed.$(EXTRAS)
 
 .PHONY: help install demo test check format bench clean
 

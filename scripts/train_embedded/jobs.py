@@ -25,6 +25,7 @@ def draw_world(recipe: Recipe, places: Places, device: torch.device) -> None:
 def load_bank(places: Places, device: str) -> Bank:
     """Reads the bank; the first thing that every training's process does."""
     torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.set_float32_matmul_precision("high")
     return Bank.load(places.bank, torch.device(device))
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from scripts.train_embedded.files import write_atomically
 
 _LOG_EVERY = 20
-_SAVE_EVERY_S = 40.0
+_SAVE_EVERY_S = 15.0
 
 Step = Callable[[torch.Generator], Mapping[str, Tensor]]
 """Draws a batch from the generator and returns named losses, the first of which is minimised."""

@@ -39,13 +39,12 @@ def build(recipe: Recipe) -> nn.ModuleDict:
         axes_dims_rope=(8, 12, 12),
         guidance_embeds=False,
     )
-    return nn.ModuleDict(
-        {
-            "transformer": transformer,
-            "clip": text.clip_encoder(text.clip_tokenizer()),
-            "t5": text.t5_encoder(text.t5_tokenizer()),
-        }
-    )
+    clip = text.clip_encoder(text.clip_tokenizer())
+    t5 = text.t5_encoder(text.t5_tokenizer())
+    for encoder in (clip, t5):
+        # Fused attention has no reliable gradient of T5's learnt bias on every GPU.
+        encoder.set_attn_implementation("eager")
+    return nn.ModuleDict({"transformer": transformer, "clip": clip, "t5": t5})
 
 
 @dataclass(frozen=True)
@@ -179,11 +178,15 @@ def predict_flow(
     side = torch.arange(math.isqrt(noisy.shape[1]))
     rows, columns = torch.meshgrid(side, side, indexing="ij")
     image_ids = torch.stack((torch.zeros_like(rows), rows, columns), -1).flatten(0, 1)
+    # The text encoders are too small to gain from bfloat16.
+    with torch.autocast(noisy.device.type, enabled=False):
+        pooled = parts["clip"](input_ids=clip).pooler_output
+        words = parts["t5"](input_ids=t5)[0]
     flow: Tensor = parts["transformer"](
         hidden_states=noisy,
         timestep=time,
-        pooled_projections=parts["clip"](input_ids=clip).pooler_output,
-        encoder_hidden_states=parts["t5"](input_ids=t5)[0],
+        pooled_projections=pooled,
+        encoder_hidden_states=words,
         img_ids=image_ids.to(noisy),
         txt_ids=torch.zeros(t5.shape[1], 3).to(noisy),
         return_dict=False,
