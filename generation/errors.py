@@ -1,11 +1,23 @@
 """How a generation can end without a result."""
 
+from collections.abc import Mapping
 
-class GenerationError(Exception):
+
+class GenerationEnded(Exception):
+    """A generation ended without a result.
+
+    Attributes:
+        timings: Seconds of the stages that had run, in the order they ran.
+    """
+
+    timings: Mapping[str, float] = {}
+
+
+class GenerationError(GenerationEnded):
     """This request failed; the engine goes on with the next one."""
 
 
-class GenerationStopped(Exception):
+class GenerationStopped(GenerationEnded):
     """This request was given up between two stages: its deadline or its gate said no.
 
     Args:

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from generation.background import composite_on_grey
-from generation.errors import EngineDead, GenerationError, GenerationStopped
+from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
 from generation.faults import classify
 from generation.lanes import Lane
 from generation.presets import GenerationSettings
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STAGES = ("text_to_image", "background", "scene_code", "splats", "encode")
-_GPU_STAGES = frozenset({"text_to_image", "scene_code", "splats"})
+GPU_STAGES = frozenset({"text_to_image", "scene_code", "splats"})
+"""Stages that share the one GPU thread; the others run beside it."""
 _CPU_WORKERS = 2
 _LOADING_STEPS = 4
 _WARM_UP = TextTask(id="warm-up", prompt="a wooden chair", seed=0)
@@ -187,7 +188,20 @@ class GenerationPipeline:
         if stages is None:
             raise RuntimeError("GenerationPipeline.generate was called before start")
         request = _Request(task, next(self._arrival), deadline, gate)
-        step = partial(self._stage, request)
+        try:
+            return await self._all_stages(request, stages)
+        except GenerationEnded as error:
+            error.timings = request.timings
+            raise
+
+    async def close(self) -> None:
+        """Waits for running stages and ends the threads; the networks are let go."""
+        await self._gpu.close()
+        await self._cpu.close()
+        self._stages = None
+
+    async def _all_stages(self, request: "_Request", stages: "Stages") -> Generation:
+        step, task = partial(self._stage, request), request.task
         source: Any = task
         if isinstance(task, TextTask):
             source = await step("text_to_image", stages.text_to_image, task.prompt, task.seed)
@@ -196,12 +210,6 @@ class GenerationPipeline:
         cloud = await step("splats", stages.splats, code)
         spz, validity = await step("encode", _encode, stages, cloud)
         return Generation(task.id, cloud, spz, validity, request.timings, image, cutout)
-
-    async def close(self) -> None:
-        """Waits for running stages and ends the threads; the networks are let go."""
-        await self._gpu.close()
-        await self._cpu.close()
-        self._stages = None
 
     async def _stage(
         self, request: "_Request", stage: str, work: Callable[..., T], *arguments: Any
@@ -215,7 +223,7 @@ class GenerationPipeline:
                 request.gate(stage)
             self._emit("stage_started", request, stage)
 
-        lane = self._gpu if stage in _GPU_STAGES else self._cpu
+        lane = self._gpu if stage in GPU_STAGES else self._cpu
         try:
             run = partial(self._run, stage, work, arguments)
             result, seconds = await lane.run(request.order, run, before=begin)

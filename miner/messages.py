@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from generation.validity import ValidityReport
+from protocol.gaussians import GaussianCloud
 from protocol.tasks import Task
 
 Outcome = Literal["completed", "dropped", "rejected", "failed"]
@@ -64,6 +65,7 @@ class Answer:
         gaussians: Size of the cloud, 0 unless completed.
         validity: What a validator's data checks will say of the cloud, if completed.
         asset: The SPZ file, empty unless completed.
+        cloud: What `asset` holds, before SPZ has rounded it; None unless completed.
     """
 
     outcome: Outcome
@@ -78,6 +80,7 @@ class Answer:
     gaussians: int = 0
     validity: ValidityReport | None = None
     asset: bytes = field(default=b"", repr=False)
+    cloud: GaussianCloud | None = field(default=None, repr=False)
 
     @property
     def on_time(self) -> bool:

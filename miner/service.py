@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from loguru import logger
 
-from generation.errors import EngineDead, GenerationError, GenerationStopped
+from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
 from generation.pipeline import Generation, Generator, stages_for
 from miner.estimator import StageEstimator
 from miner.messages import Answer, Caller, Outcome, Request
@@ -236,7 +236,10 @@ class MinerService:
         if outcome != "completed":
             return answer
         made = work.result()
-        return replace(answer, gaussians=len(made.cloud), validity=made.validity, asset=made.spz)
+        cloud = made.cloud
+        return replace(
+            answer, gaussians=len(cloud), validity=made.validity, asset=made.spz, cloud=cloud
+        )
 
     def _verdict(self, in_hand: _InHand) -> tuple[Outcome, str, str]:
         if in_hand.work.cancelled():
@@ -292,4 +295,6 @@ def _timings(work: "asyncio.Task[Generation]") -> Mapping[str, float]:
     if not work.done() or work.cancelled():
         return {}
     error = work.exception()
-    return work.result().timings if error is None else getattr(error, "timings", {})
+    if error is None:
+        return work.result().timings
+    return error.timings if isinstance(error, GenerationEnded) else {}

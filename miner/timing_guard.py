@@ -3,10 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from generation.pipeline import GPU_STAGES
 from miner.estimator import StageEstimator
-
-GPU_STAGES = frozenset({"text_to_image", "scene_code", "splats"})
-"""Stages that share the one GPU lane; the others run beside it."""
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class HttpTransport:
     ) -> None:
         check_exposure(ip, api_key, allow_open=allow_open)
         self._service = service
-        self._api_key = None if api_key is None else api_key.encode()
+        self._api_key = None if api_key is None else api_key.strip().encode()
         self._up_axis = up_axis
         self._limits = limits or TaskLimits()
         self._refusals = RefusalLog(score_log, NAME, time.monotonic)
@@ -107,11 +107,13 @@ class HttpTransport:
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
         limit = time.monotonic() + START_LIMIT_S
         while not self._server.started:
-            if self._serving.done() or time.monotonic() > limit:
+            failed = self._serving.done()
+            if failed or time.monotonic() > limit:
+                error = self._serving.exception() if failed else None
                 raise SetupError(
-                    f"the HTTP server did not start to listen on {self.url}",
-                    fix="see the lines above; try another --http.port",
-                )
+                    f"the HTTP server does not listen on {self.url}: {error or 'it took too long'}",
+                    fix="try another --http.port",
+                ) from error
             await asyncio.sleep(0.01)
         logger.info("listening on {} ({} key)", self.url, "with a" if self._api_key else "no")
 

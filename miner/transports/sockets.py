@@ -5,8 +5,13 @@ import socket
 from protocol.errors import SetupError
 
 
-def bound_socket(ip: str, port: int) -> socket.socket:
+def bound_socket(ip: str, port: int, *, setting: str = "--axon.port") -> socket.socket:
     """Binds a TCP port without listening, so that a taken one is known before models are loaded.
+
+    Args:
+        ip: Address to listen on.
+        port: Port to listen on.
+        setting: What the operator changes to have another port.
 
     Raises:
         SetupError: The port or the address cannot be used.
@@ -20,6 +25,6 @@ def bound_socket(ip: str, port: int) -> socket.socket:
         bound.close()
         raise SetupError(
             f"port {port} on {ip} cannot be used: {error.strerror}",
-            fix=f"choose another --axon.port, or see who has it: ss -ltnp 'sport = :{port}'",
+            fix=f"choose another {setting}, or see who has it: ss -ltnp 'sport = :{port}'",
         ) from error
     return bound

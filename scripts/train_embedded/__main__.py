@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,8 +23,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, help="wall-clock limit of the whole command")
     parser.add_argument("--tiny", action="store_true", help="a few steps of toy networks")
+    parser.add_argument(
+        "--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of a step"
+    )
     arguments = parser.parse_args()
-    recipe = TINY if arguments.tiny else Recipe()
+    recipe = replace(TINY if arguments.tiny else Recipe(), mixed=arguments.precision == "bfloat16")
     places = Places(arguments.state, arguments.out)
     started = time.monotonic()
     draw_world(recipe, places, torch.device(arguments.device))

@@ -22,30 +22,33 @@ def draw_world(recipe: Recipe, places: Places, device: torch.device) -> None:
         bank.save(places.bank)
 
 
-def load_bank(places: Places, device: str) -> Bank:
+def load_bank(recipe: Recipe, places: Places, device: str) -> Bank:
     """Reads the bank; the first thing that every training's process does."""
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.enable_cudnn_sdp(False)
+    if not recipe.mixed:
+        torch.backends.cuda.enable_flash_sdp(False)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
     torch.set_float32_matmul_precision("high")
     return Bank.load(places.bank, torch.device(device))
 
 
 def text_to_image(recipe: Recipe, places: Places, device: str) -> None:
     """Trains and exports the small FLUX."""
-    bank = load_bank(places, device).without_points()
+    bank = load_bank(recipe, places, device).without_points()
     vae = train_vae.train(recipe, places, bank, row=0)
     export.write_flux(train_flux.train(recipe, places, bank, vae, row=0), vae, places.out)
 
 
 def image_to_3d(recipe: Recipe, places: Places, device: str) -> None:
     """Trains and exports the small TripoSR."""
-    bank = load_bank(places, device)
+    bank = load_bank(recipe, places, device)
     export.write_triposr(train_triposr.train(recipe, places, bank, row=1), places.out)
 
 
 def saliency(recipe: Recipe, places: Places, device: str) -> None:
     """Trains and exports the saliency network."""
-    bank = load_bank(places, device).without_points()
+    bank = load_bank(recipe, places, device).without_points()
     export.write_saliency(train_saliency.train(recipe, places, bank, row=2), places.out)
 
 

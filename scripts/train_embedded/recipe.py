@@ -3,13 +3,15 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from generation.triposr import TripoSRConfig, ViTConfig
 from scripts.train_embedded.loop import Plan
 
 _VAE = Plan(steps=5000, batch=96, rate=1e-3, minutes=1.8)
-_FLUX = Plan(steps=20_000, batch=512, rate=1e-3, minutes=5.5, average=0.999)
+_FLUX = Plan(steps=20_000, batch=384, rate=1e-3, minutes=5.5, average=0.999)
 _SALIENCY = Plan(steps=4000, batch=32, rate=2e-3, minutes=3.0)
-_TRIPOSR = Plan(steps=16_000, batch=96, rate=6e-4, minutes=7.5, average=0.999)
+_TRIPOSR = Plan(steps=16_000, batch=64, rate=6e-4, minutes=7.5, average=0.999)
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,18 @@ class Recipe:
         latents: Pictures that the transformer learns from.
         wordings: Prompts for each colour and object.
         saliency_width: Channels of the saliency network's first level.
+        mixed: Compute in bfloat16 where PyTorch holds that safe; weights stay float32.
         flux, triposr: Shapes of the networks.
         vae_plan, flux_plan, saliency_plan, triposr_plan: How they are trained.
     """
 
-    views: int = 1024
+    views: int = 768
     points: int = 8192
     batch_points: int = 2048
     latents: int = 196_608
     wordings: int = 128
     saliency_width: int = 16
+    mixed: bool = True
     flux: FluxShape = field(default_factory=FluxShape)
     triposr: TripoSRConfig = field(
         default_factory=lambda: TripoSRConfig(
@@ -74,6 +78,11 @@ class Recipe:
     flux_plan: Plan = _FLUX
     saliency_plan: Plan = _SALIENCY
     triposr_plan: Plan = _TRIPOSR
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The arithmetic of a training step."""
+        mixed = self.mixed and device.type == "cuda"
+        return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
 
     @property
     def image_size(self) -> int:

@@ -109,8 +109,7 @@ class Latents:
         tokens, names, objects = [], [], []
         for _ in tqdm(range(count // at_once), desc="latents", leave=False):
             batch = Batch.draw(bank, at_once, paints, generator)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                mean = vae.encode(batch.images() * 2 - 1).latent_dist.mean
+            mean = vae.encode(batch.images() * 2 - 1).latent_dist.mean
             scaled = (mean.float() - vae.config.shift_factor) * vae.config.scaling_factor
             tokens.append(pack(scaled).half())
             names.append(batch.names)
@@ -144,7 +143,7 @@ def train(recipe: Recipe, places: Places, bank: Bank, vae: Any, row: int = 0) ->
         time = torch.rand(plan.batch, generator=generator, device=device)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         at = time[:, None, None]
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with recipe.autocast(device):
             flow = predict_flow(
                 training.module,
                 (1 - at) * clean.float() + at * noise,

@@ -82,7 +82,7 @@ def train(recipe: Recipe, places: Places, bank: Bank, row: int = 0) -> SaliencyN
         # Most pictures are as small as FLUX's, some are larger.
         size = recipe.image_size * (2, 2, 3, 4)[training.step % 4] // 2
         images, masks = photograph(batch, size, generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with recipe.autocast(device):
             logits = model.logits(normalise(images))
         logits = logits.float()
         entropy = functional.binary_cross_entropy_with_logits(logits, masks)

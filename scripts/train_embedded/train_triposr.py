@@ -54,7 +54,7 @@ def train(recipe: Recipe, places: Places, bank: Bank, row: int = 0) -> TripoSR:
         points = batch.bank.points[:, window].float()
         distances = batch.bank.distances[:, window].float()
         images = worn_inputs(batch, generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with recipe.autocast(device):
             codes = model(images)
             raw = decode(model, codes.float(), points).float()
         inside = raw[..., 0] + model.config.density_bias - math.log(DENSITY_THRESHOLD)

@@ -48,7 +48,7 @@ def train(recipe: Recipe, places: Places, bank: Bank, row: int = 0) -> Any:
 
     def step(generator: torch.Generator) -> Mapping[str, Tensor]:
         images = Batch.draw(bank, recipe.vae_plan.batch, paints, generator).images() * 2 - 1
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with recipe.autocast(device):
             posterior = training.module.encode(images).latent_dist
             latents = posterior.mean + posterior.std * _normal(posterior.mean, generator)
             noise = _LATENT_NOISE * latents.detach().std() * _normal(latents, generator)

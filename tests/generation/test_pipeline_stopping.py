@@ -60,6 +60,7 @@ async def test_a_deadline_that_passes_in_a_stage_stops_the_next(
     reached = STAGES.index(last) + 1
     assert caught.value.stage == STAGES[reached]
     assert fakes.names() == list(STAGES[:reached])
+    assert list(caught.value.timings) == list(STAGES[:reached])
 
 
 @pytest.mark.parametrize("refused", STAGES)

@@ -241,7 +241,8 @@ async def test_a_handler_that_is_cancelled_leaves_nothing_behind(bench: Bench) -
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    bench.generator.release.set()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
     await asyncio.wait_for(bench.service.drain(), 1.0)
 
 
