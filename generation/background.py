@@ -15,6 +15,9 @@ from generation.errors import GenerationError
 from generation.presets import BackgroundSettings
 from protocol.errors import SetupError
 
+MAX_SIDE = 1024
+"""Pixels per side that are of use: rembg's networks see at most 1024, TripoSR 512."""
+
 
 class BackgroundRemover:
     """A rembg session, loaded from a model file.
@@ -65,6 +68,17 @@ class BackgroundRemover:
             # putalpha keeps the colours under a soft edge; the default darkens them.
             cutout: Image.Image = rembg.remove(image, session=self._session, putalpha=True)
         return cutout
+
+
+def shrink(image: Image.Image) -> Image.Image:
+    """Scales a picture down until neither side exceeds `MAX_SIDE`; a smaller one is only copied.
+
+    Framing pads to a square, so without this a wide cut-out of 16 megapixels would take gigabytes
+    and many seconds on its way to the network, which sees a quarter of a megapixel of it.
+    """
+    small = image.copy()
+    small.thumbnail((MAX_SIDE, MAX_SIDE))
+    return small
 
 
 def resize_foreground(image: Image.Image, ratio: float = 0.85) -> Image.Image:

@@ -52,7 +52,7 @@ class Lane:
                 # A moment later, so that this request can first ask for its next stage.
                 asyncio.get_running_loop().call_soon(self._release)
             else:
-                future.add_done_callback(lambda _: self._release())
+                future.add_done_callback(self._release_unobserved)
 
     async def close(self) -> None:
         """Waits for the work that is running and ends the threads."""
@@ -71,6 +71,11 @@ class Lane:
             if not turn.cancelled():
                 self._release()
             raise
+
+    def _release_unobserved(self, future: asyncio.Future[T]) -> None:
+        if not future.cancelled():
+            future.exception()  # Nobody is left to see it; unasked, asyncio would print it.
+        self._release()
 
     def _release(self) -> None:
         while self._waiting:

@@ -13,7 +13,7 @@ from loguru import logger
 from PIL import Image
 from tqdm import tqdm
 
-from generation.background import composite_on_grey
+from generation.background import composite_on_grey, shrink
 from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
 from generation.faults import classify
 from generation.lanes import Lane
@@ -68,7 +68,8 @@ class Generation:
         spz: The cloud as an SPZ file.
         validity: The validator's checks, all passed.
         timings: Seconds that each stage took, without waiting, in the order they ran.
-        image: RGB, drawn or given; a given one with transparency is shown on grey.
+        image: RGB, drawn or given; a given one is scaled down to `background.MAX_SIDE`, and shown
+            on grey where it is transparent.
         cutout: RGBA, what TripoSR saw before it was put on grey.
     """
 
@@ -279,7 +280,7 @@ def _load_stages(
 
 
 def _cut_out(stages: "Stages", source: Image.Image | ImageTask) -> tuple[Image.Image, Image.Image]:
-    image = decode_image(source.image) if isinstance(source, ImageTask) else source
+    image = shrink(decode_image(source.image)) if isinstance(source, ImageTask) else source
     cutout = stages.background(image)
     return (composite_on_grey(image) if image.mode == "RGBA" else image), cutout
 

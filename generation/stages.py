@@ -37,6 +37,27 @@ class Stages:
     encode: Callable[[GaussianCloud], bytes]
 
 
+def require_device(settings: GenerationSettings) -> torch.device:
+    """Returns the device of a preset.
+
+    Raises:
+        SetupError: torch knows no such device, or this machine has none.
+    """
+    try:
+        device = torch.device(settings.device)
+    except RuntimeError as error:
+        raise SetupError(
+            f"{settings.device!r} is no device of torch's: {error}", fix="name cpu or cuda"
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SetupError(
+            f"preset {settings.name} runs on {settings.device}, but torch {torch.__version__} "
+            "finds no CUDA device",
+            fix="check nvidia-smi and that torch is a CUDA build, or use --preset embedded",
+        )
+    return device
+
+
 def load_stages(
     settings: GenerationSettings, models_dir: Path | None, report: Callable[[str], None]
 ) -> Stages:
@@ -50,13 +71,7 @@ def load_stages(
     Raises:
         SetupError: The device is not there, a file is missing or wrong, or memory runs out.
     """
-    device = torch.device(settings.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SetupError(
-            f"preset {settings.name} runs on {settings.device}, but torch {torch.__version__} "
-            "finds no CUDA device",
-            fix="check nvidia-smi and that torch is a CUDA build, or use --preset embedded",
-        )
+    device = require_device(settings)
     try:
         return _load(settings, device, models_dir, report)
     except torch.OutOfMemoryError as error:

@@ -139,17 +139,30 @@ def _without_floaters(lattice: Tensor, level: float, min_component: float) -> Te
     # Blocks are enough to tell bodies apart, and few enough to be labelled in a millisecond.
     size = max(2, n // _BLOCKS)
     padded = functional.pad(inside[None, None].float(), (0, -n % size) * 3)
-    blocks = functional.max_pool3d(padded, size)[0, 0] > 0
-    labels, bodies = ndimage.label(blocks.cpu().numpy(), structure=[[[1] * 3] * 3] * 3)
+    filled = functional.avg_pool3d(padded, size, divisor_override=1)[0, 0]
+    labels, bodies = ndimage.label((filled > 0).cpu().numpy(), structure=[[[1] * 3] * 3] * 3)
     if bodies <= 1:
         return lattice
     label = torch.from_numpy(labels).to(lattice.device)
-    volumes = torch.bincount(label.flatten())[1:]
+    # In lattice points: in blocks, a small body would count for several times its volume.
+    volumes = torch.bincount(label.flatten(), weights=filled.flatten())[1:]
     kept = functional.pad(volumes >= min_component * volumes.max(), (1, 0), value=True)
     for axis in range(3):
         label = label.repeat_interleave(size, dim=axis).narrow(axis, 0, n)
-    floating = inside & ~kept[label.long()]
+    # With the points around it, or a near miss there would bring its surface back.
+    floating = _with_neighbours(inside & ~kept[label.long()])
     return torch.where(floating, lattice.new_tensor(-70.0), lattice)
+
+
+def _with_neighbours(mask: Tensor) -> Tensor:
+    """Adds to a mask (R, R, R) the 26 neighbours of every point in it."""
+    for axis in range(3):
+        length = mask.shape[axis] - 1
+        grown = mask.clone()
+        grown.narrow(axis, 1, length).logical_or_(mask.narrow(axis, 0, length))
+        grown.narrow(axis, 0, length).logical_or_(mask.narrow(axis, 1, length))
+        mask = grown
+    return mask
 
 
 def _active_cells(lattice: Tensor, level: float) -> Tensor:

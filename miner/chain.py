@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from loguru import logger
 
-from miner.daemon_call import in_daemon_thread
-from miner.subnet import Neuron, Snapshot
+from miner.daemon_call import in_daemon_thread, in_words
+from miner.subnet import Membership, Neuron, Snapshot, register_command
 from protocol.errors import SetupError
 
 REFRESH_S = 120.0
@@ -23,6 +23,12 @@ TIME_LIMIT_S = 60.0
 
 STALE_S = 3600.0
 """Age at which a reading no longer proves that a hotkey is absent."""
+
+REPUBLISH_S = 900.0
+"""Between two attempts to correct the address on the chain, which limits their rate."""
+
+LOOK_UP_S = 600.0
+"""Between two look-ups of this machine's own address."""
 
 T = TypeVar("T")
 
@@ -37,6 +43,7 @@ class SubtensorChain:
         refresh_s: Seconds between two readings.
         time_limit_s: Seconds that one call may take.
         clock: Monotonic clock, in seconds.
+        find_ip: Looks up this machine's public address; None if that is given once and for all.
     """
 
     def __init__(
@@ -48,6 +55,7 @@ class SubtensorChain:
         refresh_s: float = REFRESH_S,
         time_limit_s: float = TIME_LIMIT_S,
         clock: Callable[[], float] = time.monotonic,
+        find_ip: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         self._network = network
         self._netuid = netuid
@@ -55,9 +63,13 @@ class SubtensorChain:
         self._refresh_s = refresh_s
         self._time_limit_s = time_limit_s
         self._clock = clock
+        self._find_ip = find_ip
         self._subtensor: Any = None
         self._refreshing: asyncio.Task[None] | None = None
+        self._axon: Any = None
+        self._published_at = self._looked_up_at = clock()
         self.snapshot = Snapshot({}, clock())
+        self.deregistered = asyncio.Event()
 
     def is_stale(self) -> bool:
         """Tells whether the last reading is older than an hour."""
@@ -70,27 +82,26 @@ class SubtensorChain:
         except Exception as error:
             raise SetupError(
                 f"the metagraph of subnet {self._netuid} cannot be read from {self._network}: "
-                f"{_in_words(error)}",
+                f"{in_words(error)}",
                 fix="check --subtensor.network, --netuid and the connection to the internet",
             ) from error
         if hotkey not in self.snapshot.neurons:
             raise SetupError(
                 f"the hotkey {hotkey} is not registered on subnet {self._netuid} of "
                 f"{self._network}",
-                fix=_register_command(self._network, self._netuid),
+                fix=register_command(self._network, self._netuid),
             )
-        self._refreshing = asyncio.create_task(self._keep_reading())
+        membership = Membership(hotkey, self.deregistered)
+        self._refreshing = asyncio.create_task(self._keep_reading(membership))
         return self.snapshot.neurons[hotkey]
 
     async def publish(self, axon: object) -> None:
-        """Publishes the axon's external address; see `Chain.publish`."""
-        try:
-            response = await self._call(
-                lambda: self._subtensor.serve_axon(netuid=self._netuid, axon=axon)
-            )
-            problem = "" if response.success else str(response.message)
-        except Exception as error:
-            problem = _in_words(error)
+        """Publishes the axon's external address; see `Chain.publish`.
+
+        From then on the chain is corrected whenever it shows another address than the axon's.
+        """
+        self._axon = axon
+        problem = await self._serve_axon()
         if problem:
             raise SetupError(
                 f"the chain did not take the axon's address: {problem}",
@@ -107,19 +118,54 @@ class SubtensorChain:
             with contextlib.suppress(Exception):
                 await self._call(self._subtensor.close)
 
-    async def _keep_reading(self) -> None:
+    async def _keep_reading(self, membership: Membership) -> None:
         while True:
             await asyncio.sleep(self._refresh_s)
             try:
                 self.snapshot = await self._call(self._read)
             except Exception as error:
-                age = self._clock() - self.snapshot.taken_at
                 logger.warning(
-                    "metagraph not refreshed ({}); the one in use is {:.0f} s old",
-                    _in_words(error),
-                    age,
+                    "metagraph not refreshed ({}); the one in use is {:.0f} s old{}",
+                    in_words(error),
+                    self._clock() - self.snapshot.taken_at,
+                    ", callers that are not in it are refused" if self.is_stale() else "",
                 )
                 self._subtensor = None  # The next attempt opens a connection of its own.
+                continue
+            own = membership.observe(self.snapshot)
+            if own is None:
+                logger.error("the metagraph does not list this miner's hotkey")
+            elif self._axon is not None:
+                await self._correct_address(own)
+
+    async def _correct_address(self, own: Neuron) -> None:
+        now = self._clock()
+        if self._find_ip is not None and now - self._looked_up_at >= LOOK_UP_S:
+            self._looked_up_at = now
+            with contextlib.suppress(SetupError):  # The address in use is as good as before.
+                self._axon.external_ip = await self._find_ip()
+        wanted = (self._axon.external_ip, self._axon.external_port)
+        if (own.ip, own.port) == wanted or now - self._published_at < REPUBLISH_S:
+            return
+        problem = await self._serve_axon()
+        logger.warning(
+            "the chain shows this miner at {}:{} instead of {}:{}; {}",
+            own.ip,
+            own.port,
+            *wanted,
+            f"not corrected: {problem}" if problem else "corrected",
+        )
+
+    async def _serve_axon(self) -> str:
+        """Publishes the address and returns what went wrong, or an empty string."""
+        self._published_at = self._clock()
+        try:
+            response = await self._call(
+                lambda: self._subtensor.serve_axon(netuid=self._netuid, axon=self._axon)
+            )
+            return "" if response.success else str(response.message)
+        except Exception as error:
+            return in_words(error)
 
     def _read(self) -> Snapshot:
         subtensor = self._subtensor or self._connect(self._network)
@@ -173,7 +219,7 @@ def open_wallet(name: str, hotkey: str, path: Path) -> Any:
             getattr(wallet, key)
         except Exception as error:
             raise SetupError(
-                f"the {key} in {file.path} cannot be read: {_in_words(error)}",
+                f"the {key} in {file.path} cannot be read: {in_words(error)}",
                 fix="check the file and its password, or regenerate it with btcli wallet",
             ) from error
     return wallet
@@ -191,7 +237,7 @@ async def external_ip() -> str:
         return str(await in_daemon_thread(networking.get_external_ip, TIME_LIMIT_S))
     except Exception as error:
         raise SetupError(
-            f"the public address of this machine cannot be found out: {_in_words(error)}",
+            f"the public address of this machine cannot be found out: {in_words(error)}",
             fix="give it with --axon.external_ip",
         ) from error
 
@@ -214,7 +260,7 @@ class LocalSubnet:
     validator_hotkey: str
 
 
-def create_local_subnet(folder: Path, *, port: int) -> LocalSubnet:
+def create_local_subnet(folder: Path, *, port: int, validator_port: int = 0) -> LocalSubnet:
     """Makes fresh, unencrypted keys for a miner at `port` and a validator with a permit."""
     import bittensor
 
@@ -234,7 +280,7 @@ def create_local_subnet(folder: Path, *, port: int) -> LocalSubnet:
                 hotkey=hotkey.ss58_address,
                 coldkey=coldkey.ss58_address,
                 ip="127.0.0.1",
-                port=port if name == "miner" else 0,
+                port=port if name == "miner" else validator_port,
                 stake=10_000.0 if name == "validator" else 0.0,
                 validator_permit=name == "validator",
             ).model_dump()
@@ -248,18 +294,3 @@ def _subtensor(network: str) -> Any:
     import bittensor
 
     return bittensor.Subtensor(network=network)
-
-
-def _register_command(network: str, netuid: int) -> str:
-    return (
-        f"btcli subnet register --netuid {netuid} --wallet.name W --wallet.hotkey H "
-        f"--subtensor.network {network}\n"
-        f"       (btcli of bittensor 11: btcli subnet register --netuid {netuid} -w W -H H "
-        f"--network {network})"
-    )
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return f"{type(error).__name__}: {error}"[:200]

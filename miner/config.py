@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from miner.settings import Settings
 from protocol.errors import SetupError
+from protocol.orientation import UpAxis
 
 Port = Annotated[int, Field(ge=1025, le=65534)]
 Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
+TRANSPORTS = ("push", "pull", "http")
 LogLevel = Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -42,6 +44,13 @@ class MinerConfig(Settings):
         "[{uid, hotkey, coldkey, ip, port, stake, validator_permit}]",
     )
 
+    transports: str = Field(
+        "push",
+        alias="transports",
+        description="ways on which requests come, with commas: push (validators call the axon), "
+        "pull (validators are asked for tasks), http (a form on a port)",
+    )
+
     axon_ip: str = Field("0.0.0.0", alias="axon.ip", description="address to listen on")
     axon_port: Port = Field(8091, alias="axon.port", description="port to listen on")
     axon_external_ip: str | None = Field(
@@ -53,6 +62,47 @@ class MinerConfig(Settings):
         None,
         alias="axon.external_port",
         description="public port that validators are told; that of --axon.port if not given",
+    )
+
+    pull_min_stake: float = Field(
+        1000.0,
+        alias="pull.min_stake",
+        ge=0.0,
+        description="least stake of a validator without a permit that is asked for tasks",
+    )
+    pull_preferred: str | None = Field(
+        None, alias="pull.preferred", description="hotkey of a validator to ask more often"
+    )
+    pull_every: Count = Field(
+        5, alias="pull.every", description="it is asked every so many turns, if it may be asked"
+    )
+    pull_workers: Annotated[int, Field(ge=1, le=16)] = Field(
+        1, alias="pull.workers", description="pulled tasks in generation at once"
+    )
+    pull_state: Path | None = Field(
+        None,
+        alias="pull.state",
+        description="file that keeps cooldowns and tasks over a restart; pull-state.json in the "
+        "folder of the logs if not given",
+    )
+
+    http_ip: str = Field("127.0.0.1", alias="http.ip", description="address to listen on")
+    http_port: Port = Field(8093, alias="http.port", description="port to listen on")
+    http_api_key: SecretStr | None = Field(
+        None,
+        alias="http.api_key",
+        description="what a caller has to bring; needed beyond this machine, and better kept in "
+        "the environment than on the command line",
+    )
+    http_allow_open: bool = Field(
+        False,
+        alias="http.allow_open",
+        description="listen beyond this machine without a key: anybody may use the GPU",
+    )
+    http_up_axis: UpAxis = Field(
+        "+y",
+        alias="http.up_axis",
+        description="up axis of the PLY files: +y, or -y as --http.up_axis=-y",
     )
 
     preset: str | None = Field(
@@ -113,6 +163,16 @@ class MinerConfig(Settings):
         Path("logs"), alias="log.dir", description="folder of miner.log and score.jsonl"
     )
     log_level: LogLevel = Field("INFO", alias="log.level", description="least level shown")
+
+    @field_validator("transports", mode="before")
+    @classmethod
+    def _transports_are_known(cls, value: object) -> str:
+        given = value if isinstance(value, list) else str(value).split(",")
+        names = [str(name).strip() for name in given]
+        for name in names or [""]:
+            if name not in TRANSPORTS:
+                raise ValueError(f"{name!r} is none of {', '.join(TRANSPORTS)}")
+        return ",".join(name for name in TRANSPORTS if name in names)
 
     @model_validator(mode="after")
     def _preset_is_chosen(self) -> Self:

@@ -40,3 +40,10 @@ async def in_daemon_thread(function: Callable[[], T], limit_s: float) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     return await asyncio.wait_for(future, limit_s)
+
+
+def in_words(error: Exception) -> str:
+    """Says in one short line what a call raised."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return f"{type(error).__name__}: {error}"[:200]

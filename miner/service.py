@@ -3,15 +3,16 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 
 from loguru import logger
 
-from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
-from generation.pipeline import Generation, Generator, stages_for
+from generation.errors import EngineDead, GenerationError, GenerationStopped
+from generation.pipeline import Generator, stages_for
 from miner.estimator import StageEstimator
+from miner.in_hand import InHand
 from miner.messages import Answer, Caller, Outcome, Request
 from miner.score_log import ScoreLog
 from miner.timing_guard import TimingGuard
@@ -29,18 +30,6 @@ class State(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     DEAD = "dead"
-
-
-@dataclass
-class _InHand:
-    """An admitted request on its way through the stages."""
-
-    request: Request
-    deadline: float
-    budget_s: float
-    predicted_s: float
-    work: "asyncio.Task[Generation]"
-    gate_code: str = "ok"
 
 
 class MinerService:
@@ -77,7 +66,7 @@ class MinerService:
         self._max_pending_per_caller = max_pending_per_caller
         self._clock = clock
         self._guard: TimingGuard | None = None
-        self._in_hand: dict[str, _InHand] = {}
+        self._in_hand: dict[str, InHand] = {}
         self._state = State.STARTING
         self.died = asyncio.Event()
         """Set once the engine can serve no more; the process should then end non-zero."""
@@ -86,6 +75,10 @@ class MinerService:
     def state(self) -> State:
         """Where the service is in its life."""
         return self._state
+
+    def pending(self, *, but: str) -> int:
+        """How many requests are in hand that came another way than by the transport `but`."""
+        return sum(in_hand.request.transport != but for in_hand in self._in_hand.values())
 
     async def start(self) -> None:
         """Loads the models and warms up; the service is ready afterwards.
@@ -139,7 +132,7 @@ class MinerService:
         finally:
             in_hand.work.cancel()
             del self._in_hand[request.id]
-            guard.forget(request.id, _timings(in_hand.work))
+            guard.forget(request.id, in_hand.timings)
         return self._finish(request, self._result(in_hand))
 
     def reject(
@@ -180,7 +173,7 @@ class MinerService:
         deadline: float,
         budget_s: float,
         predicted_s: float,
-    ) -> _InHand:
+    ) -> InHand:
         def gate(stage: str) -> None:
             decision = guard.start_stage(request.id, stage)
             in_hand.gate_code = decision.reason_code
@@ -190,7 +183,7 @@ class MinerService:
         work = asyncio.create_task(
             self._generator.generate(request.task, deadline=deadline, gate=gate)
         )
-        in_hand = _InHand(request, deadline, budget_s, predicted_s, work)
+        in_hand = InHand(request, deadline, budget_s, predicted_s, work)
         self._in_hand[request.id] = in_hand
         self._score_log.write(
             "admitted",
@@ -219,7 +212,7 @@ class MinerService:
             return "caller_limit", f"{own} requests of this caller are in hand, which is the limit"
         return None
 
-    def _result(self, in_hand: _InHand) -> Answer:
+    def _result(self, in_hand: InHand) -> Answer:
         outcome, code, reason = self._verdict(in_hand)
         work = in_hand.work
         error = None if work.cancelled() else work.exception()
@@ -231,7 +224,7 @@ class MinerService:
             stage=error.stage if isinstance(error, GenerationStopped) else None,
             predicted_s=in_hand.predicted_s,
             budget_s=in_hand.budget_s,
-            timings=_timings(work),
+            timings=in_hand.timings,
         )
         if outcome != "completed":
             return answer
@@ -241,7 +234,7 @@ class MinerService:
             answer, gaussians=len(cloud), validity=made.validity, asset=made.spz, cloud=cloud
         )
 
-    def _verdict(self, in_hand: _InHand) -> tuple[Outcome, str, str]:
+    def _verdict(self, in_hand: InHand) -> tuple[Outcome, str, str]:
         if in_hand.work.cancelled():
             if self._state is State.DEAD:
                 return "failed", "engine_dead", "the engine died during this request"
@@ -288,13 +281,3 @@ class MinerService:
         previous, self._state = self._state, state
         logger.info("state: {}", state)
         self._score_log.write("state_changed", state=state, previous=previous, reason=reason)
-
-
-def _timings(work: "asyncio.Task[Generation]") -> Mapping[str, float]:
-    """Stage times of a finished generation; a stopped one may carry those of what it did."""
-    if not work.done() or work.cancelled():
-        return {}
-    error = work.exception()
-    if error is None:
-        return work.result().timings
-    return error.timings if isinstance(error, GenerationEnded) else {}

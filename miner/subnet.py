@@ -1,5 +1,6 @@
 """Who is on the subnet, as a value; and the subnet that is written down in a file."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -39,11 +40,40 @@ class Snapshot:
         return cls(MappingProxyType({neuron.hotkey: neuron for neuron in neurons}), taken_at)
 
 
+class Membership:
+    """Whether a hotkey is still on the subnet, from one reading to the next.
+
+    Args:
+        hotkey: The miner's, registered at first.
+        lost: Set once it is no longer there.
+        readings: Readings in a row without it that count as proof: one may be garbled.
+    """
+
+    def __init__(self, hotkey: str, lost: asyncio.Event, *, readings: int = 2) -> None:
+        self._hotkey = hotkey
+        self._lost = lost
+        self._readings = readings
+        self._missing = 0
+
+    def observe(self, snapshot: Snapshot) -> Neuron | None:
+        """Takes a reading in and returns the neuron of the hotkey, if it is there."""
+        own = snapshot.neurons.get(self._hotkey)
+        self._missing = 0 if own is not None else self._missing + 1
+        if self._missing >= self._readings:
+            self._lost.set()
+        return own
+
+
 class Chain(Protocol):
     """What the miner needs to know of a chain and to tell it.
 
     `snapshot` may be read from any thread; everything else belongs to one event loop.
+
+    Attributes:
+        deregistered: Set once the miner's hotkey has lost its uid.
     """
+
+    deregistered: asyncio.Event
 
     @property
     def snapshot(self) -> Snapshot:
@@ -60,7 +90,7 @@ class Chain(Protocol):
         """
 
     async def publish(self, axon: object) -> None:
-        """Tells the subnet where the axon serves.
+        """Tells the subnet where the axon serves, now and whenever that changes.
 
         Raises:
             SetupError: The chain did not take it.
@@ -82,6 +112,7 @@ class FileChain:
         self._path = path
         self._clock = clock
         self.snapshot = Snapshot({}, clock())
+        self.deregistered = asyncio.Event()
 
     def is_stale(self) -> bool:
         """A file does not age."""
@@ -116,3 +147,13 @@ class FileChain:
 
     async def close(self) -> None:
         """Nothing is open."""
+
+
+def register_command(network: str, netuid: int) -> str:
+    """The commands that register a hotkey, for both generations of btcli."""
+    return (
+        f"btcli subnet register --netuid {netuid} --wallet.name W --wallet.hotkey H "
+        f"--subtensor.network {network}\n"
+        f"       (btcli of bittensor 11: btcli subnet register --netuid {netuid} -w W -H H "
+        f"--network {network})"
+    )

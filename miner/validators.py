@@ -24,7 +24,7 @@ MAX_BACKOFF_S = 900.0
 """A validator that does not answer is left alone for so long, doubled each time up to the cap."""
 
 MAX_WAIT_S = 24 * 3600.0
-"""The longest that a validator's word keeps us away; a garbled time must not silence it for ever."""
+"""The longest that a validator's word keeps us away: a garbled time must not do so for ever."""
 
 FORGET_S = 14 * 24 * 3600.0
 """A validator that was not asked for so long is forgotten."""

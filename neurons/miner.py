@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
@@ -20,9 +21,10 @@ from protocol.errors import SetupError
 if TYPE_CHECKING:
     from miner.service import MinerService
     from miner.subnet import Chain
+    from miner.transports import Transport
     from miner.transports.axon import AxonTransport
 
-STOPPED, DIED, NOT_STARTED = 0, 1, 2
+STOPPED, DIED, NOT_STARTED, DEREGISTERED = 0, 1, 2, 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,8 +46,8 @@ async def _run(config: MinerConfig, score_log: ScoreLog) -> int:
     code, reason = DIED, "unexpected error"
     try:
         chain = _chain(config)
-        service, transport = await _assemble(config, chain, score_log)
-        code, reason = await _serve(service, transport, chain, stop)
+        service, transports, axon = await _assemble(config, chain, score_log)
+        code, reason = await _serve(service, transports, axon, chain, stop)
     except SetupError as error:
         code, reason = NOT_STARTED, error.problem
         raise
@@ -62,27 +64,29 @@ def _chain(config: MinerConfig) -> "Chain":
         from miner.subnet import FileChain
 
         return FileChain(config.chain_file)
-    from miner.chain import SubtensorChain
+    from miner.chain import SubtensorChain, external_ip
 
-    return SubtensorChain(config.network, config.netuid)
+    find_ip = external_ip if config.axon_external_ip is None else None
+    return SubtensorChain(config.network, config.netuid, find_ip=find_ip)
 
 
 async def _assemble(
     config: MinerConfig, chain: "Chain", score_log: ScoreLog
-) -> tuple["MinerService", "AxonTransport"]:
-    """Checks everything that can be missing, cheapest first, before any model is loaded."""
+) -> tuple["MinerService", list["Transport"], object | None]:
+    """Checks everything that can be missing, cheapest first, before any model is loaded.
+
+    Returns:
+        The service, the ways to it, and the axon that the chain is to be told of, if any.
+    """
     from generation.pipeline import GenerationPipeline
     from generation.presets import preset
-    from miner.chain import external_ip, open_wallet
+    from miner.chain import open_wallet
     from miner.service import MinerService
-    from miner.transports.axon import AxonTransport
-    from miner.transports.axon_checks import Admission
 
     settings = preset(config.preset_name)
     wallet = open_wallet(config.wallet_name, config.wallet_hotkey, config.wallet_path)
     hotkey = wallet.hotkey.ss58_address
     neuron = await chain.start(hotkey)
-    on_loopback = config.chain_file is not None
     service = MinerService(
         GenerationPipeline(settings, models_dir=config.models_dir),
         score_log,
@@ -91,7 +95,46 @@ async def _assemble(
         max_pending=config.limits_pending,
         max_pending_per_caller=config.limits_pending_per_caller,
     )
-    transport = AxonTransport(
+    transports: list[Transport] = []
+    axon = None
+    if "push" in config.transports:
+        push = await _axon(config, service, chain, score_log, wallet)
+        transports.append(push)
+        axon = push.axon
+    if "pull" in config.transports:
+        transports.append(_puller(config, service, chain, score_log, wallet))
+    if "http" in config.transports:
+        transports.append(_http(config, service, score_log))
+    logger.info("hotkey {} is uid {} of {}", hotkey, neuron.uid, config.network)
+    if settings.untrained:
+        logger.warning("preset {} is untrained: its assets are shapeless", settings.name)
+    score_log.write(
+        "miner_started",
+        version=program_version(),
+        preset=settings.name,
+        untrained=settings.untrained,
+        transports=[transport.name for transport in transports],
+        budget_s=config.budget,
+        pid=os.getpid(),
+        netuid=config.netuid,
+        network=config.network,
+        hotkey=hotkey,
+        uid=neuron.uid,
+    )
+    return service, transports, axon
+
+
+async def _axon(
+    config: MinerConfig, service: "MinerService", chain: "Chain", score_log: ScoreLog, wallet: Any
+) -> "AxonTransport":
+    from miner.chain import external_ip
+    from miner.transports.axon import AxonTransport
+    from miner.transports.axon_checks import Admission
+
+    ip = config.axon_external_ip
+    if ip is None:
+        ip = "127.0.0.1" if config.chain_file is not None else await external_ip()
+    return AxonTransport(
         service,
         chain,
         score_log,
@@ -103,57 +146,87 @@ async def _assemble(
         ),
         ip=config.axon_ip,
         port=config.axon_port,
-        external_ip=config.axon_external_ip
-        or ("127.0.0.1" if on_loopback else await external_ip()),
+        external_ip=ip,
         external_port=config.axon_external_port,
         per_minute=config.limits_per_minute,
         version=program_version(),
     )
-    logger.info("hotkey {} is uid {} of {}", hotkey, neuron.uid, config.network)
-    if settings.untrained:
-        logger.warning("preset {} is untrained: its assets are shapeless", settings.name)
-    score_log.write(
-        "miner_started",
-        version=program_version(),
-        preset=settings.name,
-        untrained=settings.untrained,
-        transports=["axon"],
-        budget_s=config.budget,
-        pid=os.getpid(),
-        netuid=config.netuid,
-        network=config.network,
-        hotkey=hotkey,
-        uid=neuron.uid,
+
+
+def _puller(
+    config: MinerConfig, service: "MinerService", chain: "Chain", score_log: ScoreLog, wallet: Any
+) -> "Transport":
+    from miner.pull_state import FILE_NAME, PullStateFile
+    from miner.transports.pull_calls import ValidatorCalls
+    from miner.transports.puller import PullTransport, offline_dendrite
+    from miner.validators import Selection
+
+    hotkey = wallet.hotkey.ss58_address
+    return PullTransport(
+        service,
+        chain,
+        score_log,
+        calls=ValidatorCalls(offline_dendrite(wallet), wallet.hotkey),
+        selection=Selection(
+            hotkey, config.pull_min_stake, config.pull_preferred, config.pull_every
+        ),
+        state_file=PullStateFile(config.pull_state or config.log_dir / FILE_NAME, hotkey),
+        workers=config.pull_workers,
     )
-    return service, transport
+
+
+def _http(config: MinerConfig, service: "MinerService", score_log: ScoreLog) -> "Transport":
+    from miner.transports.http import HttpTransport
+
+    key = config.http_api_key
+    return HttpTransport(
+        service,
+        score_log,
+        ip=config.http_ip,
+        port=config.http_port,
+        api_key=key.get_secret_value() if key is not None else None,
+        allow_open=config.http_allow_open,
+        up_axis=config.http_up_axis,
+    )
 
 
 async def _serve(
-    service: "MinerService", transport: "AxonTransport", chain: "Chain", stop: asyncio.Event
+    service: "MinerService",
+    transports: Sequence["Transport"],
+    axon: object | None,
+    chain: "Chain",
+    stop: asyncio.Event,
 ) -> tuple[int, str]:
     async def serve() -> None:
-        await transport.serve()  # Until the service is ready, requests are answered as dropped.
+        for transport in transports:
+            await transport.serve()
         await service.start()
-        await chain.publish(transport.axon)
+        if axon is not None:
+            await chain.publish(axon)
         await service.died.wait()
 
-    try:
-        await _until(stop, serve())
+    async with AsyncExitStack() as closing:  # It closes the last one first.
+        closing.push_async_callback(chain.close)
+        closing.push_async_callback(service.close)
+        for transport in transports:
+            closing.push_async_callback(transport.close)
+        await _until((stop, chain.deregistered), serve())
         await service.drain()
-    finally:
-        await transport.close()
-        await service.close()
-        await chain.close()
-    return (DIED, "the engine died") if service.died.is_set() else (STOPPED, "asked to by a signal")
+    if service.died.is_set():
+        return DIED, "the engine died"
+    if chain.deregistered.is_set():
+        return DEREGISTERED, "the hotkey has lost its uid: it is not registered any more"
+    return STOPPED, "asked to by a signal"
 
 
-async def _until(stop: asyncio.Event, coroutine: Coroutine[Any, Any, None]) -> None:
-    """Awaits the coroutine, or gives it up once `stop` is set."""
-    work, stopped = asyncio.create_task(coroutine), asyncio.create_task(stop.wait())
-    await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (work, stopped):
+async def _until(ends: Sequence[asyncio.Event], coroutine: Coroutine[Any, Any, None]) -> None:
+    """Awaits the coroutine, or gives it up once one of the events is set."""
+    work = asyncio.create_task(coroutine)
+    tasks = [work, *(asyncio.create_task(end.wait()) for end in ends)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
         task.cancel()
-    await asyncio.wait({work, stopped})
+    await asyncio.wait(tasks)
     if not work.cancelled():
         work.result()
 

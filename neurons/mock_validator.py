@@ -26,7 +26,7 @@ GOOD, BAD, NOT_STARTED = 0, 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Sends the tasks and judges the answers; 0 if all are good, 1 if not, 2 if it cannot start."""
+    """Has the tasks done and judges the answers; 0 if all are good, 1 if not, 2 if not started."""
     console = Console()
     try:
         settings = read_settings(
@@ -39,13 +39,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return NOT_STARTED
     with Progress(SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()) as bar:
-        ticket = bar.add_task(f"asking {settings.miner}", total=len(tasks))
+        pulled = settings.protocol == "pull"
+        started = "waiting for the miner to pull" if pulled else f"asking {settings.miner}"
+        ticket = bar.add_task(started, total=len(tasks))
 
         def on_record(record: TrialRecord) -> None:
             append_record(settings.out, record)
             bar.update(ticket, advance=1, description=f"{record.name}: {record.outcome}")
 
-        records = asyncio.run(_ask_all(settings, wallet, tasks, on_record))
+        carry_out = _serve_all if pulled else _ask_all
+        try:
+            records = asyncio.run(carry_out(settings, wallet, tasks, on_record))
+        except SetupError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return NOT_STARTED
     write_records(settings.out, records)
     console.print(results_table(records))
     return GOOD if all(record.good for record in records) else BAD
@@ -68,30 +75,6 @@ def results_table(records: Sequence[TrialRecord]) -> Table:
     return table
 
 
-def offline_dendrite(key: Any) -> Any:
-    """Builds a Dendrite without its constructor's question to the internet for our address.
-
-    It is to be used with `async with`.
-
-    Args:
-        key: A wallet or a keypair to sign with.
-    """
-    import bittensor
-    from bittensor.utils import networking
-
-    class OfflineDendrite(bittensor.Dendrite):  # type: ignore[misc]
-        def __del__(self) -> None:
-            """Does nothing: `async with` has closed the session, the loop may be gone."""
-
-    ask_internet = networking.get_external_ip
-    # An address that no miner has: for a target at its own address a dendrite calls 0.0.0.0.
-    networking.get_external_ip = lambda: "0.0.0.0"
-    try:
-        return OfflineDendrite(key)
-    finally:
-        networking.get_external_ip = ask_internet
-
-
 async def _ask_all(
     settings: TrialSettings,
     wallet: Any,
@@ -100,7 +83,8 @@ async def _ask_all(
 ) -> list[TrialRecord]:
     import bittensor
 
-    bittensor.logging.off()
+    from miner.transports.puller import offline_dendrite
+
     host, port = settings.address
     target = bittensor.AxonInfo(
         version=0, ip=host, port=port, ip_type=4, hotkey=settings.miner_hotkey, coldkey=""
@@ -161,6 +145,56 @@ async def _ask(
         miner_version=reply.miner_version if answered else "",
     )
     return record, asset
+
+
+async def _serve_all(
+    settings: TrialSettings,
+    wallet: Any,
+    tasks: Sequence[TrialTask],
+    on_record: Callable[[TrialRecord], None],
+) -> list[TrialRecord]:
+    """Serves the tasks on an axon until the miner has brought them all back, or time is up."""
+    import bittensor
+
+    from miner.transports.axon_server import AxonServer
+    from miner.transports.sockets import bound_socket
+    from miner.trial.pull_axon import PullAxon
+    from miner.trial.pull_rules import Rules
+    from miner.trial.pull_trial import PullTrial, Terms
+
+    def verify(hotkey: str, payload: bytes, signature: bytes) -> bool:
+        try:
+            return bool(bittensor.Keypair(ss58_address=hotkey).verify(payload, signature))
+        except ValueError:
+            return False
+
+    rules = Rules(
+        threshold=settings.rules_threshold,
+        cooldown_s=settings.rules_cooldown,
+        throttle_s=settings.rules_throttle,
+        penalty_s=settings.rules_penalty,
+        lock_s=min(Rules.lock_s, settings.rules_cooldown),
+    )
+    hotkey = wallet.hotkey.ss58_address
+    terms = Terms(hotkey, settings.miner_hotkey, rules, settings.timeout, settings.out)
+    trial = PullTrial(tasks, terms, verify=verify, on_record=on_record)
+    bittensor.logging.off()
+    bound = bound_socket(settings.axon_ip, settings.axon_port)
+    axon = bittensor.Axon(
+        wallet=wallet,
+        config=bittensor.Config(),  # Without a parser it cannot read our command line.
+        ip=settings.axon_ip,
+        port=settings.axon_port,
+        external_ip=settings.axon_ip,  # Otherwise the constructor asks the internet.
+    )
+    PullAxon(trial, axon)
+    server = AxonServer(axon, bound)
+    await server.start()
+    try:
+        await asyncio.to_thread(trial.finished, settings.wait)
+    finally:
+        await server.stop()
+    return trial.records()
 
 
 def _wallet(settings: TrialSettings) -> Any:

@@ -15,6 +15,13 @@ from protocol.errors import TaskError
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+# A camera writes some ten segments, a large colour profile a hundred more; without a bound, six
+# megabytes of empty segments would take a second to walk.
+_JPEG_MAX_STEPS = 4096
+# A progressive JPEG has some ten scans of the whole picture. A scan that changes nothing takes 33
+# bytes, so a hostile file of a few megabytes could keep the decoder busy for many minutes.
+_JPEG_START_OF_SCAN = b"\xff\xda"
+_JPEG_MAX_SCANS = 100
 
 
 @dataclass(frozen=True)
@@ -125,8 +132,14 @@ def _parse_header(data: bytes) -> ImageHeader:
 
 
 def _parse_jpeg(data: bytes) -> ImageHeader:
+    # Metadata may hold the marker's bytes by chance, but not often; picture data never does.
+    scans = data.count(_JPEG_START_OF_SCAN)
+    if scans > _JPEG_MAX_SCANS:
+        raise TaskError(
+            f"image is a JPEG of {scans} scans, the limit is {_JPEG_MAX_SCANS}; save it anew"
+        )
     offset = 2
-    while True:
+    for _ in range(_JPEG_MAX_STEPS):
         if data[offset] != 0xFF:
             raise TaskError(
                 "image is a damaged JPEG: no marker where one must be; send a sound file"
@@ -141,6 +154,9 @@ def _parse_jpeg(data: bytes) -> ImageHeader:
             return ImageHeader("JPEG", width, height)
         else:
             offset += 2 + max(2, struct.unpack_from(">H", data, offset + 2)[0])
+    raise TaskError(
+        f"image is a JPEG without a size in its first {_JPEG_MAX_STEPS} segments; send a sound file"
+    )
 
 
 def _parse_webp(data: bytes) -> ImageHeader:

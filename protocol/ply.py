@@ -136,25 +136,27 @@ def _binary_columns(data: bytes, header: _ply_header.Header) -> _Columns:
 
 
 def _ascii_columns(data: bytes, header: _ply_header.Header) -> _Columns:
-    lines = data[header.size :].decode("latin-1").rstrip("\n").split("\n")
-    if len(lines) != header.count:
-        raise CodecError(f"the PLY body has {len(lines)} lines, the header says {header.count}")
-    table = np.empty((header.count, len(header.properties)), np.float64)
-    for row, line in enumerate(lines):
+    body = data[header.size :].rstrip(b"\n")
+    found = body.count(b"\n") + 1
+    if found != header.count:
+        raise CodecError(f"the PLY body has {found} lines, the header says {header.count}")
+    # Only what a Gaussian needs is kept, so that thousands of properties cost no memory.
+    columns = {name: np.empty(header.count) for names in _COLUMNS.values() for name in names}
+    for row, line in enumerate(body.decode("latin-1").split("\n")):
         where = f"PLY line {header.lines + 1 + row} (row {row})"
         tokens = line.split()
         if len(tokens) != len(header.properties):
             raise CodecError(f"{where} has {len(tokens)} values, expected {len(header.properties)}")
-        values = []
         for name, token in zip(header.properties, tokens, strict=True):
             try:
-                values.append(float(token))
+                value = float(token)
             except ValueError as error:
                 raise CodecError(
                     f"{where}, property {name}: {token[:_SHOWN_CHARACTERS]!r} is not a number"
                 ) from error
-        table[row] = values
-    return {name: table[:, column] for column, name in enumerate(header.properties)}
+            if name in columns:
+                columns[name][row] = value
+    return columns
 
 
 def _finite_column(columns: _Columns, name: str) -> Float32Array:

@@ -1,13 +1,17 @@
 """Synapses: the forms that Bittensor 10 carries between a dendrite and an axon.
 
-A class name is a route. No field is required and none has a range, because Bittensor builds empty
-instances from headers alone; what a task may be is decided by `protocol.tasks.parse_task`.
+A class name is a route. No field has a range, because Bittensor builds empty instances from headers
+alone; what a task may be is decided by `protocol.tasks.parse_task`.
+
+`GenerateAsset` is ours. The others are the pull protocol of subnet 17 as it is published: names,
+fields and defaults are the wire format. They cover no field by the caller's signature
+(`required_hash_fields`), or the two sides would not agree on the hash.
 """
 
 from typing import ClassVar
 
 import bittensor as bt
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 
 class GenerateAsset(bt.Synapse):  # type: ignore[misc]  # bittensor ships no types
@@ -57,3 +61,101 @@ class GenerateAsset(bt.Synapse):  # type: ignore[misc]  # bittensor ships no typ
         "seed",
         "budget_s",
     )
+
+
+class WireTask(BaseModel):
+    """A task as a validator assigns it.
+
+    Attributes:
+        type: "text" or "image".
+        id: The validator's id, a UUID.
+        prompt: The text, or the base64 of the image file.
+    """
+
+    type: str = "text"
+    id: str = ""
+    prompt: str = Field(default="", repr=False)
+
+
+class PullTask(bt.Synapse):  # type: ignore[misc]
+    """Pull way: the miner asks a validator for a task. The request is empty.
+
+    Attributes:
+        task: What to make, or None.
+        validation_threshold: Least score that the validator accepts.
+        throttle_period: Seconds from the assignment within which the answer costs nothing; the
+            subnet's validators send 30.
+        cooldown_until: Seconds since the epoch before which the miner may not pull again.
+        cooldown_violations: Pulls before that time, as the validator counts them.
+    """
+
+    task: WireTask | None = None
+    validation_threshold: float = 0.6
+    throttle_period: int = 0
+    cooldown_until: int = 0
+    cooldown_violations: int = 0
+
+
+class Feedback(BaseModel):
+    """What a validator says of a result and of the miner.
+
+    Attributes:
+        validation_failed: The validator's own service failed; the result was not judged.
+        task_fidelity_score: 0..1, and 0.0 for everything below the threshold.
+        average_fidelity_score: Moving average of the accepted scores.
+        generations_within_the_window: Results accepted in the last four hours.
+        current_duel_rating: Glicko-2 rating.
+        current_miner_reward: The two multiplied.
+    """
+
+    validation_failed: bool = False
+    task_fidelity_score: float = 0.0
+    average_fidelity_score: float = 0.0
+    generations_within_the_window: int = 0
+    current_duel_rating: float = 0.0
+    current_miner_reward: float = 0.0
+
+
+class SubmitResults(bt.Synapse):  # type: ignore[misc]
+    """Pull way: the miner submits what it made.
+
+    Three fields have no default, as published: Bittensor announces required fields in headers, and
+    a validator's axon answers 500 to a request that does not announce them.
+
+    Attributes:
+        task: Deprecated, None.
+        task_id: The validator's id of the task.
+        results: Base64 of the SPZ file; empty for "I skip", which costs no penalty. Comes back
+            emptied.
+        data_format: "ply".
+        data_ver: 0.
+        compression: 2, for SPZ.
+        submit_time: Nanoseconds since the epoch.
+        signature: Base64 of the miner's signature over `protocol.consent.signing_payload`. Comes
+            back emptied.
+        feedback: The validator's answer.
+        cooldown_until: Seconds since the epoch before which the miner may not pull again.
+    """
+
+    task: WireTask | None = None
+    task_id: str = ""
+    results: str = Field(repr=False)
+    data_format: str = "ply"
+    data_ver: int = 0
+    compression: int = 2
+    submit_time: int
+    signature: str
+    feedback: Feedback | None = None
+    cooldown_until: int = 0
+
+
+class GetVersion(bt.Synapse):  # type: ignore[misc]
+    """Asks a validator for its versions.
+
+    Attributes:
+        version: Of the validator.
+        validation_version: Of its validation service.
+    """
+
+    version: int = 0
+    validation_version: str = ""

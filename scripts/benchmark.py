@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, text: str, *, device: str | None = None) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.add_argument("--json", dest="out", type=Path, metavar="FILE", help="write figures to")
+        added.add_argument("--json", dest="out", type=Path, metavar="FILE", help="figures as JSON")
         if device is not None:
             added.add_argument("--device", default=device, help="torch device (%(default)s)")
         return added
@@ -52,11 +52,17 @@ def _parser() -> argparse.ArgumentParser:
     command("triposr", "TripoSR: forward pass, density, surface", device="cuda")
     splats = command("splats", "splat clouds: time and likeness to the field", device="cpu")
     splats.add_argument("--size", type=_positive, default=518, help="pixels (%(default)s)")
-    splats.add_argument("--views", type=_positive, default=16, help="of the validator's 16")
+    splats.add_argument(
+        "--views", type=_positive, default=16, help="how many of the 16 (%(default)s)"
+    )
     command("codecs", "PLY and SPZ: time and size")
     rendering = command("rendering", "both rasterisers: time and likeness", device="cpu")
     rendering.add_argument(
-        "--golden", type=Path, default=Path("tests/golden/render"), help="folder"
+        "--golden",
+        type=Path,
+        default=Path("tests/golden/render"),
+        metavar="DIR",
+        help="reference pictures (%(default)s)",
     )
     return parser
 

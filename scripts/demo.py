@@ -22,11 +22,12 @@ from rich.console import Console
 from generation.presets import PRESETS
 from miner.chain import LocalSubnet, create_local_subnet
 from miner.trial.records import read_records
-from miner.trial.report import write_report
+from miner.trial.report import write_overview, write_report
 
 _START_LIMIT_S = 900.0
 _STOP_LIMIT_S = 60.0
 _PICTURE_SIDE = 256
+_MINER_LOG = "miner.txt"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,8 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--preset", choices=PRESETS, default="embedded", help="(%(default)s)")
     options = parser.parse_args(argv)
     console = Console()
+    if not _is_ours(options.out):
+        parser.error(f"--out: {options.out} holds something else than a demo; name another folder")
     shutil.rmtree(options.out, ignore_errors=True)
     (options.out / "images").mkdir(parents=True)
+    (options.out / _MINER_LOG).touch()
     shaded_ball(_PICTURE_SIDE).save(options.out / "images" / "green-ball.png")
 
     port = _free_port()
@@ -63,13 +67,22 @@ def main(argv: list[str] | None = None) -> int:
             "The networks of this preset are UNTRAINED: they show that the system works from end "
             "to end, and nothing of what was asked for."
         )
-    report = write_report(options.out, read_records(options.out), notes=notes)
+    records = read_records(options.out)
+    report = write_report(options.out, records, notes=notes)
+    write_overview(options.out, records)
     for note in notes:
         console.print(note)
     console.print(f"Everything is in {options.out}/; open {report} in a browser.")
     if stopped != 0:
-        console.print(f"[red]The miner ended with status {stopped}; see {options.out}/miner.txt")
+        console.print(f"[red]The miner ended with status {stopped}; see {options.out}/{_MINER_LOG}")
     return asked or stopped
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether the folder may be emptied: it is an earlier demo's, empty, or not there."""
+    if not out.exists() or (out / _MINER_LOG).exists():
+        return True
+    return out.is_dir() and not any(out.iterdir())
 
 
 def shaded_ball(side: int) -> Image.Image:
@@ -92,7 +105,7 @@ def _miner(
     command += ["--chain.file", str(subnet.neurons_file), "--axon.port", str(port)]
     command += ["--axon.ip", "127.0.0.1", "--preset", preset, "--log.dir", str(out)]
     command += ["--wallet.path", str(subnet.wallets), "--wallet.name", "miner"]
-    with (out / "miner.txt").open("wb") as log:
+    with (out / _MINER_LOG).open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             yield process
@@ -112,7 +125,7 @@ def _wait_until_ready(miner: subprocess.Popen[bytes], out: Path, console: Consol
             status.update(f"the miner is {state.replace('_', ' ')}")
             time.sleep(0.2)
     console.print("[red]The miner did not become ready. Its last words:")
-    console.print((out / "miner.txt").read_text(errors="replace")[-2000:], markup=False)
+    console.print((out / _MINER_LOG).read_text(errors="replace")[-2000:], markup=False)
     return False
 
 

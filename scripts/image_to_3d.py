@@ -67,14 +67,16 @@ def make(
 
     from generation.background import BackgroundRemover, composite_on_grey
     from generation.splats import extract_cloud
+    from generation.stages import require_device
     from generation.triposr import TripoSR
     from protocol import ply, spz
 
     background, weights = _locate(settings, models_dir)
+    device = require_device(settings)
     cutout = BackgroundRemover(background, settings.background)(image)
     model = TripoSR.from_pretrained(
         weights,
-        device=settings.device,
+        device=device,
         dtype=getattr(torch, settings.triposr.dtype),
         query_chunk=settings.triposr.chunk_size,
     )
@@ -115,9 +117,11 @@ def _locate(settings: GenerationSettings, models_dir: Path | None) -> tuple[Path
 def _read(file: Path) -> "Image.Image":
     from PIL import Image, ImageOps
 
+    from generation.background import shrink
+
     with Image.open(file) as image:
         upright = ImageOps.exif_transpose(image)
-        return upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+        return shrink(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
 
 
 def _settings(options: argparse.Namespace) -> GenerationSettings:

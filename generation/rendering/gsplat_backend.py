@@ -37,7 +37,7 @@ def rasterize(cloud: GaussianCloud, cameras: list[Camera]) -> tuple[Tensor, Tens
     if find_spec("gsplat") is None:
         raise SetupError(
             "the gsplat back end needs the gsplat package, which is not installed",
-            fix='pip install "splat-miner[gpu]", or use backend="cpu"',
+            fix='make install EXTRAS=gpu, or use backend="cpu"',
         )
     from gsplat.rendering import rasterization
 

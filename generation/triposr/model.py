@@ -261,6 +261,4 @@ class TripoSR(nn.Module):
         size = 2 * self.config.plane_size
         expected = (3, self.config.plane_channels, size, size)
         if scene_code.shape != expected:
-            raise ValueError(
-                f"scene code has shape {tuple(scene_code.shape)}, expected one of {expected}"
-            )
+            raise ValueError(f"scene code has shape {tuple(scene_code.shape)}, expected {expected}")

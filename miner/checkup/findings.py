@@ -42,11 +42,13 @@ class Check:
         name: One or two words.
         look: Returns the verdict. What may block runs in a daemon thread.
         limit_s: Seconds that it may take.
+        if_slow: The fix if it takes longer.
     """
 
     name: str
     look: Callable[[], Awaitable[Verdict]]
     limit_s: float = 20.0
+    if_slow: str = ""
 
 
 def ok(found: str) -> Verdict:
@@ -75,7 +77,7 @@ async def carry_out(check: Check) -> Finding:
         async with asyncio.timeout(check.limit_s):
             verdict = await check.look()
     except TimeoutError:
-        verdict = unchecked(f"no answer within {check.limit_s:.0f} s")
+        verdict = unchecked(f"no answer within {check.limit_s:g} s", check.if_slow)
     except SetupError as error:
         verdict = failed(error.problem, error.fix)
     except Exception as error:

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from generation.model_store import ModelStore, default_models_dir, locate_models
 from generation.presets import GenerationSettings
-from miner.checkup.findings import Check, Verdict, failed, ok, unchecked, warning
+from miner.checkup.findings import Check, Verdict, failed, ok, warning
 from miner.daemon_call import in_daemon_thread
 
 PACKAGE = "splat-miner"
@@ -82,7 +82,12 @@ def machine_checks(
         Check("disk", disk),
         Check("memory", memory),
         Check("torch, GPU", device, IMPORT_LIMIT_S),
-        Check("weights", weights, HASHING_LIMIT_S),
+        Check(
+            "weights",
+            weights,
+            HASHING_LIMIT_S,
+            if_slow=f"python -m scripts.fetch_models --preset {settings.name} hashes them in peace",
+        ),
     ]
 
 
@@ -130,7 +135,9 @@ def judge_packages(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
             f"pip uninstall -y {' '.join(runtimes)}; {fix}",
         )
-    shown = [f"{name} {found[name]}" for name in ("bittensor", "torch", "diffusers") if name in found]
+    shown = [
+        f"{name} {found[name]}" for name in ("bittensor", "torch", "diffusers") if name in found
+    ]
     return ok(f"{len(wanted)} as required: {', '.join(shown)}, ...")
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
@@ -26,14 +25,14 @@ from miner.transports.axon_checks import (
     ReplayGuard,
     check_headers,
 )
+from miner.transports.axon_server import AxonServer
 from miner.transports.body_limit import BodyLimit
 from miner.transports.sockets import bound_socket
-from protocol.errors import SetupError, TaskError
+from protocol.errors import TaskError
 from protocol.synapses import GenerateAsset
 from protocol.tasks import MAX_PROMPT_CHARACTERS, TaskLimits, log_safe, parse_task
 
 NAME = "axon"
-START_LIMIT_S = 10.0
 BODY_TIME_LIMIT_S = 20.0
 MAX_CONNECTIONS = 512
 ENVELOPE_BYTES = 64 * 1024
@@ -90,6 +89,8 @@ class AxonTransport:
         limits: What a task may be.
     """
 
+    name = NAME
+
     def __init__(
         self,
         service: MinerService,
@@ -117,8 +118,7 @@ class AxonTransport:
         self._rate = RateLimit(per_minute, time.monotonic)
         self._started = time.time_ns()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._socket = bound_socket(ip, port)
+        bound = bound_socket(ip, port)
         self.axon = _CheckedAxon(
             wallet=wallet,
             config=bt.Config(),  # Without a parser it cannot read our command line.
@@ -127,6 +127,7 @@ class AxonTransport:
             external_ip=external_ip,  # Otherwise the constructor asks the internet.
             external_port=external_port or port,
         )
+        self._server = AxonServer(self.axon, bound)
         self._attach()
 
     async def serve(self) -> None:
@@ -136,30 +137,12 @@ class AxonTransport:
             SetupError: It did not start in time.
         """
         self._loop = asyncio.get_running_loop()
-        # Not axon.start(), which reports success before the server listens, or if it never does.
-        server = self.axon.fast_server
-        self._thread = threading.Thread(
-            target=server.run, args=([self._socket],), name=NAME, daemon=True
-        )
-        self._thread.start()
-        limit = time.monotonic() + START_LIMIT_S
-        while not server.started:
-            if not self._thread.is_alive() or time.monotonic() > limit:
-                raise SetupError(
-                    f"the axon did not start to listen on port {self.axon.port}",
-                    fix="see the lines above; try another --axon.port",
-                )
-            await asyncio.sleep(0.01)
-        self.axon.started = True
+        await self._server.start()
         logger.info("listening on {}", self.axon.full_address)
 
     async def close(self) -> None:
         """Delivers the answers that are under way and stops listening."""
-        self.axon.fast_server.should_exit = True
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, START_LIMIT_S)
-        self._socket.close()
-        self.axon.thread_pool.shutdown(wait=False)
+        await self._server.stop()
         self._refusals.flush()
 
     def _attach(self) -> None:

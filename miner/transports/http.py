@@ -64,6 +64,8 @@ class HttpTransport:
         SetupError: The port cannot be used, or everybody could reach it without a key.
     """
 
+    name = NAME
+
     def __init__(
         self,
         service: MinerService,
@@ -254,7 +256,9 @@ def _without_asset(answer: Answer) -> Response:
         "budget_s": answer.budget_s,
     }
     headers = {"Retry-After": str(_retry_after(answer))} if status == 503 else {}
-    return _json(status, content, headers)
+    return _json(
+        status, {name: value for name, value in content.items() if value is not None}, headers
+    )
 
 
 def _retry_after(answer: Answer) -> int:

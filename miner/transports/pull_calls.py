@@ -117,9 +117,8 @@ class ValidatorCalls:
         reply = await self._call(validator, request, SUBMIT_TIMEOUT_S)
         feedback = reply.feedback
         if feedback is not None:
-            feedback = feedback.model_copy(
-                update={name: _finite(value) for name, value in feedback if name != "validation_failed"}
-            )
+            finite = {name: _finite(value) for name, value in feedback}
+            feedback = feedback.model_copy(update=finite)
         return SubmitAnswer(feedback, _on_our_clock(reply, sent_at))
 
     async def close(self) -> None:

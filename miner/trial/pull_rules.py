@@ -139,8 +139,8 @@ class PullRules:
 
     def assigned(self, hotkey: str) -> tuple[TrialTask, float] | None:
         """The task that a miner has, and since when; a submission without one is turned away."""
-        miner = self._of(hotkey)
-        return None if miner.task is None else (miner.task, miner.assigned_at)
+        miner = self._miners.get(hotkey)
+        return None if miner is None or miner.task is None else (miner.task, miner.assigned_at)
 
     def submit(self, hotkey: str, submission: Submission) -> Verdict | None:
         """Takes a submission in.

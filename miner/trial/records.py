@@ -51,12 +51,16 @@ class TrialRecord(BaseModel):
         task_id: The id it was sent with.
         seed: The seed it was sent with.
         status: HTTP status of the answer, 408 or 503 where there was none.
+        protocol: "push" or "pull"; a pulling miner reports no stages, totals and reasons.
         outcome: The miner's: "completed", "dropped", "rejected", "failed"; "none" without answer.
+            Of a pulled task "completed", "skipped" (an empty result), "refused" (a bad signature)
+            or "none".
         reason_code: The miner's, as in docs/score-log.md.
         reason: The miner's sentence, or the transport's where there was no answer.
         timings: Seconds per stage, as the miner reports them.
         total_s: Seconds from receipt to answer, as the miner reports them.
-        elapsed_s: Seconds from sending to the decoded answer, measured on the asking side.
+        elapsed_s: Seconds from sending to the decoded answer, measured on the asking side; of a
+            pulled task from its assignment to the arrival of its result.
         gaussians: Size of the decoded cloud.
         size_bytes: Size of the SPZ file.
         checks: What the validator's data checks and the advice say.
@@ -72,6 +76,7 @@ class TrialRecord(BaseModel):
     prompt: str
     task_id: str
     seed: int | None = None
+    protocol: Literal["push", "pull"] = "push"
     status: int = 0
     outcome: str = "none"
     reason_code: str = ""
@@ -128,7 +133,7 @@ def judge(record: TrialRecord, asset: bytes, folder: Path, *, limit_s: float) ->
     except CodecError as error:
         problems.append(f"the answer is not SPZ: {error}")
         return record.model_copy(update={**known, "problems": tuple(problems)})
-    if record.gaussians != len(cloud):
+    if record.protocol == "push" and record.gaussians != len(cloud):
         problems.append(f"the miner says {record.gaussians} Gaussians, the file has {len(cloud)}")
     checks = _checks(cloud, len(asset))
     problems += [f"{item.name}: {item.explanation}" for item in checks if not _harmless(item)]

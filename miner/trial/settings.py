@@ -1,19 +1,25 @@
 """The mock validator's settings."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from miner.config import Count, Seconds
+from miner.config import Count, Port, Seconds
 from miner.settings import Settings
 from protocol.errors import SetupError
 from protocol.tasks import MAX_SEED
 
 
 class TrialSettings(Settings):
-    """Asks a miner as a validator would, and checks every answer."""
+    """Tries a miner as a validator would, and checks every answer."""
 
+    protocol: Literal["push", "pull"] = Field(
+        "push",
+        alias="protocol",
+        description="push: send the tasks to the miner's axon; pull: serve them on an axon of our "
+        "own until the miner has fetched and answered all",
+    )
     miner: str = Field(
         "127.0.0.1:8091", alias="miner", description="address of the miner's axon, HOST:PORT"
     )
@@ -53,6 +59,26 @@ class TrialSettings(Settings):
     timeout: Seconds = Field(
         30.0, alias="timeout", description="seconds that an answer may take, and the budget stated"
     )
+    axon_ip: str = Field("127.0.0.1", alias="axon.ip", description="pull: address to listen on")
+    axon_port: Port = Field(8092, alias="axon.port", description="pull: port to listen on")
+    wait: Seconds = Field(
+        900.0, alias="wait", description="pull: seconds in which the miner must have done it all"
+    )
+    rules_threshold: float = Field(
+        0.6, alias="rules.threshold", ge=0.0, le=1.0, description="pull: least accepted score"
+    )
+    rules_cooldown: int = Field(
+        300, alias="rules.cooldown", ge=0, description="pull: seconds from task to task"
+    )
+    rules_throttle: int = Field(
+        30,
+        alias="rules.throttle",
+        ge=0,
+        description="pull: so much of a task's own time is deducted from the cooldown",
+    )
+    rules_penalty: int = Field(
+        600, alias="rules.penalty", ge=0, description="pull: seconds added for a bad result"
+    )
     out: Path = Field(Path("trial-output"), alias="out", description="folder of the results")
 
     @model_validator(mode="after")
@@ -66,6 +92,11 @@ class TrialSettings(Settings):
             raise SetupError(
                 "the miner's hotkey is not given, and every request is signed for one",
                 fix="add --miner.hotkey SS58; the miner logs it when it starts",
+            )
+        if self.protocol == "pull" and self.wallet_ephemeral:
+            raise SetupError(
+                "with --protocol pull the miner has to know the validator's hotkey and address",
+                fix="give a wallet that its chain lists, instead of --wallet.ephemeral",
             )
         return self
 

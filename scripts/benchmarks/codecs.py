@@ -1,4 +1,4 @@
-"""Times the PLY and SPZ codecs: `taskset -c 0 python -m scripts.benchmarks.codecs`."""
+"""Times the PLY and SPZ codecs: `taskset -c 0 python -m scripts.benchmark codecs`."""
 
 import json
 import statistics
@@ -74,7 +74,3 @@ def _median_ms(action: Callable[[], object]) -> float:
         action()
         times.append(1000.0 * (time.perf_counter() - start))
     return statistics.median(times)
-
-
-if __name__ == "__main__":
-    run()

@@ -1,9 +1,5 @@
-"""Holds both rasterisers against the validator's own pictures, and times them.
+"""Holds both rasterisers against the validator's own pictures, and times them."""
 
-`python -m scripts.benchmarks.rendering --golden tests/golden/render`
-"""
-
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -125,12 +121,3 @@ def _print_table(figures: dict[str, Any]) -> None:
             f"{backend}: {row['seconds']:.3f} s for {row['views']} views of {row['size']} px, "
             f"{row['gaussians']:,} Gaussians"
         )
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m scripts.benchmarks.rendering")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--golden", type=Path, default=Path("tests/golden/render"))
-    parser.add_argument("--out", type=Path, help="JSON file for the same figures")
-    options = parser.parse_args()
-    run(device=options.device, golden=options.golden, out=options.out)

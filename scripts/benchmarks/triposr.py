@@ -1,9 +1,8 @@
-"""Times image to surface at full size: `python -m scripts.benchmarks.triposr --device cuda`.
+"""Times image to surface at full size: `python -m scripts.benchmark triposr --device cuda`.
 
 The weights are random, which does not change the speed; the field is one closed object.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -156,11 +155,3 @@ def _print(figures: dict[str, Any]) -> None:
         times = ", ".join(f"{chunk}: {time_ms:.1f}" for chunk, time_ms in by_chunk.items())
         print(f"density_grid {dtype} by chunk: {times}")
     print(f"first compiled call: {figures['compile_s']:.1f} s")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
-    arguments = parser.parse_args()
-    run(device=arguments.device, out=arguments.out)

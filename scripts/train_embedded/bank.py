@@ -47,7 +47,7 @@ class Bank:
     ) -> "Bank":
         """Draws `views` views of every object, `size` pixels wide, with `points` points each."""
         generator = torch.Generator(device).manual_seed(seed)
-        at_once = max(1, (8_000_000 if device.type == "cuda" else 400_000) // size**2)
+        at_once = max(1, (8_000_000 if device.type == "cuda" else 70_000) // size**2)
         pieces = []
         with tqdm(total=views * len(SHAPES), desc="world", unit="view") as progress:
             for number in range(len(SHAPES)):

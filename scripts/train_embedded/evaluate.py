@@ -225,7 +225,7 @@ def table(texts: Sequence[TextResult], images: Sequence[ImageResult]) -> str:
             figures = (
                 statistics.fmean(r.found == r.wanted for r in own),
                 statistics.fmean(r.shape_iou for r in own),
-                statistics.fmean(r.mask_iou for r in (*own, *exact)),
+                statistics.fmean([*(r.mask_iou for r in own), *(r.mask_iou for r in exact)]),
                 statistics.fmean(r.exact_iou for r in exact),
             )
             lines.append(f"| {shape.name} | " + " | ".join(f"{f:.2f}" for f in figures) + " |")

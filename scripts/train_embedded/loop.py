@@ -3,14 +3,14 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from scripts.train_embedded.files import write_atomically
@@ -32,7 +32,8 @@ class Plan:
         rate: Peak learning rate, after a short warm-up; it then falls along a cosine.
         minutes: Wall-clock limit. A machine too slow for `steps` in this time anneals sooner.
         decay: Weight decay of AdamW.
-        average: Decay of the moving average of the weights, which is what is exported.
+        average: Decay of the moving average of the weights, which is what is exported; it starts
+            lower, so that the average never reaches back to before most of the run.
         seed: Every step draws from seed + step, so that a resumed run repeats what was lost.
     """
 
@@ -62,8 +63,7 @@ class Training:
         self.name, self.plan, self.folder, self.row = name, plan, folder, row
         self.module = module
         self.device = next(module.parameters()).device
-        average = get_ema_multi_avg_fn(plan.average)
-        self.averaged = AveragedModel(module, multi_avg_fn=average, use_buffers=True)
+        self.averaged = AveragedModel(module, multi_avg_fn=self._average, use_buffers=True)
         self.optimiser = torch.optim.AdamW(
             module.parameters(),
             lr=plan.rate,
@@ -138,13 +138,23 @@ class Training:
         self.step, self.elapsed = state["step"], state["elapsed"]
         self.losses = state["losses"]
 
+    @torch.no_grad()
+    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _: object) -> None:
+        # Without the second bound, a short run would export an average of its early mistakes.
+        keep = min(self.plan.average, (1 + self.step) / (10 + self.step))
+        for target, value in zip(averaged, current, strict=True):
+            if target.is_floating_point():
+                target.lerp_(value, 1 - keep)
+            else:
+                target.copy_(value)
+
     def _descend(self, loss: Tensor) -> None:
         warm = min(1.0, (self.step + 1) / min(300, 0.1 * self.plan.steps + 1))
         rate = self.plan.rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress)))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward([loss])
         nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimiser.step()
         self.averaged.update_parameters(self.module)

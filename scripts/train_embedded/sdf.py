@@ -5,6 +5,7 @@ tensors, so that every shape of a batch can have its own. Distances (V, N) are n
 some are lower bounds outside, which sphere tracing and occupancy allow.
 """
 
+from functools import reduce
 from typing import TypeAlias
 
 import torch
@@ -101,7 +102,7 @@ def capsule(p: Tensor, centre: Centre, half: Scalar, radius: Scalar) -> Tensor:
 
 def union(*distances: Tensor) -> Tensor:
     """What is in any of the shapes."""
-    return torch.stack(torch.broadcast_tensors(*distances)).amin(0)
+    return reduce(torch.minimum, distances)
 
 
 def without(shape: Tensor, hole: Tensor) -> Tensor:

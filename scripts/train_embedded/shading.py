@@ -107,7 +107,7 @@ def paint_pixels(normals: Tensor, parts: Tensor, colours: Tensor, light: Light) 
     shade = light.shade(normals.flatten(1, 2).float() / 127)
     rgb = (albedo * shade[..., None]).clamp(0, 1) * covered[..., None]
     rgba = torch.cat([rgb, covered[..., None].float()], dim=-1)
-    return rgba.transpose(1, 2).unflatten(2, (size, size))
+    return rgba.transpose(1, 2).reshape(-1, 4, size, size)
 
 
 def over(rgba: Tensor, background: Tensor) -> Tensor:

@@ -119,7 +119,8 @@ class Latents:
 
 def pack(latents: Tensor) -> Tensor:
     """(V, C, H, W) to (V, H/2 * W/2, 4 C), as FluxPipeline packs latents."""
-    blocks = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+    count, channels, height, width = latents.shape
+    blocks = latents.reshape(count, channels, height // 2, 2, width // 2, 2)
     return blocks.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 

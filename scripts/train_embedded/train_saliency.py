@@ -1,11 +1,9 @@
 """The saliency network: a small U-Net (Ronneberger et al. 2015) with U2-Net's input and output."""
 
-import io
 import warnings
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -144,18 +142,15 @@ def export(model: SaliencyNet, file: Path) -> None:
     import onnx
 
     model = model.cpu().float().eval()
-    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
             (torch.zeros(1, 3, SIZE, SIZE),),
-            buffer,
+            str(file),
             input_names=["image"],
             output_names=["mask"],
             opset_version=17,
             dynamo=False,
         )
-    network: Any = onnx.load_from_string(buffer.getvalue())
-    onnx.checker.check_model(network)
-    onnx.save(network, file)
+    onnx.checker.check_model(onnx.load(file))

@@ -76,7 +76,8 @@ def decode(model: TripoSR, codes: Tensor, points: Tensor) -> Tensor:
     """Raw density and colour (B, N, 4) of scene codes (B, 3, C, H, W) at points (B, N, 3)."""
     pairs = torch.stack([points[..., list(axes)] for axes in PLANE_AXES], dim=1)
     features = sample_planes(codes.flatten(0, 1), pairs.flatten(0, 1) / model.radius)
-    joined = features.unflatten(0, (-1, 3)).transpose(1, 2).flatten(2)
+    by_plane = features.view(len(points), 3, *features.shape[1:])
+    joined = by_plane.transpose(1, 2).flatten(2)
     raw: Tensor = model.decoder(joined)
     return raw
 

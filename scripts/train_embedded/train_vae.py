@@ -44,15 +44,16 @@ def train(recipe: Recipe, places: Places, bank: Bank, row: int = 0) -> Any:
     device = bank.objects.device
     torch.manual_seed(recipe.vae_plan.seed)
     paints = paint_table(device)
-    training = Training("vae", build(recipe).to(device), recipe.vae_plan, places.state, row)
+    network = build(recipe).to(device)
+    training = Training("vae", network, recipe.vae_plan, places.state, row)
 
     def step(generator: torch.Generator) -> Mapping[str, Tensor]:
         images = Batch.draw(bank, recipe.vae_plan.batch, paints, generator).images() * 2 - 1
         with recipe.autocast(device):
-            posterior = training.module.encode(images).latent_dist
+            posterior = network.encode(images).latent_dist
             latents = posterior.mean + posterior.std * _normal(posterior.mean, generator)
             noise = _LATENT_NOISE * latents.detach().std() * _normal(latents, generator)
-            decoded = training.module.decode(latents + noise).sample
+            decoded = network.decode(latents + noise).sample
         decoded = decoded.float()
         colour = functional.l1_loss(decoded, images) + functional.mse_loss(decoded, images)
         edges = sum(
@@ -74,5 +75,6 @@ def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
 def _measure(vae: Any, bank: Bank, paints: Tensor) -> None:
     generator = torch.Generator(bank.objects.device).manual_seed(1)
     images = Batch.draw(bank, min(512, 16 * len(bank)), paints, generator).images()
-    means = torch.cat([vae.encode(piece * 2 - 1).latent_dist.mean for piece in images.split(64)])
+    pieces = torch.split(images * 2 - 1, 64)
+    means = torch.cat([vae.encode(piece).latent_dist.mean for piece in pieces])
     vae.register_to_config(scaling_factor=1 / float(means.std()), shift_factor=float(means.mean()))

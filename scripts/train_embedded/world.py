@@ -159,7 +159,7 @@ def trace(solid: Solid, elevation: Tensor, size: int) -> tuple[Tensor, Tensor]:
     hit = (distances < _HIT) & (travelled < end)
     part = torch.where(hit, part, BACKGROUND).to(torch.uint8)
     normals = (solid.normals(points) * 127 * hit[..., None]).round().to(torch.int8)
-    return normals.unflatten(1, (size, size)), part.unflatten(1, (size, size))
+    return normals.view(-1, size, size, 3), part.view(-1, size, size)
 
 
 def sample_points(

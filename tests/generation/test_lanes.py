@@ -1,6 +1,7 @@
 """A lane starts waiting work in the order of its requests and survives cancelled callers."""
 
 import asyncio
+import gc
 import threading
 from functools import partial
 
@@ -124,6 +125,33 @@ async def test_work_in_progress_keeps_its_thread_after_its_caller_left() -> None
     release.set()
     await second
     assert ran == ["first", "second"]
+    await lane.close()
+
+
+async def test_a_failure_that_nobody_waits_for_is_not_printed() -> None:
+    lane, entered, release, said = (
+        Lane("test", 1),
+        threading.Event(),
+        threading.Event(),
+        list[str](),
+    )
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(str(context)))
+
+    def fail() -> None:
+        entered.set()
+        release.wait(10)
+        raise ValueError("nobody listens")
+
+    left = asyncio.create_task(lane.run(0, fail, before=_nothing))
+    await asyncio.to_thread(entered.wait, 10)
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    release.set()
+    await lane.run(1, _nothing, before=_nothing)
+    del left
+    gc.collect()
+    await _settle()
+    assert said == []
     await lane.close()
 
 

@@ -28,9 +28,9 @@ async def pipeline(fakes: FakeStages) -> AsyncIterator[GenerationPipeline]:
     await pipeline.close()
 
 
-def _png(mode: str, colour: tuple[int, ...]) -> bytes:
+def _png(mode: str, colour: tuple[int, ...], size: tuple[int, int] = (8, 6)) -> bytes:
     file = io.BytesIO()
-    Image.new(mode, (8, 6), colour).save(file, "PNG")
+    Image.new(mode, size, colour).save(file, "PNG")
     return file.getvalue()
 
 
@@ -61,6 +61,15 @@ async def test_a_transparent_image_is_shown_on_grey(pipeline: GenerationPipeline
     result = await pipeline.generate(ImageTask(id="i", image=_png("RGBA", (255, 0, 0, 0))))
     assert result.image.mode == "RGB"
     assert result.image.getpixel((0, 0)) == (127, 127, 127)
+
+
+async def test_a_large_image_is_scaled_down_before_anything_is_done_with_it(
+    pipeline: GenerationPipeline,
+) -> None:
+    wide = ImageTask(id="i", image=_png("RGBA", (255, 0, 0, 255), (4000, 500)))
+    result = await pipeline.generate(wide)
+    assert result.image.size == result.cutout.size == (1024, 128)
+    assert result.image.getpixel((512, 64)) == (255, 0, 0)
 
 
 async def test_stages_run_in_their_lanes(pipeline: GenerationPipeline, fakes: FakeStages) -> None:

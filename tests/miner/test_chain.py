@@ -149,6 +149,7 @@ async def test_publishing_checks_that_the_chain_took_it() -> None:
     for served, words in (
         (SimpleNamespace(success=False, message="rate limit"), "rate limit"),
         (ConnectionError("gone"), "ConnectionError: gone"),
+        (None, "AttributeError"),
     ):
         subtensor.served = served
         with pytest.raises(SetupError, match="did not take the axon's address") as caught:

@@ -12,7 +12,7 @@ from generation.errors import EngineDead
 from miner.messages import Caller, Request
 from miner.score_log import ScoreLog
 from miner.service import MinerService, State
-from neurons.miner import DIED, STOPPED, _serve, _stop_on_signals
+from neurons.miner import DEREGISTERED, DIED, STOPPED, _serve, _stop_on_signals
 from protocol.errors import SetupError
 from protocol.tasks import TextTask
 from tests.miner.fakes import FakeGenerator
@@ -21,6 +21,8 @@ from tests.miner.transports.test_axon_checks import StaticChain
 
 class Door:
     """A transport without a network, that notes what is done to it."""
+
+    name = "door"
 
     def __init__(self) -> None:
         self.axon = object()
@@ -66,7 +68,7 @@ async def until_ready(service: MinerService) -> None:
 async def test_a_signal_drains_and_ends_it_with_0(log: ScoreLog) -> None:
     generator, door, stop = FakeGenerator(), Door(), asyncio.Event()
     service = MinerService(generator, log, budget_s=30.0, margin_s=1.0, clock=lambda: 0.0)
-    running = asyncio.create_task(_serve(service, door, Published(door), stop))  # type: ignore[arg-type]
+    running = asyncio.create_task(_serve(service, [door], door.axon, Published(door), stop))
     await until_ready(service)
     generator.hold_at = "splats"
     asking = asyncio.create_task(service.handle(request()))
@@ -87,12 +89,40 @@ async def test_a_dead_engine_ends_it_with_an_error(log: ScoreLog) -> None:
     generator.error_at, generator.error = "splats", EngineDead("CUDA error 700")
     service = MinerService(generator, log, budget_s=30.0, margin_s=1.0, clock=lambda: 0.0)
     running = asyncio.create_task(
-        _serve(service, door, Published(door), asyncio.Event())  # type: ignore[arg-type]
+        _serve(service, [door], door.axon, Published(door), asyncio.Event())
     )
     await until_ready(service)
     assert (await service.handle(request())).reason_code == "engine_dead"
     assert await running == (DIED, "the engine died")
     assert door.steps[-1] == "close"
+
+
+async def test_a_lost_uid_drains_and_ends_it_with_a_status_of_its_own(log: ScoreLog) -> None:
+    door = Door()
+    chain = Published(door)
+    service = MinerService(FakeGenerator(), log, budget_s=30.0, margin_s=1.0, clock=lambda: 0.0)
+    running = asyncio.create_task(_serve(service, [door], door.axon, chain, asyncio.Event()))
+    await until_ready(service)
+    chain.deregistered.set()
+    code, reason = await running
+    assert code == DEREGISTERED
+    assert "not registered any more" in reason
+    assert door.steps[-1] == "close"
+
+
+async def test_every_transport_is_closed_even_if_one_of_them_fails(log: ScoreLog) -> None:
+    class Stuck(Door):
+        async def close(self) -> None:
+            raise OSError("stuck")
+
+    first, stuck, stop = Door(), Stuck(), asyncio.Event()
+    service = MinerService(FakeGenerator(), log, budget_s=30.0, margin_s=1.0, clock=lambda: 0.0)
+    running = asyncio.create_task(_serve(service, [first, stuck], None, StaticChain(), stop))
+    await until_ready(service)
+    stop.set()
+    with pytest.raises(OSError, match="stuck"):
+        await running
+    assert first.steps == ["serve", "close"]
 
 
 async def test_a_signal_while_loading_ends_it_with_0(log: ScoreLog) -> None:
@@ -103,7 +133,7 @@ async def test_a_signal_while_loading_ends_it_with_0(log: ScoreLog) -> None:
 
     generator, door, stop = Loading(), Door(), asyncio.Event()
     service = MinerService(generator, log, budget_s=30.0, margin_s=1.0)
-    running = asyncio.create_task(_serve(service, door, Published(door), stop))  # type: ignore[arg-type]
+    running = asyncio.create_task(_serve(service, [door], door.axon, Published(door), stop))
     await asyncio.sleep(0.01)
     stop.set()
     assert await running == (STOPPED, "asked to by a signal")
@@ -118,7 +148,7 @@ async def test_an_address_that_the_chain_does_not_take_is_a_reason_not_to_start(
     chain = Published(door, SetupError("the chain did not take it", fix="wait"))
     service = MinerService(FakeGenerator(), log, budget_s=30.0, margin_s=1.0)
     with pytest.raises(SetupError, match="did not take it"):
-        await _serve(service, door, chain, asyncio.Event())  # type: ignore[arg-type]
+        await _serve(service, [door], door.axon, chain, asyncio.Event())
     assert door.steps[-1] == "close"
 
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import pytest
 from loguru import logger
 
 from miner.chain import LocalSubnet, create_local_subnet
+from miner.transports.puller import offline_dendrite
 from miner.trial.records import read_records
 from neurons import mock_validator
 from neurons.miner import NOT_STARTED, main
-from neurons.mock_validator import offline_dendrite
 from protocol import spz
 from protocol.synapses import GenerateAsset
 
@@ -38,22 +38,29 @@ def free_port() -> int:
 class MinerProcess:
     """`python -m neurons.miner` on a make-believe subnet."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *more: str,
+        subnet: LocalSubnet | None = None,
+        module: str = "neurons.miner",
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.port = free_port()
-        self.subnet = create_local_subnet(folder, port=self.port)
-        self.output = (folder / "output.txt").open("w+")
+        self.subnet = subnet or create_local_subnet(folder, port=self.port)
+        self.output = (folder / "output.txt").open("a+")
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "neurons.miner"),
+                *(sys.executable, "-m", module),
                 *("--chain.file", str(self.subnet.neurons_file)),
                 *("--wallet.path", str(self.subnet.wallets), "--wallet.name", "miner"),
                 *("--axon.ip", "127.0.0.1", "--axon.port", str(self.port)),
-                *("--log.dir", str(folder / "logs")),
+                *("--log.dir", str(folder / "logs"), *more),
             ],
             stdout=self.output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "2"},
+            env={**os.environ, "OMP_NUM_THREADS": "2", **(environ or {})},
         )
 
     def events(self, name: str) -> list[dict[str, Any]]:

@@ -122,6 +122,21 @@ def test_other_formats_are_refused(data: bytes) -> None:
         decode_image(data)
 
 
+def test_a_jpeg_of_endless_scans_is_refused() -> None:
+    data = encoded(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    assert decode_image(data[:-2] + last_scan * 20 + data[-2:]).size == (64, 64)
+    with pytest.raises(TaskError, match=r"JPEG of 10.. scans, the limit is 100"):
+        decode_image(data[:-2] + last_scan * 1000 + data[-2:])
+
+
+@pytest.mark.parametrize("filler", [b"\xff", b"\xff\xd0", b"\xff\xe0\x00\x02"])
+def test_a_jpeg_of_empty_segments_is_given_up_early(filler: bytes) -> None:
+    data = b"\xff\xd8\xff\xe0\x00\x02" + filler * 100_000
+    with pytest.raises(TaskError, match="without a size in its first 4096 segments"):
+        read_header(data)
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 def test_a_file_cut_anywhere_is_refused(format: str) -> None:
     data = encoded(picture(64, 48), format, **({"quality": 95} if format == "JPEG" else {}))

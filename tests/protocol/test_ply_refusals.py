@@ -160,6 +160,15 @@ def test_a_claimed_count_is_not_believed(kind: bytes) -> None:
     assert refused_with_peak(lambda: ply.decode(claim)) < 1 << 20
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_an_ascii_body_of_short_lines_takes_little_memory(lines: int) -> None:
+    wide = b"".join(b"property float unused_%d\n" % i for i in range(2000))
+    start = changed(b"500", b"%d" % lines).replace(b"binary_little_endian", b"ascii")
+    start = start.partition(b"end_header")[0] + wide + b"end_header\n"
+    peak = refused_with_peak(lambda: ply.decode(start + b"0\n" * 100_000))
+    assert peak < 32 << 20
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=200))
 def test_noise_raises_codec_error_only(noise: bytes) -> None:

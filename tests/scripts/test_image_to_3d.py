@@ -97,6 +97,7 @@ def test_failures_leave_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ((), text, "cannot identify image file"),
         ((), tmp_path / "none.png", "No such file"),
         (("--threshold", "1e30"), PICTURE, "no surface"),
+        (("--device", "abacus"), PICTURE, "'abacus' is no device of torch's"),
         (("--preset", "gpu80", "--device", "cpu"), PICTURE, "scripts.fetch_models --preset gpu80"),
     ):
         assert make(out, *arguments, picture=picture) == 1

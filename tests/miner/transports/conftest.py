@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from neurons.mock_validator import offline_dendrite
+from miner.transports.puller import offline_dendrite
 from tests.miner.transports.running import VALIDATOR, Running, Start
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from miner.transports.axon_checks import MAX_AGE_S, MAX_AHEAD_S, NANOSECONDS
-from neurons.mock_validator import offline_dendrite
+from miner.transports.puller import offline_dendrite
 from protocol import spz
 from tests.miner.fakes import PRIOR, ball, ball_spz
 from tests.miner.transports.running import OTHER, STRANGER, VALIDATOR, Running

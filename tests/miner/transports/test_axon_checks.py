@@ -1,3 +1,4 @@
+import asyncio
 import json
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class StaticChain:
     def __init__(self, *neurons: Neuron, stale: bool = False) -> None:
         self.snapshot = Snapshot.of(neurons, 0.0)
         self.stale = stale
+        self.deregistered = asyncio.Event()
 
     def is_stale(self) -> bool:
         return self.stale

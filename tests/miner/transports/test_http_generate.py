@@ -17,10 +17,10 @@ from generation.pipeline import GenerationPipeline
 from generation.presets import preset
 from generation.validity import check
 from miner.transports import http
-from protocol import ply
+from protocol import ply, spz
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import ImageTask
-from tests.miner.fakes import PRIOR, FakeGenerator, ball
+from tests.miner.fakes import PRIOR, FakeGenerator, ball, ball_spz
 from tests.miner.transports.http_running import form, running
 
 
@@ -56,8 +56,9 @@ async def test_a_prompt_becomes_the_very_cloud_as_a_ply_file(
         (task,) = miner.generator.tasks
         assert (task.prompt, task.seed) == ("a blue cube", 7)
     cloud = ply.decode(reply.body)
-    for name, values in ball().arrays():  # Not as SPZ would have rounded it.
+    for name, values in ball().arrays():  # Not as SPZ would have rounded it ...
         np.testing.assert_array_equal(getattr(cloud, name), values)
+    assert spz.encode(cloud) == ball_spz()  # ... which is still what it compresses to.
 
 
 @pytest.mark.parametrize("path", ["/generate/", "/generate"])

@@ -1,0 +1,98 @@
+"""Tells whether a miner can run here: `python -m scripts.doctor` with the miner's own settings."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from pydantic import Field
+from rich.console import Console
+from rich.text import Text
+
+from generation.presets import preset
+from miner.checkup.findings import Check, Finding, Status, carry_out
+from miner.checkup.machine import machine_checks
+from miner.checkup.network import network_checks
+from miner.config import MinerConfig
+from miner.logs import configure_logs
+from miner.settings import read_settings
+from protocol.errors import SetupError
+
+HEALTHY, UNWELL = 0, 1
+
+_STYLES = {
+    Status.OK: "green",
+    Status.WARNING: "yellow",
+    Status.FAILED: "bold red",
+    Status.UNCHECKED: "dim",
+}
+_STATUS_WIDTH, _NAME_WIDTH = 12, 14
+
+
+class DoctorConfig(MinerConfig):
+    """Checks whether a miner with these settings can start, serve and be reached.
+
+    One line for each check, with the fix below where one is needed. Exit status: 0 nothing failed,
+    1 something did.
+    """
+
+    as_json: bool = Field(False, alias="json", description="print the findings as one JSON object")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carries out every check and returns the exit status."""
+    try:
+        config = read_settings(
+            DoctorConfig, prog="python -m scripts.doctor", env_prefix="MINER", argv=argv
+        )
+        settings = preset(config.preset_name)
+    except SetupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNWELL
+    configure_logs("ERROR")
+    checks = machine_checks(settings, config.models_dir, config.log_dir) + network_checks(config)
+    findings = asyncio.run(_carry_out(checks, silent=config.as_json))
+    well = all(finding.verdict.status is not Status.FAILED for finding in findings)
+    if config.as_json:
+        print(json.dumps({"ok": well, "findings": [_plain(finding) for finding in findings]}))
+    return HEALTHY if well else UNWELL
+
+
+async def _carry_out(checks: Sequence[Check], *, silent: bool) -> list[Finding]:
+    # One after the other: later checks build on earlier ones, and every line comes when it is due.
+    console, findings = Console(highlight=False, soft_wrap=True, quiet=silent), []
+    for check in checks:
+        finding = await carry_out(check)
+        console.print(_line(finding))
+        findings.append(finding)
+    return findings
+
+
+def _line(finding: Finding) -> Text:
+    verdict = finding.verdict
+    line = Text.assemble(
+        (f"{verdict.status:<{_STATUS_WIDTH}}", _STYLES[verdict.status]),
+        f"{finding.check:<{_NAME_WIDTH}}{verdict.found}",
+    )
+    indent = " " * (_STATUS_WIDTH + _NAME_WIDTH)
+    for number, part in enumerate(verdict.fix.splitlines()):
+        line.append(f"\n{indent}{'fix: ' if number == 0 else '     '}{part.strip()}")
+    return line
+
+
+def _plain(finding: Finding) -> dict[str, str]:
+    verdict = finding.verdict
+    return {
+        "check": finding.check,
+        "status": str(verdict.status),
+        "found": verdict.found,
+        "fix": verdict.fix,
+    }
+
+
+if __name__ == "__main__":
+    status = main()
+    # What a hanging library left behind, threads included, must not hold the process.
+    sys.stdout.flush()
+    os._exit(status)

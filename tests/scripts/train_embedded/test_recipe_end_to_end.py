@@ -1,0 +1,98 @@
+"""Every line of the recipe, at toy size: draw, train, export, load, lift."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from generation.background import BackgroundRemover
+from generation.presets import BackgroundSettings, TextToImageSettings
+from generation.text_to_image import TextToImage
+from generation.triposr import TripoSR
+from scripts.train_embedded import export, jobs, train_flux, train_saliency
+from scripts.train_embedded.recipe import TINY, Places
+from scripts.train_embedded.text import T5_LENGTH
+
+SIZE = TINY.image_size
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    places = Places(folder / "state", folder / "out")
+    with warnings.catch_warnings():
+        # The libraries warn of their own future while they save.
+        warnings.simplefilter("ignore")
+        jobs.draw_world(TINY, places, torch.device("cpu"))
+        jobs.train_all(TINY, places, "cpu")
+    return places.out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_all_networks_are_written_in_half_precision(trained: Path) -> None:
+    files = sorted(trained.rglob("*.safetensors"))
+    assert len(files) == 5
+    for file in files:
+        assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}, file
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_exported_flux_computes_what_was_trained(trained: Path) -> None:
+    settings = TextToImageSettings(size=SIZE, steps=3, max_sequence_length=T5_LENGTH)
+    draw = TextToImage(trained / export.FLUX, settings, "cpu")
+    prompt = "A shiny red cube, blorgh"
+    assert draw(prompt, 1).size == (SIZE, SIZE)
+
+    pipeline = draw._pipeline
+    parts = {"clip": pipeline.text_encoder, "t5": pipeline.text_encoder_2}
+    networks = torch.nn.ModuleDict({"transformer": pipeline.transformer, **parts})
+    side = SIZE // 8
+    noise = torch.randn(1, 16, side, side, generator=torch.Generator().manual_seed(3))
+    latents = train_flux.pack(noise)
+    clip, t5 = train_flux.token_ids([prompt])
+    with torch.no_grad():
+        for step in range(3):
+            time = torch.tensor([1 - step / 3])
+            latents -= train_flux.predict_flow(networks, latents, time, clip, t5) / 3
+    expected = pipeline(
+        prompt=prompt,
+        height=SIZE,
+        width=SIZE,
+        num_inference_steps=3,
+        guidance_scale=0.0,
+        max_sequence_length=T5_LENGTH,
+        generator=torch.Generator().manual_seed(3),
+        output_type="latent",
+    ).images
+    torch.testing.assert_close(latents, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_exported_saliency_network_computes_what_was_trained(trained: Path) -> None:
+    import onnxruntime
+
+    model = train_saliency.SaliencyNet(TINY.saliency_width)
+    state = torch.load(trained.parent / "state" / "saliency.pt", weights_only=True)["averaged"]
+    prefix = "module."
+    model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if prefix in k})
+    images = torch.rand(1, 3, train_saliency.SIZE, train_saliency.SIZE)
+    file = trained / export.BACKGROUND
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    mask = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
+    with torch.no_grad():
+        expected = model.eval()(images)
+    np.testing.assert_allclose(mask, expected, atol=1e-3)
+    assert BackgroundRemover(file, BackgroundSettings(threads=1)).settings.threads == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_exported_triposr_loads_and_answers(trained: Path) -> None:
+    model = TripoSR.from_pretrained(trained / export.TRIPOSR)
+    code = model.scene_codes(Image.new("RGB", (50, 50), (127, 127, 127)))
+    density = model.density_grid(code, 8)
+    assert density.shape == (8, 8, 8)
+    assert density.isfinite().all()
