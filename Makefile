@@ -1,7 +1,7 @@
 # Every target makes the environment it needs; nothing has to be installed first but Python 3.11 or 3.12.
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRAS ?= cpu,dev
+EXTRAS ?= dev
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed.$(EXTRAS)
 

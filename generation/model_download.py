@@ -167,6 +167,8 @@ def _download_file(model: ReleaseModel, file: Path, size: int) -> None:
     from huggingface_hub.file_download import http_get
 
     part = file.with_name(f"{file.name}.part")
+    if part.exists() and part.stat().st_size >= size:
+        part.unlink()  # nothing of it is missing, so it was found damaged or is another file's
     with part.open("ab") as stream:
         http_get(
             model.url,

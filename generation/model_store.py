@@ -67,12 +67,15 @@ def default_models_dir() -> Path:
     return cache_dir() / "models"
 
 
-def locate_models(settings: GenerationSettings, models_dir: Path | None = None) -> ModelPaths:
+def locate_models(
+    settings: GenerationSettings, models_dir: Path | None = None, *, image_only: bool = False
+) -> ModelPaths:
     """Finds and verifies everything that a preset loads; downloads nothing.
 
     Args:
         settings: The preset. One without model sources gets its stand-ins, written on first use.
         models_dir: The models folder; `default_models_dir()` when None.
+        image_only: Leave text to image unverified, for who starts from a picture.
 
     Raises:
         SetupError: A file is missing or not the one in the lock file.
@@ -86,7 +89,8 @@ def locate_models(settings: GenerationSettings, models_dir: Path | None = None) 
     if models_dir is not None:
         fetch += f" --models.dir {models_dir}"
     for model in settings.models:
-        store.verify(model, fix=fetch)
+        if not (image_only and model == settings.text_to_image.model):
+            store.verify(model, fix=fetch)
 
     def path(model: ModelSource | None) -> Path:
         if model is None:

@@ -17,7 +17,7 @@ LARGEST_SIDE = 1.6
 """Largest side of a finished cloud. A validator rescales to 1.5 and divides opacity by the factor,
 so anything of 1.5 or more keeps its opacity; the rest is a margin for its way of measuring."""
 
-_TO_SUBNET = (1, 2, 0)
+TO_SUBNET = (1, 2, 0)
 """TripoSR's world has z up and shows the input image from +x with +y to the right; the subnet has
 y up and looks from +z with +x to the right. So (x, y, z) becomes (y, z, x)."""
 
@@ -62,7 +62,7 @@ def extract_cloud(model: TripoSR, scene_code: Tensor, settings: SplatSettings) -
             f"{MIN_GAUSSIANS}; raise splats.resolution (now {settings.resolution})"
         )
     _, rgb = model.query(surface.points, scene_code)
-    rotations = disc_rotations(surface.normals[:, _TO_SUBNET])
+    rotations = disc_rotations(surface.normals[:, TO_SUBNET])
     sigma = settings.disc_sigma * surface.spacing
     shift, narrowing = _keep_inside_edges(model, scene_code, surface, rotations, sigma, settings)
 
@@ -71,7 +71,7 @@ def extract_cloud(model: TripoSR, scene_code: Tensor, settings: SplatSettings) -
     positions = surface.points + shift - settings.inset / scale * surface.normals
     low, high = torch.aminmax(positions, dim=0)
     scale = LARGEST_SIDE / float((high - low).max().clamp_min(1e-6))
-    positions = ((positions - (low + high) / 2) * scale)[:, _TO_SUBNET]
+    positions = ((positions - (low + high) / 2) * scale)[:, TO_SUBNET]
 
     thin = torch.full_like(narrowing[:, :1], settings.thickness)
     log_scales = torch.cat([narrowing, thin], dim=-1).log() + math.log(sigma * scale)
@@ -120,7 +120,7 @@ def _keep_inside_edges(
     narrowing = torch.ones_like(surface.points[:, :2])
     reach = _REACH * sigma
     for axis, tangent in enumerate(_in_plane_axes(rotations)):
-        tangent = tangent[:, torch.tensor(_TO_SUBNET).argsort()]
+        tangent = tangent[:, torch.tensor(TO_SUBNET).argsort()]
         ends = torch.cat([surface.points + side * reach * tangent for side in (1, -1)])
         ends -= _BELOW * reach * surface.normals.repeat(2, 1)
         outside = model.query_density(ends, scene_code) < settings.threshold

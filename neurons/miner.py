@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from miner.config import MinerConfig
-from miner.logs import configure_logs, program_version
+from miner.logs import configure_logs, log_stage, program_version
 from miner.score_log import ScoreLog
 from miner.settings import read_settings
 from protocol.errors import SetupError
@@ -88,7 +88,7 @@ async def _assemble(
     hotkey = wallet.hotkey.ss58_address
     neuron = await chain.start(hotkey)
     service = MinerService(
-        GenerationPipeline(settings, models_dir=config.models_dir),
+        GenerationPipeline(settings, models_dir=config.models_dir, on_event=log_stage),
         score_log,
         budget_s=config.budget,
         margin_s=config.budget_margin,

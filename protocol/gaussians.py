@@ -11,6 +11,9 @@ Float32Array = NDArray[np.float32]
 SH_C0 = 0.28209479177387814
 """Zeroth real spherical harmonic, 1 / (2 sqrt(pi)): rgb = 0.5 + SH_C0 * colors_dc."""
 
+LOGIT_LIMIT = 10.0
+"""What both codecs make of an infinite opacity logit: its byte in SPZ is the same."""
+
 _COLUMNS: dict[str, int | None] = {
     "positions": 3,
     "log_scales": 3,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from protocol import _ply_header
 from protocol.errors import CodecError
-from protocol.gaussians import Float32Array, GaussianCloud
+from protocol.gaussians import LOGIT_LIMIT, Float32Array, GaussianCloud
 
 _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "positions": ("x", "y", "z"),
@@ -29,7 +29,6 @@ _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
 }
 _NORMALS = ("nx", "ny", "nz")
 _REST_COUNTS = (0, 9, 24, 45)
-_LOGIT_LIMIT = 10.0
 _SHOWN_CHARACTERS = 40
 
 _Columns = Mapping[str, NDArray[Any]]
@@ -165,7 +164,7 @@ def _finite_column(columns: _Columns, name: str) -> Float32Array:
         values: Float32Array = columns[name].astype(np.float32)
     if name == "opacity":
         infinite = np.isinf(values)
-        values[infinite] = np.copysign(np.float32(_LOGIT_LIMIT), values[infinite])
+        values[infinite] = np.copysign(np.float32(LOGIT_LIMIT), values[infinite])
     finite = np.isfinite(values)
     if not finite.all():
         row = int(np.argmin(finite))

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from protocol import _zstd_frame
 from protocol.errors import CodecError
-from protocol.gaussians import Float32Array, GaussianCloud
+from protocol.gaussians import LOGIT_LIMIT, Float32Array, GaussianCloud
 
 MAX_POINTS: Final = 10_000_000
 """The most Gaussians that the validators' decoder takes."""
@@ -52,7 +52,6 @@ _BASE_BYTES = 19
 _POSITION_STEPS = float(1 << _FRACTIONAL_BITS)
 _POSITION_MIN = -2048.0
 _POSITION_MAX = 2048.0 - 1.0 / _POSITION_STEPS
-_LOGIT_LIMIT = 10.0
 _LENGTH_MIN, _LENGTH_MAX = 1e-18, 1e18
 _THREADS = 4
 _JOB_BYTES = 1 << 19  # the least that zstd takes
@@ -287,7 +286,7 @@ def _load_rotations(raw: Bytes) -> Float32Array:
 def _logit_table() -> Float32Array:
     alphas = np.arange(1, 255, dtype=np.float32) / np.float32(255.0)
     inner = np.log(alphas / (np.float32(1.0) - alphas))
-    return np.concatenate([[-_LOGIT_LIMIT], inner, [_LOGIT_LIMIT]]).astype(np.float32)
+    return np.concatenate([[-LOGIT_LIMIT], inner, [LOGIT_LIMIT]]).astype(np.float32)
 
 
 _BYTE_VALUES = np.arange(256, dtype=np.float32)

@@ -66,16 +66,17 @@ def make(
     import torch
 
     from generation.background import BackgroundRemover, composite_on_grey
+    from generation.model_store import locate_models
     from generation.splats import extract_cloud
     from generation.stages import require_device
     from generation.triposr import TripoSR
     from protocol import ply, spz
 
-    background, weights = _locate(settings, models_dir)
+    paths = locate_models(settings, models_dir, image_only=True)
     device = require_device(settings)
-    cutout = BackgroundRemover(background, settings.background)(image)
+    cutout = BackgroundRemover(paths.background, settings.background)(image)
     model = TripoSR.from_pretrained(
-        weights,
+        paths.triposr,
         device=device,
         dtype=getattr(torch, settings.triposr.dtype),
         query_chunk=settings.triposr.chunk_size,
@@ -92,26 +93,12 @@ def make(
 def _mesh(
     model: "TripoSR", code: "SceneCode", settings: GenerationSettings, file_type: str
 ) -> bytes:
+    from generation.splats import TO_SUBNET
+
     mesh = model.extract_mesh(code, settings.splats.resolution, settings.splats.threshold)
-    # From z up, picture seen from +x.
-    mesh.vertices = mesh.vertices[:, [1, 2, 0]]
+    mesh.vertices = mesh.vertices[:, TO_SUBNET]
     data = mesh.export(file_type=file_type)
     return data.encode() if isinstance(data, str) else bytes(data)
-
-
-def _locate(settings: GenerationSettings, models_dir: Path | None) -> tuple[Path, Path]:
-    """Finds the background model's file and TripoSR's folder; FLUX need not be there."""
-    from generation import embedded
-    from generation.model_store import ModelStore, default_models_dir
-
-    background, triposr = settings.background.model, settings.triposr.model
-    if background is None or triposr is None:
-        paths = embedded.ensure()
-        return paths.background, paths.triposr
-    store = ModelStore(models_dir or default_models_dir())
-    for source in (background, triposr):
-        store.verify(source, fix=f"python -m scripts.fetch_models --preset {settings.name}")
-    return store.folder(background) / background.file, store.folder(triposr)
 
 
 def _read(file: Path) -> "Image.Image":

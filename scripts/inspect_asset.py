@@ -96,26 +96,24 @@ def _print_facts(console: "Console", cloud: "GaussianCloud", form: str, size: in
         return [name, *(f"{point:.3g}" for point in points)]
 
     console.print(
-        f"{form}, {size:,} bytes, {len(cloud):,} Gaussians, "
-        f"{size / max(len(cloud), 1):.1f} bytes each",
+        f"{form}, {size:,} bytes, {len(cloud):,} Gaussians, {size / len(cloud):.1f} bytes each",
         highlight=False,
     )
     table = Table(title="values")
     for heading in ("", "min", "5 %", "median", "95 %", "max"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    if len(cloud):
-        for axis, name in enumerate("xyz"):
-            table.add_row(*row(name, cloud.positions[:, axis]))
-        table.add_row(*row("opacity", cloud.opacities))
-        scales = np.sort(np.exp(cloud.log_scales), axis=1)
-        for axis, name in enumerate(("scale, thin", "scale, middle", "scale, wide")):
-            table.add_row(*row(name, scales[:, axis]))
-        norms = np.linalg.norm(cloud.rotations, axis=1)
-        cosines = np.abs(cloud.rotations[:, 0]) / np.maximum(norms, np.finfo(np.float32).tiny)
-        angles = np.degrees(2 * np.arccos(np.minimum(cosines, 1.0)))
-        table.add_row(*row("rotation, degrees", angles))
-        for axis, name in enumerate(("red", "green", "blue")):
-            table.add_row(*row(name, cloud.rgb[:, axis]))
+    for axis, name in enumerate("xyz"):
+        table.add_row(*row(name, cloud.positions[:, axis]))
+    table.add_row(*row("opacity", cloud.opacities))
+    scales = np.sort(np.exp(cloud.log_scales), axis=1)
+    for axis, name in enumerate(("scale, thin", "scale, middle", "scale, wide")):
+        table.add_row(*row(name, scales[:, axis]))
+    norms = np.linalg.norm(cloud.rotations, axis=1)
+    cosines = np.abs(cloud.rotations[:, 0]) / np.maximum(norms, np.finfo(np.float32).tiny)
+    angles = np.degrees(2 * np.arccos(np.minimum(cosines, 1.0)))
+    table.add_row(*row("rotation, degrees", angles))
+    for axis, name in enumerate(("red", "green", "blue")):
+        table.add_row(*row(name, cloud.rgb[:, axis]))
     console.print(table)
 
 

@@ -13,7 +13,7 @@ VALIDATOR_SIZE = 518
 DUEL_VIEWS = (1, 5, 9, 13)
 """The views of the 2 x 2 grid that the duel judge sees; view 1 is the front preview."""
 
-_ELEVATION, _RADIUS, _FOV = 15.0, 2.5, 49.1
+ELEVATION, DISTANCE, FOV = 15.0, 2.5, 49.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,19 +39,6 @@ class Camera:
     def intrinsics(self) -> Float64Array:
         """(3, 3) matrix K that takes camera coordinates to homogeneous pixels."""
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
-
-    def rays(self) -> tuple[Float64Array, Float64Array]:
-        """Returns the world-space ray of every pixel centre, for volume renderers.
-
-        Returns:
-            Origins (H, W, 3), all the camera's centre, and unit directions (H, W, 3).
-        """
-        u, v = np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5)
-        local = np.stack([(u - self.cx) / self.fx, (v - self.cy) / self.fy, np.ones_like(u)], -1)
-        rotation, translation = self.world_to_camera[:3, :3], self.world_to_camera[:3, 3]
-        directions = local @ rotation
-        directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
-        return np.broadcast_to(-translation @ rotation, directions.shape), directions
 
 
 def orbit_camera(
@@ -84,6 +71,11 @@ def orbit_camera(
     return Camera(world_to_camera, focal, focal, size / 2, size / 2, size, size)
 
 
+def azimuth(index: int) -> float:
+    """Degrees of the validator's view `index`: sixteen steps from 0 to 360 inclusive."""
+    return 360.0 * index / (VALIDATOR_VIEWS - 1)
+
+
 def validator_camera(index: int, size: int = VALIDATOR_SIZE) -> Camera:
     """The validator's view `index` of 16; view 15 repeats view 0.
 
@@ -99,5 +91,4 @@ def validator_camera(index: int, size: int = VALIDATOR_SIZE) -> Camera:
     """
     if not 0 <= index < VALIDATOR_VIEWS:
         raise ValueError(f"the validator has views 0 to {VALIDATOR_VIEWS - 1}, got {index}")
-    azimuth = 360.0 * index / (VALIDATOR_VIEWS - 1)
-    return orbit_camera(azimuth, _ELEVATION, radius=_RADIUS, fov=_FOV, size=size)
+    return orbit_camera(azimuth(index), ELEVATION, radius=DISTANCE, fov=FOV, size=size)

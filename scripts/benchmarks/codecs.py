@@ -1,8 +1,6 @@
 """Times the PLY and SPZ codecs: `taskset -c 0 python -m scripts.benchmark codecs`."""
 
 import json
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,9 +9,9 @@ import numpy as np
 
 from protocol import ply, spz
 from protocol.gaussians import Float32Array, GaussianCloud
+from scripts.benchmarks.timing import median_ms
 
 SIZES = (25_000, 100_000, 200_000)
-REPEATS = 9
 
 Encoder = Callable[[GaussianCloud], bytes]
 Decoder = Callable[[bytes], GaussianCloud]
@@ -40,8 +38,8 @@ def run(*, out: Path | None = None) -> dict[str, dict[int, dict[str, float]]]:
         for name, (encode, decode) in codecs.items():
             data = encode(cloud)
             row = {
-                "encode_ms": _median_ms(partial(encode, cloud)),
-                "decode_ms": _median_ms(partial(decode, data)),
+                "encode_ms": median_ms(partial(encode, cloud)),
+                "decode_ms": median_ms(partial(decode, data)),
                 "megabytes": len(data) / 1e6,
             }
             figures[name][count] = row
@@ -65,12 +63,3 @@ def _random_cloud(count: int) -> GaussianCloud:
         opacity_logits=uniform(-6.0, 8.0),
         colors_dc=uniform(-2.0, 2.0, 3),
     )
-
-
-def _median_ms(action: Callable[[], object]) -> float:
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        action()
-        times.append(1000.0 * (time.perf_counter() - start))
-    return statistics.median(times)

@@ -1,8 +1,6 @@
 """Holds both rasterisers against the validator's own pictures, and times them."""
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,10 @@ from generation.rendering import render_views
 from generation.rendering.views import Backend
 from protocol import ply
 from protocol.gaussians import Float32Array, GaussianCloud
+from scripts.benchmarks.timing import median_ms
 
 SCENES = ("axes", "discs")
 GAUSSIANS = 50_000
-REPEATS = 5
 
 _WORKLOADS: dict[Backend, tuple[tuple[int, ...], int]] = {
     "cpu": ((1, 5, 9, 13), 256),
@@ -97,17 +95,7 @@ def sphere(count: int, radius: float = 0.8) -> GaussianCloud:
 
 def time_views(cloud: GaussianCloud, views: tuple[int, ...], size: int, backend: Backend) -> float:
     """Returns the median wall time in seconds of rendering `views`, result on the host."""
-    return _median_seconds(lambda: render_views(cloud, views, size, backend=backend))
-
-
-def _median_seconds(task: Callable[[], object]) -> float:
-    task()
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        task()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
+    return median_ms(lambda: render_views(cloud, views, size, backend=backend)) / 1000
 
 
 def _print_table(figures: dict[str, Any]) -> None:

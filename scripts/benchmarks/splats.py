@@ -5,8 +5,6 @@ The truth is TripoSR's own volume render of the same scene code through the same
 
 import json
 import math
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,19 +19,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from generation.presets import SplatSettings
-from generation.rendering.cameras import VALIDATOR_VIEWS, orbit_camera
+from generation.rendering.cameras import (
+    DISTANCE,
+    ELEVATION,
+    FOV,
+    VALIDATOR_VIEWS,
+    azimuth,
+    orbit_camera,
+)
 from generation.rendering.views import render_layers
-from generation.splats import LARGEST_SIDE, extract_cloud
+from generation.splats import LARGEST_SIDE, TO_SUBNET, extract_cloud
 from generation.triposr import Camera, TripoSR, TripoSRConfig, ViTConfig, untrained
 from protocol import spz
 from protocol.gaussians import SH_C0, GaussianCloud
 from scripts.benchmarks.scenes import SPHERE_RADIUS, box, linear_layers, sphere
+from scripts.benchmarks.timing import median_ms
 
 COUNTS = (8_000, 25_000, 100_000, 250_000)
-_ELEVATION, _DISTANCE, _FOV = 15.0, 2.5, 49.1
 _WORLD_SIDE = 2 * SPHERE_RADIUS  # largest side of both scenes, in TripoSR's world
 _COVERED, _SOLID = 0.95, 0.99
-_WARM_UP, _REPEATS = 2, 9
 
 Encoder = Callable[[TripoSR, Tensor, int], GaussianCloud]
 
@@ -72,7 +76,7 @@ def isotropic_on_vertices(model: TripoSR, scene_code: Tensor, count: int) -> Gau
     spacing = math.sqrt(float(mesh.area) / len(kept)) * scale
     rotations = rng.normal(size=(len(kept), 4)).astype(np.float32)
     return GaussianCloud(
-        np.asarray(vertices[kept][:, [1, 2, 0]] * scale, dtype=np.float32),
+        np.asarray(vertices[kept][:, TO_SUBNET] * scale, dtype=np.float32),
         np.full((len(kept), 3), math.log(0.85 * spacing), dtype=np.float32),
         rotations / np.linalg.norm(rotations, axis=-1, keepdims=True),
         np.full(len(kept), 5.5, dtype=np.float32),
@@ -98,9 +102,9 @@ def compare(
         views: Indices of the validator's views.
         size: Picture side in pixels.
     """
-    distance = _DISTANCE * LARGEST_SIDE / 1.5
+    distance = DISTANCE * LARGEST_SIDE / 1.5
     cameras = [
-        orbit_camera(_azimuth(v), _ELEVATION, radius=distance, fov=_FOV, size=size) for v in views
+        orbit_camera(azimuth(v), ELEVATION, radius=distance, fov=FOV, size=size) for v in views
     ]
     rgb, coverage = render_layers(cloud, cameras)
     pictures = np.clip(rgb + (1 - coverage[..., None]), 0, 1)
@@ -127,10 +131,10 @@ def volume_renders(
     black_and_white = []
     for view in tqdm(views, desc="volume renders", leave=False):
         camera = Camera(
-            elevation=_ELEVATION,
-            azimuth=_azimuth(view),
-            distance=_DISTANCE * _WORLD_SIDE / 1.5,
-            fov=_FOV,
+            elevation=ELEVATION,
+            azimuth=azimuth(view),
+            distance=DISTANCE * _WORLD_SIDE / 1.5,
+            fov=FOV,
             height=size,
             width=size,
         )
@@ -148,10 +152,6 @@ def _opacity(model: TripoSR, scene_code: Tensor, camera: Camera) -> Tensor:
     last.weight.copy_(weight)
     last.bias.copy_(bias)
     return 1 - picture[..., :1]
-
-
-def _azimuth(view: int) -> float:
-    return 360.0 * view / (VALIDATOR_VIEWS - 1)
 
 
 def quality(
@@ -198,8 +198,8 @@ def stage_seconds(*, device: str, counts: Sequence[int] = COUNTS) -> list[dict[s
         rows.append(
             {
                 "gaussians": len(cloud),
-                "splats_ms": _median_ms(partial(extract_cloud, model, code, settings)),
-                "encode_ms": _median_ms(partial(spz.encode, cloud)),
+                "splats_ms": median_ms(partial(extract_cloud, model, code, settings)),
+                "encode_ms": median_ms(partial(spz.encode, cloud)),
                 "spz_bytes": len(data),
             }
         )
@@ -236,13 +236,3 @@ def run(
     if out is not None:
         out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures
-
-
-def _median_ms(action: Callable[[], object]) -> float:
-    """Both actions end with their result in main memory, so no synchronisation is needed."""
-    times = []
-    for _ in range(_WARM_UP + _REPEATS):
-        start = time.perf_counter()
-        action()
-        times.append(1000.0 * (time.perf_counter() - start))
-    return statistics.median(times[_WARM_UP:])

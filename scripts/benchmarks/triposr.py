@@ -4,7 +4,6 @@ The weights are random, which does not change the speed; the field is one closed
 """
 
 import json
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +15,8 @@ from torch import Tensor
 
 from generation.triposr import DENSITY_THRESHOLD, TripoSR, TripoSRConfig, untrained
 from generation.triposr.mesh import marching_cubes, surface_points
+from scripts.benchmarks.timing import median_ms, wait
 
-REPEATS = 7
-WARM_UP = 2
 PLAIN_CHUNK = 8192
 CHUNKS = (65_536, 131_072, 262_144, 1_048_576)
 
@@ -53,7 +51,7 @@ def run(
         `density`, `surface` and `total`, and `speedup` over plain; `density_grid_ms`, dtype to
         chunk to milliseconds; `compile_s`, the first compiled call.
     """
-    timer = partial(_median_ms, device)
+    timer = partial(median_ms, device=device)
     model = untrained(config or TripoSRConfig(), device=device)
     default_chunk = model.query_chunk
     size = model.config.image_size
@@ -120,29 +118,13 @@ def _compile(model: TripoSR, images: Tensor, backend: str, device: str) -> float
     model.compile(fullgraph=True, backend=backend)
     start = time.perf_counter()
     model(images)
-    _wait(device)
+    wait(device)
     return time.perf_counter() - start
 
 
 def _row(forward: float, density: float, surface: float) -> Row:
     total = forward + density + surface
     return {"forward": forward, "density": density, "surface": surface, "total": total}
-
-
-def _median_ms(device: str, action: Callable[[], object]) -> float:
-    times = []
-    for _ in range(WARM_UP + REPEATS):
-        _wait(device)
-        start = time.perf_counter()
-        action()
-        _wait(device)
-        times.append(1000.0 * (time.perf_counter() - start))
-    return statistics.median(times[WARM_UP:])
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def _print(figures: dict[str, Any]) -> None:

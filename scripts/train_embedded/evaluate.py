@@ -44,6 +44,7 @@ from scripts.train_embedded.text import T5_LENGTH
 from scripts.train_embedded.world import Solid, draw_solids, paint_table, trace
 
 FRAMES_PER_OBJECT = 4
+STEPS = 8
 FRAME_SEED = 4242
 
 
@@ -82,9 +83,9 @@ class ImageResult:
 class Networks:
     """The stages of the preset, loaded from a folder."""
 
-    def __init__(self, folder: Path, steps: int | None) -> None:
+    def __init__(self, folder: Path, steps: int = STEPS) -> None:
         settings = preset("embedded")
-        update = {"max_sequence_length": T5_LENGTH} | ({"steps": steps} if steps else {})
+        update = {"max_sequence_length": T5_LENGTH, "steps": steps}
         drawing = settings.text_to_image.model_copy(update=update)
         cutting = settings.background.model_copy(update={"threads": 1})
         self.splats = settings.splats
@@ -171,7 +172,7 @@ def _solid_iou(networks: Networks, cutout: Image.Image, solid: Solid) -> float:
 Share = tuple[list[tuple[TextResult, Row]], list[ImageResult]]
 
 
-def _measure_object(task: tuple[int, list[tuple[int, Prompt]], Path, int | None]) -> Share:
+def _measure_object(task: tuple[int, list[tuple[int, Prompt]], Path, int]) -> Share:
     number, prompts, folder, steps = task
     torch.set_num_threads(1)
     networks = Networks(folder, steps)
@@ -180,7 +181,7 @@ def _measure_object(task: tuple[int, list[tuple[int, Prompt]], Path, int | None]
 
 
 def evaluate(
-    folder: Path, count: int, jobs: int, steps: int | None = None
+    folder: Path, count: int, jobs: int, steps: int = STEPS
 ) -> tuple[list[TextResult], list[ImageResult], list[Row]]:
     """Measures `count` prompts and 4 exact pictures of every object, `jobs` objects at a time.
 
@@ -241,7 +242,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("train-embedded"))
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=max(1, len(os.sched_getaffinity(0)) - 1))
-    parser.add_argument("--steps", type=int, help="denoising steps instead of the preset's")
+    parser.add_argument("--steps", type=int, default=STEPS, help="denoising steps")
     arguments = parser.parse_args()
     texts, images, rows = evaluate(
         arguments.models, arguments.count, arguments.jobs, arguments.steps

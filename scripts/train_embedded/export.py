@@ -20,7 +20,7 @@ def write_flux(networks: nn.ModuleDict, vae: Any, out: Path) -> None:
 
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-        vae=vae.cpu(),
+        vae=vae.to("cpu", memory_format=torch.contiguous_format),
         text_encoder=networks["clip"].cpu(),
         tokenizer=text.clip_tokenizer(),
         text_encoder_2=networks["t5"].cpu(),

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from scripts.train_embedded.files import write_atomically
 
 _LOG_EVERY = 20
 _SAVE_EVERY_S = 15.0
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 Step = Callable[[torch.Generator], Mapping[str, Tensor]]
 """Draws a batch from the generator and returns named losses, the first of which is minimised."""
@@ -139,14 +141,13 @@ class Training:
         self.losses = state["losses"]
 
     @torch.no_grad()
-    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _: object) -> None:
+    def _average(self, averaged: Tensors, current: Tensors, _: object) -> None:
         # Without the second bound, a short run would export an average of its early mistakes.
         keep = min(self.plan.average, (1 + self.step) / (10 + self.step))
-        for target, value in zip(averaged, current, strict=True):
-            if target.is_floating_point():
-                target.lerp_(value, 1 - keep)
-            else:
-                target.copy_(value)
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - keep)
+        else:
+            torch._foreach_copy_(averaged, current)
 
     def _descend(self, loss: Tensor) -> None:
         warm = min(1.0, (self.step + 1) / min(300, 0.1 * self.plan.steps + 1))

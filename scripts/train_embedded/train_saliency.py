@@ -141,7 +141,7 @@ def export(model: SaliencyNet, file: Path) -> None:
     """Writes the network as ONNX: input (1, 3, 320, 320), first output the mask."""
     import onnx
 
-    model = model.cpu().float().eval()
+    model = model.cpu().eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(

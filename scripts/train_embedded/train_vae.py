@@ -44,7 +44,7 @@ def train(recipe: Recipe, places: Places, bank: Bank, row: int = 0) -> Any:
     device = bank.objects.device
     torch.manual_seed(recipe.vae_plan.seed)
     paints = paint_table(device)
-    network = build(recipe).to(device)
+    network = build(recipe).to(device, memory_format=torch.channels_last)
     training = Training("vae", network, recipe.vae_plan, places.state, row)
 
     def step(generator: torch.Generator) -> Mapping[str, Tensor]:

@@ -274,7 +274,7 @@ async def test_an_unusable_task_is_logged_as_rejected(bench: Bench) -> None:
 
 async def test_stage_times_of_a_stopped_generation_teach_the_guard(bench: Bench) -> None:
     error = stopped("background")
-    error.timings = {"text_to_image": 60.0}  # type: ignore[attr-defined]
+    error.timings = {"text_to_image": 60.0}
     bench.generator.error_at, bench.generator.error = "text_to_image", error
     await bench.service.handle(bench.request())
     bench.generator.error = None

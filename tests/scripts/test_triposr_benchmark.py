@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from generation.triposr import TripoSRConfig
-from scripts.benchmarks import triposr
+from scripts.benchmarks import timing, triposr
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "triposr" / "tiny"
 
@@ -12,8 +12,8 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "triposr" / "tiny"
 def test_every_recipe_is_timed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triposr, "REPEATS", 1)
-    monkeypatch.setattr(triposr, "WARM_UP", 0)
+    monkeypatch.setattr(timing, "REPEATS", 1)
+    monkeypatch.setattr(timing, "WARM_UP", 0)
     config = TripoSRConfig.load(GOLDEN / "config.yaml", GOLDEN / "dino_config.json")
     out = tmp_path / "figures.json"
     figures = triposr.run(device="cpu", out=out, config=config, resolution=16, backend="eager")

@@ -1,4 +1,4 @@
-"""The validator's cameras stand where its facts say, and rays agree with projection."""
+"""The validator's cameras stand where its facts say."""
 
 import numpy as np
 import pytest
@@ -56,18 +56,6 @@ def test_one_pixel_is_0_0044_units_at_the_object() -> None:
     camera = validator_camera(0)
     assert (camera.cx, camera.cy, camera.width, camera.height) == (259, 259, 518, 518)
     assert 2.5 / camera.fy == pytest.approx(0.0044, abs=5e-5)
-
-
-def test_rays_pass_through_their_pixels() -> None:
-    camera = orbit_camera(33.0, -20.0, radius=3.0, fov=60.0, size=5)
-    origins, directions = camera.rays()
-    assert np.linalg.norm(directions, axis=-1) == pytest.approx(np.ones((5, 5)))
-    for row in range(5):
-        for column in range(5):
-            x, y, z = origins[row, column] + 1.7 * directions[row, column]
-            pixel = project(camera, (x, y, z))
-            assert pixel[:2] == pytest.approx([column + 0.5, row + 0.5])
-            assert pixel[2] > 0
 
 
 @pytest.mark.parametrize("index", [-1, 16])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from scripts.train_embedded.loop import Plan, Step, Training
 
-PLAN = Plan(steps=60, batch=8, rate=1e-2, average=0.9)
+PLAN = Plan(steps=60, batch=64, rate=5e-2, average=0.9)
 
 
 def network() -> nn.Module:
@@ -38,7 +38,7 @@ def test_training_learns_and_logs(tmp_path: Path) -> None:
     lines = (tmp_path / "plane.losses.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
     assert [entry["step"] for entry in entries] == [20, 40, 60]
-    assert entries[-1]["loss"] < entries[0]["loss"]
+    assert entries[-1]["loss"] < 0.5 * entries[0]["loss"]
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
