@@ -51,7 +51,7 @@ class BackgroundRemover:
             GenerationError: No object was found.
         """
         if not _is_cut_out(image):
-            image = self._remove(image.convert("RGB"))
+            image = self.remove(image.convert("RGB"))
         coverage = float((np.asarray(image.getchannel("A")) > 127).mean())
         if coverage < self.settings.min_coverage:
             raise GenerationError(
@@ -60,7 +60,8 @@ class BackgroundRemover:
             )
         return resize_foreground(image, self.settings.foreground_ratio)
 
-    def _remove(self, image: Image.Image) -> Image.Image:
+    def remove(self, image: Image.Image) -> Image.Image:
+        """Cuts the object out of an RGB picture: RGBA of the same size, not yet framed."""
         import rembg
 
         # A mask with a single value divides zero by zero inside rembg and comes back empty.

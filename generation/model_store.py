@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from generation.presets import GenerationSettings, ModelSource, ReleaseModel
 from protocol.errors import SetupError
 
+EMBEDDED = Path(__file__).parent / "embedded"
+"""The small trained networks that are part of the package (docs/embedded-models.md)."""
+
 LOCK_NAME = "models.lock.json"
 _VERIFIED_NAME = ".verified.json"
 
@@ -73,17 +76,15 @@ def locate_models(
     """Finds and verifies everything that a preset loads; downloads nothing.
 
     Args:
-        settings: The preset. One without model sources gets its stand-ins, written on first use.
+        settings: The preset. One without model sources gets the networks that are shipped.
         models_dir: The models folder; `default_models_dir()` when None.
         image_only: Leave text to image unverified, for who starts from a picture.
 
     Raises:
         SetupError: A file is missing or not the one in the lock file.
     """
-    if settings.untrained:
-        from generation import embedded
-
-        return embedded.ensure()
+    if not settings.models:
+        return ModelPaths(EMBEDDED / "flux", EMBEDDED / "background.onnx", EMBEDDED / "triposr")
     store = ModelStore(models_dir or default_models_dir())
     fetch = f"python -m scripts.fetch_models --preset {settings.name}"
     if models_dir is not None:
@@ -96,7 +97,7 @@ def locate_models(
         if model is None:
             raise SetupError(
                 f"preset {settings.name} names no weights for one of its models",
-                fix="give the preset a model source, or mark it untrained",
+                fix="give the preset a source for every model, or for none",
             )
         folder = store.folder(model)
         return folder / model.file if isinstance(model, ReleaseModel) else folder

@@ -86,7 +86,7 @@ class TextToImageSettings(_Frozen):
     """FLUX through diffusers.
 
     Attributes:
-        model: Where the weights come from; None for the preset's stand-in.
+        model: Where the weights come from; None for those shipped in `generation/embedded/`.
         dtype: Number format of the weights and the computation.
         size: Side of the square image, in pixels; a multiple of 16.
         steps: Denoising steps; FLUX.1-schnell is distilled for 1 to 4.
@@ -114,7 +114,7 @@ class BackgroundSettings(_Frozen):
     """Background removal through rembg, and the framing that TripoSR was trained on.
 
     Attributes:
-        model: Where the weights come from; None for the preset's stand-in.
+        model: Where the weights come from; None for those shipped in `generation/embedded/`.
         providers: ONNX Runtime execution providers in order of preference; those that the
             installed runtime lacks are skipped.
         threads: Threads of the network on the CPU; 0 takes half of the cores.
@@ -133,7 +133,7 @@ class TripoSRSettings(_Frozen):
     """Image to scene code.
 
     Attributes:
-        model: Where the weights come from; None for the preset's stand-in.
+        model: Where the weights come from; None for those shipped in `generation/embedded/`.
         dtype: Number format of the weights and the computation.
         chunk_size: Points decoded at a time; more is faster and takes more memory.
     """
@@ -183,8 +183,7 @@ class GenerationSettings(_Frozen):
         triposr: Cut-out to scene code.
         splats: Scene code to Gaussian cloud.
         spz_level: zstandard level of the SPZ file.
-        untrained: The networks have random weights, so what they make shows that the system works
-            and nothing else.
+        knows: What the networks know, where that is little; empty if they know what FLUX knows.
     """
 
     name: str
@@ -194,7 +193,7 @@ class GenerationSettings(_Frozen):
     triposr: TripoSRSettings
     splats: SplatSettings
     spz_level: Annotated[int, Field(ge=1, le=22)] = 1
-    untrained: bool = False
+    knows: str = ""
 
     @property
     def models(self) -> tuple[ModelSource, ...]:
@@ -246,11 +245,12 @@ PRESETS: dict[str, GenerationSettings] = {
     "embedded": GenerationSettings(
         name="embedded",
         device="cpu",
-        text_to_image=TextToImageSettings(size=128, max_sequence_length=64),
+        # The shipped transformer was trained with this many T5 tokens.
+        text_to_image=TextToImageSettings(size=128, steps=8, max_sequence_length=48),
         background=BackgroundSettings(),
         triposr=TripoSRSettings(),
         splats=SplatSettings(max_gaussians=20_000, resolution=64),
-        untrained=True,
+        knows="one object in one colour, such as 'a red car' (docs/embedded-models.md)",
     ),
     "gpu24": _GPU80.model_copy(
         update={

@@ -106,13 +106,12 @@ async def _assemble(
     if "http" in config.transports:
         transports.append(_http(config, service, score_log))
     logger.info("hotkey {} is uid {} of {}", hotkey, neuron.uid, config.network)
-    if settings.untrained:
-        logger.warning("preset {} is untrained: its assets are shapeless", settings.name)
+    if settings.knows:
+        logger.warning("preset {} knows only {}", settings.name, settings.knows)
     score_log.write(
         "miner_started",
         version=program_version(),
         preset=settings.name,
-        untrained=settings.untrained,
         transports=[transport.name for transport in transports],
         budget_s=config.budget,
         pid=os.getpid(),

@@ -1,4 +1,6 @@
-"""A miner and a mock validator on this machine, talking as they would on the subnet.
+"""A miner and mock validators on this machine, talking as they would on the subnet.
+
+First the miner pulls tasks from a validator, then a validator pushes tasks to the miner.
 
 Usage: python -m scripts.demo [--out DIR] [--preset NAME]
 """
@@ -21,13 +23,15 @@ from rich.console import Console
 
 from generation.presets import PRESETS
 from miner.chain import LocalSubnet, create_local_subnet
-from miner.trial.records import read_records
+from miner.trial.records import TrialRecord, read_records
 from miner.trial.report import write_overview, write_report
+from neurons.mock_validator import results_table
 
 _START_LIMIT_S = 900.0
 _STOP_LIMIT_S = 60.0
 _PICTURE_SIDE = 256
 _MINER_LOG = "miner.txt"
+_PULL = "pull"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,29 +49,35 @@ def main(argv: list[str] | None = None) -> int:
     (options.out / _MINER_LOG).touch()
     shaded_ball(_PICTURE_SIDE).save(options.out / "images" / "green-ball.png")
 
-    port = _free_port()
-    subnet = create_local_subnet(options.out, port=port)
+    port, pull_port = _free_port(), _free_port()
+    subnet = create_local_subnet(options.out, port=port, validator_port=pull_port)
     started = time.monotonic()
-    with _miner(options.out, subnet, port, options.preset) as miner:
+    with (
+        _pull_validator(options.out, subnet, pull_port) as pulled,
+        _miner(options.out, subnet, port, options.preset) as miner,
+    ):
         if not _wait_until_ready(miner, options.out, console):
             return 1
         console.print(f"The miner is ready after {time.monotonic() - started:.1f} s.")
+        with console.status("the miner pulls tasks from a validator"):
+            fetched = pulled.wait(_START_LIMIT_S)
         asked = _validator(options.out, subnet, port)
         miner.send_signal(signal.SIGTERM)
         stopped = miner.wait(_STOP_LIMIT_S)
-    if not (options.out / "results.json").exists():
-        return asked or 1
+    try:
+        records = _pulled_records(options.out) + read_records(options.out)
+    except OSError:
+        return fetched or asked or 1
 
     notes = [
-        f"A miner neuron with the preset {options.preset} and a mock validator, over loopback with "
-        f"signed requests; {time.monotonic() - started:.1f} s from start to stop."
+        f"A miner neuron with the preset {options.preset}, pulling from a mock validator and "
+        f"answering another one, over loopback with signed requests; "
+        f"{time.monotonic() - started:.1f} s from start to stop."
     ]
-    if PRESETS[options.preset].untrained:
-        notes.append(
-            "The networks of this preset are UNTRAINED: they show that the system works from end "
-            "to end, and nothing of what was asked for."
-        )
-    records = read_records(options.out)
+    knows = PRESETS[options.preset].knows
+    if knows:
+        notes.append(f"This preset's small networks know only {knows}; a dragon is beyond them.")
+    console.print(results_table(_pulled_records(options.out)))
     report = write_report(options.out, records, notes=notes)
     write_overview(options.out, records)
     for note in notes:
@@ -75,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     console.print(f"Everything is in {options.out}/; open {report} in a browser.")
     if stopped != 0:
         console.print(f"[red]The miner ended with status {stopped}; see {options.out}/{_MINER_LOG}")
-    return asked or stopped
+    return fetched or asked or stopped
 
 
 def _is_ours(out: Path) -> bool:
@@ -98,14 +108,35 @@ def shaded_ball(side: int) -> Image.Image:
 
 
 @contextmanager
-def _miner(
-    out: Path, subnet: LocalSubnet, port: int, preset: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "neurons.miner"]
-    command += ["--chain.file", str(subnet.neurons_file), "--axon.port", str(port)]
-    command += ["--axon.ip", "127.0.0.1", "--preset", preset, "--log.dir", str(out)]
-    command += ["--wallet.path", str(subnet.wallets), "--wallet.name", "miner"]
-    with (out / _MINER_LOG).open("wb") as log:
+def _pull_validator(out: Path, subnet: LocalSubnet, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A validator that serves tasks until they are done; it listens when this is entered."""
+    folder = out / _PULL
+    folder.mkdir()
+    (folder / "prompts.txt").write_text("a green cone\na yellow torus\n")
+    command = [sys.executable, "-m", "neurons.mock_validator", "--protocol", "pull"]
+    command += ["--axon.port", str(port), "--rules.cooldown", "2", "--out", str(folder)]
+    command += ["--miner.hotkey", subnet.miner_hotkey, "--wallet.path", str(subnet.wallets)]
+    command += ["--wallet.name", "validator", "--prompts", str(folder / "prompts.txt")]
+    command += ["--images", str(out / "images")]
+    with _running(command, folder / "validator.txt") as process:
+        while process.poll() is None and not _listens(port):
+            time.sleep(0.1)
+        yield process
+
+
+def _pulled_records(out: Path) -> list[TrialRecord]:
+    """The records of the pulled tasks, their files named from the demo's folder."""
+
+    def below(record: TrialRecord) -> dict[str, str | None]:
+        files = {"spz": record.spz, "ply": record.ply, "png": record.png}
+        return {kind: name and f"{_PULL}/{name}" for kind, name in files.items()}
+
+    return [record.model_copy(update=below(record)) for record in read_records(out / _PULL)]
+
+
+@contextmanager
+def _running(command: list[str], output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with output.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             yield process
@@ -113,6 +144,19 @@ def _miner(
             if process.poll() is None:
                 process.kill()
             process.wait()
+
+
+@contextmanager
+def _miner(
+    out: Path, subnet: LocalSubnet, port: int, preset: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "neurons.miner"]
+    command += ["--chain.file", str(subnet.neurons_file), "--axon.port", str(port)]
+    command += ["--axon.ip", "127.0.0.1", "--preset", preset, "--log.dir", str(out)]
+    command += ["--wallet.path", str(subnet.wallets), "--wallet.name", "miner"]
+    command += ["--transports", "push,pull"]
+    with _running(command, out / _MINER_LOG) as process:
+        yield process
 
 
 def _wait_until_ready(miner: subprocess.Popen[bytes], out: Path, console: Console) -> bool:
@@ -145,6 +189,12 @@ def _validator(out: Path, subnet: LocalSubnet, port: int) -> int:
     prompts = out / "prompts.txt"
     prompts.write_text("a blue cube\na red sports car\na detailed dragon statue\n")
     return subprocess.run([*command, "--prompts", str(prompts)], check=False).returncode
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_port() -> int:

@@ -123,7 +123,7 @@ class Delivery:
         wait = self._book.validators.standing(task.validator).ask_after - now
         report = logger.info if outcome.fate in ("accepted", "skipped") else logger.warning
         report(
-            "task {}: {}; {:.1f} s after its assignment, asked again in {:.0f} s",
+            "task {}: {}; {:.1f} s after its assignment, next pull in {:.0f} s",
             log_safe(task.id),
             outcome.words,
             turnaround,

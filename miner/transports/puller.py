@@ -122,7 +122,7 @@ class PullTransport:
         """Starts to pull, as soon as the service is ready."""
         validators = sum(map(self._selection.eligible, self._chain.snapshot.neurons.values()))
         report = logger.info if validators else logger.warning
-        report("pulling tasks: {} validators of this subnet serve them", validators)
+        report("pulling tasks; validators that serve them: {}", validators)
         for _ in range(self._count):
             _spawn(self._work(), self._workers)
 
@@ -190,13 +190,13 @@ class PullTransport:
             answer = await self._calls.pull(validator)
         except NoAnswer as error:
             backoff = validators.unanswered(hotkey)
-            logger.warning("{} gave no answer ({}); asked again in {:.0f} s", name, error, backoff)
+            logger.warning("{} gave no answer ({}); next pull in {:.0f} s", name, error, backoff)
             await self._book.save()
             return None
         if answer.task is None:
             validators.without_task(hotkey, answer.cooldown_until)
             logger.info(
-                "{} gave no task ({} violations); asked again in {:.0f} s",
+                "{} gave no task ({} violations); next pull in {:.0f} s",
                 name,
                 answer.violations,
                 validators.standing(hotkey).ask_after - self._wall(),

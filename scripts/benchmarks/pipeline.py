@@ -46,7 +46,6 @@ def run(
     start_s, rows, spz_bytes = asyncio.run(_measure(settings, runs, models_dir))
     figures = {
         "preset": settings.name,
-        "untrained": settings.untrained,
         "machine": _machine(settings.device),
         "runs": runs,
         "start_s": start_s,
@@ -105,8 +104,7 @@ def _peak_memory(device: str) -> dict[str, float]:
 
 
 def _print_table(figures: dict[str, Any]) -> None:
-    weights = "untrained networks" if figures["untrained"] else "trained networks"
-    table = Table(title=f"preset {figures['preset']} ({weights}), {figures['runs']} text tasks")
+    table = Table(title=f"preset {figures['preset']}, {figures['runs']} text tasks")
     table.add_column("stage")
     table.add_column("median ms", justify="right")
     table.add_column("p95 ms", justify="right")

@@ -95,7 +95,7 @@ class Networks:
 
     def mask(self, image: Image.Image) -> Tensor:
         """The cut-out's alpha (H, W) in 0..1, before framing."""
-        return tensor_of(self.cut._remove(image))[3]
+        return tensor_of(self.cut.remove(image))[3]
 
     def lift(self, cutout: Image.Image) -> GaussianCloud:
         """A framed cut-out to a cloud."""
@@ -186,7 +186,7 @@ def evaluate(
     """Measures `count` prompts and 4 exact pictures of every object, `jobs` objects at a time.
 
     Returns:
-        Results, and the first two rows of every object for the picture grid.
+        Results, and the first row of every object for the picture grid.
     """
     prompts = list(enumerate(evaluation_prompts(count)))
     tasks = [
@@ -196,7 +196,7 @@ def evaluate(
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         shares = list(tqdm(pool.imap(_measure_object, tasks), total=len(tasks), desc="objects"))
     texts = [result for share, _ in shares for result, _ in share]
-    rows = [row for share, _ in shares for _, row in share[:2]]
+    rows = [row for share, _ in shares for _, row in share[:1]]
     return texts, [result for _, images in shares for result in images], rows
 
 

@@ -34,7 +34,7 @@ def draw_sheet(rows: Sequence[Row], file: Path, columns: int = 2) -> None:
         draw.text((left + 4, top + 6), row.prompt, fill="black", font_size=14)
         for cell, picture in enumerate(_pictures(row)):
             sheet.paste(picture.resize((_CELL, _CELL)), (left + cell * _CELL, top + _TEXT))
-    sheet.quantize(255).save(file, optimize=True)
+    sheet.save(file, optimize=True)
 
 
 def _pictures(row: Row) -> list[Image.Image]:

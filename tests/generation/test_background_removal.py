@@ -112,7 +112,7 @@ def test_a_speck_is_no_object(remover: BackgroundRemover) -> None:
 def test_a_file_named_as_one_of_rembgs_models_is_read_as_that_model(
     embedded_paths: ModelPaths, tmp_path: Path, remover: BackgroundRemover
 ) -> None:
-    # u2netp has the stand-in's layout, so the two agree; a wrong folder would start a download.
+    # u2netp has the shipped network's layout; a wrong folder would start a download.
     shutil.copy(embedded_paths.background, tmp_path / "u2netp.onnx")
     named = BackgroundRemover(tmp_path / "u2netp.onnx", SETTINGS)
     assert named(_photo()).tobytes() == remover(_photo()).tobytes()

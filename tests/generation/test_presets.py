@@ -40,8 +40,8 @@ def test_the_known_settings_keep_their_names() -> None:
         assert settings.splats.resolution > 0
 
 
-def test_only_the_embedded_preset_is_untrained() -> None:
-    assert [name for name, settings in PRESETS.items() if settings.untrained] == ["embedded"]
+def test_only_the_embedded_preset_says_what_little_it_knows() -> None:
+    assert [name for name, settings in PRESETS.items() if settings.knows] == ["embedded"]
     assert preset("embedded").models == ()
 
 

@@ -128,7 +128,7 @@ class OfflineSubtensor(MockSubtensor):  # type: ignore[misc]
 
     def metagraph(self, netuid: int) -> Any:
         graph = super().metagraph(netuid=netuid)
-        graph.total_stake = np.full(int(graph.n), 2000.0, np.float32)
+        graph.stake = np.full(int(graph.n), 2000.0, np.float32)
         return graph
 
 

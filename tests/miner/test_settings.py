@@ -122,6 +122,35 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert read(*ON_FILE, "--config", written(tmp_path, "")) == read(*ON_FILE)
 
 
+@pytest.mark.parametrize(
+    ("given", "transports"),
+    [
+        ("push", "push"),
+        ("http,push", "push,http"),
+        (" pull , pull,push", "push,pull"),
+        ("push,pull,http", "push,pull,http"),
+    ],
+)
+def test_any_set_of_transports(given: str, transports: str) -> None:
+    assert read("--chain.file", "n.json", "--transports", given).transports == transports
+    assert read("--chain.file", "n.json").transports == "push"
+
+
+def test_transports_may_be_a_list_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "miner.yaml"
+    file.write_text("chain.file: n.json\ntransports: [pull, http]\n")
+    assert read("--config", str(file)).transports == "pull,http"
+    file.write_text("chain.file: n.json\ntransports: []\n")
+    with pytest.raises(SetupError, match="is none of push, pull, http"):
+        read("--config", str(file))
+
+
+@pytest.mark.parametrize("given", ["", "pul", "push;pull", "push,"])
+def test_an_unknown_transport_is_named(given: str) -> None:
+    with pytest.raises(SetupError, match="is none of push, pull, http"):
+        read("--chain.file", "n.json", "--transports", given)
+
+
 def test_on_a_real_chain_a_preset_must_be_chosen() -> None:
     with pytest.raises(SetupError, match="no preset is given, and there is no default on finney"):
         read()

@@ -6,15 +6,30 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import bittensor as bt
 import pytest
 
-from miner.chain import create_local_subnet
+from miner.chain import LocalSubnet, create_local_subnet
 from miner.trial.pull_rules import Rules
+from miner.trial.records import read_records
+from neurons import mock_validator
+from protocol import ply
+from tests.miner.fakes import ball
 from tests.miner.transports.pull_running import Validator, tasks
 from tests.neurons.test_miner_process import MinerProcess, free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
+
+
+def pulling_miner(folder: Path, subnet: LocalSubnet, *, seconds: float) -> MinerProcess:
+    return MinerProcess(
+        folder,
+        *("--transports", "pull"),
+        subnet=subnet,
+        module="tests.neurons.faked_miner",
+        environ={"FAKED_MINER_S": str(seconds)},
+    )
 
 
 async def test_a_kill_between_pull_and_submission_loses_nothing(tmp_path: Path) -> None:
@@ -32,16 +47,7 @@ async def test_a_kill_between_pull_and_submission_loses_nothing(tmp_path: Path) 
         held: list[dict[str, Any]] = json.loads(text)["tasks"]
         return held
 
-    def start(seconds: float) -> MinerProcess:
-        return MinerProcess(
-            tmp_path,
-            *("--transports", "pull"),
-            subnet=subnet,
-            module="tests.neurons.faked_miner",
-            environ={"FAKED_MINER_S": str(seconds)},
-        )
-
-    first = start(seconds=60.0)
+    first = pulling_miner(tmp_path, subnet, seconds=60.0)
     try:
         await first.until(lambda: bool(in_hand()), 120.0)
         first.process.send_signal(signal.SIGKILL)
@@ -53,7 +59,7 @@ async def test_a_kill_between_pull_and_submission_loses_nothing(tmp_path: Path) 
     assert (task["id"], task["submitted_at"]) == (validator.trial.records()[0].task_id, None)
     assert validator.pulls == 1
 
-    second = start(seconds=0.1)
+    second = pulling_miner(tmp_path, subnet, seconds=0.1)
     try:
         await second.until(lambda: bool(second.events("feedback")), 120.0)
         second.process.send_signal(signal.SIGTERM)
@@ -70,3 +76,76 @@ async def test_a_kill_between_pull_and_submission_loses_nothing(tmp_path: Path) 
     assert in_hand() == []
     assert "of an earlier run" in second.text()
     assert "Traceback" not in second.text()
+
+
+def test_the_mock_validator_is_pulled_from_and_judges(tmp_path: Path) -> None:
+    port = free_port()
+    subnet = create_local_subnet(tmp_path, port=free_port(), validator_port=port)
+    (tmp_path / "prompts.txt").write_text("a blue cube\n")
+    running = pulling_miner(tmp_path, subnet, seconds=0.1)
+    argv = [
+        *("--protocol", "pull", "--axon.port", str(port), "--wait", "60"),
+        *("--miner.hotkey", subnet.miner_hotkey, "--prompts", str(tmp_path / "prompts.txt")),
+        *("--wallet.path", str(subnet.wallets), "--wallet.name", "validator"),
+        *("--out", str(tmp_path / "out")),
+    ]
+    try:
+        assert mock_validator.main(argv) == mock_validator.GOOD, running.text()
+    finally:
+        running.process.kill()
+        running.process.wait()
+        running.output.close()
+    (record,) = read_records(tmp_path / "out")
+    assert (record.protocol, record.outcome, record.gaussians) == ("pull", "completed", len(ball()))
+    assert 0.0 < record.elapsed_s < 30.0
+
+
+async def test_three_ways_to_one_miner(tmp_path: Path) -> None:
+    http_port = free_port()
+    running = MinerProcess(
+        tmp_path,
+        *("--transports", "push,pull,http", "--http.port", str(http_port)),
+        module="tests.neurons.faked_miner",
+        environ={"FAKED_MINER_S": "0.1"},
+    )
+    key = bt.Wallet(name="validator", hotkey="default", path=str(running.subnet.wallets))
+    try:
+        await running.ready()
+        assert running.events("miner_started")[0]["transports"] == ["axon", "pull", "http"]
+        reply = await running.ask(key)
+        assert (reply.dendrite.status_code, reply.outcome) == (200, "completed")
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(
+                f"http://127.0.0.1:{http_port}/generate/", data={"prompt": "a blue cube"}
+            ) as response,
+        ):
+            assert response.status == 200
+            assert len(ply.decode(await response.read())) == len(ball())
+        assert [event["transport"] for event in running.events("answered")] == ["axon", "http"]
+        running.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(running.process.wait, 30.0) == 0
+    finally:
+        running.process.kill()
+        running.output.close()
+    assert (tmp_path / "logs" / "pull-state.json").exists()
+
+
+def test_a_miner_that_does_not_come_is_said(tmp_path: Path) -> None:
+    subnet = create_local_subnet(tmp_path, port=free_port())
+    argv = [
+        *("--protocol", "pull", "--axon.port", str(free_port()), "--wait", "0.1", "--count", "1"),
+        *("--miner.hotkey", subnet.miner_hotkey, "--wallet.path", str(subnet.wallets)),
+        *("--wallet.name", "validator", "--out", str(tmp_path / "out")),
+    ]
+    assert mock_validator.main(argv) == mock_validator.BAD
+    (record,) = read_records(tmp_path / "out")
+    assert record.problems == ("none: the miner did not bring a result in time",)
+
+
+def test_pulling_needs_a_wallet_that_the_miner_s_chain_lists(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["--protocol", "pull", "--miner.hotkey", "5F", "--wallet.ephemeral"]
+    assert mock_validator.main(argv) == mock_validator.NOT_STARTED
+    assert "has to know the validator's hotkey" in capsys.readouterr().err

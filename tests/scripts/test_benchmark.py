@@ -22,10 +22,8 @@ def test_the_pipeline_benchmark_reports_every_stage(
     assert list(seconds) == [*STAGES, "total"]
     assert all(0 < row["median"] <= row["p95"] for row in seconds.values())
     assert seconds["total"]["median"] >= max(seconds[stage]["median"] for stage in STAGES)
-    assert figures["untrained"]
     assert figures["peak_memory_mb"]["host"] > 50
     out = capsys.readouterr().out
-    assert "untrained networks" in out
     assert "text_to_image" in out
 
 

@@ -17,7 +17,7 @@ from scripts.train_embedded import export, jobs, train_flux, train_saliency
 from scripts.train_embedded.recipe import TINY, Places
 from scripts.train_embedded.text import T5_LENGTH
 
-SIZE = TINY.image_size
+SIZE = 64
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,8 @@ def test_the_cube_has_six_equal_faces() -> None:
     half = REACH / 3**0.5
     faces = torch.cat([torch.eye(3), -torch.eye(3)])[None] * half
     distance = average("cube").distance(faces)
-    torch.testing.assert_close(distance, torch.zeros(1, 6), atol=0.02, rtol=0)
+    torch.testing.assert_close(distance, torch.zeros(1, 6), atol=0.03, rtol=0)
+    assert distance.max() - distance.min() < 1e-5
 
 
 def test_every_solid_is_centred_and_fits_its_ball() -> None:
@@ -47,7 +48,9 @@ def test_every_solid_is_centred_and_fits_its_ball() -> None:
         for view in range(2):
             points = grid[inside[view]]
             assert len(points) > 100, shape.name
-            assert points.norm(dim=-1).max() <= REACH + 0.02, shape.name
+            # Sharp corners between the points that the size was measured at stick out a little.
+            assert points.norm(dim=-1).max() <= REACH + 0.06, shape.name
+            assert points.abs().max() <= 0.87, shape.name
             # Turned about z, a box stays centred only along z.
             middle = (points.amax(0) + points.amin(0)) / 2
             assert middle[2].abs() < 0.06, shape.name
