@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -60,17 +61,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def results_table(records: Sequence[TrialRecord]) -> Table:
     """Lays the records out for a terminal."""
-    table = Table("task", "outcome", "seconds", "stages", "Gaussians", "MB", "checks", expand=False)
+    table = Table("task")
+    table.add_column("stages, s", no_wrap=True)
+    for heading in ("total", "Gaussians", "MB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("outcome and checks")
     for record in records:
         stages = "\n".join(f"{stage} {seconds:.2f}" for stage, seconds in record.timings.items())
         table.add_row(
-            record.prompt,
-            record.outcome,
-            f"{record.elapsed_s:.2f}",
+            escape(record.prompt),
             stages,
+            f"{record.elapsed_s:.2f}",
             f"{record.gaussians:,}" if record.gaussians else "",
             f"{record.size_bytes / 1e6:.2f}" if record.size_bytes else "",
-            "[green]good" if record.good else "[red]" + "; ".join(record.problems),
+            f"[green]{record.outcome}, good"
+            if record.good
+            else f"[red]{escape('; '.join(record.problems))}",
         )
     return table
 
