@@ -39,7 +39,9 @@ async def in_daemon_thread(function: Callable[[], T], limit_s: float) -> T:
             loop.call_soon_threadsafe(settle, result, failure)
 
     threading.Thread(target=run, daemon=True).start()
-    return await asyncio.wait_for(future, limit_s)
+    # Not wait_for, which in Python 3.11 loses a cancellation that comes together with the result.
+    async with asyncio.timeout(limit_s):
+        return await future
 
 
 def in_words(error: Exception) -> str:

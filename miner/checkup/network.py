@@ -202,7 +202,8 @@ async def _reach(config: MinerConfig) -> Verdict:
     ip, port = config.axon_external_ip, config.axon_external_port or config.axon_port
     try:
         if ip is None:
-            ip = await asyncio.wait_for(external_ip(), CONNECT_LIMIT_S)
+            async with asyncio.timeout(CONNECT_LIMIT_S):
+                ip = await external_ip()
     except (SetupError, TimeoutError):
         return unchecked("the public address is not known", "give it with --axon.external_ip")
     try:
