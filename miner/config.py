@@ -186,7 +186,7 @@ class MinerConfig(Settings):
             )
         if self.preset == "embedded" and not self.preset_allow_embedded:
             raise SetupError(
-                f"the preset embedded has no trained weights and would earn nothing on "
+                f"the preset embedded knows a few toy objects and would earn nothing on "
                 f"{self.network}",
                 fix="use --preset gpu24 or gpu80, or insist with --preset.allow_embedded",
             )

@@ -19,6 +19,9 @@ SUBMIT_TIMEOUT_S = 300.0
 MAX_CLOCK_OFFSET_S = 12 * 3600.0
 """A validator's clock that is further off is not a clock."""
 
+UNREADABLE = 422
+"""The status that a Dendrite, too, gives an answer that it cannot read."""
+
 _NOT_CONNECTED = "Service unavailable at "
 """How a Dendrite begins its message when there was no connection; other failures come later."""
 
@@ -126,11 +129,18 @@ class ValidatorCalls:
         await self._dendrite.aclose_session()
 
     async def _call(self, validator: Neuron, request: Any, timeout_s: float) -> Any:
-        # A Dendrite reads nothing but ip, port and hotkey of its target.
-        reply = await self._dendrite.call(validator, request, timeout=timeout_s, deserialize=False)
-        status = int(reply.dendrite.status_code or 0)
+        try:
+            # A Dendrite reads nothing but ip, port and hotkey of its target.
+            reply = await self._dendrite.call(
+                validator, request, timeout=timeout_s, deserialize=False
+            )
+            status = int(reply.dendrite.status_code or 0)
+        except Exception as error:
+            # It stumbles over bodies that take away its own fields, e.g. {"dendrite": null}.
+            reason = f"the answer cannot be read: {type(error).__name__}"
+            raise NoAnswer(reason, status=UNREADABLE, reached=True) from error
         if status != 200:
-            message = " ".join(str(reply.dendrite.status_message).split())[:200]
+            message = _on_one_line(str(reply.dendrite.status_message))
             raise NoAnswer(
                 f"status {status}: {message}",
                 status=status,
@@ -147,10 +157,17 @@ def _on_our_clock(reply: Any, sent_at: float) -> float:
     """
     until = _finite(reply.cooldown_until)
     nonce = getattr(reply.axon, "nonce", None)
-    offset = nonce / 1e9 - sent_at if nonce else 0.0
+    known = nonce and abs(nonce) < 2**63  # One of hundreds of digits fits no float.
+    offset = nonce / 1e9 - sent_at if known else 0.0
     if abs(offset) > MAX_CLOCK_OFFSET_S:
         offset = 0.0
     return max(0.0, until - offset) if until > 0 else 0.0
+
+
+def _on_one_line(text: str) -> str:
+    """The beginning of a stranger's words, without what a terminal would obey."""
+    printable = "".join(c if c.isprintable() else " " for c in text[:1000])
+    return " ".join(printable.split())[:200]
 
 
 def _finite(value: float) -> float:
