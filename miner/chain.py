@@ -65,6 +65,7 @@ class SubtensorChain:
         self._clock = clock
         self._find_ip = find_ip
         self._subtensor: Any = None
+        self._calling = asyncio.Lock()  # A connection bears one call at a time.
         self._refreshing: asyncio.Task[None] | None = None
         self._axon: Any = None
         self._published_at = self._looked_up_at = clock()
@@ -101,8 +102,7 @@ class SubtensorChain:
         From then on the chain is corrected whenever it shows another address than the axon's.
         """
         self._axon = axon
-        problem = await self._serve_axon()
-        if problem:
+        if problem := await self._serve_axon():
             raise SetupError(
                 f"the chain did not take the axon's address: {problem}",
                 fix="check --axon.external_ip and --axon.external_port; after a recent change wait "
@@ -158,11 +158,14 @@ class SubtensorChain:
 
     async def _serve_axon(self) -> str:
         """Publishes the address and returns what went wrong, or an empty string."""
+
+        def serve() -> Any:  # A failed reading may have left no connection.
+            self._subtensor = self._subtensor or self._connect(self._network)
+            return self._subtensor.serve_axon(netuid=self._netuid, axon=self._axon)
+
         self._published_at = self._clock()
         try:
-            response = await self._call(
-                lambda: self._subtensor.serve_axon(netuid=self._netuid, axon=self._axon)
-            )
+            response = await self._call(serve)
             return "" if response.success else str(response.message)
         except Exception as error:
             return in_words(error)
@@ -196,7 +199,8 @@ class SubtensorChain:
         return Snapshot.of(neurons, self._clock())
 
     async def _call(self, function: Callable[[], T]) -> T:
-        return await in_daemon_thread(function, self._time_limit_s)
+        async with self._calling:
+            return await in_daemon_thread(function, self._time_limit_s)
 
 
 def open_wallet(name: str, hotkey: str, path: Path) -> Any:

@@ -14,7 +14,7 @@ from types import NoneType
 from typing import Any, NoReturn, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from protocol.errors import SetupError
 
@@ -71,7 +71,7 @@ def read_settings(
     try:
         return model.model_validate({**from_file, **from_environ, **given})
     except ValidationError as error:
-        raise _unusable(error, sources, prog) from None
+        raise _unusable(error, model, sources, prog) from None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -171,14 +171,23 @@ def _nearest(name: str, names: Sequence[str], dashes: str) -> str | None:
     return f"did you mean {dashes}{near[0]}?" if near else None
 
 
-def _unusable(error: ValidationError, sources: Mapping[str, str], prog: str) -> SetupError:
+def _unusable(
+    error: ValidationError, model: type[Settings], sources: Mapping[str, str], prog: str
+) -> SetupError:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     where = sources.get(name, "")
     message = first["msg"].removeprefix("Value error, ")
+    given = "what it is" if _is_secret(model, name) else repr(str(first["input"])[:80])
     return SetupError(
-        f"--{name} cannot be {str(first['input'])[:80]!r} ({where}): {message}"
-        if name
-        else message,
+        f"--{name} cannot be {given} ({where}): {message}" if name else message,
         fix=f"{prog} --help tells what --{name} takes" if name else f"see {prog} --help",
+    )
+
+
+def _is_secret(model: type[Settings], name: str) -> bool:
+    return any(
+        SecretStr in (field.annotation, *get_args(field.annotation))
+        for own_name, field in model.model_fields.items()
+        if (field.alias or own_name) == name
     )

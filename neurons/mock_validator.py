@@ -196,8 +196,11 @@ async def _serve_all(
     PullAxon(trial, axon)
     server = AxonServer(axon, bound)
     await server.start()
+    ends = time.monotonic() + settings.wait
     try:
-        await asyncio.to_thread(trial.finished, settings.wait)
+        # Not in one go: after Ctrl-C the thread would hold the process until the end.
+        while not await asyncio.to_thread(trial.finished, 0.25) and time.monotonic() < ends:
+            pass
     finally:
         await server.stop()
     return trial.records()

@@ -17,8 +17,6 @@ from miner.daemon_call import in_daemon_thread
 
 PACKAGE = "splat-miner"
 PYTHONS = ((3, 11), (3, 12))
-INSTALL = "make install EXTRAS={extra}"
-
 GB = 1_000_000_000
 MADE_FOR_GB = {"gpu24": 24, "gpu80": 80}
 """GPU memory, as cards are sold, that a preset is made for."""
@@ -205,4 +203,4 @@ def judge_device(settings: GenerationSettings, device: Device) -> Verdict:
 
 
 def _install(settings: GenerationSettings) -> str:
-    return INSTALL.format(extra="gpu" if settings.device.startswith("cuda") else "cpu")
+    return "make install EXTRAS=gpu" if settings.device.startswith("cuda") else "make install"

@@ -157,8 +157,9 @@ def _on_our_clock(reply: Any, sent_at: float) -> float:
     """
     until = _finite(reply.cooldown_until)
     nonce = getattr(reply.axon, "nonce", None)
-    known = nonce and abs(nonce) < 2**63  # One of hundreds of digits fits no float.
-    offset = nonce / 1e9 - sent_at if known else 0.0
+    if not nonce or abs(nonce) >= 2**63:  # One of hundreds of digits fits no float.
+        return max(0.0, until)
+    offset = nonce / 1e9 - sent_at
     if abs(offset) > MAX_CLOCK_OFFSET_S:
         offset = 0.0
     return max(0.0, until - offset) if until > 0 else 0.0

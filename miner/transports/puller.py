@@ -37,7 +37,8 @@ MAX_STARTS = 2
 CLOSE_LIMIT_S = 8.0
 """How long submissions that are under way may take when the miner stops."""
 
-_KEPT = frozenset({"draining", "not_ready"})
+_ENDED = "engine_dead"
+_KEPT = frozenset({"draining", "not_ready", _ENDED})
 """Answers of a miner that stops: the task is better done after the next start."""
 
 
@@ -178,7 +179,8 @@ class PullTransport:
             answer = await self._generate(task, received_at)
         if answer is not None and answer.reason_code in _KEPT:
             logger.info("task {} is kept for the next start", log_safe(task.id))
-            await self._book.note(task, starts=task.starts - 1)
+            # It counts as started only if it may be what ended the process.
+            await self._book.note(task, starts=task.starts - (answer.reason_code != _ENDED))
         else:
             _spawn(self._delivery.deliver(task, answer), self._deliveries)
         return True

@@ -158,6 +158,33 @@ async def test_publishing_checks_that_the_chain_took_it() -> None:
     await contact.close()
 
 
+async def test_publishing_survives_a_reading_that_failed_and_never_meets_one() -> None:
+    subtensor, contact_lost, together = FakeSubtensor(), threading.Event(), []
+    reading = threading.Lock()
+
+    def fails_slowly() -> Any:
+        with reading:
+            contact_lost.wait(0.02)
+            raise ConnectionError("gone")
+
+    contact = chain(subtensor)
+    await contact.start("5A")
+    subtensor.answer = fails_slowly
+    serve_axon = subtensor.serve_axon
+
+    def watched(**arguments: Any) -> Any:
+        together.append(reading.locked())
+        return serve_axon(**arguments)
+
+    subtensor.serve_axon = watched  # type: ignore[method-assign]
+    for _ in range(20):
+        await contact.publish(object())
+        await asyncio.sleep(0.005)
+    assert len(subtensor.connections) > 1
+    assert together == [False] * 20
+    await contact.close()
+
+
 def test_a_missing_wallet_is_told_the_command_of_both_generations(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="has no hotkey") as caught:
         open_wallet("alice", "miner1", tmp_path)

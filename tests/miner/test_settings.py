@@ -179,3 +179,11 @@ def test_help_names_every_setting_and_needs_nothing_heavy() -> None:
     for field in MinerConfig.model_fields.values():
         assert f"--{field.alias}" in done.stdout
         assert field.description
+
+
+def test_a_secret_that_cannot_be_used_is_not_repeated(tmp_path: Path) -> None:
+    file = written(tmp_path, "chain.file: n.json\nhttp.api_key: 12345678\n")
+    with pytest.raises(SetupError) as caught:
+        read("--config", file)
+    assert "--http.api_key" in str(caught.value)
+    assert "12345678" not in str(caught.value)

@@ -201,6 +201,16 @@ async def test_a_validator_that_is_not_there_was_not_reached() -> None:
             b'{"task": {"prompt": "\\ud800"}}',
             True,
         ),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n"
+            b'{"dendrite": null}',
+            True,
+        ),
+        (
+            b"HTTP/1.1 500 No\r\ncontent-type: application/json\r\ncontent-length: 26\r\n\r\n"
+            b'{"message": "\\u001b[2J\\n"}',
+            True,
+        ),
     ],
 )
 async def test_an_answer_that_is_no_answer(answer: bytes, reached: bool) -> None:
@@ -216,6 +226,7 @@ async def test_an_answer_that_is_no_answer(answer: bytes, reached: bool) -> None
         with pytest.raises(NoAnswer) as caught:
             await calls.pull(neuron)
     assert caught.value.reached is reached
+    assert str(caught.value).isprintable()
 
 
 async def test_the_version_route_and_the_empty_history(serve: Callable[..., Any]) -> None:
@@ -236,12 +247,13 @@ async def test_the_version_route_and_the_empty_history(serve: Callable[..., Any]
         (0, 1060.0, 0.0),
         (-5, 1000.0, 0.0),
         (10**400, 1000.0, 0.0),
+        (2000, 10**400, 2000.0),
     ],
 )
 def test_a_cooldown_is_brought_onto_our_clock(
     until: int, nonce_s: float | None, expected: float
 ) -> None:
-    nonce = None if nonce_s is None else int(nonce_s * 1e9)
+    nonce = nonce_s if nonce_s is None or isinstance(nonce_s, int) else int(nonce_s * 1e9)
     reply = SimpleNamespace(cooldown_until=until, axon=SimpleNamespace(nonce=nonce))
     assert _on_our_clock(reply, sent_at=1000.0) == expected
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from generation.errors import GenerationError
+from generation.errors import EngineDead, GenerationError
 from generation.validity import Check, ValidityReport
 from miner.messages import Caller, Request
 from miner.pull_state import PullStateFile, TaskInHand
@@ -415,6 +415,20 @@ async def test_a_task_in_hand_when_the_miner_stops_is_kept_for_the_next_start(
         await draining
     (kept,) = pulling.file.load().tasks
     assert (kept.id, kept.starts, kept.submitted_at) == ("t-1", 0, None)
+    assert pulling.calls.submitted == []
+
+
+async def test_a_task_whose_generation_ends_the_process_is_tried_once_more(start: Start) -> None:
+    def prepare(pulling: Pulling) -> None:
+        pulling.calls.pulls = [text()]
+        pulling.generator.error_at = "splats"
+        pulling.generator.error = EngineDead("splats lost the device")
+
+    async with start(prepare) as pulling:
+        await pulling.service.died.wait()
+        await pulling.service.drain()
+    (kept,) = pulling.file.load().tasks
+    assert (kept.id, kept.starts, kept.submitted_at) == ("t-1", 1, None)
     assert pulling.calls.submitted == []
 
 
