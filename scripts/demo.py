@@ -60,10 +60,10 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         console.print(f"The miner is ready after {time.monotonic() - started:.1f} s.")
         with console.status("the miner pulls tasks from a validator"):
-            fetched = pulled.wait(_START_LIMIT_S)
+            fetched = _end_of(pulled, _START_LIMIT_S)
         asked = _validator(options.out, subnet, port)
         miner.send_signal(signal.SIGTERM)
-        stopped = miner.wait(_STOP_LIMIT_S)
+        stopped = _end_of(miner, _STOP_LIMIT_S)
     try:
         records = _pulled_records(options.out) + read_records(options.out)
     except OSError:
@@ -86,6 +86,15 @@ def main(argv: list[str] | None = None) -> int:
     if stopped != 0:
         console.print(f"[red]The miner ended with status {stopped}; see {options.out}/{_MINER_LOG}")
     return fetched or asked or stopped
+
+
+def _end_of(process: subprocess.Popen[bytes], limit_s: float) -> int:
+    """The exit status of a process; one that outstays its limit is killed, which shows in it."""
+    try:
+        return process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def _is_ours(out: Path) -> bool:

@@ -95,12 +95,13 @@ class Delivery:
         ):  # By an earlier run, which did not live to see the answer.
             await asyncio.sleep(max(0.0, task.submitted_at + RESUBMIT_S - self._wall()))
         for attempt in itertools.count(1):
-            validator = self._chain.snapshot.neurons.get(task.validator)
-            if validator is None:
-                raise NoAnswer("the validator has left the subnet", status=0, reached=False)
             sent_at = self._monotonic()
-            await self._book.note(task, submitted_at=self._wall())
             try:
+                # Looked up each time: a reading of the chain may lack it, or bring a new address.
+                validator = self._chain.snapshot.neurons.get(task.validator)
+                if validator is None:
+                    raise NoAnswer("the validator has left the subnet", status=0, reached=False)
+                await self._book.note(task, submitted_at=self._wall())
                 return await self._calls.submit(validator, task, asset)
             except NoAnswer as error:
                 now = self._monotonic()
@@ -109,8 +110,8 @@ class Delivery:
                 if error.status in _FINAL or now + wait > until:
                     raise
                 logger.warning(
-                    "{} did not answer to a result ({}); sent again in {:.0f} s",
-                    in_words(validator),
+                    "validator {} did not answer to a result ({}); sent again in {:.0f} s",
+                    task.validator,
                     error,
                     wait,
                 )

@@ -19,7 +19,7 @@ from miner.messages import Caller, Request
 from miner.pull_state import PullStateFile, TaskInHand
 from miner.score_log import ScoreLog
 from miner.service import MinerService
-from miner.subnet import Neuron
+from miner.subnet import Neuron, Snapshot
 from miner.transports import pull_delivery, puller
 from miner.transports.pull_calls import NoAnswer, PullAnswer, SubmitAnswer
 from miner.transports.puller import PullTransport
@@ -40,6 +40,7 @@ class Time:
     def __init__(self) -> None:
         self.now = START
         self.sleeps: list[float] = []
+        self.on_sleep: Callable[[], None] = lambda: None
         self._sleep = asyncio.sleep
 
     def __call__(self) -> float:
@@ -49,6 +50,7 @@ class Time:
         if seconds > puller.POLL_S:
             self.sleeps.append(seconds)
             self.now += seconds
+            self.on_sleep()
         await self._sleep(0)
 
 
@@ -397,6 +399,22 @@ async def test_a_task_whose_validator_has_left_is_reported(start: Start) -> None
         (feedback,) = await pulling.settled()
         assert (feedback["caller"], feedback["fate"]) == ("5Gone", "unknown")
         assert pulling.calls.submitted == []
+
+
+async def test_a_reading_that_lacks_the_validator_for_once_loses_no_result(start: Start) -> None:
+    def prepare(pulling: Pulling) -> None:
+        in_hand()(pulling)
+        whole, pulling.chain.snapshot = pulling.chain.snapshot, Snapshot({}, START)
+
+        def read_again() -> None:
+            pulling.chain.snapshot = whole
+
+        pulling.time.on_sleep = read_again
+
+    async with start(prepare) as pulling:
+        (feedback,) = await pulling.settled()
+        assert feedback["fate"] == "accepted"
+        assert pulling.calls.submitted == [("5V", "t-0", ball_spz())]
 
 
 async def test_a_task_in_hand_when_the_miner_stops_is_kept_for_the_next_start(
