@@ -24,15 +24,9 @@ from neurons import mock_validator
 from neurons.miner import NOT_STARTED, main
 from protocol import spz
 from protocol.synapses import GenerateAsset
+from tests.loopback import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class MinerProcess:

@@ -15,9 +15,10 @@ from miner.trial.pull_rules import Rules
 from miner.trial.records import read_records
 from neurons import mock_validator
 from protocol import ply
+from tests.loopback import free_port
 from tests.miner.fakes import ball
 from tests.miner.transports.pull_running import Validator, tasks
-from tests.neurons.test_miner_process import MinerProcess, free_port
+from tests.neurons.test_miner_process import MinerProcess
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
 

@@ -15,17 +15,11 @@ from miner import chain
 from miner.chain import LocalSubnet, create_local_subnet
 from miner.checkup import network
 from scripts.doctor import HEALTHY, UNWELL, main
+from tests.loopback import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
 
 Run = Callable[..., tuple[int, str]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

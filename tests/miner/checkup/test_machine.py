@@ -1,5 +1,8 @@
 import json
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -126,13 +129,24 @@ def test_room_is_looked_for_where_the_folder_will_be(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+@contextmanager
+def not_as_root() -> Iterator[None]:
+    """Root may write everywhere, so root is somebody else for a moment."""
+    if os.getuid() != 0:
+        yield
+        return
+    os.setresuid(65534, -1, 0)
     try:
-        verdict = judge_disk([(tmp_path / "logs", 1, "--log.dir")])
+        yield
     finally:
-        tmp_path.chmod(0o700)
+        os.setresuid(0, 0, 0)
+
+
+def test_a_folder_that_cannot_be_written() -> None:
+    # Not tmp_path: its parents are closed to the user that root becomes below.
+    with tempfile.TemporaryDirectory() as folder, not_as_root():
+        os.chmod(folder, 0o555)
+        verdict = judge_disk([(Path(folder) / "logs", 1, "--log.dir")])
     assert (verdict.status, "cannot be written" in verdict.found) == (Status.FAILED, True)
 
 

@@ -21,15 +21,9 @@ from miner.checkup.network import (
 )
 from miner.config import MinerConfig
 from miner.settings import read_settings
+from tests.loopback import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

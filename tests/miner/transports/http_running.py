@@ -1,7 +1,6 @@
 """A real server on loopback in front of a fake generator, and what asks it."""
 
 import json
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -13,14 +12,8 @@ import aiohttp
 from miner.score_log import ScoreLog
 from miner.service import MinerService
 from miner.transports.http import HttpTransport
+from tests.loopback import free_port
 from tests.miner.fakes import FakeGenerator
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from miner.trial.pull_axon import PullAxon
 from miner.trial.pull_rules import Pulled, Rules
 from miner.trial.pull_trial import PullTrial, Terms
 from miner.trial.tasks import TrialTask
-from tests.miner.transports.running import MINER, VALIDATOR, free_port
+from tests.loopback import free_port
+from tests.miner.transports.running import MINER, VALIDATOR
 
 SHORT = Rules(cooldown_s=1, throttle_s=0, penalty_s=600, lock_s=0)
 

@@ -1,7 +1,6 @@
 """A miner on a real Axon over loopback, with real sr25519 keys, and a Dendrite to ask it with."""
 
 import json
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from miner.subnet import Neuron
 from miner.transports.axon import AxonTransport
 from miner.transports.axon_checks import Admission
 from protocol.synapses import GenerateAsset
+from tests.loopback import free_port
 from tests.miner.fakes import FakeGenerator
 from tests.miner.transports.test_axon_checks import StaticChain
 
@@ -30,13 +30,6 @@ MINER, VALIDATOR, OTHER, STRANGER = (new_key() for _ in range(4))
 class MinerWallet:
     hotkey = MINER
     coldkeypub = MINER
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Running:

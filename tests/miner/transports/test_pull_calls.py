@@ -22,9 +22,10 @@ from miner.trial.tasks import TrialTask
 from miner.validators import Selection
 from protocol import spz
 from protocol.synapses import Feedback, GetVersion, PullTask, SubmitResults
+from tests.loopback import free_port
 from tests.miner.fakes import FakeGenerator, ball, ball_spz
 from tests.miner.transports.pull_running import SHORT, Validator, tasks
-from tests.miner.transports.running import MINER, OTHER, VALIDATOR, free_port
+from tests.miner.transports.running import MINER, OTHER, VALIDATOR
 from tests.miner.transports.test_axon_checks import StaticChain
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
