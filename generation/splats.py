@@ -1,7 +1,5 @@
 """A TripoSR scene as flat Gaussians lying on its surface, in the subnet's frame."""
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +9,7 @@ from generation.presets import SplatSettings
 from generation.surface import Surface, sample_surface
 from generation.triposr import TripoSR
 from generation.validity import MIN_GAUSSIANS
-from protocol.gaussians import SH_C0, GaussianCloud
+from protocol.gaussians import SH_C0, Float32Array, GaussianCloud
 
 LARGEST_SIDE = 1.6
 """Largest side of a finished cloud. A validator rescales to 1.5 and divides opacity by the factor,
@@ -22,9 +20,8 @@ TO_SUBNET = (1, 2, 0)
 y up and looks from +z with +x to the right. So (x, y, z) becomes (y, z, x)."""
 
 # A disc near an edge of the object sticks out beyond it. Whether it does is asked _REACH standard
-# deviations from its centre and _BELOW of that under its plane; if so, it is narrowed and moved in.
-_REACH, _BELOW = 2.0, 0.3
-_NARROWED, _MOVED_IN = 0.5, 0.7
+# deviations from its centre and _BELOW of that under its plane; if so, it is narrowed.
+_REACH, _BELOW, _NARROWED = 2.0, 0.3, 0.5
 
 
 @torch.inference_mode()
@@ -61,26 +58,24 @@ def extract_cloud(model: TripoSR, scene_code: Tensor, settings: SplatSettings) -
             f"the surface found is too small: {count} Gaussians fit on it, a validator wants "
             f"{MIN_GAUSSIANS}; raise splats.resolution (now {settings.resolution})"
         )
-    _, rgb = model.query(surface.points, scene_code)
-    rotations = disc_rotations(surface.normals[:, TO_SUBNET])
+    rotations = disc_rotations(_to_subnet(surface.normals))
     sigma = settings.disc_sigma * surface.spacing
-    shift, narrowing = _keep_inside_edges(model, scene_code, surface, rotations, sigma, settings)
-
-    low, high = torch.aminmax(surface.points, dim=0)
-    scale = LARGEST_SIDE / float((high - low).max().clamp_min(1e-6))
-    positions = surface.points + shift - settings.inset / scale * surface.normals
-    low, high = torch.aminmax(positions, dim=0)
-    scale = LARGEST_SIDE / float((high - low).max().clamp_min(1e-6))
-    positions = ((positions - (low + high) / 2) * scale)[:, TO_SUBNET]
-
+    rgb, narrowing = _colour_and_fit(
+        model, scene_code, surface, rotations, sigma, settings.threshold
+    )
+    _, scale = _centre_and_scale(surface.points)
+    positions = surface.points - settings.inset / scale * surface.normals
+    centre, scale = _centre_and_scale(positions)
+    centred = _to_subnet((positions - centre) * scale)
     thin = torch.full_like(narrowing[:, :1], settings.thickness)
-    log_scales = torch.cat([narrowing, thin], dim=-1).log() + math.log(sigma * scale)
+    log_scales = (torch.cat([narrowing, thin], dim=-1) * sigma * scale).log()
+    arrays = _to_host(centred, log_scales, rotations, (rgb - 0.5) / SH_C0)
     return GaussianCloud(
-        positions=positions.cpu().numpy(),
-        log_scales=log_scales.cpu().numpy(),
-        rotations=rotations.cpu().numpy(),
+        positions=arrays[0],
+        log_scales=arrays[1],
+        rotations=arrays[2],
         opacity_logits=np.full(count, settings.opacity_logit, dtype=np.float32),
-        colors_dc=((rgb - 0.5) / SH_C0).cpu().numpy(),
+        colors_dc=arrays[3],
     )
 
 
@@ -102,37 +97,53 @@ def disc_rotations(normals: Tensor) -> Tensor:
     return torch.nn.functional.normalize(quaternions, dim=-1)
 
 
-def _keep_inside_edges(
+def _colour_and_fit(
     model: TripoSR,
     scene_code: Tensor,
     surface: Surface,
     rotations: Tensor,
-    sigma: float,
-    settings: SplatSettings,
+    sigma: Tensor,
+    threshold: float,
 ) -> tuple[Tensor, Tensor]:
-    """Finds the discs that stick out beyond an edge.
+    """Asks the field for the discs' colours, and which of them stick out beyond an edge.
 
     Returns:
-        How to move the centres (N, 3), in the model's world, and by how much to multiply the two
-        in-plane scales (N, 2).
+        RGB (N, 3) in 0..1; by how much to multiply the two in-plane scales (N, 2).
     """
-    shift = torch.zeros_like(surface.points)
-    narrowing = torch.ones_like(surface.points[:, :2])
-    reach = _REACH * sigma
-    for axis, tangent in enumerate(_in_plane_axes(rotations)):
-        tangent = tangent[:, torch.tensor(TO_SUBNET).argsort()]
-        ends = torch.cat([surface.points + side * reach * tangent for side in (1, -1)])
-        ends -= _BELOW * reach * surface.normals.repeat(2, 1)
-        outside = model.query_density(ends, scene_code) < settings.threshold
-        ahead, behind = outside.float().chunk(2)
-        narrowing[:, axis] = torch.where(outside.view(2, -1).any(dim=0), _NARROWED, 1.0)
-        shift += ((behind - ahead) * _MOVED_IN * sigma)[:, None] * tangent
-    return shift, narrowing
+    count = len(surface.points)
+    reach = _REACH * sigma * _to_model(_in_plane_axes(rotations))
+    below = surface.points - _BELOW * _REACH * sigma * surface.normals
+    points = torch.cat([surface.points, *(below + reach), *(below - reach)])
+    density, rgb = model.query(points, scene_code)
+    outside = (density[count:] < threshold).view(2, 2, count).any(dim=0)
+    return rgb[:count], torch.where(outside, _NARROWED, 1.0).T
 
 
-def _in_plane_axes(rotations: Tensor) -> tuple[Tensor, Tensor]:
-    """The world directions (N, 3) of a disc's local x and y: the rotation's first two columns."""
+def _in_plane_axes(rotations: Tensor) -> Tensor:
+    """The directions (2, N, 3) of a disc's local x and y: the rotation's first two columns."""
     w, x, y, _ = rotations.unbind(dim=-1)  # the shortest rotation from +z has no z part
     first = torch.stack((1 - 2 * y * y, 2 * x * y, -2 * w * y), dim=-1)
     second = torch.stack((2 * x * y, 1 - 2 * x * x, 2 * w * x), dim=-1)
-    return first, second
+    return torch.stack((first, second))
+
+
+def _to_subnet(vectors: Tensor) -> Tensor:
+    """Turns (..., 3) vectors as `TO_SUBNET` does; an index would be copied to the device."""
+    return vectors.roll(-1, dims=-1)
+
+
+def _to_model(vectors: Tensor) -> Tensor:
+    return vectors.roll(1, dims=-1)
+
+
+def _centre_and_scale(points: Tensor) -> tuple[Tensor, Tensor]:
+    """The middle (3,) of the box of points (N, 3), and what makes its side `LARGEST_SIDE`; ()."""
+    low, high = torch.aminmax(points, dim=0)
+    return (low + high) / 2, LARGEST_SIDE / (high - low).max().clamp_min(1e-6)
+
+
+def _to_host(*columns: Tensor) -> list[Float32Array]:
+    """Brings tensors over in one transfer, since each makes the host wait."""
+    flat = torch.cat([column.flatten() for column in columns]).cpu().numpy()
+    parts = np.split(flat, np.cumsum([column.numel() for column in columns])[:-1])
+    return [part.reshape(column.shape) for part, column in zip(parts, columns, strict=True)]

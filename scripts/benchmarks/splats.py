@@ -4,12 +4,15 @@ The truth is TripoSR's own volume render of the same scene code through the same
 """
 
 import json
-import math
+import statistics
+import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -18,7 +21,8 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 from tqdm import tqdm
 
-from generation.presets import SplatSettings
+from generation import splats, surface
+from generation.presets import PRESETS, SplatSettings
 from generation.rendering.cameras import (
     DISTANCE,
     ELEVATION,
@@ -28,60 +32,67 @@ from generation.rendering.cameras import (
     orbit_camera,
 )
 from generation.rendering.views import render_layers
-from generation.splats import LARGEST_SIDE, TO_SUBNET, extract_cloud
+from generation.splats import LARGEST_SIDE, extract_cloud
 from generation.triposr import Camera, TripoSR, TripoSRConfig, ViTConfig, untrained
 from protocol import spz
-from protocol.gaussians import SH_C0, GaussianCloud
+from protocol.gaussians import GaussianCloud
+from scripts.benchmarks.plain import round_gaussians
 from scripts.benchmarks.scenes import SPHERE_RADIUS, box, linear_layers, sphere
-from scripts.benchmarks.timing import median_ms
+from scripts.benchmarks.timing import REPEATS, WARM_UP, median_ms, wait
 
 COUNTS = (8_000, 25_000, 100_000, 250_000)
-_WORLD_SIDE = 2 * SPHERE_RADIUS  # largest side of both scenes, in TripoSR's world
+_WORLD_SIDE = 2 * SPHERE_RADIUS  # what the truth's cameras see at `LARGEST_SIDE`
 _COVERED, _SOLID = 0.95, 0.99
+
+_PARTS = {
+    "coarse lattice": (surface, "_log_density_lattice"),
+    "floaters": (surface, "_without_floaters"),
+    "cells that the surface passes through": (surface, "_active_cells"),
+    "fine lattice and its crossed edges": (surface, "_crossed_edges"),
+    "even selection": (surface, "_pick_evenly"),
+    "crossings solved": (surface, "_solve_crossings"),
+    "normals": (surface, "density_normals"),
+    "colours and discs over edges": (splats, "_colour_and_fit"),
+    "transfer": (splats, "_to_host"),
+}
 
 Encoder = Callable[[TripoSR, Tensor, int], GaussianCloud]
 
 
 def flat_discs(model: TripoSR, scene_code: Tensor, count: int) -> GaussianCloud:
-    """What the pipeline makes, at the size that the scene has in the truth's pictures.
-
-    The pipeline brings the box of the centres, which lie below the surface, to the side that the
-    surface itself has here.
-    """
-    settings = SplatSettings(max_gaussians=count)
-    cloud = extract_cloud(model, scene_code, settings)
-    shrink = np.float32(1 - 2 * settings.inset / LARGEST_SIDE)
-    return replace(
-        cloud, positions=cloud.positions * shrink, log_scales=cloud.log_scales + np.log(shrink)
-    )
+    """What the pipeline makes, at the size that the scene has in the truth's pictures."""
+    return _as_in_truth(model, scene_code, SplatSettings(max_gaussians=count))
 
 
 def isotropic_on_surface(model: TripoSR, scene_code: Tensor, count: int) -> GaussianCloud:
     """Round Gaussians with identity rotations on our sample of the surface."""
     settings = SplatSettings(max_gaussians=count, inset=0.0)
-    cloud = extract_cloud(model, scene_code, settings)
+    cloud = _as_in_truth(model, scene_code, settings)
     rotations = np.zeros_like(cloud.rotations)
     rotations[:, 0] = 1.0
     return replace(cloud, log_scales=cloud.log_scales[:, :1].repeat(3, axis=1), rotations=rotations)
 
 
+def _as_in_truth(model: TripoSR, scene_code: Tensor, settings: SplatSettings) -> GaussianCloud:
+    """Undoes the pipeline's scaling, which brings the box of the centres to `LARGEST_SIDE`.
+
+    In the truth's pictures the surface has the side that the field gives it, and the centres lie
+    below the surface. A pixel of difference in size costs a box 4 dB.
+    """
+    cloud = extract_cloud(model, scene_code, settings)
+    line = torch.linspace(0, model.radius, 1 << 16, device=scene_code.device)
+    density = model.query_density(line[:, None] * line.new_tensor([1, 0, 0]), scene_code)
+    side = 2 * float(line[density > settings.threshold].max())  # both scenes are largest along x
+    size = np.float32((1 - 2 * settings.inset / LARGEST_SIDE) * side / _WORLD_SIDE)
+    return replace(
+        cloud, positions=cloud.positions * size, log_scales=cloud.log_scales + np.log(size)
+    )
+
+
 def isotropic_on_vertices(model: TripoSR, scene_code: Tensor, count: int) -> GaussianCloud:
     """Round Gaussians on vertices of the marching-cubes mesh, as a first attempt would do it."""
     mesh = model.extract_mesh(scene_code, resolution=256)
-    rng = np.random.default_rng(0)
-    vertices = np.asarray(mesh.vertices, dtype=np.float32)
-    kept = rng.permutation(len(vertices))[:count]
-    colours = np.asarray(mesh.visual.vertex_colors[kept, :3], dtype=np.float32) / 255
-    scale = LARGEST_SIDE / _WORLD_SIDE
-    spacing = math.sqrt(float(mesh.area) / len(kept)) * scale
-    rotations = rng.normal(size=(len(kept), 4)).astype(np.float32)
-    return GaussianCloud(
-        np.asarray(vertices[kept][:, TO_SUBNET] * scale, dtype=np.float32),
-        np.full((len(kept), 3), math.log(0.85 * spacing), dtype=np.float32),
-        rotations / np.linalg.norm(rotations, axis=-1, keepdims=True),
-        np.full(len(kept), 5.5, dtype=np.float32),
-        np.asarray((colours - 0.5) / SH_C0, dtype=np.float32),
-    )
+    return round_gaussians(mesh, count, LARGEST_SIDE / _WORLD_SIDE)
 
 
 ENCODERS: dict[str, Encoder] = {
@@ -175,10 +186,11 @@ def quality(
     return rows
 
 
-def stage_seconds(*, device: str, counts: Sequence[int] = COUNTS) -> list[dict[str, Any]]:
+def stage_times(*, device: str, counts: Sequence[int] = COUNTS) -> list[dict[str, Any]]:
     """Median milliseconds of the splat stage and of the SPZ encoder, per number of Gaussians.
 
-    The network is full size with random weights in bfloat16 on CUDA, a small one on a CPU.
+    The network has random weights: full size, in bfloat16 and with the chunks of the preset gpu80
+    on CUDA; a small one on a CPU.
     """
     on_gpu = device.startswith("cuda")
     config = (
@@ -189,21 +201,50 @@ def stage_seconds(*, device: str, counts: Sequence[int] = COUNTS) -> list[dict[s
     model = untrained(config, device=device)
     if on_gpu:
         model.bfloat16()
+        model.query_chunk = PRESETS["gpu80"].triposr.chunk_size
     code = model.scene_codes(np.full((config.image_size, config.image_size, 3), 0.5))
     rows = []
     for count in counts:
-        settings = SplatSettings(max_gaussians=count)
-        cloud = extract_cloud(model, code, settings)
-        data = spz.encode(cloud)
+        extract = partial(extract_cloud, model, code, SplatSettings(max_gaussians=count))
+        cloud = extract()
+        splats_ms, encode_ms = median_ms(extract), median_ms(partial(spz.encode, cloud))
         rows.append(
             {
                 "gaussians": len(cloud),
-                "splats_ms": median_ms(partial(extract_cloud, model, code, settings)),
-                "encode_ms": median_ms(partial(spz.encode, cloud)),
-                "spz_bytes": len(data),
+                "splats_ms": splats_ms,
+                "encode_ms": encode_ms,
+                "both_ms": splats_ms + encode_ms,
+                "spz_bytes": len(spz.encode(cloud)),
+                "parts_ms": part_times(extract, device=device),
             }
         )
     return rows
+
+
+def part_times(extract: Callable[[], GaussianCloud], *, device: str) -> dict[str, float]:
+    """Median milliseconds of the parts of `extract_cloud`, in order.
+
+    The device is waited for around each part, so that together they take longer than the whole.
+    """
+    times: dict[str, list[float]] = {part: [] for part in _PARTS}
+
+    def timed(part: str, function: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **options: object) -> object:
+            wait(device)
+            start = time.perf_counter()
+            result = function(*args, **options)
+            wait(device)
+            times[part].append(1000 * (time.perf_counter() - start))
+            return result
+
+        return call
+
+    with ExitStack() as patches:
+        for part, (module, name) in _PARTS.items():
+            patches.enter_context(patch.object(module, name, timed(part, getattr(module, name))))
+        for _ in range(WARM_UP + REPEATS):
+            extract()
+    return {part: statistics.median(values[WARM_UP:]) for part, values in times.items()}
 
 
 def run(
@@ -221,14 +262,15 @@ def run(
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
         "size": size,
         "views": views,
-        "stage": stage_seconds(device=device),
+        "stage": stage_times(device=device),
         "quality": quality(device=device, size=size, views=range(views)),
     }
-    print(f"{figures['device']}: extract_cloud and spz.encode, median ms")
+    print(f"{figures['device']}: extract_cloud, spz.encode, both together, median ms")
     for row in figures["stage"]:
-        print(
-            "{gaussians:>8} {splats_ms:>8.1f} {encode_ms:>8.1f} {spz_bytes:>10} bytes".format(**row)
-        )
+        times = "{splats_ms:>8.1f} {encode_ms:>8.1f} {both_ms:>8.1f}".format(**row)
+        print("{gaussians:>8} {times} {spz_bytes:>10} bytes".format(times=times, **row))
+        for part, milliseconds in row["parts_ms"].items():
+            print(f"{milliseconds:>17.1f} {part}")
     print(f"{views} views of {size} x {size} against the volume render")
     for row in figures["quality"]:
         scores = "{psnr_db:>7.2f} dB  SSIM {ssim:.4f}  holes {holes:.4%}".format(**row)

@@ -1,5 +1,7 @@
 """Clouds lie on the surface, face the right way and are what a validator accepts."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -171,10 +173,14 @@ def test_an_untrained_network_makes_an_accepted_cloud() -> None:
     assert check(extract_cloud(model, code, FEW)).passed
 
 
-def test_likeness_to_the_volume_render_beats_round_gaussians() -> None:
-    model, code = sphere()
-    truth = volume_renders(model, code, [1], 96)
-    ours = compare(flat_discs(model, code, 12_000), truth, [1], 96)
-    naive = compare(isotropic_on_surface(model, code, 12_000), truth, [1], 96)
-    assert ours["psnr_db"] > naive["psnr_db"] + 3
+@pytest.mark.parametrize(("scene", "least_db"), [(sphere, 23.4), (box, 23.0)])
+def test_likeness_to_the_volume_render_beats_round_gaussians(
+    scene: Callable[[], tuple[TripoSR, torch.Tensor]], least_db: float
+) -> None:
+    model, code = scene()
+    truth = volume_renders(model, code, [1], 128)
+    ours = compare(flat_discs(model, code, 12_000), truth, [1], 128)
+    naive = compare(isotropic_on_surface(model, code, 12_000), truth, [1], 128)
+    # In so small a picture the rasteriser's blur, half a pixel, is most of the difference.
+    assert ours["psnr_db"] > max(least_db, naive["psnr_db"] + 3)
     assert ours["holes"] < 0.001
