@@ -1,40 +1,59 @@
-"""Image to cut-out: background removal through rembg, and the framing that TripoSR expects."""
+"""Image to cut-out: background removal with rembg's models, through rembg or in torch."""
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from loguru import logger
 from PIL import Image
 
 from generation.errors import GenerationError
+from generation.framing import resize_foreground
+from generation.onnx_network import OnnxError
 from generation.presets import BackgroundSettings
+from generation.saliency import LAYOUTS, Layout, SaliencyNetwork
 from protocol.errors import SetupError
 
-MAX_SIDE = 1024
-"""Pixels per side that are of use: rembg's networks see at most 1024, TripoSR 512."""
+Mask = Callable[[Image.Image], Image.Image]
+"""From an RGB picture to its mask: L, the object white."""
 
 
 class BackgroundRemover:
-    """A rembg session, loaded from a model file.
+    """One of rembg's models, loaded from its file, run by ONNX Runtime or by torch.
 
     Args:
         model_file: An ONNX file. If its name is that of one of rembg's own models
             (`isnet-general-use.onnx`), it is read as rembg reads that model; any other file has
             U2-Net's layout: 320 x 320 normalised RGB in, the mask as first output.
-        settings: Execution providers, threads, framing.
+        settings: Runtime, execution providers, threads, framing. What the torch runtime cannot
+            load is left to ONNX Runtime, with a warning.
+        device: Where the torch runtime computes.
 
     Raises:
         SetupError: The file cannot be loaded.
     """
 
-    def __init__(self, model_file: Path, settings: BackgroundSettings) -> None:
+    def __init__(
+        self,
+        model_file: Path,
+        settings: BackgroundSettings,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.settings = settings
-        self._session = _load(model_file, settings)
+        if not model_file.is_file():
+            raise SetupError(
+                f"the background model {model_file} does not exist",
+                fix="python -m scripts.fetch_models --preset NAME",
+            )
+        in_torch = None
+        if settings.runtime == "torch":
+            in_torch = _load_in_torch(model_file, settings, device)
+        self._mask: Mask = in_torch or _load_in_rembg(model_file, settings)
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Cuts the object out and frames it.
@@ -52,7 +71,8 @@ class BackgroundRemover:
         """
         if not _is_cut_out(image):
             image = self.remove(image.convert("RGB"))
-        coverage = float((np.asarray(image.getchannel("A")) > 127).mean())
+        opaque = sum(image.getchannel("A").histogram()[128:])
+        coverage = opaque / (image.width * image.height)
         if coverage < self.settings.min_coverage:
             raise GenerationError(
                 f"no foreground was found in the image: {coverage:.3%} of its pixels are opaque, "
@@ -62,86 +82,48 @@ class BackgroundRemover:
 
     def remove(self, image: Image.Image) -> Image.Image:
         """Cuts the object out of an RGB picture: RGBA of the same size, not yet framed."""
-        import rembg
-
-        # A mask with a single value divides zero by zero inside rembg and comes back empty.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # putalpha keeps the colours under a soft edge; the default darkens them.
-            cutout: Image.Image = rembg.remove(image, session=self._session, putalpha=True)
+        # The colours under a soft edge stay as they are: darkened, they would make a rim.
+        cutout = image.copy()
+        cutout.putalpha(self._mask(image))
         return cutout
 
 
-def shrink(image: Image.Image) -> Image.Image:
-    """Scales a picture down until neither side exceeds `MAX_SIDE`; a smaller one is only copied.
-
-    Framing pads to a square, so without this a wide cut-out of 16 megapixels would take gigabytes
-    and many seconds on its way to the network, which sees a quarter of a megapixel of it.
-    """
-    small = image.copy()
-    small.thumbnail((MAX_SIDE, MAX_SIDE))
-    return small
-
-
-def resize_foreground(image: Image.Image, ratio: float = 0.85) -> Image.Image:
-    """Crops to the object and pads to a square, as TripoSR's inputs were made; nothing is scaled.
-
-    The box covers the pixels with alpha > 0 without its last row and column, which TripoSR's own
-    preparation loses too.
-
-    Args:
-        image: RGBA.
-        ratio: Longer side of the box as a share of the returned side, 0..1.
-
-    Returns:
-        RGBA, square; padding is transparent black.
-
-    Raises:
-        GenerationError: Fewer than 2 x 2 pixels are not fully transparent.
-    """
-    pixels = np.asarray(image.convert("RGBA"))
-    rows, columns = np.nonzero(pixels[..., 3])
-    if rows.size == 0 or np.ptp(rows) == 0 or np.ptp(columns) == 0:
-        raise GenerationError("no foreground was found in the image: it is transparent throughout")
-    box = pixels[rows.min() : rows.max(), columns.min() : columns.max()]
-    side = max(box.shape[:2])
-    return Image.fromarray(_pad(_pad(box, side), int(side / ratio)))
-
-
-def composite_on_grey(image: Image.Image) -> Image.Image:
-    """Blends with mid-grey, the background that TripoSR was trained on.
-
-    Args:
-        image: RGBA.
-
-    Returns:
-        RGB of the same size; values are truncated, so that the background is 127.
-    """
-    pixels = np.asarray(image.convert("RGBA")).astype(np.float32) / 255
-    alpha = pixels[..., 3:]
-    blended = pixels[..., :3] * alpha + 0.5 * (1 - alpha)
-    return Image.fromarray((blended * 255).astype(np.uint8))
-
-
 def _is_cut_out(image: Image.Image) -> bool:
-    return image.mode == "RGBA" and np.asarray(image.getchannel("A")).min() < 255
+    return image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
 
 
-def _pad(pixels: np.ndarray[Any, np.dtype[np.uint8]], side: int) -> Any:
-    height, width = pixels.shape[:2]
-    top, left = (side - height) // 2, (side - width) // 2
-    return np.pad(pixels, ((top, side - height - top), (left, side - width - left), (0, 0)))
+def _load_in_torch(
+    model_file: Path, settings: BackgroundSettings, device: torch.device | str
+) -> SaliencyNetwork | None:
+    """Returns None, with a warning, if torch cannot run the model."""
+    try:
+        return SaliencyNetwork(
+            model_file, _layout(model_file.stem), device, getattr(torch, settings.dtype)
+        )
+    except (OnnxError, ImportError) as error:
+        logger.warning(
+            "background removal runs in ONNX Runtime: torch cannot run {}: {}",
+            model_file.name,
+            error,
+        )
+        return None
 
 
-def _load(model_file: Path, settings: BackgroundSettings) -> Any:
+def _layout(name: str) -> Layout:
+    if name in LAYOUTS:
+        return LAYOUTS[name]
+    from rembg.sessions import sessions_names
+
+    if name in sessions_names:
+        raise OnnxError(f"rembg reads {name} in a way of its own")
+    return Layout()
+
+
+def _load_in_rembg(model_file: Path, settings: BackgroundSettings) -> Mask:
     import onnxruntime
     import rembg
     from rembg.sessions import sessions_names
 
-    if not model_file.is_file():
-        raise SetupError(
-            f"the background model {model_file} does not exist",
-            fix="python -m scripts.fetch_models --preset NAME",
-        )
     available = onnxruntime.get_available_providers()
     providers = [name for name in settings.providers if name in available]
     if providers != list(settings.providers):
@@ -169,7 +151,14 @@ def _load(model_file: Path, settings: BackgroundSettings) -> Any:
             ) from error
     for warning in caught:
         logger.warning("background removal: {}", warning.message)
-    return session
+
+    def mask(image: Image.Image) -> Image.Image:
+        # A mask with a single value divides zero by zero inside rembg and comes back empty.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found: Image.Image = rembg.remove(image, session=session, only_mask=True)
+        return found
+
+    return mask
 
 
 @contextmanager

@@ -65,7 +65,8 @@ def make(
     """
     import torch
 
-    from generation.background import BackgroundRemover, composite_on_grey
+    from generation.background import BackgroundRemover
+    from generation.framing import composite_on_grey
     from generation.model_store import locate_models
     from generation.splats import extract_cloud
     from generation.stages import require_device
@@ -104,7 +105,7 @@ def _mesh(
 def _read(file: Path) -> "Image.Image":
     from PIL import Image, ImageOps
 
-    from generation.background import shrink
+    from generation.framing import shrink
 
     with Image.open(file) as image:
         upright = ImageOps.exif_transpose(image)

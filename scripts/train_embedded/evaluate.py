@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor, multiprocessing
 from tqdm import tqdm
 
-from generation.background import BackgroundRemover, composite_on_grey, resize_foreground
+from generation.background import BackgroundRemover
 from generation.errors import GenerationError
+from generation.framing import composite_on_grey, resize_foreground
 from generation.presets import preset
 from generation.splats import extract_cloud
 from generation.text_to_image import TextToImage
@@ -89,7 +90,7 @@ class Networks:
         drawing = settings.text_to_image.model_copy(update=update)
         cutting = settings.background.model_copy(update={"threads": 1})
         self.splats = settings.splats
-        self.draw = TextToImage(folder / export.FLUX, drawing, "cpu")
+        self.draw = TextToImage.from_pretrained(folder / export.FLUX, drawing, "cpu")
         self.cut = BackgroundRemover(folder / export.BACKGROUND, cutting)
         self.triposr = TripoSR.from_pretrained(folder / export.TRIPOSR)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generation.background import composite_on_grey, resize_foreground
 from generation.errors import GenerationError
+from generation.framing import composite_on_grey, resize_foreground
 
 PREP = Path(__file__).parents[1] / "golden" / "triposr" / "prep"
 
@@ -33,6 +33,15 @@ def test_opaque_pixels_keep_every_value() -> None:
     assert np.array_equal(found, pixels[..., :3])
 
 
+def test_every_colour_under_every_alpha_is_blended_in_single_precision() -> None:
+    colours, alphas = np.meshgrid(np.arange(256), np.arange(256))
+    pixels = np.stack([colours, 255 - colours, colours, alphas], axis=-1).astype(np.uint8)
+    scaled = pixels.astype(np.float32) / 255
+    alpha = scaled[..., 3:]
+    expected = ((scaled[..., :3] * alpha + 0.5 * (1 - alpha)) * 255).astype(np.uint8)
+    assert np.array_equal(np.asarray(composite_on_grey(Image.fromarray(pixels))), expected)
+
+
 def test_the_background_is_127() -> None:
     grey = np.asarray(composite_on_grey(Image.new("RGBA", (4, 4), (255, 0, 0, 0))))
     assert (grey == 127).all()
@@ -48,6 +57,10 @@ def test_the_object_takes_its_share_of_a_square(
     found = np.asarray(resize_foreground(image, ratio))
     longest = max(box[2] - box[0], box[3] - box[1]) - 1
     assert found.shape == (int(longest / ratio), int(longest / ratio), 4)
+    rows, columns = np.nonzero(found[..., 3])
+    for places in (rows, columns):
+        before, after = places.min(), len(found) - 1 - places.max()
+        assert abs(before - after) <= 2
     opaque = (found[..., 3] == 255).sum()
     assert opaque == (box[2] - box[0] - 1) * (box[3] - box[1] - 1)
 
