@@ -17,6 +17,10 @@ class GenerationError(GenerationEnded):
     """This request failed; the engine goes on with the next one."""
 
 
+class OutOfMemory(GenerationError):
+    """This request failed because a stage needs more memory than is free."""
+
+
 class GenerationStopped(GenerationEnded):
     """This request was given up between two stages: its deadline or its gate said no.
 

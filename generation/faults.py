@@ -1,9 +1,51 @@
 """Tells errors that concern one request from those after which the device is lost."""
 
-from generation.errors import EngineDead, GenerationError
+from collections.abc import Callable
+from typing import TypeVar
+
+from loguru import logger
+
+from generation.errors import EngineDead, GenerationError, OutOfMemory
+from protocol.errors import TaskError
+
+T = TypeVar("T")
 
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")
 _LOST = ("CUDA error", "device-side assert", "illegal memory access", "CUDA driver error")
+
+
+def attempt(stage: str, work: Callable[[], T], drop_caches: Callable[[], None]) -> T:
+    """Does the work of a stage, a second time without caches if memory runs out.
+
+    Args:
+        stage: What messages call it.
+        work: What to do; without effects if it fails.
+        drop_caches: Gives back all memory that is only kept to save time.
+
+    Raises:
+        GenerationError: This request failed; `OutOfMemory` if memory ran out twice.
+        TaskError: The request cannot be served.
+        EngineDead: No further request can.
+    """
+    try:
+        return _sorted_errors(stage, work)
+    except OutOfMemory as error:
+        logger.warning("{}; trying again without caches", error)
+    # Outside the handler, where the exception's frames no longer hold tensors.
+    drop_caches()
+    return _sorted_errors(stage, work)
+
+
+def _sorted_errors(stage: str, work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except (GenerationError, TaskError):
+        raise
+    except Exception as error:
+        fault = classify(stage, error)
+        if not isinstance(fault, OutOfMemory):
+            logger.opt(exception=error).error("{}", fault)
+        raise fault from error
 
 
 def classify(stage: str, error: Exception) -> GenerationError | EngineDead:
@@ -11,8 +53,7 @@ def classify(stage: str, error: Exception) -> GenerationError | EngineDead:
 
     A CUDA context that met an illegal access, an assertion on the device or a hardware fault
     answers every later call with the same error (CUDA Runtime API, "sticky" errors), so only a new
-    process helps. Running out of memory is not of that kind; what torch holds in reserve is
-    given back for the next request.
+    process helps. Running out of memory is not of that kind.
 
     Args:
         stage: Where it happened.
@@ -24,9 +65,7 @@ def classify(stage: str, error: Exception) -> GenerationError | EngineDead:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(mark in text for mark in _OUT_OF_MEMORY)
     ):
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return GenerationError(f"{stage} ran out of memory: {_first_line(text)}")
+        return OutOfMemory(f"{stage} ran out of memory: {_first_line(text)}")
     if isinstance(error, torch.AcceleratorError) or (
         isinstance(error, RuntimeError) and any(mark in text for mark in _LOST)
     ):

@@ -1,5 +1,6 @@
 """The stages in order: a task in, an asset out, with deadlines, cancellation and timings."""
 
+import gc
 import itertools
 import math
 import time
@@ -9,13 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from loguru import logger
 from PIL import Image
 from tqdm import tqdm
 
-from generation.background import composite_on_grey, shrink
 from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
-from generation.faults import classify
+from generation.faults import attempt
+from generation.framing import composite_on_grey, shrink
 from generation.lanes import Lane
 from generation.presets import GenerationSettings
 from generation.validity import ValidityReport, check
@@ -68,7 +68,7 @@ class Generation:
         spz: The cloud as an SPZ file.
         validity: The validator's checks, all passed.
         timings: Seconds that each stage took, without waiting, in the order they ran.
-        image: RGB, drawn or given; a given one is scaled down to `background.MAX_SIDE`, and shown
+        image: RGB, drawn or given; a given one is scaled down to `framing.MAX_SIDE`, and shown
             on grey where it is transparent.
         cutout: RGBA, what TripoSR saw before it was put on grey.
     """
@@ -164,6 +164,8 @@ class GenerationPipeline:
                     fix="see the log above; `python -m scripts.benchmark pipeline --preset "
                     f"{self.settings.name}` repeats it alone",
                 ) from error
+        # Libraries leave a million objects that stay; going over them would hold a request up.
+        gc.freeze()
         return result.timings
 
     async def generate(
@@ -200,9 +202,10 @@ class GenerationPipeline:
         await self._gpu.close()
         await self._cpu.close()
         self._stages = None
+        gc.unfreeze()
 
     async def _all_stages(self, request: "_Request", stages: "Stages") -> Generation:
-        step, task = partial(self._stage, request), request.task
+        step, task = partial(self._stage, request, stages.drop_caches), request.task
         source: Any = task
         if isinstance(task, TextTask):
             source = await step("text_to_image", stages.text_to_image, task.prompt, task.seed)
@@ -213,7 +216,12 @@ class GenerationPipeline:
         return Generation(task.id, cloud, spz, validity, request.timings, image, cutout)
 
     async def _stage(
-        self, request: "_Request", stage: str, work: Callable[..., T], *arguments: Any
+        self,
+        request: "_Request",
+        drop_caches: Callable[[], None],
+        stage: str,
+        work: Callable[..., T],
+        *arguments: Any,
     ) -> T:
         def begin() -> None:
             self._require_alive()
@@ -226,7 +234,7 @@ class GenerationPipeline:
 
         lane = self._gpu if stage in GPU_STAGES else self._cpu
         try:
-            run = partial(self._run, stage, work, arguments)
+            run = partial(self._run, stage, partial(work, *arguments), drop_caches)
             result, seconds = await lane.run(request.order, run, before=begin)
         except (GenerationError, TaskError, EngineDead) as error:
             self._emit("stage_failed", request, stage, error=str(error))
@@ -236,20 +244,15 @@ class GenerationPipeline:
         return result
 
     def _run(
-        self, stage: str, work: Callable[..., T], arguments: tuple[Any, ...]
+        self, stage: str, work: Callable[[], T], drop_caches: Callable[[], None]
     ) -> tuple[T, float]:
         """Runs in a worker thread: the work, timed, its errors sorted."""
         start = self._clock()
         try:
-            result = work(*arguments)
-        except (GenerationError, TaskError):
+            result = attempt(stage, work, drop_caches)
+        except EngineDead as error:
+            self._cause_of_death = str(error)
             raise
-        except Exception as error:
-            fault = classify(stage, error)
-            logger.opt(exception=error).error("{}", fault)
-            if isinstance(fault, EngineDead):
-                self._cause_of_death = str(fault)
-            raise fault from error
         return result, self._clock() - start
 
     def _require_alive(self) -> None:
@@ -274,9 +277,9 @@ def _load_stages(
     settings: GenerationSettings, models_dir: Path | None, report: Callable[[str], None]
 ) -> "Stages":
     # The import alone takes seconds, so it too belongs in the worker thread.
-    from generation.stages import load_stages
+    from generation.stages import assemble, load_networks
 
-    return load_stages(settings, models_dir, report)
+    return assemble(settings, load_networks(settings, models_dir, report))
 
 
 def _cut_out(stages: "Stages", source: Image.Image | ImageTask) -> tuple[Image.Image, Image.Image]:

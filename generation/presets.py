@@ -94,9 +94,8 @@ class TextToImageSettings(_Frozen):
         max_sequence_length: T5 tokens that are kept of a prompt; FLUX.1-schnell takes up to 256.
         seed: Seed of the noise when a task brings none.
         template: What is made of a prompt; {prompt} stands for it.
-        offload: Keep the weights in page-locked main memory (34 GB for FLUX.1-schnell) and bring
-            each layer to the CUDA device while the one before it computes. Slower: every step
-            transfers the whole transformer.
+        eight_bit: Hold the large linear layers of the transformer and of T5 in 8 bits instead of
+            16, which takes FLUX.1-schnell from 34 to 18 GB.
     """
 
     model: HubModel | None = None
@@ -107,7 +106,7 @@ class TextToImageSettings(_Frozen):
     max_sequence_length: Annotated[int, Field(ge=1, le=512)] = 256
     seed: Seed = 0
     template: Annotated[str, AfterValidator(_has_placeholder)] = "{prompt}"
-    offload: bool = False
+    eight_bit: bool = False
 
 
 class BackgroundSettings(_Frozen):
@@ -115,6 +114,10 @@ class BackgroundSettings(_Frozen):
 
     Attributes:
         model: Where the weights come from; None for those shipped in `generation/embedded/`.
+        runtime: What runs the network: ONNX Runtime, through rembg, or torch, on the preset's
+            device. What torch cannot run is left to ONNX Runtime.
+        dtype: Number format in the torch runtime. bfloat16 is faster, but may leave a haze far off
+            the object, which spoils its box.
         providers: ONNX Runtime execution providers in order of preference; those that the
             installed runtime lacks are skipped.
         threads: Threads of the network on the CPU; 0 takes half of the cores.
@@ -123,6 +126,8 @@ class BackgroundSettings(_Frozen):
     """
 
     model: ReleaseModel | None = None
+    runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
+    dtype: DType = "float32"
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     foreground_ratio: Annotated[float, Field(ge=0.1, le=1.0)] = 0.85
@@ -166,7 +171,7 @@ class SplatSettings(_Frozen):
     threshold: Annotated[float, Field(gt=0.0)] = 25.0
     min_component: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
     disc_sigma: Annotated[float, Field(gt=0.0, le=4.0)] = 0.8
-    inset: Annotated[float, Field(ge=0.0, le=0.1)] = 0.0067
+    inset: Annotated[float, Field(ge=0.0, le=0.1)] = 0.0055
     thickness: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     opacity_logit: Annotated[float, Field(gt=0.0, le=10.0)] = 5.5
     seed: Seed = 0
@@ -183,6 +188,8 @@ class GenerationSettings(_Frozen):
         triposr: Cut-out to scene code.
         splats: Scene code to Gaussian cloud.
         spz_level: zstandard level of the SPZ file.
+        accelerate: Compile the networks and record CUDA graphs of them in the warm-up. Needs a CUDA
+            device, a C compiler and Triton; what cannot be compiled or recorded runs eagerly.
         knows: What the networks know, where that is little; empty if they know what FLUX knows.
     """
 
@@ -193,6 +200,7 @@ class GenerationSettings(_Frozen):
     triposr: TripoSRSettings
     splats: SplatSettings
     spz_level: Annotated[int, Field(ge=1, le=22)] = 1
+    accelerate: bool = False
     knows: str = ""
 
     @property
@@ -236,9 +244,10 @@ _GPU80 = GenerationSettings(
         dtype="bfloat16",
         template="{prompt}, one single object, centred, whole object in view, plain background",
     ),
-    background=BackgroundSettings(model=ISNET),
+    background=BackgroundSettings(model=ISNET, runtime="torch"),
     triposr=TripoSRSettings(model=TRIPOSR, dtype="bfloat16", chunk_size=1_048_576),
     splats=SplatSettings(),
+    accelerate=True,
 )
 
 PRESETS: dict[str, GenerationSettings] = {
@@ -255,7 +264,7 @@ PRESETS: dict[str, GenerationSettings] = {
     "gpu24": _GPU80.model_copy(
         update={
             "name": "gpu24",
-            "text_to_image": _GPU80.text_to_image.model_copy(update={"offload": True}),
+            "text_to_image": _GPU80.text_to_image.model_copy(update={"eight_bit": True}),
         }
     ),
     "gpu80": _GPU80,

@@ -7,8 +7,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from generation.background import BackgroundRemover, composite_on_grey
-from generation.model_store import locate_models
+from generation.acceleration.compiling import Compiled, keep_compiled_code
+from generation.acceleration.graphs import Captured
+from generation.background import BackgroundRemover
+from generation.framing import composite_on_grey
+from generation.model_store import cache_dir, locate_models
 from generation.presets import GenerationSettings
 from generation.splats import extract_cloud
 from generation.text_to_image import TextToImage
@@ -28,6 +31,7 @@ class Stages:
         scene_code: RGBA cut-out to a scene code.
         splats: Scene code to a Gaussian cloud.
         encode: Gaussian cloud to the bytes of an SPZ file.
+        drop_caches: Gives back all memory that is only kept to save time.
     """
 
     text_to_image: Callable[[str, int | None], Image.Image]
@@ -35,6 +39,16 @@ class Stages:
     scene_code: Callable[[Image.Image], SceneCode]
     splats: Callable[[SceneCode], GaussianCloud]
     encode: Callable[[GaussianCloud], bytes]
+    drop_caches: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What a preset keeps resident."""
+
+    text_to_image: TextToImage
+    background: BackgroundRemover
+    triposr: TripoSR
 
 
 def require_device(settings: GenerationSettings) -> torch.device:
@@ -58,9 +72,9 @@ def require_device(settings: GenerationSettings) -> torch.device:
     return device
 
 
-def load_stages(
+def load_networks(
     settings: GenerationSettings, models_dir: Path | None, report: Callable[[str], None]
-) -> Stages:
+) -> Networks:
     """Loads every network of a preset.
 
     Args:
@@ -86,13 +100,20 @@ def _load(
     device: torch.device,
     models_dir: Path | None,
     report: Callable[[str], None],
-) -> Stages:
+) -> Networks:
     report("models folder")
     paths = locate_models(settings, models_dir)
+    if settings.accelerate:
+        keep_compiled_code(cache_dir() / "compiled")
     report("text to image")
-    draw = TextToImage(paths.text_to_image, settings.text_to_image, settings.device)
+    draw = TextToImage.from_pretrained(
+        paths.text_to_image,
+        settings.text_to_image,
+        settings.device,
+        accelerate=settings.accelerate,
+    )
     report("background")
-    cut_out = BackgroundRemover(paths.background, settings.background)
+    cut_out = BackgroundRemover(paths.background, settings.background, device)
     report("TripoSR")
     triposr = TripoSR.from_pretrained(
         paths.triposr,
@@ -100,18 +121,40 @@ def _load(
         dtype=getattr(torch, settings.triposr.dtype),
         query_chunk=settings.triposr.chunk_size,
     )
+    return Networks(draw, cut_out, triposr)
+
+
+def assemble(settings: GenerationSettings, networks: Networks) -> Stages:
+    """Puts a preset's stages together from its networks.
+
+    Args:
+        settings: The preset.
+        networks: All on its device.
+    """
+    draw, triposr = networks.text_to_image, networks.triposr
+    if settings.accelerate:
+        vit = triposr.image_tokenizer.model
+        blocks = (*triposr.backbone.transformer_blocks, *vit.encoder.layer)
+        compiled = Compiled("TripoSR", triposr.forward, blocks)
+        triposr.forward = Captured("TripoSR", compiled)  # type: ignore[method-assign]
 
     def scene_code(cutout: Image.Image) -> SceneCode:
         code = triposr.scene_codes(composite_on_grey(cutout))
-        if device.type == "cuda":
+        if code.is_cuda:
             # So that this stage's time and errors are its own.
-            torch.cuda.synchronize(device)
+            torch.cuda.current_stream(code.device).synchronize()
         return code
+
+    def drop_caches() -> None:
+        draw.drop_caches()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     return Stages(
         text_to_image=draw,
-        background=cut_out,
+        background=networks.background,
         scene_code=scene_code,
         splats=lambda code: extract_cloud(triposr, code, settings.splats),
         encode=lambda cloud: spz.encode(cloud, level=settings.spz_level),
+        drop_caches=drop_caches,
     )

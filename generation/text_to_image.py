@@ -1,32 +1,103 @@
-"""Prompt to image: FLUX through diffusers."""
+"""Prompt to image: FLUX, its networks from diffusers and transformers."""
 
+from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
+from generation.acceleration.compiling import Compiled
+from generation.acceleration.eight_bit import EightBitLinear, Float8Linear, Int8Linear, quantise
+from generation.acceleration.graphs import Captured, GraphPool
 from generation.presets import TextToImageSettings
 from generation.quiet import quiet_libraries
 from protocol.errors import SetupError
 
+_REMEMBERED_PROMPTS = 32
+"""Their embeddings take 2 MB each."""
+
+_CLIP_TOKENS = 77
+
 
 class TextToImage:
-    """FLUX.1 (Black Forest Labs 2024), loaded from a folder in the layout of `FluxPipeline`.
+    """FLUX.1 (Black Forest Labs 2024).
+
+    Draws what `FluxPipeline` draws, but a prompt's encoding and a picture are one function of
+    tensors each, which a CUDA graph can record as a whole.
 
     Args:
-        folder: Holds `model_index.json` and one folder per network; never the network's hub id.
+        pipeline: A `FluxPipeline` whose networks are on their device.
         settings: Size, steps, number format and the rest.
-        device: Where the networks run, in torch's words.
-
-    Raises:
-        SetupError: The folder cannot be loaded.
+        accelerate: Compile the networks and record CUDA graphs, both in the first picture.
+        backend: What `torch.compile` compiles with.
     """
 
-    def __init__(self, folder: Path, settings: TextToImageSettings, device: str) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        settings: TextToImageSettings,
+        *,
+        accelerate: bool = False,
+        backend: str = "inductor",
+    ) -> None:
+        self.pipeline = pipeline
         self.settings = settings
-        self._pipeline = _load(folder, settings, device)
+        self._device = pipeline.device
+        self._dtype = pipeline.transformer.dtype
+        self._sigmas = _schedule(pipeline, settings)
+        self._embeddings: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._encode: Any = self._encode_tokens
+        self._draw: Any = self._denoise_and_decode
+        if accelerate:
+            flux = pipeline.transformer
+            parts = (
+                *flux.transformer_blocks,
+                *flux.single_transformer_blocks,
+                pipeline.vae.decoder,
+            )
+            pool = GraphPool()  # Both graphs run in turn, in one thread.
+            # Not compiled: transformers asks whether a graph is being recorded, so Dynamo would
+            # compile once more while it is, which CUDA does not allow.
+            self._encode = Captured("prompt encoding", self._encode, pool=pool)
+            compiled = Compiled("FLUX", self._draw, parts, backend=backend)
+            self._draw = Captured("FLUX", compiled, pool=pool)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Path,
+        settings: TextToImageSettings,
+        device: str,
+        *,
+        accelerate: bool = False,
+    ) -> "TextToImage":
+        """Loads from a folder in the layout of `FluxPipeline`; never from the network's hub id.
+
+        Args:
+            folder: Holds `model_index.json` and one folder per network.
+            settings: See the class.
+            device: Where the networks run, in torch's words.
+            accelerate: See the class.
+
+        Raises:
+            SetupError: The folder cannot be loaded.
+        """
+        try:
+            pipeline = _load(folder, settings, device)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise SetupError(
+                f"no FLUX pipeline could be loaded from {folder}: {error}",
+                fix="fetch the model again: python -m scripts.fetch_models --preset NAME",
+            ) from error
+        return cls(pipeline, settings, accelerate=accelerate)
+
+    @torch.no_grad()
     def __call__(self, prompt: str, seed: int | None = None) -> Image.Image:
         """Draws an image of the prompt.
 
@@ -41,51 +112,161 @@ class TextToImage:
         Returns:
             RGB, `settings.size` on each side.
         """
-        settings = self.settings
-        generator = torch.Generator("cpu").manual_seed(settings.seed if seed is None else seed)
-        result = self._pipeline(
-            prompt=settings.template.replace("{prompt}", prompt),
-            height=settings.size,
-            width=settings.size,
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance,
-            max_sequence_length=settings.max_sequence_length,
-            generator=generator,
+        generator = torch.Generator("cpu").manual_seed(self.settings.seed if seed is None else seed)
+        side = self.settings.size // self.pipeline.vae_scale_factor
+        channels = self.pipeline.transformer.config.in_channels // 4
+        noise = torch.randn(1, channels, side, side, generator=generator, dtype=self._dtype)
+        words, pooled = self.embed(prompt)
+        pixels = self._draw(noise.to(self._device), words, pooled)
+        return Image.fromarray(pixels.cpu().numpy())
+
+    @torch.no_grad()
+    def embed(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """What FLUX sees of a prompt; the most recent prompts are remembered.
+
+        Returns:
+            T5's hidden states (1, `max_sequence_length`, 4096) and CLIP's pooled output (1, 768),
+            in the networks' number format. Sizes are those of FLUX.1.
+        """
+        if prompt not in self._embeddings:
+            text = self.settings.template.replace("{prompt}", prompt)
+            clip = self._tokens(self.pipeline.tokenizer, text, _CLIP_TOKENS)
+            t5 = self._tokens(self.pipeline.tokenizer_2, text, self.settings.max_sequence_length)
+            self._embeddings[prompt] = self._encode(clip, t5)
+            if len(self._embeddings) > _REMEMBERED_PROMPTS:
+                self._embeddings.popitem(last=False)
+        self._embeddings.move_to_end(prompt)
+        return self._embeddings[prompt]
+
+    def drop_caches(self) -> None:
+        """Forgets the embeddings of prompts, for when memory runs out."""
+        self._embeddings.clear()
+
+    def _tokens(self, tokenizer: Any, text: str, count: int) -> Tensor:
+        found = tokenizer(
+            text, padding="max_length", max_length=count, truncation=True, return_tensors="pt"
         )
-        image: Image.Image = result.images[0]
-        return image.convert("RGB")
+        ids: Tensor = found.input_ids.to(self._device)
+        return ids
+
+    def _encode_tokens(self, clip: Tensor, t5: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps ids (1, 77) and (1, T) to T5's hidden states and CLIP's pooled output."""
+        words: Tensor = self.pipeline.text_encoder_2(t5)[0]
+        pooled: Tensor = self.pipeline.text_encoder(clip).pooler_output
+        return words.to(self._dtype), pooled.to(self._dtype)
+
+    def _denoise_and_decode(self, noise: Tensor, words: Tensor, pooled: Tensor) -> Tensor:
+        """Follows the flow from noise to a picture (Liu et al. 2022), by Euler's method.
+
+        Args:
+            noise: (1, C, S, S), S a 8th of the picture's side.
+            words: See `embed`.
+            pooled: See `embed`.
+
+        Returns:
+            (8 S, 8 S, 3) uint8 RGB.
+        """
+        side = noise.shape[-1] // 2
+        latents = _pack(noise)
+        step = partial(
+            self.pipeline.transformer,
+            pooled_projections=pooled,
+            encoder_hidden_states=words,
+            txt_ids=words.new_zeros(words.shape[1], 3),
+            img_ids=_places(side, words),
+            guidance=self._guidance(),
+            return_dict=False,
+        )
+        for sigma, following in zip(self._sigmas, self._sigmas[1:], strict=False):
+            time = words.new_full((1,), 1000 * sigma) / 1000  # the rounding that FLUX has learnt
+            flow = step(hidden_states=latents, timestep=time)[0]
+            latents = (latents.float() + (following - sigma) * flow).to(latents.dtype)
+        vae = self.pipeline.vae
+        latents = _unpack(latents, side) / vae.config.scaling_factor + vae.config.shift_factor
+        picture = vae.decode(latents, return_dict=False)[0][0]
+        bright = (picture * 0.5 + 0.5).clamp(0, 1).float()
+        pixels: Tensor = (bright * 255).round().to(torch.uint8)
+        return pixels.permute(1, 2, 0).contiguous()
+
+    def _guidance(self) -> Tensor | None:
+        if not self.pipeline.transformer.config.guidance_embeds:
+            return None
+        return torch.full((1,), self.settings.guidance, device=self._device)
+
+
+def _schedule(pipeline: Any, settings: TextToImageSettings) -> list[float]:
+    """Noise levels from 1 to 0, `steps` + 1 of them, as the pipeline's scheduler shifts them."""
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    scheduler, steps = pipeline.scheduler, settings.steps
+    tokens = (settings.size // pipeline.vae_scale_factor // 2) ** 2
+    config = scheduler.config
+    shift = calculate_shift(
+        tokens,
+        config.get("base_image_seq_len", 256),
+        config.get("max_image_seq_len", 4096),
+        config.get("base_shift", 0.5),
+        config.get("max_shift", 1.15),
+    )
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist(), mu=shift)
+    sigmas: list[float] = scheduler.sigmas.tolist()
+    return sigmas
+
+
+def _pack(latents: Tensor) -> Tensor:
+    """(1, C, 2 S, 2 S) to tokens (1, S * S, 4 C), one for each 2 x 2 block."""
+    _, channels, height, width = latents.shape
+    blocks = latents.view(1, channels, height // 2, 2, width // 2, 2)
+    return blocks.permute(0, 2, 4, 1, 3, 5).reshape(1, -1, 4 * channels)
+
+
+def _unpack(tokens: Tensor, side: int) -> Tensor:
+    """Undoes `_pack`."""
+    blocks = tokens.view(1, side, side, -1, 2, 2)
+    return blocks.permute(0, 3, 1, 4, 2, 5).reshape(1, -1, 2 * side, 2 * side)
+
+
+def _places(side: int, like: Tensor) -> Tensor:
+    """(side * side, 3): nothing, row and column of every image token."""
+    line = torch.arange(side, device=like.device, dtype=like.dtype)
+    rows, columns = line.repeat_interleave(side), line.repeat(side)
+    return torch.stack((torch.zeros_like(rows), rows, columns), dim=-1)
 
 
 def _load(folder: Path, settings: TextToImageSettings, device: str) -> Any:
+    options = {
+        "torch_dtype": getattr(torch, settings.dtype),
+        "local_files_only": True,
+        "use_safetensors": True,
+    }
     with quiet_libraries():
-        from diffusers import FluxPipeline
+        from diffusers import FluxPipeline, FluxTransformer2DModel
+        from transformers import T5EncoderModel
 
-        try:
-            pipeline = FluxPipeline.from_pretrained(
-                folder,
-                torch_dtype=getattr(torch, settings.dtype),
-                local_files_only=True,
-                use_safetensors=True,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise SetupError(
-                f"no FLUX pipeline could be loaded from {folder}: {error}",
-                fix="fetch the model again: python -m scripts.fetch_models --preset NAME",
-            ) from error
+        parts: dict[str, Any] = {}
+        if settings.eight_bit:
+            # One after the other, so that main memory holds only one of them in 16 bits.
+            for name, network, layer in (
+                ("transformer", FluxTransformer2DModel, Float8Linear),
+                ("text_encoder_2", T5EncoderModel, Int8Linear),
+            ):
+                part = network.from_pretrained(folder / name, **options)
+                parts[name] = hold_in_eight_bits(part, layer, device)
+        pipeline = FluxPipeline.from_pretrained(folder, **options, **parts)
         pipeline.set_progress_bar_config(disable=True)
-        if settings.offload:
-            _offload(pipeline, torch.device(device))
-        else:
-            pipeline.to(device)
+        pipeline.to(device)
     return pipeline
 
 
-def _offload(pipeline: Any, device: torch.device) -> None:
-    if device.type != "cuda":
-        raise SetupError(
-            f"text_to_image.offload needs a CUDA device, the preset runs on {device}",
-            fix="set device to cuda, or offload to false",
-        )
-    # Whole networks would have to be copied back each time; layers have a copy that stays in
-    # page-locked memory and are brought while their predecessors compute.
-    pipeline.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=True)
+def hold_in_eight_bits(
+    network: nn.Module, layer: type[EightBitLinear], device: torch.device | str
+) -> nn.Module:
+    """Makes a network, or a part of one, small enough for a card of 24 GB, in place.
+
+    Args:
+        network: `FluxTransformer2DModel`, `T5EncoderModel` or a block of theirs.
+        layer: What takes the place of its large linear layers.
+        device: Where everything goes in the end.
+    """
+    quantise(network, layer, device=device)
+    return network.to(device)

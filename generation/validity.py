@@ -120,9 +120,10 @@ def _transparent_share(cloud: GaussianCloud) -> Check:
 
 
 def _identity_share(cloud: GaussianCloud) -> Check:
-    norms = np.linalg.norm(cloud.rotations, axis=1, keepdims=True)
-    rotations = cloud.rotations / np.maximum(norms, np.finfo(np.float32).tiny)
-    identity = (np.abs(rotations[:, 1:]) < _SPZ_ROTATION_STEP).all(axis=1) & (norms[:, 0] > 0)
+    norms = np.sqrt(np.einsum("ij,ij->i", cloud.rotations, cloud.rotations))
+    x, y, z = np.abs(_columns(cloud.rotations)[1:])
+    largest = np.maximum(np.maximum(x, y), z)
+    identity = (largest < _SPZ_ROTATION_STEP * norms) & (norms > 0)
     share = _mean(identity)
     return Check(
         name="identity_share",
@@ -135,13 +136,15 @@ def _identity_share(cloud: GaussianCloud) -> Check:
 
 
 def _geometry(cloud: GaussianCloud) -> tuple[Check, ...]:
-    positions = cloud.positions.astype(np.float64)
-    low, high = positions.min(axis=0), positions.max(axis=0)
+    positions = _columns(cloud.positions)
+    low, high = positions.min(axis=1).astype(float), positions.max(axis=1).astype(float)
     side = float((high - low).max())
     scale = FULL_OPACITY_SIDE / side if side > 0 else 0.0
-    off_centre = float(np.abs((low + high) / 2 - positions.mean()).max() * scale)
-    core = np.quantile(positions, [_STRAY_SHARE, 1 - _STRAY_SHARE], axis=0)
-    core_side = float((core[1] - core[0]).max())
+    mean = positions.mean(dtype=np.float64)
+    off_centre = float(np.abs((low + high) / 2 - mean).max() * scale)
+    stray = round(_STRAY_SHARE * (len(cloud) - 1))
+    ordered = np.partition(positions, [stray, -1 - stray], axis=1)
+    core_side = float((ordered[:, -1 - stray] - ordered[:, stray]).max())
     stray_ratio = side / core_side if core_side > 0 else 1.0 if side == 0 else float("inf")
     return (
         Check(
@@ -180,6 +183,11 @@ def _wire(wire_bytes: int) -> Check:
         explanation="size of the SPZ file; the subnet calls 1 to 2 MB healthy, and more only takes "
         "longer to send and to validate",
     )
+
+
+def _columns(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(C, N) of (N, C): NumPy reduces along long rows ten times as fast as along short ones."""
+    return np.ascontiguousarray(rows.T)
 
 
 def _mean(mask: NDArray[np.bool_]) -> float:

@@ -6,7 +6,7 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-from generation.errors import GenerationError
+from generation.errors import OutOfMemory
 
 
 def map_in_chunks(
@@ -21,7 +21,7 @@ def map_in_chunks(
         floor: Fewest rows per call.
 
     Raises:
-        GenerationError: Memory ran out with `floor` rows.
+        OutOfMemory: There was not enough with `floor` rows.
     """
     parts: list[Tensor] = []
     start = 0
@@ -32,7 +32,7 @@ def map_in_chunks(
             parts.append(part)
             start = stop
         elif chunk <= floor:
-            raise GenerationError(
+            raise OutOfMemory(
                 f"out of GPU memory with chunks of {chunk}, the smallest allowed; "
                 "free memory on the device or choose a smaller preset"
             )

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,9 +21,13 @@ GB = 1_000_000_000
 MADE_FOR_GB = {"gpu24": 24, "gpu80": 80}
 """GPU memory, as cards are sold, that a preset is made for."""
 
-RESIDENT_BYTES = 34 * GB
-"""The weights of FLUX.1-schnell in bf16, wherever they are kept."""
+RESIDENT_BYTES = {"16 bits": 34 * GB, "8 bits": 18 * GB}
+"""The weights of FLUX.1-schnell on the GPU."""
 
+LOADING_BYTES = {"16 bits": 34 * GB, "8 bits": 24 * GB}
+"""What passes through main memory at once before it reaches the GPU."""
+
+COMPILERS = ("gcc", "clang", "cc")
 LOG_BYTES = 1 * GB
 WEIGHT_BYTES = 40 * GB
 HASHING_LIMIT_S = 60.0
@@ -68,6 +72,9 @@ def machine_checks(
     async def device() -> Verdict:
         return judge_device(settings, await in_daemon_thread(read_device, IMPORT_LIMIT_S))
 
+    async def compiler() -> Verdict:
+        return judge_compiler(settings, {name: shutil.which(name) for name in COMPILERS})
+
     async def weights() -> Verdict:
         if not settings.models:
             return ok(f"the preset {settings.name} needs no download")
@@ -80,6 +87,7 @@ def machine_checks(
         Check("disk", disk),
         Check("memory", memory),
         Check("torch, GPU", device, IMPORT_LIMIT_S),
+        Check("compiler", compiler),
         Check(
             "weights",
             weights,
@@ -157,13 +165,13 @@ def judge_disk(needs: Sequence[tuple[Path, int, str]]) -> Verdict:
 
 
 def judge_memory(settings: GenerationSettings, total_bytes: int) -> Verdict:
-    """A preset that streams weights through the GPU keeps them in page-locked main memory."""
+    """Weights are read into main memory before they reach the GPU."""
     text = f"{total_bytes / GB:.0f} GB of main memory"
-    if settings.text_to_image.offload and total_bytes < RESIDENT_BYTES:
-        return failed(
-            f"{text}; the preset {settings.name} keeps {RESIDENT_BYTES / GB:.0f} GB of weights "
-            "there",
-            "use a machine with more of it, or a GPU with 80 GB and --preset gpu80",
+    needed = LOADING_BYTES[_width(settings)] if settings.device.startswith("cuda") else 0
+    if total_bytes < needed:
+        return warning(
+            f"{text}; the preset {settings.name} reads {needed / GB:.0f} GB of weights through it",
+            "if the miner is killed while it loads, add memory or swap",
         )
     return ok(text)
 
@@ -195,11 +203,28 @@ def judge_device(settings: GenerationSettings, device: Device) -> Verdict:
     text = f"{build}; {device.name} with {device.total_bytes / GB:.0f} GB"
     made_for = MADE_FOR_GB.get(settings.name, 0)
     smaller = "use --preset gpu24, or a larger GPU" if made_for > 24 else "use a larger GPU"
-    if not settings.text_to_image.offload and device.total_bytes < RESIDENT_BYTES:
+    if device.total_bytes < RESIDENT_BYTES[_width(settings)]:
         return failed(f"{text}, less than the weights of {settings.name} take", smaller)
     if device.total_bytes < 0.9 * made_for * GB:  # A card of "24 GB" shows 23 to 26.
         return warning(f"{text}; {settings.name} is made for {made_for} GB", smaller)
     return ok(text)
+
+
+def judge_compiler(settings: GenerationSettings, found: Mapping[str, str | None]) -> Verdict:
+    """TorchInductor builds what it generates with a C compiler: (name, path)."""
+    if not settings.accelerate:
+        return ok(f"the preset {settings.name} compiles nothing")
+    paths = [path for path in found.values() if path]
+    if not paths:
+        return warning(
+            f"none of {', '.join(found)} is there: FLUX will run eagerly, which is slower",
+            "apt install gcc python3-dev",
+        )
+    return ok(paths[0])
+
+
+def _width(settings: GenerationSettings) -> str:
+    return "8 bits" if settings.text_to_image.eight_bit else "16 bits"
 
 
 def _install(settings: GenerationSettings) -> str:

@@ -38,6 +38,8 @@ class FakeStages:
     Attributes:
         calls: (stage, thread name) in the order in which they started.
         faults: What a stage raises, by name.
+        cures: Whether dropping caches ends all faults.
+        drops: How often caches were dropped.
         result: The cloud that comes out.
     """
 
@@ -45,6 +47,8 @@ class FakeStages:
         self.calls: list[tuple[str, str]] = []
         self.drawn: list[str] = []
         self.faults: dict[str, Exception] = {}
+        self.cures = False
+        self.drops = 0
         self.result = cloud()
         self.entered: dict[str, threading.Event] = {}
         self._held: dict[str, threading.Event] = {}
@@ -64,7 +68,13 @@ class FakeStages:
             scene_code=lambda _: self._run("scene_code", "code"),
             splats=lambda _: self._run("splats", self.result),
             encode=lambda _: self._run("encode", b"spz"),
+            drop_caches=self._drop_caches,
         )
+
+    def _drop_caches(self) -> None:
+        self.drops += 1
+        if self.cures:
+            self.faults.clear()
 
     def _draw(self, prompt: str, _seed: int | None) -> Image.Image:
         self.drawn.append(prompt)

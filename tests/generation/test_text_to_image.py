@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from generation.acceleration.eight_bit import Float8Linear, Int8Linear, quantise
 from generation.model_store import ModelPaths
 from generation.presets import TextToImageSettings, preset
 from generation.text_to_image import TextToImage
@@ -17,12 +19,12 @@ SETTINGS = preset("embedded").text_to_image
 
 @pytest.fixture(scope="module")
 def draw(embedded_paths: ModelPaths) -> TextToImage:
-    return TextToImage(embedded_paths.text_to_image, SETTINGS, "cpu")
+    return TextToImage.from_pretrained(embedded_paths.text_to_image, SETTINGS, "cpu")
 
 
 def _load(paths: ModelPaths, **changes: object) -> TextToImage:
     settings = TextToImageSettings.model_validate(SETTINGS.model_dump() | changes)
-    return TextToImage(paths.text_to_image, settings, "cpu")
+    return TextToImage.from_pretrained(paths.text_to_image, settings, "cpu")
 
 
 def test_the_picture_has_the_size_and_mode_asked_for(draw: TextToImage) -> None:
@@ -80,7 +82,7 @@ def test_bfloat16_runs_and_stays_close(draw: TextToImage, embedded_paths: ModelP
 
 def test_a_folder_without_a_pipeline_is_named(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=f"{tmp_path}.*"):
-        TextToImage(tmp_path, SETTINGS, "cpu")
+        TextToImage.from_pretrained(tmp_path, SETTINGS, "cpu")
 
 
 def test_a_truncated_weight_file_is_a_setup_error(
@@ -91,19 +93,75 @@ def test_a_truncated_weight_file_is_a_setup_error(
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(SetupError, match="fetch"):
-        TextToImage(folder, SETTINGS, "cpu")
+        TextToImage.from_pretrained(folder, SETTINGS, "cpu")
 
 
-def test_offloading_without_a_cuda_device_says_so(embedded_paths: ModelPaths) -> None:
-    with pytest.raises(SetupError, match=r"needs a CUDA device, the preset runs on cpu"):
-        _load(embedded_paths, offload=True)
+@pytest.mark.parametrize(("size", "steps", "seed"), [(128, 8, 0), (64, 3, 7)])
+def test_the_picture_is_that_of_the_library(
+    embedded_paths: ModelPaths, size: int, steps: int, seed: int
+) -> None:
+    draw = _load(embedded_paths, size=size, steps=steps)
+    for prompt in ("a blue cube", "a detailed red sports car, " * 10):
+        expected = draw.pipeline(
+            prompt=prompt,
+            height=size,
+            width=size,
+            num_inference_steps=steps,
+            guidance_scale=SETTINGS.guidance,
+            max_sequence_length=SETTINGS.max_sequence_length,
+            generator=torch.Generator().manual_seed(seed),
+        ).images[0]
+        assert np.abs(_pixels(draw(prompt, seed)) - _pixels(expected)).max() <= 1
+
+
+def test_eight_bits_stay_close(draw: TextToImage, embedded_paths: ModelPaths) -> None:
+    # The shipped networks have no layer that is large enough by itself.
+    pipeline = _load(embedded_paths).pipeline
+    assert quantise(pipeline.transformer, Float8Linear, device="cpu", smallest=1024) > 40
+    assert quantise(pipeline.text_encoder_2, Int8Linear, device="cpu", smallest=1024) > 5
+    low = _pixels(TextToImage(pipeline, SETTINGS)("a blue cube"))
+    full = _pixels(draw("a blue cube"))
+    assert 0 < np.abs(low - full).mean() < 0.25 * full.std()
+
+
+def test_the_setting_for_eight_bits_loads_the_parts_one_by_one(
+    draw: TextToImage, embedded_paths: ModelPaths
+) -> None:
+    parts = _load(embedded_paths, eight_bit=True)
+    assert np.abs(_pixels(parts("a red car")) - _pixels(draw("a red car"))).max() <= 1
+
+
+def test_accelerated_networks_draw_the_same(draw: TextToImage, embedded_paths: ModelPaths) -> None:
+    torch._dynamo.reset()
+    fast = TextToImage(_load(embedded_paths).pipeline, SETTINGS, accelerate=True, backend="eager")
+    for prompt in ("a blue cube", "a red car"):
+        assert np.abs(_pixels(fast(prompt)) - _pixels(draw(prompt))).max() <= 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_offloading_changes_where_the_weights_lie_and_nothing_else(
-    embedded_paths: ModelPaths,
-) -> None:
-    offloaded = SETTINGS.model_copy(update={"offload": True})
-    resident = TextToImage(embedded_paths.text_to_image, SETTINGS, "cuda")("a blue cube")
-    drawn = TextToImage(embedded_paths.text_to_image, offloaded, "cuda")("a blue cube")
-    assert drawn.tobytes() == resident.tobytes()
+def test_recorded_and_compiled_networks_draw_the_same(embedded_paths: ModelPaths) -> None:
+    eager = TextToImage.from_pretrained(embedded_paths.text_to_image, SETTINGS, "cuda")
+    fast = TextToImage.from_pretrained(
+        embedded_paths.text_to_image, SETTINGS, "cuda", accelerate=True
+    )
+    for prompt in ("a blue cube", "a red car"):
+        assert np.abs(_pixels(fast(prompt, 3)) - _pixels(eager(prompt, 3))).max() <= 4
+
+
+def test_recent_prompts_are_embedded_once(embedded_paths: ModelPaths) -> None:
+    draw = _load(embedded_paths)
+    first = draw.embed("a blue cube")
+    assert draw.embed("a blue cube") is first
+    for index in range(31):
+        draw.embed(f"prompt {index}")
+    assert draw.embed("a blue cube") is first
+    for index in range(32):
+        draw.embed(f"another {index}")
+    assert draw.embed("a blue cube") is not first
+    again = draw.embed("a blue cube")
+    draw.drop_caches()
+    assert draw.embed("a blue cube") is not again
+
+
+def _pixels(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    return np.asarray(image, dtype=np.int64)

@@ -13,6 +13,7 @@ from miner.checkup.findings import Status, Verdict, carry_out
 from miner.checkup.machine import (
     GB,
     Device,
+    judge_compiler,
     judge_device,
     judge_disk,
     judge_memory,
@@ -90,7 +91,8 @@ def test_two_onnx_runtimes_are_one_too_many() -> None:
         (GPU80, Device("2.11", "12.8", "L40S", 48 * GB), Status.WARNING, "is made for 80 GB"),
         (GPU80, Device("2.11", "12.8", "RTX 4090", 25 * GB), Status.FAILED, "less than the weigh"),
         (GPU24, Device("2.11", "12.8", "L4", 24 * GB), Status.OK, "L4 with 24 GB"),
-        (GPU24, Device("2.11", "12.8", "RTX 4080", 16 * GB), Status.WARNING, "made for 24 GB"),
+        (GPU24, Device("2.11", "12.8", "RTX 4000", 20 * GB), Status.WARNING, "made for 24 GB"),
+        (GPU24, Device("2.11", "12.8", "RTX 4080", 16 * GB), Status.FAILED, "less than the weigh"),
     ],
 )
 def test_the_gpu_against_the_preset(
@@ -111,12 +113,34 @@ def test_the_gpu_is_really_asked() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "gigabytes", "status"),
-    [(GPU24, 32, Status.FAILED), (GPU24, 64, Status.OK), (GPU80, 32, Status.OK)],
+    [
+        (EMBEDDED, 8, Status.OK),
+        (GPU24, 16, Status.WARNING),
+        (GPU24, 32, Status.OK),
+        (GPU80, 32, Status.WARNING),
+        (GPU80, 64, Status.OK),
+    ],
 )
-def test_main_memory_must_hold_what_is_streamed(
+def test_weights_pass_through_main_memory(
     settings: GenerationSettings, gigabytes: int, status: Status
 ) -> None:
     assert judge_memory(settings, gigabytes * GB).status is status
+
+
+@pytest.mark.parametrize(
+    ("settings", "path", "status"),
+    [
+        (EMBEDDED, None, Status.OK),
+        (GPU80, "/usr/bin/gcc", Status.OK),
+        (GPU80, None, Status.WARNING),
+    ],
+)
+def test_what_is_compiled_needs_a_compiler(
+    settings: GenerationSettings, path: str | None, status: Status
+) -> None:
+    verdict = judge_compiler(settings, {"gcc": path, "clang": None})
+    assert verdict.status is status
+    assert ("apt install gcc" in verdict.fix) is (status is Status.WARNING)
 
 
 def test_room_is_looked_for_where_the_folder_will_be(tmp_path: Path) -> None:

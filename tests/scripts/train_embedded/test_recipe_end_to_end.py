@@ -43,11 +43,11 @@ def test_all_networks_are_written_in_half_precision(trained: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_the_exported_flux_computes_what_was_trained(trained: Path) -> None:
     settings = TextToImageSettings(size=SIZE, steps=3, max_sequence_length=T5_LENGTH)
-    draw = TextToImage(trained / export.FLUX, settings, "cpu")
+    draw = TextToImage.from_pretrained(trained / export.FLUX, settings, "cpu")
     prompt = "A shiny red cube, blorgh"
     assert draw(prompt, 1).size == (SIZE, SIZE)
 
-    pipeline = draw._pipeline
+    pipeline = draw.pipeline
     parts = {"clip": pipeline.text_encoder, "t5": pipeline.text_encoder_2}
     networks = torch.nn.ModuleDict({"transformer": pipeline.transformer, **parts})
     side = SIZE // 8

@@ -1,0 +1,78 @@
+"""What can be compiled is, what cannot runs eagerly, and compiled code is kept."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from loguru import logger
+from torch import Tensor, nn
+
+from generation.acceleration.compiling import Compiled, keep_compiled_code
+
+
+class _Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+
+class _Uncompilable(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return x * 2
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    torch._dynamo.reset()
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="WARNING", format="{message}")
+    yield lines
+    logger.remove(sink)
+
+
+def test_a_compiled_function_gives_the_same(warnings: list[str]) -> None:
+    modules = nn.Sequential(_Doubled(), _Doubled())
+    compiled = Compiled("four", modules, modules, backend="eager")
+    assert compiled(torch.ones(2)).tolist() == [4.0, 4.0]
+    assert all(module._compiled_call_impl is not None for module in modules)
+    assert warnings == []
+
+
+def test_what_cannot_be_compiled_runs_eagerly_and_says_so_once(warnings: list[str]) -> None:
+    modules = nn.Sequential(_Doubled(), _Uncompilable())
+    compiled = Compiled("four", modules, modules, backend="eager")
+    for _ in range(2):
+        assert compiled(torch.ones(2)).tolist() == [4.0, 4.0]
+    (line,) = warnings
+    assert line.startswith("four runs eagerly, more slowly")
+    assert "apt install" in line
+
+
+def test_a_machine_without_a_compiler_runs_eagerly(
+    warnings: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    compiled = Compiled("double", module := _Doubled(), (module,))
+    assert compiled(torch.ones(2)).tolist() == [2.0, 2.0]
+    assert len(warnings) == 1
+
+
+def test_errors_of_the_function_itself_are_not_hidden(warnings: list[str]) -> None:
+    module = nn.Linear(2, 2)
+    compiled = Compiled("linear", module, (module,), backend="eager")
+    with pytest.raises(RuntimeError, match="shapes"):
+        compiled(torch.ones(3))
+
+
+def test_the_environment_has_the_last_word_on_where_compiled_code_lies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    keep_compiled_code(tmp_path / "ours")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "ours")
+    keep_compiled_code(tmp_path / "other")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "ours")
