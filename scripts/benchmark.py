@@ -45,10 +45,37 @@ def _parser() -> argparse.ArgumentParser:
     pipeline.add_argument(
         "--preset", dest="preset_name", choices=PRESETS, default="embedded", help="(%(default)s)"
     )
-    pipeline.add_argument("--runs", type=_positive, default=10, help="tasks (%(default)s)")
+    pipeline.add_argument(
+        "--recipe",
+        dest="recipes",
+        action="append",
+        choices=("plain", "fast"),
+        help="what to measure (fast); give both, each with --recipe, to compare them",
+    )
+    pipeline.add_argument(
+        "--weights",
+        choices=("random", "real"),
+        default="real",
+        help="random: full size, drawn on the GPU (%(default)s)",
+    )
+    pipeline.add_argument(
+        "--runs", type=_positive, help="tasks one after the other (30 on a GPU, else 10)"
+    )
+    pipeline.add_argument(
+        "--requests", type=_positive, help="tasks at each concurrency (24 on a GPU, else none)"
+    )
+    pipeline.add_argument(
+        "--memory.gib",
+        dest="memory_gib",
+        type=float,
+        metavar="GIB",
+        help="most device memory of the fast recipe (22 for gpu24)",
+    )
     pipeline.add_argument(
         "--models.dir", dest="models_dir", type=Path, metavar="DIR", help="the models folder"
     )
+    parts = command("parts", "each network alone, in every way of running it", device="cuda")
+    parts.add_argument("--only", action="append", metavar="NAME", help="one part of them; repeat")
     command("triposr", "TripoSR: forward pass, density, surface", device="cuda")
     splats = command("splats", "splat clouds: time and likeness to the field", device="cpu")
     splats.add_argument("--size", type=_positive, default=518, help="pixels (%(default)s)")

@@ -1,118 +1,166 @@
 """Times a preset from prompt to asset: `python -m scripts.benchmark pipeline`."""
 
-import asyncio
 import json
-import platform
-import resource
-import time
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from generation.pipeline import STAGES, Generation, GenerationPipeline
+from generation.pipeline import STAGES
 from generation.presets import GenerationSettings, preset
-from protocol.tasks import TextTask
+from protocol.errors import SetupError
+from scripts.benchmarks import report
+from scripts.benchmarks.recipe import Figures, RecipeName, Request
 
-PROMPTS = ("a blue cube", "a red sports car", "a detailed dragon statue", "a wooden chair")
+_DEFAULT_RUNS = {"cpu": 10, "cuda": 30}
+_DEFAULT_REQUESTS = {"cpu": 0, "cuda": 24}
+_DEFAULT_MEMORY_GIB = {"gpu24": 22.0}
 
 
 def run(
     *,
     preset_name: str = "embedded",
-    runs: int = 10,
+    recipes: Sequence[RecipeName] | None = None,
+    weights: Literal["random", "real"] = "real",
+    runs: int | None = None,
+    requests: int | None = None,
+    memory_gib: float | None = None,
     models_dir: Path | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Prints a table of times by stage over warm text tasks, one after the other.
+    """Measures recipes over warm text tasks, each in a process of its own, and prints tables.
+
+    On CUDA the fast recipe starts twice, first with an empty cache of compiled code; its figures
+    come from the second start. The file is written after every recipe, so that none is lost.
 
     Args:
         preset_name: The preset.
-        runs: Number of tasks, after the warm-up.
+        recipes: "plain", "fast" or both, which gives their ratio and likeness; "fast" when None.
+        weights: "real" loads the preset's weights, "random" draws FLUX.1-schnell's size on a GPU.
+        runs: Tasks one after the other; 30 on CUDA and 10 on the CPU when None.
+        requests: Tasks of the fast recipe at each concurrency; 24 on CUDA, none on the CPU when
+            None.
+        memory_gib: Most device memory of the fast recipe in GiB; 22 for gpu24 when None.
         models_dir: The models folder; the default one when None.
         out: JSON file to write the same figures to, if any.
 
     Returns:
-        `seconds` by stage and for `total` (each `median` and `p95`), `start_s` (loading and
-        warm-up), `peak_memory_mb` (`host`, and `device` on CUDA; 10^6 bytes), and what was
-        measured on what.
+        `recipes`, name to what `recipe.measure` found, with `cold` (the first start) on CUDA;
+        with both recipes `ratio`, plain over fast by stage, and `likeness` (`likeness.compare`);
+        `targets`, each `name`, `limit`, `measured` and `ok`; what was measured; and the fast
+        recipe's `machine`, `seconds`, `start_s`, `spz_bytes` and `peak_memory_mb`.
 
     Raises:
-        SetupError: The preset cannot start.
+        SetupError: A recipe cannot start, or failed; what was measured is printed all the same.
     """
     settings = preset(preset_name)
-    start_s, rows, spz_bytes = asyncio.run(_measure(settings, runs, models_dir))
-    figures = {
-        "preset": settings.name,
-        "machine": _machine(settings.device),
+    kind = "cpu" if settings.device == "cpu" else "cuda"
+    if weights == "random" and kind == "cpu":
+        raise SetupError(
+            f"random weights have FLUX.1-schnell's size, and preset {preset_name} runs on the CPU",
+            fix="--preset gpu80 or gpu24 on a CUDA device, or --weights real",
+        )
+    runs = _DEFAULT_RUNS[kind] if runs is None else runs
+    requests = _DEFAULT_REQUESTS[kind] if requests is None else requests
+    chosen = sorted(set(recipes or ("fast",)), reverse=True)  # plain is what fast is held against
+    figures: Figures = {
+        "preset": preset_name,
+        "weights": weights,
         "runs": runs,
-        "start_s": start_s,
-        "seconds": {
-            name: {
-                "median": float(np.median([row[name] for row in rows])),
-                "p95": float(np.percentile([row[name] for row in rows], 95)),
-            }
-            for name in (*STAGES, "total")
-        },
-        "spz_bytes": spz_bytes,
-        "peak_memory_mb": _peak_memory(settings.device),
+        "requests": requests,
+        "recipes": {},
     }
-    _print_table(figures)
-    if out is not None:
-        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        for name in chosen:
+            fast = name == "fast"
+            request = Request(
+                preset=preset_name,
+                recipe=name,
+                weights=weights,
+                runs=runs,
+                requests=requests if fast else 0,
+                models_dir=None if models_dir is None else str(models_dir.absolute()),
+                memory_gib=memory_gib or _DEFAULT_MEMORY_GIB.get(preset_name) if fast else None,
+                likeness=str(scratch / name) if len(chosen) == 2 else None,
+                reference=str(scratch / "plain") if (scratch / "plain").exists() else None,
+            )
+            figures["recipes"][name] = _measure(request, settings, scratch)
+            _write(out, figures)
+        combine(figures)
+    _write(out, figures)
+    report.show(figures)
+    for row in figures["recipes"].values():
+        if "error" in row:
+            raise SetupError(row["error"], fix=row["fix"])
     return figures
 
 
-async def _measure(
-    settings: GenerationSettings, runs: int, models_dir: Path | None
-) -> tuple[float, list[dict[str, float]], int]:
-    pipeline = GenerationPipeline(settings, models_dir=models_dir)
-    try:
-        begin = time.perf_counter()
-        await pipeline.start()
-        start_s = time.perf_counter() - begin
-        rows, sizes = [], []
-        for index in range(runs):
-            task = TextTask(id=f"run-{index}", prompt=PROMPTS[index % len(PROMPTS)], seed=index)
-            begin = time.perf_counter()
-            result: Generation = await pipeline.generate(task)
-            rows.append({**result.timings, "total": time.perf_counter() - begin})
-            sizes.append(len(result.spz))
-    finally:
-        await pipeline.close()
-    return start_s, rows, int(np.median(sizes))
+def combine(figures: Figures) -> None:
+    """Adds what follows from the recipes measured so far; see `run`."""
+    measured = {name: row for name, row in figures["recipes"].items() if "seconds" in row}
+    if not measured:
+        return
+    last = measured.get("fast") or measured["plain"]
+    figures |= {
+        key: last[key] for key in ("machine", "seconds", "start_s", "spz_bytes", "peak_memory_mb")
+    }
+    if len(measured) == 2:
+        plain, fast = measured["plain"]["seconds"], measured["fast"]["seconds"]
+        figures["ratio"] = {
+            name: plain[name]["median"] / fast[name]["median"] for name in (*STAGES, "total")
+        }
+        folders = [row.pop("likeness", None) for row in (measured["plain"], measured["fast"])]
+        if all(folders):
+            from scripts.benchmarks.likeness import compare
+
+            figures["likeness"] = compare(*map(Path, folders))
+    figures["targets"] = report.targets(figures)
 
 
-def _machine(device: str) -> str:
-    import torch
-
-    if device.startswith("cuda"):
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _peak_memory(device: str) -> dict[str, float]:
-    import torch
-
-    # Linux counts in kibibytes.
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
-    if device.startswith("cuda"):
-        peak["device"] = torch.cuda.max_memory_reserved(device) / 1e6
-    return peak
+def _measure(request: Request, settings: GenerationSettings, scratch: Path) -> Figures:
+    """Figures of one recipe, from a process of its own, or from two for the cold start."""
+    if request.recipe == "plain" or not settings.accelerate:
+        return _start(request, scratch, f"{request.recipe} recipe", {})
+    compiled = scratch / "compiled"
+    caches = {
+        "TORCHINDUCTOR_CACHE_DIR": str(compiled / "inductor"),
+        "TRITON_CACHE_DIR": str(compiled / "triton"),
+    }
+    cold = _start(replace(request, runs=0), scratch, "fast recipe, empty cache", caches)
+    if "error" in cold:
+        return cold
+    return _start(request, scratch, "fast recipe, full cache", caches) | {"cold": cold}
 
 
-def _print_table(figures: dict[str, Any]) -> None:
-    table = Table(title=f"preset {figures['preset']}, {figures['runs']} text tasks")
-    table.add_column("stage")
-    table.add_column("median ms", justify="right")
-    table.add_column("p95 ms", justify="right")
-    for name, row in figures["seconds"].items():
-        if name == "total":
-            table.add_section()
-        table.add_row(name, f"{1000 * row['median']:.1f}", f"{1000 * row['p95']:.1f}")
-    console = Console()
-    console.print(table)
-    memory = ", ".join(f"{k} {v:,.0f} MB" for k, v in figures["peak_memory_mb"].items())
-    console.print(f"{figures['machine']}; start {figures['start_s']:.1f} s; peak memory: {memory}")
+def _start(request: Request, scratch: Path, title: str, environment: dict[str, str]) -> Figures:
+    Console(stderr=True).print(f"[dim]{title} ...[/dim]")
+    request_file, result_file = scratch / "request.json", scratch / "result.json"
+    request_file.write_text(json.dumps(asdict(request)), encoding="utf-8")
+    result_file.unlink(missing_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.benchmarks.recipe",
+        str(request_file),
+        str(result_file),
+    ]
+    done = subprocess.run(command, env=os.environ | environment, check=False)
+    found: Figures = {}
+    if result_file.exists():
+        found = json.loads(result_file.read_text(encoding="utf-8"))
+    if done.returncode and "error" not in found:
+        found["error"] = f"the {title} ended with exit status {done.returncode}"
+        found["fix"] = "see the log above; a negative status is a signal, -9 too little memory"
+    return found
+
+
+def _write(out: Path | None, figures: Figures) -> None:
+    if out is not None:
+        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,282 @@
+"""The networks of a preset at full size with random weights: speed and memory, no downloads.
+
+Each weight is drawn on the device from a generator seeded by the weight's name, so every recipe
+gets the same ones, however the networks are held.
+"""
+
+import os
+import weakref
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from generation.acceleration.eight_bit import Float8Linear, Int8Linear
+from generation.background import BackgroundRemover
+from generation.model_store import EMBEDDED
+from generation.presets import BackgroundSettings, GenerationSettings, TextToImageSettings
+from generation.quiet import quiet_libraries
+from generation.stages import Networks, require_device
+from generation.text_to_image import TextToImage, hold_in_eight_bits
+from generation.triposr import TripoSR, TripoSRConfig, untrained
+from scripts.benchmarks.u2net import write_random
+
+Finish = Callable[[nn.Module], object]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shapes of the networks, in the words of their libraries' configs.
+
+    Attributes:
+        transformer: `FluxTransformer2DModel`.
+        t5: `T5Config`.
+        clip: `CLIPTextConfig`.
+        vae: `AutoencoderKL`.
+        triposr: TripoSR.
+        background: Which network of rembg's removes the background.
+    """
+
+    transformer: Mapping[str, Any]
+    t5: Mapping[str, Any]
+    clip: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    triposr: TripoSRConfig = field(default_factory=TripoSRConfig)
+    background: Literal["isnet-general-use", "u2netp"] = "isnet-general-use"
+
+
+FULL = Sizes(
+    transformer={
+        "in_channels": 64,
+        "num_layers": 19,
+        "num_single_layers": 38,
+        "attention_head_dim": 128,
+        "num_attention_heads": 24,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 768,
+        "axes_dims_rope": (16, 56, 56),
+    },
+    t5={
+        "vocab_size": 32128,
+        "d_model": 4096,
+        "d_kv": 64,
+        "d_ff": 10240,
+        "num_layers": 24,
+        "num_heads": 64,
+    },
+    clip={
+        "vocab_size": 49408,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 77,
+    },
+    vae={
+        "block_out_channels": (128, 256, 512, 512),
+        "latent_channels": 16,
+        "layers_per_block": 2,
+        "norm_num_groups": 32,
+        "sample_size": 1024,
+        "scaling_factor": 0.3611,
+        "shift_factor": 0.1159,
+    },
+)
+"""FLUX.1-schnell, the public TripoSR and rembg's isnet-general-use."""
+
+
+def build(settings: GenerationSettings, folder: Path, sizes: Sizes = FULL) -> Networks:
+    """Builds what `load_networks` would load.
+
+    Args:
+        settings: The preset; says where, in which number format, and what to accelerate.
+        folder: Where the background network is written as ONNX.
+        sizes: Shapes of the networks.
+
+    Raises:
+        SetupError: The device is not there.
+    """
+    device = require_device(settings)
+    draw = TextToImage(
+        flux_pipeline(settings.text_to_image, device, sizes),
+        settings.text_to_image,
+        accelerate=settings.accelerate,
+    )
+    cut_out = background(settings.background, device, folder, sizes)
+    networks = Networks(draw, cut_out, triposr(settings, device, sizes))
+    if device.type == "cuda":
+        # The room that wide blocks took before they were held in 8 bits.
+        torch.cuda.empty_cache()
+    return networks
+
+
+def flux_pipeline(settings: TextToImageSettings, device: torch.device, sizes: Sizes = FULL) -> Any:
+    """Builds a `FluxPipeline`; in 8 bits it never takes more than one block over its final size."""
+    dtype = getattr(torch, settings.dtype)
+    tokenizers = EMBEDDED / "flux"  # Small vocabularies: their ids exist in the large ones.
+    with quiet_libraries():
+        from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+        from transformers import CLIPTokenizer, T5TokenizerFast
+
+        pipeline = FluxPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
+            vae=vae(device, dtype, sizes),
+            text_encoder=clip(device, dtype, sizes),
+            tokenizer=CLIPTokenizer.from_pretrained(tokenizers / "tokenizer"),
+            text_encoder_2=t5(device, dtype, sizes, eight_bit=settings.eight_bit),
+            tokenizer_2=T5TokenizerFast.from_pretrained(tokenizers / "tokenizer_2"),
+            transformer=transformer(device, dtype, sizes, eight_bit=settings.eight_bit),
+        )
+        pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def transformer(
+    device: torch.device, dtype: torch.dtype, sizes: Sizes = FULL, *, eight_bit: bool = False
+) -> Any:
+    """Builds FLUX's transformer, its large layers in e4m3 if `eight_bit`."""
+    with quiet_libraries():
+        from diffusers import FluxTransformer2DModel
+
+        with torch.device("meta"):
+            network = FluxTransformer2DModel(**sizes.transformer, guidance_embeds=False)
+    finish = partial(hold_in_eight_bits, layer=Float8Linear, device=device) if eight_bit else None
+    return _fill(network, "transformer", device, dtype, finish=finish)
+
+
+def t5(
+    device: torch.device, dtype: torch.dtype, sizes: Sizes = FULL, *, eight_bit: bool = False
+) -> Any:
+    """Builds T5's encoder, its large layers in int8 if `eight_bit`."""
+    with quiet_libraries():
+        from transformers import T5Config, T5EncoderModel
+
+        with torch.device("meta"):
+            network = T5EncoderModel(T5Config(**sizes.t5, feed_forward_proj="gated-gelu"))
+    finish = partial(hold_in_eight_bits, layer=Int8Linear, device=device) if eight_bit else None
+    # T5's attention does not divide by the root of the head's size; its trained queries do.
+    gains = {"q": sizes.t5["d_kv"] ** -0.5}
+    return _fill(network, "t5", device, dtype, gains=gains, finish=finish)
+
+
+def clip(device: torch.device, dtype: torch.dtype, sizes: Sizes = FULL) -> Any:
+    """Builds CLIP's text encoder, which pools at the highest id, as FLUX.1's does."""
+    with quiet_libraries():
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        # Not on meta: its position ids are a buffer that no checkpoint holds.
+        config = CLIPTextConfig(**sizes.clip, bos_token_id=0, eos_token_id=2, pad_token_id=1)
+        with torch.device(device):
+            network = CLIPTextModel(config)
+    return _fill(network, "clip", device, dtype)
+
+
+def vae(device: torch.device, dtype: torch.dtype, sizes: Sizes = FULL) -> Any:
+    """Builds FLUX's autoencoder; its pictures have all brightnesses, and some pixels clipped."""
+    with quiet_libraries():
+        from diffusers import AutoencoderKL
+
+        stages = len(sizes.vae["block_out_channels"])
+        with torch.device(device):
+            network = AutoencoderKL(
+                **sizes.vae,
+                down_block_types=("DownEncoderBlock2D",) * stages,
+                up_block_types=("UpDecoderBlock2D",) * stages,
+                use_quant_conv=False,
+                use_post_quant_conv=False,
+            )
+    return _fill(network, "vae", device, dtype)
+
+
+def triposr(settings: GenerationSettings, device: torch.device, sizes: Sizes = FULL) -> TripoSR:
+    """Builds TripoSR; every picture gives one closed body."""
+    model = untrained(sizes.triposr, device=device)
+    model.query_chunk = settings.triposr.chunk_size
+    return model.to(getattr(torch, settings.triposr.dtype))
+
+
+def background(
+    settings: BackgroundSettings, device: torch.device, folder: Path, sizes: Sizes = FULL
+) -> BackgroundRemover:
+    """Builds the background remover on a network in the folder."""
+    file = background_file(folder, sizes)
+    name = "MODEL_CHECKSUM_DISABLED"
+    before = os.environ.get(name)
+    # Or rembg would miss the trained weights in a file of this name, and download them.
+    os.environ[name] = "1"
+    try:
+        return BackgroundRemover(file, settings, device)
+    finally:
+        if before is None:
+            del os.environ[name]
+
+
+def background_file(folder: Path, sizes: Sizes = FULL) -> Path:
+    """Writes the background network, which finds an object in the middle of every picture."""
+    file = folder / f"{sizes.background}.onnx"
+    write_random(file, sizes.background)
+    return file
+
+
+@torch.no_grad()
+def _fill(
+    network: nn.Module,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    gains: Mapping[str, float] | None = None,
+    finish: Finish | None = None,
+) -> nn.Module:
+    """Gives every parameter a value; returns the network in eval mode.
+
+    Args:
+        network: Its parameters may be on meta, its buffers must have their values.
+        name: What the names of its weights begin with.
+        device: Where the weights are drawn.
+        dtype: Their number format.
+        gains: Factors for the layers of these names.
+        finish: Called with every block once it is filled, before the next is, and with the whole.
+    """
+    blocks = set(network._no_split_modules)  # type: ignore[arg-type]
+    # Tied weights stay one; what 8 bits have replaced is let go.
+    drawn = weakref.WeakValueDictionary[int, nn.Parameter]()
+
+    def fill(module: nn.Module, path: str) -> None:
+        for key, child in list(module.named_children()):
+            fill(child, f"{path}.{key}")
+        gain = (gains or {}).get(path.rpartition(".")[2], 1.0)
+        for key, empty in list(module.named_parameters(recurse=False)):
+            parameter = drawn.get(id(empty))
+            if parameter is None:
+                values = _draw(module, f"{path}.{key}", empty.shape, device, dtype)
+                parameter = nn.Parameter(values.mul_(gain), requires_grad=False)
+                drawn[id(empty)] = parameter
+            setattr(module, key, parameter)
+        if finish is not None and type(module).__name__ in blocks:
+            finish(module)
+
+    empty_parameters = list(network.parameters())  # Held, so that no id is given out twice.
+    fill(network, name)
+    del empty_parameters
+    if finish is not None:
+        finish(network)
+    return network.eval()
+
+
+def _draw(
+    module: nn.Module, path: str, shape: torch.Size, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    values = torch.empty(shape, device=device, dtype=dtype)
+    if len(shape) == 1:
+        # Norms, and the biases of all.
+        return values.fill_(1.0 if path.endswith("weight") else 0.0)
+    # A layer keeps the scale of what passes through it.
+    std = 1.0 if isinstance(module, nn.Embedding) else values[0].numel() ** -0.5
+    generator = torch.Generator(device).manual_seed(zlib.crc32(path.encode()))
+    return values.normal_(std=std, generator=generator)

@@ -1,0 +1,150 @@
+"""Whether another recipe makes the same thing as the plain one, network by network.
+
+Each recipe records what its networks answer to the same inputs; the recordings are compared.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from generation.presets import GenerationSettings
+from generation.rendering import render_views
+from generation.splats import extract_cloud
+from generation.stages import Networks
+from generation.text_to_image import TextToImage
+from generation.triposr import SceneCode
+from protocol import ply
+
+PROMPTS = ("a blue cube", "a red sports car", "a detailed dragon statue", "a wooden chair")
+VIEWS, SIZE = (1, 5, 9, 13), 256
+LARGEST_PSNR = 100.0
+"""Stands for equal pictures, whose PSNR is infinite."""
+
+_TENSORS, _CLOUD = "likeness.pt", "cloud.ply"
+
+Inputs = dict[str, Tensor]
+
+
+@torch.no_grad()
+def record(
+    networks: Networks,
+    settings: GenerationSettings,
+    scene_code: Callable[[Image.Image], SceneCode],
+    folder: Path,
+    reference: Path | None = None,
+) -> None:
+    """Writes down what the networks answer.
+
+    Args:
+        networks: Warm.
+        settings: What they were loaded with.
+        scene_code: The recipe's stage of that name.
+        folder: Where to write.
+        reference: Folder of an earlier recording, whose inputs of the transformer are taken; its
+            own, those of the first picture, when None.
+    """
+    draw = networks.text_to_image
+    pictures = [np.asarray(draw(prompt, seed)) for seed, prompt in enumerate(PROMPTS)]
+    embeddings = [draw.embed(prompt) for prompt in PROMPTS]
+    steps = _inputs_of_a_picture(draw) if reference is None else _read(reference)["inputs"]
+    transformer, device = draw.pipeline.transformer, embeddings[0][0].device
+    outputs = [
+        transformer(**{key: value.to(device) for key, value in step.items()}, return_dict=False)[0]
+        for step in steps
+    ]
+    code = scene_code(_cutout())
+    cloud = extract_cloud(networks.triposr, code, settings.splats)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "pictures": torch.from_numpy(np.stack(pictures)),
+        "words": torch.cat([words for words, _ in embeddings]).cpu(),
+        "pooled": torch.cat([pooled for _, pooled in embeddings]).cpu(),
+        "inputs": [{key: value.cpu() for key, value in step.items()} for step in steps],
+        "outputs": torch.stack(outputs).cpu(),
+        "scene_code": code.cpu(),
+    }
+    torch.save(content, folder / _TENSORS)
+    (folder / _CLOUD).write_bytes(ply.encode(cloud))
+
+
+def compare(reference: Path, other: Path) -> dict[str, Any]:
+    """Compares two recordings.
+
+    Args:
+        reference: Folder of the plain recipe's.
+        other: Folder of the other recipe's.
+
+    Returns:
+        `image_psnr_db`, of every prompt's picture; `step_errors`, of the transformer's output at
+        every step for the same inputs; `words_error` and `pooled_error` of the prompts'
+        embeddings, the worst prompt's; `scene_code_error` for the same cut-out;
+        `view_psnr_db` of the clouds made of the scene codes, in every view; `gaussians`, of both.
+        Errors are norms of differences over norms.
+    """
+    plain, fast = _read(reference), _read(other)
+    clouds = [ply.decode((folder / _CLOUD).read_bytes()) for folder in (reference, other)]
+    # Not gsplat: on a new machine, compiling it would take longer than everything here.
+    views = [render_views(cloud, VIEWS, SIZE, backend="cpu") for cloud in clouds]
+
+    def errors(key: str) -> list[float]:
+        return [relative_error(a, b) for a, b in zip(fast[key], plain[key], strict=True)]
+
+    return {
+        "image_psnr_db": [
+            psnr(a.numpy(), b.numpy())
+            for a, b in zip(fast["pictures"], plain["pictures"], strict=True)
+        ],
+        "step_errors": errors("outputs"),
+        "words_error": max(errors("words")),
+        "pooled_error": max(errors("pooled")),
+        "scene_code_error": relative_error(fast["scene_code"], plain["scene_code"]),
+        "view_psnr_db": [psnr(a, b) for a, b in zip(*views, strict=True)],
+        "gaussians": [len(cloud) for cloud in clouds],
+    }
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over the norm of what is expected."""
+    difference = torch.linalg.vector_norm(found.float() - expected.float())
+    return float(difference / torch.linalg.vector_norm(expected.float()))
+
+
+def psnr(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio in dB of two pictures, at most `LARGEST_PSNR`."""
+    error = np.square(found.astype(np.float64) - expected).mean()
+    with np.errstate(divide="ignore"):
+        return float(np.minimum(10 * np.log10(255.0**2 / error), LARGEST_PSNR))
+
+
+def _inputs_of_a_picture(draw: TextToImage) -> list[Inputs]:
+    """What the transformer, which must be eager, is given at every step of the first picture."""
+    steps: list[Inputs] = []
+
+    def keep(_module: object, _arguments: object, named: dict[str, Any]) -> None:
+        steps.append({k: v.clone() for k, v in named.items() if isinstance(v, Tensor)})
+
+    hook = draw.pipeline.transformer.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        draw(PROMPTS[0], 0)
+    finally:
+        hook.remove()
+    return steps
+
+
+def _cutout() -> Image.Image:
+    """An object with shades, RGBA, framed as the background stage does it."""
+    shades = Image.radial_gradient("L").resize((512, 512))
+    alpha = Image.new("L", (512, 512))
+    ImageDraw.Draw(alpha).rounded_rectangle((64, 96, 448, 416), radius=80, fill=255)
+    return Image.merge("RGBA", (shades, shades.transpose(Image.Transpose.ROTATE_90), shades, alpha))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(folder / _TENSORS, map_location="cpu", weights_only=True)
+    return content

@@ -1,0 +1,124 @@
+"""The plain recipe: what one gets by calling the networks as their authors show, kept resident.
+
+FLUX eager, rembg on the CPU, TripoSR in float32 with chunks of 8,192 points, marching cubes on the
+CPU, round Gaussians on the vertices, a PLY file.
+"""
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from generation.framing import composite_on_grey
+from generation.presets import GenerationSettings
+from generation.splats import LARGEST_SIDE, TO_SUBNET
+from generation.stages import Networks, Stages
+from generation.triposr import SceneCode, TripoSR
+from generation.triposr.mesh import coloured_mesh, marching_cubes
+from protocol import ply
+from protocol.gaussians import SH_C0, GaussianCloud
+
+if TYPE_CHECKING:
+    import trimesh
+
+CHUNK = 8192
+_FINER = 2  # than the first search of the fast recipe: 256 points a side in the GPU presets
+
+
+def plain_settings(settings: GenerationSettings) -> GenerationSettings:
+    """Returns a preset with nothing made fast or small; networks and device stay."""
+    cores = len(os.sched_getaffinity(0))
+    return settings.model_copy(
+        update={
+            "accelerate": False,
+            "text_to_image": settings.text_to_image.model_copy(update={"eight_bit": False}),
+            "background": settings.background.model_copy(
+                update={
+                    "runtime": "onnxruntime",
+                    "providers": ("CPUExecutionProvider",),
+                    "threads": cores,
+                }
+            ),
+            "triposr": settings.triposr.model_copy(
+                update={"dtype": "float32", "chunk_size": CHUNK}
+            ),
+        }
+    )
+
+
+def plain_stages(settings: GenerationSettings, networks: Networks) -> Stages:
+    """Puts the plain recipe together.
+
+    Args:
+        settings: From `plain_settings`.
+        networks: Loaded or built with them.
+    """
+    triposr = networks.triposr
+
+    def scene_code(cutout: Image.Image) -> SceneCode:
+        code = triposr.scene_codes(composite_on_grey(cutout))
+        if code.is_cuda:
+            torch.cuda.synchronize(code.device)
+        return code
+
+    def splats(code: SceneCode) -> GaussianCloud:
+        mesh = point_by_point_mesh(
+            triposr, code, _FINER * settings.splats.resolution, settings.splats.threshold
+        )
+        scale = LARGEST_SIDE / float(mesh.extents.max())
+        return round_gaussians(mesh, settings.splats.max_gaussians, scale)
+
+    return Stages(
+        text_to_image=networks.text_to_image,
+        background=networks.background,
+        scene_code=scene_code,
+        splats=splats,
+        encode=ply.encode,
+    )
+
+
+@torch.no_grad()
+def point_by_point_mesh(
+    model: TripoSR, scene_code: Tensor, resolution: int, threshold: float
+) -> "trimesh.Trimesh":
+    """Marching cubes on the CPU over a density that is asked for at every point of the grid.
+
+    Args:
+        model: Its `query_chunk` is the number of points asked for at a time.
+        scene_code: (3, C, H, W).
+        resolution: Grid points per side.
+        threshold: Density of the surface.
+    """
+    line = torch.linspace(-model.radius, model.radius, resolution, device=scene_code.device)
+    points = torch.cartesian_prod(line, line, line)
+    density = model.query_density(points, scene_code).view((resolution,) * 3)
+    vertices, faces = marching_cubes(density, threshold, model.radius)
+    _, rgb = model.query(torch.from_numpy(vertices).to(scene_code.device), scene_code)
+    return coloured_mesh(vertices, faces, rgb)
+
+
+def round_gaussians(mesh: "trimesh.Trimesh", count: int, scale: float) -> GaussianCloud:
+    """Round Gaussians on vertices of a mesh, randomly turned, as a first attempt would do it.
+
+    Args:
+        mesh: In TripoSR's frame, with vertex colours.
+        count: Most Gaussians; if there are more vertices, a random choice of them.
+        scale: From the mesh's size to the cloud's.
+    """
+    rng = np.random.default_rng(0)
+    vertices = np.asarray(mesh.vertices, dtype=np.float32)
+    kept = rng.permutation(len(vertices))[:count]
+    colours = np.asarray(mesh.visual.vertex_colors[kept, :3], dtype=np.float32) / 255
+    spacing = math.sqrt(float(mesh.area) / len(kept)) * scale
+    rotations = rng.normal(size=(len(kept), 4)).astype(np.float32)
+    return GaussianCloud(
+        np.asarray(vertices[kept][:, TO_SUBNET] * scale, dtype=np.float32),
+        np.full((len(kept), 3), math.log(0.85 * spacing), dtype=np.float32),
+        rotations / np.linalg.norm(rotations, axis=-1, keepdims=True),
+        np.full(len(kept), 5.5, dtype=np.float32),
+        np.asarray((colours - 0.5) / SH_C0, dtype=np.float32),
+    )

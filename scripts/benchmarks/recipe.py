@@ -1,0 +1,262 @@
+"""One recipe, measured in a process of its own, so that memory and start are its own.
+
+Started by `scripts.benchmarks.pipeline`: `python -m scripts.benchmarks.recipe REQUEST RESULT`.
+"""
+
+import asyncio
+import itertools
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from loguru import logger
+
+from generation.pipeline import STAGES, GenerationPipeline
+from generation.presets import GenerationSettings, preset
+from generation.quiet import quiet_libraries
+from protocol.errors import SetupError
+from protocol.tasks import TextTask
+from scripts.benchmarks.device_memory import DeviceMemory
+from scripts.benchmarks.kept_warnings import kept_warnings
+from scripts.benchmarks.timing import wait
+
+if TYPE_CHECKING:
+    # Both load torch, whose import is measured.
+    from generation.stages import Networks
+    from scripts.benchmarks.full_size import Sizes
+
+CONCURRENCIES = (1, 4, 8)
+COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "brown", "white")
+THINGS = ("cube", "car", "house", "chair", "mug", "rocket", "sphere", "mushroom", "table")
+
+RecipeName = Literal["plain", "fast"]
+Figures = dict[str, Any]
+Save = Callable[[Figures], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure.
+
+    Attributes:
+        preset: Name of the preset.
+        recipe: "fast" is the preset as it is, "plain" what it is compared with.
+        weights: "random" builds full-size networks, "real" loads the preset's.
+        runs: Tasks one after the other; 0 ends at ready.
+        requests: Tasks at each concurrency; 0 leaves throughput out.
+        models_dir: The models folder; the default one when None.
+        memory_gib: Most memory of the device that may be allocated, in GiB.
+        likeness: Folder for a recording of what the networks answer, if any.
+        reference: Folder of the recording whose inputs are taken.
+    """
+
+    preset: str
+    recipe: RecipeName
+    weights: Literal["random", "real"]
+    runs: int
+    requests: int = 0
+    models_dir: str | None = None
+    memory_gib: float | None = None
+    likeness: str | None = None
+    reference: str | None = None
+
+
+def measure(
+    request: Request, settings: GenerationSettings, save: Save, sizes: "Sizes | None" = None
+) -> None:
+    """Measures, and hands the figures so far to `save` whenever there are more of them.
+
+    Figures are `machine`; `imports_s`, `weights_s` (reading or drawing them), `ready_s` (imports,
+    compiling, recording and warm-up, without the weights) and `start_s` (all of it); `seconds` by
+    stage and for `total`, each `median` and `p95`; `objects_per_s` of the same tasks; `gaussians`
+    and `spz_bytes`, of the median file in the recipe's own format; `peak_memory_mb` (see
+    `DeviceMemory.peaks`); `throughput` by concurrency; `warnings` of the log.
+
+    Args:
+        request: What to measure.
+        settings: The preset.
+        save: Called with the same dict, which grows.
+        sizes: Of random networks; full size when None.
+
+    Raises:
+        SetupError: The preset cannot start.
+        GenerationEnded: A task failed.
+    """
+    figures: Figures = {"warnings": []}
+    with kept_warnings(figures["warnings"]), tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        with quiet_libraries():
+            # With what the libraries only import when it is named.
+            from diffusers import FluxPipeline  # noqa: F401
+
+        from generation.stages import assemble
+        from scripts.benchmarks.likeness import record
+        from scripts.benchmarks.plain import plain_settings, plain_stages
+
+        imported = time.perf_counter()
+        plain = request.recipe == "plain"
+        settings = plain_settings(settings) if plain else settings
+        memory = DeviceMemory(settings.device, request.memory_gib)
+        networks = _networks(request, settings, Path(folder), sizes)
+        wait(settings.device)
+        read = time.perf_counter()
+        figures["machine"] = _machine(settings.device)
+        figures["imports_s"] = imported - begin
+        figures["weights_s"] = read - imported
+        stages = (plain_stages if plain else assemble)(settings, networks)
+        pipeline = GenerationPipeline(settings, stages=stages, progress=False)
+        asyncio.run(_serve(pipeline, request, memory, figures, save, begin=read))
+        if request.likeness is not None and request.runs:
+            reference = None if request.reference is None else Path(request.reference)
+            record(networks, settings, stages.scene_code, Path(request.likeness), reference)
+            figures["likeness"] = request.likeness
+            save(figures)
+
+
+def _networks(
+    request: Request, settings: GenerationSettings, folder: Path, sizes: "Sizes | None"
+) -> "Networks":
+    if request.weights == "random":
+        from scripts.benchmarks.full_size import FULL, build
+
+        return build(settings, folder, sizes or FULL)
+    from generation.stages import load_networks
+
+    models_dir = None if request.models_dir is None else Path(request.models_dir)
+    return load_networks(settings, models_dir, lambda what: None)
+
+
+async def _serve(
+    pipeline: GenerationPipeline,
+    request: Request,
+    memory: DeviceMemory,
+    figures: Figures,
+    save: Save,
+    *,
+    begin: float,
+) -> None:
+    try:
+        await pipeline.start()
+        figures["ready_s"] = figures["imports_s"] + time.perf_counter() - begin
+        figures["start_s"] = figures["ready_s"] + figures["weights_s"]
+        memory.mark_ready()
+        prompts = distinct_prompts()
+        if request.runs:
+            await _solo(pipeline, request.runs, prompts, figures)
+        figures["peak_memory_mb"] = memory.peaks()
+        save(figures)
+        for concurrency in CONCURRENCIES if request.runs and request.requests else ():
+            row = await _throughput(pipeline, concurrency, request.requests, prompts, figures)
+            figures.setdefault("throughput", {})[str(concurrency)] = row
+            figures["peak_memory_mb"] = memory.peaks()
+            save(figures)
+    finally:
+        await pipeline.close()
+
+
+def distinct_prompts() -> Iterator[str]:
+    """Prompts without end, no two the same, so that no cache of embeddings knows one."""
+    for index in itertools.count():
+        # The two lengths have no common divisor, so every pair has its turn.
+        round_number = index // (len(COLOURS) * len(THINGS))
+        ending = f" number {round_number + 1}" if round_number else ""
+        yield f"a {COLOURS[index % len(COLOURS)]} {THINGS[index % len(THINGS)]}{ending}"
+
+
+async def _solo(
+    pipeline: GenerationPipeline, runs: int, prompts: Iterator[str], figures: Figures
+) -> None:
+    rows: list[dict[str, float]] = []
+    sizes, gaussians = [], []
+    for index in range(runs):
+        task = TextTask(id=f"run-{index}", prompt=next(prompts), seed=index)
+        begin = time.perf_counter()
+        result = await pipeline.generate(task)
+        rows.append({**result.timings, "total": time.perf_counter() - begin})
+        sizes.append(len(result.spz))
+        gaussians.append(len(result.cloud))
+    figures["seconds"] = {
+        name: quantiles([row[name] for row in rows]) for name in (*STAGES, "total")
+    }
+    figures["objects_per_s"] = runs / sum(row["total"] for row in rows)
+    figures["spz_bytes"] = int(np.median(sizes))
+    figures["gaussians"] = int(np.median(gaussians))
+
+
+async def _throughput(
+    pipeline: GenerationPipeline,
+    concurrency: int,
+    requests: int,
+    prompts: Iterator[str],
+    figures: Figures,
+) -> Figures:
+    """Keeps `concurrency` tasks under way until `requests` are done."""
+    waiting = iter(range(requests))
+    latencies: list[float] = []
+    rows: list[Mapping[str, float]] = []
+
+    async def client() -> None:
+        for index in waiting:
+            task = TextTask(id=f"{concurrency}-{index}", prompt=next(prompts), seed=index)
+            begin = time.perf_counter()
+            result = await pipeline.generate(task)
+            latencies.append(time.perf_counter() - begin)
+            rows.append(result.timings)
+
+    begin = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(concurrency)))
+    return {
+        "requests": requests,
+        "objects_per_s": requests / (time.perf_counter() - begin),
+        "latency_s": quantiles(latencies) | {"max": max(latencies)},
+        "seconds": {name: quantiles([row[name] for row in rows]) for name in STAGES},
+        # Without waiting, against a task that had the machine to itself.
+        "own_time_ratio": max(sum(row.values()) for row in rows)
+        / figures["seconds"]["total"]["median"],
+    }
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    """Median and 95th percentile."""
+    return {"median": float(np.median(values)), "p95": float(np.percentile(values, 95))}
+
+
+def _machine(device: str) -> str:
+    import torch
+
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def main() -> int:
+    """Reads a `Request`, writes the figures; `error` is there if they are not complete."""
+    request_file, result_file = map(Path, sys.argv[1:])
+    request = Request(**json.loads(request_file.read_text(encoding="utf-8")))
+    latest: Figures = {}
+
+    def save(figures: Figures) -> None:
+        latest.update(figures)
+        result_file.write_text(json.dumps(latest), encoding="utf-8")
+
+    try:
+        measure(request, preset(request.preset), save)
+    except SetupError as error:
+        save({"error": error.problem, "fix": error.fix})
+        return 1
+    except Exception as error:
+        logger.exception("the {} recipe failed", request.recipe)
+        save({"error": f"{type(error).__name__}: {error}", "fix": "see the log above"})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

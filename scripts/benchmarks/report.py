@@ -1,0 +1,165 @@
+"""Tables of the pipeline benchmark, and the targets that its figures are held against."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Figures = dict[str, Any]
+
+MEDIAN_S = {"gpu80": 0.250, "gpu24": 0.350}
+P95_OVER_MEDIAN = 1.15
+PLAIN_OVER_FAST = 10.0
+MEMORY_GIB = 22.0
+THROUGHPUT_GAIN = 1.15
+OWN_TIME_RATIO = 1.2
+READY_S = {"cold": 240.0, "warm": 60.0}
+PSNR_DB = 30.0
+
+_MB_PER_GIB = 2**30 / 1e6
+_FILE_COLUMNS = 140
+
+
+def targets(figures: Figures) -> list[Figures]:
+    """Holds the fast recipe of a GPU preset against what it is meant to reach.
+
+    Returns:
+        A row for every target that was measured: `name`, `limit`, `measured`, `at_most` (else the
+        limit is the least that is wanted) and `ok`.
+    """
+    preset, fast = figures["preset"], figures["recipes"].get("fast", {})
+    if preset not in MEDIAN_S or "seconds" not in fast:
+        return []
+    rows: list[Figures] = []
+
+    def target(name: str, measured: float, limit: float, *, at_most: bool = True) -> None:
+        ok = measured <= limit if at_most else measured >= limit
+        row = {"name": name, "measured": measured, "limit": limit, "at_most": at_most, "ok": ok}
+        rows.append(row)
+
+    total = fast["seconds"]["total"]
+    target("text to SPZ, median ms", 1000 * total["median"], 1000 * MEDIAN_S[preset])
+    target("p95 / median", total["p95"] / total["median"], P95_OVER_MEDIAN)
+    if "ratio" in figures and preset == "gpu80":
+        target("plain / fast", figures["ratio"]["total"], PLAIN_OVER_FAST, at_most=False)
+    if "device" in fast["peak_memory_mb"] and preset == "gpu24":
+        peak = fast["peak_memory_mb"]["device"] / _MB_PER_GIB
+        target("peak device memory, GiB", peak, MEMORY_GIB)
+    throughput = fast.get("throughput", {})
+    if "8" in throughput:
+        gain = throughput["8"]["objects_per_s"] / throughput["1"]["objects_per_s"]
+        target("throughput, 8 at a time / 1", gain, THROUGHPUT_GAIN, at_most=False)
+        slowest = max(row["own_time_ratio"] for row in throughput.values())
+        target("slowest request without waiting / solo", slowest, OWN_TIME_RATIO)
+    if "cold" in fast:
+        target("ready with an empty cache, s", fast["cold"]["ready_s"], READY_S["cold"])
+        target("ready with a full cache, s", fast["ready_s"], READY_S["warm"])
+    if "likeness" in figures and preset == "gpu80":
+        worst = min(figures["likeness"]["image_psnr_db"])
+        target("picture against eager bfloat16, dB", worst, PSNR_DB, at_most=False)
+    return rows
+
+
+def show(figures: Figures) -> None:
+    """Prints everything that was measured."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = _FILE_COLUMNS
+    measured = {name: row for name, row in figures["recipes"].items() if "seconds" in row}
+    if not measured:
+        return
+    console.print(_stages(figures, measured))
+    for name, row in measured.items():
+        memory = ", ".join(f"{k} {v:,.0f} MB" for k, v in row["peak_memory_mb"].items())
+        console.print(f"{name}: {row['machine']}; {_start(row)}; peak memory: {memory}")
+        made = f"{row['gaussians']:,} Gaussians in {row['spz_bytes']:,} bytes"
+        console.print(f"{name}: {made}, {row['objects_per_s']:.2f} objects a second")
+        for warning in dict.fromkeys(row["warnings"]):
+            console.print(f"{name}: warning: {warning}", markup=False)
+    if any("throughput" in row for row in measured.values()):
+        console.print(_throughput(measured))
+    if "likeness" in figures:
+        console.print(_likeness(figures["likeness"]))
+    if figures["targets"]:
+        console.print(_targets(figures["targets"]))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    return table
+
+
+def _stages(figures: Figures, measured: Figures) -> Table:
+    columns = [f"{name} {kind} ms" for name in measured for kind in ("median", "p95")]
+    title = (
+        f"preset {figures['preset']}, {figures['runs']} text tasks, {figures['weights']} weights"
+    )
+    table = _table(title, "stage", *columns, *(["plain / fast"] if "ratio" in figures else []))
+    for stage in next(iter(measured.values()))["seconds"]:
+        if stage == "total":
+            table.add_section()
+        cells = [
+            f"{1000 * row['seconds'][stage][kind]:.1f}"
+            for row in measured.values()
+            for kind in ("median", "p95")
+        ]
+        if "ratio" in figures:
+            cells.append(f"{figures['ratio'][stage]:.1f}")
+        table.add_row(stage, *cells)
+    return table
+
+
+def _start(row: Figures) -> str:
+    text = f"start {row['start_s']:.1f} s = weights {row['weights_s']:.1f} + "
+    text += f"ready {row['ready_s']:.1f} (imports {row['imports_s']:.1f})"
+    if "cold" in row:
+        text += f"; ready with an empty cache {row['cold']['ready_s']:.1f} s"
+    return text
+
+
+def _throughput(measured: Figures) -> Table:
+    table = _table(
+        "throughput",
+        "recipe, tasks at a time",
+        "objects / s",
+        "latency median s",
+        "p95 s",
+        "max s",
+        "slowest without waiting / solo",
+    )
+    for name, row in measured.items():
+        for concurrency, found in row.get("throughput", {}).items():
+            latency = found["latency_s"]
+            table.add_row(
+                f"{name}, {concurrency}",
+                f"{found['objects_per_s']:.2f}",
+                *(f"{latency[key]:.2f}" for key in ("median", "p95", "max")),
+                f"{found['own_time_ratio']:.2f}",
+            )
+    return table
+
+
+def _likeness(found: Figures) -> Table:
+    def decibels(values: list[float]) -> str:
+        return ", ".join(f"{value:.1f}" for value in values)
+
+    table = _table("fast against plain", "what", "likeness")
+    table.add_row("pictures, dB", decibels(found["image_psnr_db"]))
+    errors = ", ".join(f"{value:.2%}" for value in found["step_errors"])
+    table.add_row("transformer at each step, relative error", errors)
+    table.add_row("T5, relative error", f"{found['words_error']:.2%}")
+    table.add_row("CLIP, relative error", f"{found['pooled_error']:.2%}")
+    table.add_row("scene code, relative error", f"{found['scene_code_error']:.2%}")
+    table.add_row("views of the cloud, dB", decibels(found["view_psnr_db"]))
+    table.add_row("Gaussians", " and ".join(f"{count:,}" for count in found["gaussians"]))
+    return table
+
+
+def _targets(rows: list[Figures]) -> Table:
+    table = _table("targets", "target", "limit", "measured", "")
+    for row in rows:
+        limit = f"{'at most' if row['at_most'] else 'at least'} {row['limit']:g}"
+        table.add_row(row["name"], limit, f"{row['measured']:.2f}", "ok" if row["ok"] else "missed")
+    return table

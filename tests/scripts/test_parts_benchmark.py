@@ -1,0 +1,61 @@
+"""`scripts.benchmark parts` times every network alone and keeps going when one fails."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import SetupError
+from scripts.benchmarks import parts, timing
+from tests.scripts.tiny_networks import SIZES, tiny_settings
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "REPEATS", 1)
+    monkeypatch.setattr(timing, "WARM_UP", 0)
+
+
+def test_every_part_is_timed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, (prepare, ways) in parts.PARTS.items():
+        # One way will do here: the tracer warns of what it meets in diffusers.
+        monkeypatch.setitem(parts.PARTS, name, (prepare, ways[:1]))
+    out = tmp_path / "parts.json"
+    rows = parts.run(device="cpu", out=out, sizes=SIZES, settings=tiny_settings())
+    assert json.loads(out.read_text()) == rows
+    assert [row["part"] for row in rows] == list(parts.PARTS)
+    assert [row.get("failed") for row in rows] == [None] * len(rows)
+    assert all(row["median_ms"] > 0 and row["first_s"] > 0 for row in rows)
+    assert capsys.readouterr().out.count("\n") == len(rows) + 1
+
+
+def test_a_compiled_way_runs_and_says_how_long_the_first_call_took() -> None:
+    rows = parts.run(
+        device="cpu", only=["t5"], sizes=SIZES, settings=tiny_settings(), backend="eager"
+    )
+    found = {row["way"]: row for row in rows}
+    assert [row.get("failed") for row in rows] == [None] * len(rows)
+    assert found["compiled, captured"]["first_s"] > found["captured"]["first_s"]
+
+
+def test_what_fails_is_kept_in_the_table_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tiny_settings()
+    no_surface = settings.splats.model_copy(update={"threshold": 1e30})
+    settings = settings.model_copy(update={"splats": no_surface})
+    out = tmp_path / "parts.json"
+    rows = parts.run(device="cpu", only=["splats", "clip"], out=out, sizes=SIZES, settings=settings)
+    splats, *clip = rows
+    assert splats["failed"].startswith("GenerationError: ")
+    assert "median_ms" not in splats
+    assert all("median_ms" in row for row in clip)
+    assert json.loads(out.read_text())[0] == splats
+    assert "failed: GenerationError: " in capsys.readouterr().out
+
+
+def test_an_unknown_part_is_refused() -> None:
+    with pytest.raises(SetupError, match=r"'flux'(.|\n)*fix: --only t5, clip, flux-step"):
+        parts.run(device="cpu", only=["flux"])

@@ -1,0 +1,162 @@
+"""`scripts.benchmark pipeline` measures recipes, compares them, and holds them against targets."""
+
+import itertools
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generation import text_to_image
+from generation.acceleration.eight_bit import quantise
+from generation.pipeline import STAGES
+from protocol.errors import SetupError
+from scripts.benchmarks import likeness, pipeline, plain, recipe, report
+from tests.scripts.tiny_networks import SIZES, tiny_settings
+
+
+def _measured(**options: Any) -> dict[str, Any]:
+    """Figures of random tiny networks, FLUX in 8 bits where the recipe allows it."""
+    settings = tiny_settings("bfloat16")
+    narrow = settings.text_to_image.model_copy(update={"eight_bit": True})
+    settings = settings.model_copy(update={"text_to_image": narrow})
+    request = recipe.Request(preset="gpu80", weights="random", runs=2, **options)
+    found: list[str] = []
+    recipe.measure(request, settings, lambda figures: found.append(json.dumps(figures)), SIZES)
+    figures: dict[str, Any] = json.loads(found[-1])
+    return figures
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Figures of a command that names both recipes, measured in this process."""
+    folder = tmp_path_factory.mktemp("likeness")
+    reference = str(folder / "plain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_to_image, "quantise", partial(quantise, smallest=1))
+        rows = {
+            "plain": _measured(recipe="plain", likeness=reference),
+            "fast": _measured(
+                recipe="fast", requests=4, likeness=str(folder / "fast"), reference=reference
+            ),
+        }
+    figures = {"preset": "gpu80", "runs": 2, "weights": "random", "recipes": rows}
+    pipeline.combine(figures)
+    return figures
+
+
+def test_every_recipe_is_measured_by_stage(both: dict[str, Any]) -> None:
+    for row in both["recipes"].values():
+        assert list(row["seconds"]) == [*STAGES, "total"]
+        assert all(0 < entry["median"] <= entry["p95"] for entry in row["seconds"].values())
+        assert row["start_s"] == pytest.approx(row["weights_s"] + row["ready_s"])
+        assert 0 < row["imports_s"] < row["ready_s"]
+        assert row["peak_memory_mb"]["host"] > 50
+        assert row["gaussians"] >= 7_000
+        assert row["warnings"] == []
+    sizes = [both["recipes"][name]["spz_bytes"] for name in ("plain", "fast")]
+    assert sizes[0] > 2 * sizes[1]  # PLY against SPZ
+
+
+def test_throughput_is_measured_at_every_concurrency(both: dict[str, Any]) -> None:
+    assert "throughput" not in both["recipes"]["plain"]
+    found = both["recipes"]["fast"]["throughput"]
+    assert list(found) == ["1", "4", "8"]
+    for row in found.values():
+        assert row["requests"] == 4
+        assert 0 < row["latency_s"]["median"] <= row["latency_s"]["max"]
+        assert row["objects_per_s"] >= 1 / row["latency_s"]["max"]
+        assert row["own_time_ratio"] > 0
+
+
+def test_the_ratio_is_plain_over_fast(both: dict[str, Any]) -> None:
+    plain_s, fast_s = (both["recipes"][name]["seconds"] for name in ("plain", "fast"))
+    assert both["ratio"] == {
+        name: plain_s[name]["median"] / fast_s[name]["median"] for name in fast_s
+    }
+    assert both["ratio"]["splats"] > 1
+    assert both["seconds"] == fast_s
+
+
+def test_the_recipes_are_compared_network_by_network(both: dict[str, Any]) -> None:
+    found = both["likeness"]
+    # Plain is bfloat16 with TripoSR in float32, fast 8 bits with TripoSR in bfloat16.
+    assert len(found["step_errors"]) == tiny_settings().text_to_image.steps
+    assert all(0 < error < 0.2 for error in found["step_errors"])
+    assert 0 < found["words_error"] < 0.1
+    assert found["pooled_error"] == 0
+    assert 0 < found["scene_code_error"] < 0.05
+    assert len(found["image_psnr_db"]) == len(likeness.PROMPTS)
+    assert len(found["view_psnr_db"]) == len(likeness.VIEWS)
+    for value in found["image_psnr_db"] + found["view_psnr_db"]:
+        assert 15 < value < likeness.LARGEST_PSNR
+
+
+def test_tables_name_stages_targets_and_verdicts(
+    both: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report.show(both)
+    out = capsys.readouterr().out
+    for word in (*STAGES, "plain / fast", "objects / s", "scene code, relative error", "ok"):
+        assert word in out
+
+
+def test_targets_are_met_or_missed() -> None:
+    fast = {
+        "seconds": {"total": {"median": 0.2, "p95": 0.24}},
+        "peak_memory_mb": {"host": 1.0, "device": 22.5 * 2**30 / 1e6},
+        "throughput": {
+            "1": {"objects_per_s": 5.0, "own_time_ratio": 1.0},
+            "8": {"objects_per_s": 6.0, "own_time_ratio": 1.3},
+        },
+        "cold": {"ready_s": 100.0},
+        "ready_s": 61.0,
+    }
+    figures = {
+        "preset": "gpu80",
+        "recipes": {"fast": fast},
+        "ratio": {"total": 12.0},
+        "likeness": {"image_psnr_db": [40.0, 29.0]},
+    }
+    verdicts = [row["ok"] for row in report.targets(figures)]
+    # median, p95, plain / fast, throughput, slowest, cold, warm, picture
+    assert verdicts == [True, False, True, True, False, True, False, False]
+    small = {row["name"]: row for row in report.targets(figures | {"preset": "gpu24"})}
+    assert small["text to SPZ, median ms"]["limit"] == 350
+    assert not small["peak device memory, GiB"]["ok"]
+    assert small["peak device memory, GiB"]["measured"] == pytest.approx(22.5)
+    assert report.targets(figures | {"preset": "embedded"}) == []
+
+
+def test_no_prompt_comes_twice() -> None:
+    prompts = list(itertools.islice(recipe.distinct_prompts(), 500))
+    assert len(set(prompts)) == 500
+
+
+def test_plain_changes_the_way_and_not_the_networks() -> None:
+    settings = tiny_settings()
+    changed = plain.plain_settings(settings)
+    assert changed.triposr.chunk_size == 8192
+    assert changed.triposr.dtype == "float32"
+    assert changed.models == settings.models
+    assert changed.text_to_image == settings.text_to_image
+
+
+def test_random_weights_need_a_gpu() -> None:
+    with pytest.raises(SetupError, match=r"CPU(.|\n)*fix: --preset gpu80"):
+        pipeline.run(weights="random")
+
+
+def test_both_recipes_run_in_processes_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figures.json"
+    figures = pipeline.run(recipes=["fast", "plain"], runs=1, out=out)
+    assert json.loads(out.read_text()) == figures
+    assert list(figures["recipes"]) == ["plain", "fast"]
+    assert figures["likeness"]["image_psnr_db"] == [likeness.LARGEST_PSNR] * 4
+    machine_wide = {row["machine"] for row in figures["recipes"].values()}
+    assert machine_wide == {figures["machine"]}
+    assert figures["recipes"]["plain"]["spz_bytes"] > 2 * figures["spz_bytes"]
+    assert "plain / fast" in capsys.readouterr().out
