@@ -31,9 +31,13 @@ def attempt(stage: str, work: Callable[[], T], drop_caches: Callable[[], None]) 
         return _sorted_errors(stage, work)
     except OutOfMemory as error:
         logger.warning("{}; trying again without caches", error)
+
+    def again() -> T:
+        drop_caches()
+        return work()
+
     # Outside the handler, where the exception's frames no longer hold tensors.
-    drop_caches()
-    return _sorted_errors(stage, work)
+    return _sorted_errors(stage, again)
 
 
 def _sorted_errors(stage: str, work: Callable[[], T]) -> T:
@@ -45,7 +49,11 @@ def _sorted_errors(stage: str, work: Callable[[], T]) -> T:
         fault = classify(stage, error)
         if not isinstance(fault, OutOfMemory):
             logger.opt(exception=error).error("{}", fault)
-        raise fault from error
+        try:
+            raise fault from error
+        finally:
+            # A frame and the exception that passed it would keep each other, and tensors, alive.
+            del fault
 
 
 def classify(stage: str, error: Exception) -> GenerationError | EngineDead:

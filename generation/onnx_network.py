@@ -62,6 +62,14 @@ class OnnxNetwork(nn.Module):
     def __init__(self, file: Path) -> None:
         super().__init__()
         graph = _read(file)
+        try:
+            self._take(graph)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            if isinstance(error, OnnxError):
+                raise
+            raise OnnxError(f"{file.name} is damaged: {error}") from error
+
+    def _take(self, graph: Any) -> None:
         constants = _constants(graph)
         (source,) = [value for value in graph.input if value.name not in constants]
         self.input_shape = tuple(
@@ -101,6 +109,8 @@ class OnnxNetwork(nn.Module):
         buffers = {
             name: self.get_buffer(own).to("meta") for name, own in self._buffer_names.items()
         }
+        if any(size < 1 for size in input_shape):
+            raise OnnxError(f"the input has shape {tuple(input_shape)}")
         image = torch.empty(tuple(input_shape), device="meta")
         found = self._run({**self._host, **buffers, self._input: image}, explain=True)
         return found.shape

@@ -110,7 +110,7 @@ class TextToImageSettings(_Frozen):
 
 
 class BackgroundSettings(_Frozen):
-    """Background removal through rembg, and the framing that TripoSR was trained on.
+    """Background removal with rembg's models, and the framing that TripoSR was trained on.
 
     Attributes:
         model: Where the weights come from; None for those shipped in `generation/embedded/`.
@@ -188,8 +188,8 @@ class GenerationSettings(_Frozen):
         triposr: Cut-out to scene code.
         splats: Scene code to Gaussian cloud.
         spz_level: zstandard level of the SPZ file.
-        accelerate: Compile the networks and record CUDA graphs of them in the warm-up. Needs a CUDA
-            device, a C compiler and Triton; what cannot be compiled or recorded runs eagerly.
+        accelerate: Compile FLUX and TripoSR and record CUDA graphs of them in the warm-up. Needs a
+            CUDA device, a C compiler and Triton; what cannot be compiled or recorded runs eagerly.
         knows: What the networks know, where that is little; empty if they know what FLUX knows.
     """
 
@@ -244,7 +244,12 @@ _GPU80 = GenerationSettings(
         dtype="bfloat16",
         template="{prompt}, one single object, centred, whole object in view, plain background",
     ),
-    background=BackgroundSettings(model=ISNET, runtime="torch"),
+    background=BackgroundSettings(
+        model=ISNET,
+        runtime="torch",
+        # Should torch not be able to run the model.
+        providers=("CUDAExecutionProvider", "CPUExecutionProvider"),
+    ),
     triposr=TripoSRSettings(model=TRIPOSR, dtype="bfloat16", chunk_size=1_048_576),
     splats=SplatSettings(),
     accelerate=True,

@@ -140,7 +140,11 @@ def _lanczos(given: int, wanted: int, device: torch.device) -> Tensor:
 
 def _side(network: OnnxNetwork, layout: Layout) -> int:
     """Returns the side of the network's input once it is known that all of it can run."""
+    if len(network.input_shape) != 4:
+        raise OnnxError(f"the input has shape {network.input_shape}, expected (1, 3, side, side)")
     found = network.input_shape[-1] or layout.side
+    if network.input_shape[-2] not in (None, found):
+        raise OnnxError(f"the input has shape {network.input_shape}, expected a square")
     mask = network.output_shape((1, 3, found, found))
     if len(mask) != 4 or tuple(mask[2:]) != (found, found):
         raise OnnxError(f"the first output is {tuple(mask)}, expected a mask of {found} x {found}")

@@ -124,18 +124,19 @@ def _load(
     return Networks(draw, cut_out, triposr)
 
 
-def assemble(settings: GenerationSettings, networks: Networks) -> Stages:
+def assemble(
+    settings: GenerationSettings, networks: Networks, *, backend: str = "inductor"
+) -> Stages:
     """Puts a preset's stages together from its networks.
 
     Args:
         settings: The preset.
         networks: All on its device.
+        backend: What `torch.compile` compiles TripoSR with, if the preset asks for it.
     """
     draw, triposr = networks.text_to_image, networks.triposr
     if settings.accelerate:
-        vit = triposr.image_tokenizer.model
-        blocks = (*triposr.backbone.transformer_blocks, *vit.encoder.layer)
-        compiled = Compiled("TripoSR", triposr.forward, blocks)
+        compiled = Compiled("TripoSR", triposr.forward, triposr.layers, backend=backend)
         triposr.forward = Captured("TripoSR", compiled)  # type: ignore[method-assign]
 
     def scene_code(cutout: Image.Image) -> SceneCode:

@@ -1,6 +1,5 @@
 """Prompt to image: FLUX, its networks from diffusers and transformers."""
 
-from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ class TextToImage:
         self._device = pipeline.device
         self._dtype = pipeline.transformer.dtype
         self._sigmas = _schedule(pipeline, settings)
-        self._embeddings: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._embeddings: dict[str, tuple[Tensor, Tensor]] = {}
         self._encode: Any = self._encode_tokens
         self._draw: Any = self._denoise_and_decode
         if accelerate:
@@ -128,15 +127,17 @@ class TextToImage:
             T5's hidden states (1, `max_sequence_length`, 4096) and CLIP's pooled output (1, 768),
             in the networks' number format. Sizes are those of FLUX.1.
         """
-        if prompt not in self._embeddings:
+        # Every step is whole in itself: another thread may drop all embeddings in between.
+        found = self._embeddings.pop(prompt, None)
+        if found is None:
             text = self.settings.template.replace("{prompt}", prompt)
             clip = self._tokens(self.pipeline.tokenizer, text, _CLIP_TOKENS)
             t5 = self._tokens(self.pipeline.tokenizer_2, text, self.settings.max_sequence_length)
-            self._embeddings[prompt] = self._encode(clip, t5)
-            if len(self._embeddings) > _REMEMBERED_PROMPTS:
-                self._embeddings.popitem(last=False)
-        self._embeddings.move_to_end(prompt)
-        return self._embeddings[prompt]
+            found = self._encode(clip, t5)
+        self._embeddings[prompt] = found
+        for oldest in list(self._embeddings)[:-_REMEMBERED_PROMPTS]:
+            self._embeddings.pop(oldest, None)
+        return found
 
     def drop_caches(self) -> None:
         """Forgets the embeddings of prompts, for when memory runs out."""
@@ -173,7 +174,7 @@ class TextToImage:
             pooled_projections=pooled,
             encoder_hidden_states=words,
             txt_ids=words.new_zeros(words.shape[1], 3),
-            img_ids=_places(side, words),
+            img_ids=places(side, words.device).to(words.dtype),
             guidance=self._guidance(),
             return_dict=False,
         )
@@ -226,11 +227,10 @@ def _unpack(tokens: Tensor, side: int) -> Tensor:
     return blocks.permute(0, 3, 1, 4, 2, 5).reshape(1, -1, 2 * side, 2 * side)
 
 
-def _places(side: int, like: Tensor) -> Tensor:
+def places(side: int, device: torch.device) -> Tensor:
     """(side * side, 3): nothing, row and column of every image token."""
-    line = torch.arange(side, device=like.device, dtype=like.dtype)
-    rows, columns = line.repeat_interleave(side), line.repeat(side)
-    return torch.stack((torch.zeros_like(rows), rows, columns), dim=-1)
+    line = torch.arange(side, device=device)
+    return torch.cartesian_prod(line.new_zeros(1), line, line)
 
 
 def _load(folder: Path, settings: TextToImageSettings, device: str) -> Any:

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     pipeline.add_argument(
         "--memory.gib",
         dest="memory_gib",
-        type=float,
+        type=_positive,
         metavar="GIB",
         help="most device memory of the fast recipe (22 for gpu24)",
     )

@@ -75,7 +75,7 @@ def make(
 
     paths = locate_models(settings, models_dir, image_only=True)
     device = require_device(settings)
-    cutout = BackgroundRemover(paths.background, settings.background)(image)
+    cutout = BackgroundRemover(paths.background, settings.background, device)(image)
     model = TripoSR.from_pretrained(
         paths.triposr,
         device=device,

@@ -32,36 +32,57 @@ class Compiled:
         self._name = name
         self._function = function
         self._modules = tuple(modules)
-        self._compiled = False
+        self._settled = False
         for module in self._modules:
             module.compile(fullgraph=True, dynamic=False, backend=backend)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the function; a module that cannot be compiled makes all of them eager."""
+        if self._settled:
+            return self._function(*args, **kwargs)
         try:
-            if self._compiled:
-                return self._function(*args, **kwargs)
             with warnings.catch_warnings():
                 # Of what compilers tell each other, nothing is for an operator.
                 warnings.simplefilter("ignore")
                 result = self._function(*args, **kwargs)
-            self._compiled = True
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # Those of Dynamo, Inductor and Triton share no base class.
+            problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        else:
+            self._settled = True
             return result
-        except torch._dynamo.exc.TorchDynamoException as error:
-            for module in self._modules:
-                module._compiled_call_impl = None
-            logger.warning(
-                "{} runs eagerly, more slowly, because it could not be compiled: {}. The compiler "
-                "needs a C compiler and Triton: apt install gcc python3-dev",
-                self._name,
-                str(error).strip().splitlines()[0],
-            )
-            return self._function(*args, **kwargs)
+        for module in self._modules:
+            module._compiled_call_impl = None
+        # An error of the function itself comes up again here.
+        result = self._function(*args, **kwargs)
+        self._settled = True
+        logger.warning(
+            "{} runs eagerly, more slowly, because it could not be compiled: {}. If a compiler is "
+            "missing: apt install gcc python3-dev",
+            self._name,
+            problem,
+        )
+        return result
 
 
 def keep_compiled_code(folder: Path) -> None:
     """Keeps compiled code in a folder, so that the next start does not compile again.
 
-    A folder that the environment names already (TORCHINDUCTOR_CACHE_DIR) stays.
+    A folder that the environment names already (TORCHINDUCTOR_CACHE_DIR) stays. To be called
+    before the first import of diffusers, which brings the compiler, which settles on a folder.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} cannot be written")
+    except OSError as error:
+        logger.warning(
+            "compiled code is not kept, so the next start compiles again: {}. Point "
+            "TORCHINDUCTOR_CACHE_DIR at a folder that can be written",
+            error,
+        )
+        return
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

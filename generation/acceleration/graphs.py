@@ -75,6 +75,8 @@ class Captured:
         """Returns what the function returns, in memory that later calls leave alone."""
         inputs = {str(place): tensor for place, tensor in enumerate(arguments)} | named
         with torch.inference_mode(False), torch.no_grad():
+            if not all(tensor.is_cuda for tensor in inputs.values()):
+                return self._call(inputs)
             recording = self._recording(inputs)
             if recording is None:
                 return self._call(inputs)
@@ -91,11 +93,14 @@ class Captured:
     def _recording(self, inputs: Mapping[str, Tensor]) -> _Recording | None:
         signature = tuple((k, t.shape, t.dtype, t.device) for k, t in inputs.items())
         found = self._recordings.get(signature)
-        on_gpu = all(tensor.is_cuda for tensor in inputs.values())
-        if found is not None or not on_gpu or len(self._recordings) >= self._limit:
+        if found is not None or len(self._recordings) >= self._limit:
             return found
         try:
             self._recordings[signature] = self._record(inputs)
+        except torch.OutOfMemoryError:
+            # Says nothing about the function; what is dropped for the next try may make room.
+            self._pool.abandon()
+            raise
         except RuntimeError as error:
             self._limit = 0
             self._pool.abandon()
@@ -112,8 +117,13 @@ class Captured:
                 self._call(own)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on using the GPU meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool.handle(), capture_error_mode="thread_local"):
+        pool = self._pool.handle()
+        # The outer stream context restores the stream where a failed recording would not; other
+        # threads may go on using the GPU meanwhile.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+        ):
             outputs = self._call(own)
         return _Recording(graph, own, outputs)
 

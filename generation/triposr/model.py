@@ -118,6 +118,11 @@ class TripoSR(nn.Module):
         """Where the weights are."""
         return self.tokenizer.embeddings.device
 
+    @property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """The transformer layers, of two kinds; nearly all of the work of `forward`."""
+        return (*self.backbone.transformer_blocks, *self.image_tokenizer.model.encoder.layer)
+
     def forward(self, images: Tensor) -> Tensor:
         """Maps images (B, 3, H, W), float32 RGB in 0..1, to scene codes (B, 3, C, 2 * S, 2 * S)."""
         image_tokens = self.image_tokenizer(images)

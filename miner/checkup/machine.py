@@ -3,7 +3,8 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import sysconfig
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +28,7 @@ RESIDENT_BYTES = {"16 bits": 34 * GB, "8 bits": 18 * GB}
 LOADING_BYTES = {"16 bits": 34 * GB, "8 bits": 24 * GB}
 """What passes through main memory at once before it reaches the GPU."""
 
-COMPILERS = ("gcc", "clang", "cc")
+COMPILERS = ("gcc", "clang")
 LOG_BYTES = 1 * GB
 WEIGHT_BYTES = 40 * GB
 HASHING_LIMIT_S = 60.0
@@ -73,7 +74,9 @@ def machine_checks(
         return judge_device(settings, await in_daemon_thread(read_device, IMPORT_LIMIT_S))
 
     async def compiler() -> Verdict:
-        return judge_compiler(settings, {name: shutil.which(name) for name in COMPILERS})
+        names = (os.environ.get("CC", ""), *COMPILERS)
+        header = Path(sysconfig.get_path("include")) / "Python.h"
+        return judge_compiler(settings, [shutil.which(name) for name in names], header)
 
     async def weights() -> Verdict:
         if not settings.models:
@@ -210,17 +213,27 @@ def judge_device(settings: GenerationSettings, device: Device) -> Verdict:
     return ok(text)
 
 
-def judge_compiler(settings: GenerationSettings, found: Mapping[str, str | None]) -> Verdict:
-    """TorchInductor builds what it generates with a C compiler: (name, path)."""
+def judge_compiler(
+    settings: GenerationSettings, found: Sequence[str | None], header: Path
+) -> Verdict:
+    """TorchInductor and Triton build what they generate with a C compiler.
+
+    Args:
+        settings: The preset.
+        found: Paths of the compilers that Triton looks for; None for one that is not there.
+        header: Where Python's own header should be.
+    """
     if not settings.accelerate:
         return ok(f"the preset {settings.name} compiles nothing")
-    paths = [path for path in found.values() if path]
-    if not paths:
+    paths = [path for path in found if path]
+    missing = [] if paths else ["no C compiler is there ($CC, gcc, clang)"]
+    missing += [] if header.is_file() else [f"{header} is not there"]
+    if missing:
         return warning(
-            f"none of {', '.join(found)} is there: FLUX will run eagerly, which is slower",
+            f"{' and '.join(missing)}: FLUX and TripoSR will run eagerly, which is slower",
             "apt install gcc python3-dev",
         )
-    return ok(paths[0])
+    return ok(f"{paths[0]}, {header}")
 
 
 def _width(settings: GenerationSettings) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -206,14 +207,9 @@ def background(
     """Builds the background remover on a network in the folder."""
     file = background_file(folder, sizes)
     name = "MODEL_CHECKSUM_DISABLED"
-    before = os.environ.get(name)
     # Or rembg would miss the trained weights in a file of this name, and download them.
-    os.environ[name] = "1"
-    try:
+    with patch.dict(os.environ, {name: "1"}):
         return BackgroundRemover(file, settings, device)
-    finally:
-        if before is None:
-            del os.environ[name]
 
 
 def background_file(folder: Path, sizes: Sizes = FULL) -> Path:

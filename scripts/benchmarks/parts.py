@@ -1,6 +1,7 @@
 """Times every network alone, in each way of running it: `python -m scripts.benchmark parts`.
 
-The networks have full size, random weights and the settings of preset gpu80. What fails is noted
+The networks have full size, random weights and, where a way does not say otherwise, the settings of
+preset gpu80. What fails is noted
 and the rest goes on; the file is written after every row, so a run that is ended keeps its rows.
 """
 
@@ -26,6 +27,7 @@ from generation.onnx_network import OnnxNetwork
 from generation.presets import GenerationSettings, preset
 from generation.splats import extract_cloud
 from generation.stages import require_device
+from generation.text_to_image import places
 from generation.triposr import SceneCode, TripoSR
 from protocol import spz
 from protocol.errors import SetupError
@@ -200,14 +202,8 @@ def _flux_step(bench: Bench, way: Way) -> Action:
         pooled_projections=bench.random(1, config.pooled_projection_dim),
         timestep=torch.ones(1, device=bench.device, dtype=bench.dtype),
         txt_ids=torch.zeros(words, 3, device=bench.device, dtype=bench.dtype),
-        img_ids=_places(side).to(bench.device, bench.dtype),
+        img_ids=places(side, bench.device).to(bench.dtype),
     )
-
-
-def _places(side: int) -> Tensor:
-    """(side * side, 3): nothing, row and column of every image token."""
-    line = torch.arange(side)
-    return torch.cartesian_prod(torch.zeros(1, dtype=line.dtype), line, line)
 
 
 def _vae(bench: Bench, way: Way) -> Action:
@@ -229,7 +225,7 @@ def _triposr(bench: Bench, way: Way) -> Action:
     model = full_size.triposr(bench.settings, bench.device, bench.sizes)
     side = bench.sizes.triposr.image_size
     images = bench.random(1, 3, side, side).float().sigmoid()
-    return bench.action(lambda images: model(images), way, (model,), images=images)
+    return bench.action(lambda images: model(images), way, model.layers, images=images)
 
 
 def _scene(bench: Bench) -> tuple[TripoSR, SceneCode]:
@@ -254,9 +250,10 @@ def _picture(side: int) -> Image.Image:
 def _saliency(bench: Bench, way: Way) -> Action:
     """The network of the background removal without what surrounds it."""
     network: Any = OnnxNetwork(full_size.background_file(bench.folder, bench.sizes)).eval()
-    network.to(bench.device, bench.dtype, memory_format=torch.channels_last)
+    dtype = torch.bfloat16 if "bfloat16" in way else torch.float32
+    network.to(bench.device, dtype, memory_format=torch.channels_last)
     side = network.input_shape[-1]
-    image = bench.random(1, 3, side, side).to(memory_format=torch.channels_last)
+    image = bench.random(1, 3, side, side).to(dtype, memory_format=torch.channels_last)
     return bench.action(lambda image: network(image), way, (network,), image=image)
 
 
@@ -281,7 +278,7 @@ PARTS: dict[str, tuple[Callable[[Bench, Way], Action], tuple[str, ...]]] = {
         (_EAGER, _CAPTURED, _COMPILED, _BOTH, f"fused, {_BOTH}", f"8 bits, {_BOTH}"),
     ),
     "vae": (_vae, (_EAGER, _CAPTURED, _BOTH, f"channels last, {_BOTH}")),
-    "saliency": (_saliency, (_EAGER, _CAPTURED)),
+    "saliency": (_saliency, (_EAGER, _CAPTURED, f"bfloat16, {_CAPTURED}")),
     "background": (_background, ("onnxruntime", "torch")),
     "triposr": (_triposr, (_EAGER, _CAPTURED, _COMPILED, _BOTH)),
     "splats": (_splats, (_EAGER,)),

@@ -75,7 +75,8 @@ def measure(
 
     Figures are `machine`; `imports_s`, `weights_s` (reading or drawing them), `ready_s` (imports,
     compiling, recording and warm-up, without the weights) and `start_s` (all of it); `seconds` by
-    stage and for `total`, each `median` and `p95`; `objects_per_s` of the same tasks; `gaussians`
+    stage and for `total`, each `median` and `p95`; `rows`, the seconds of each task;
+    `objects_per_s` of the same tasks; `gaussians`
     and `spz_bytes`, of the median file in the recipe's own format; `peak_memory_mb` (see
     `DeviceMemory.peaks`); `throughput` by concurrency; `warnings` of the log.
 
@@ -185,6 +186,7 @@ async def _solo(
     figures["seconds"] = {
         name: quantiles([row[name] for row in rows]) for name in (*STAGES, "total")
     }
+    figures["rows"] = rows
     figures["objects_per_s"] = runs / sum(row["total"] for row in rows)
     figures["spz_bytes"] = int(np.median(sizes))
     figures["gaussians"] = int(np.median(gaussians))

@@ -73,6 +73,8 @@ class FakeStages:
 
     def _drop_caches(self) -> None:
         self.drops += 1
+        if "drop_caches" in self.faults:
+            raise self.faults["drop_caches"]
         if self.cures:
             self.faults.clear()
 

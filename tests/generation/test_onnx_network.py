@@ -7,6 +7,7 @@ import torch
 
 from generation.model_store import ModelPaths
 from generation.onnx_network import OnnxError, OnnxNetwork
+from generation.saliency import Layout, SaliencyNetwork
 from scripts.benchmarks.u2net import write_random
 from tests.generation.onnx_graphs import Node, check, floats, weights, write
 
@@ -128,4 +129,40 @@ def test_other_files_are_not_opened(tmp_path: Path) -> None:
 def test_a_value_that_nothing_makes_is_said(tmp_path: Path) -> None:
     file = write(tmp_path / "graph.onnx", [("Add", "x", "nothing", {})])
     with pytest.raises(OnnxError, match=r"nothing in the file makes the values \['nothing'\]"):
+        OnnxNetwork(file)
+
+
+def test_an_input_without_a_shape_is_no_picture(tmp_path: Path) -> None:
+    import onnx
+
+    file = write(tmp_path / "a.onnx", [("Relu", "x", {})])
+    model = onnx.load(file)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, file)
+    with pytest.raises(OnnxError, match=r"shape \(\), expected \(1, 3, side, side\)"):
+        SaliencyNetwork(file, Layout(), "cpu")
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(320, 512), (-5, -5)])
+def test_an_input_that_is_no_square_is_no_picture(tmp_path: Path, rows: int, columns: int) -> None:
+    import onnx
+
+    file = write(tmp_path / "a.onnx", [("Relu", "x", {})])
+    model = onnx.load(file)
+    source = model.graph.input[0]
+    shaped = onnx.helper.make_tensor_value_info(source.name, 1, [1, 3, rows, columns])
+    source.CopyFrom(shaped)
+    onnx.save(model, file)
+    with pytest.raises(OnnxError, match="the input has shape"):
+        SaliencyNetwork(file, Layout(), "cpu")
+
+
+def test_a_constant_without_a_name_is_damage(tmp_path: Path) -> None:
+    import onnx
+
+    file = write(tmp_path / "a.onnx", [("Relu", "x", {})])
+    model = onnx.load(file)
+    model.graph.node.append(onnx.NodeProto(op_type="Constant"))
+    onnx.save(model, file)
+    with pytest.raises(OnnxError, match="is damaged"):
         OnnxNetwork(file)

@@ -1,11 +1,14 @@
 """Running out of memory costs caches first, then that request, and never the engine."""
 
+import gc
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
 import torch
 
-from generation.errors import OutOfMemory
+from generation.errors import EngineDead, OutOfMemory
+from generation.faults import attempt
 from generation.pipeline import GenerationPipeline
 from generation.presets import preset
 from generation.triposr.chunking import map_in_chunks
@@ -57,6 +60,39 @@ async def test_other_errors_are_not_tried_again(
     with pytest.raises(Exception, match="bad shape"):
         await pipeline.generate(task("x"))
     assert (fakes.names().count("splats"), fakes.drops) == (1, 0)
+
+
+async def test_a_device_lost_while_caches_are_dropped_ends_the_engine(
+    pipeline: GenerationPipeline, fakes: FakeStages
+) -> None:
+    fakes.faults["splats"] = FULL
+    fakes.faults["drop_caches"] = RuntimeError("CUDA error: an illegal memory access")
+    for _ in range(2):
+        with pytest.raises(EngineDead, match="lost the device"):
+            await pipeline.generate(task("x"))
+
+
+class _Held:
+    """Stands for a tensor that a stage had when memory ran out."""
+
+
+def test_nothing_of_the_failed_attempt_is_alive_when_caches_are_dropped() -> None:
+    held: list[weakref.ref[_Held]] = []
+    alive: list[bool] = []
+
+    def work() -> None:
+        tensor = _Held()
+        held.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    gc.disable()  # It would hide a cycle.
+    try:
+        with pytest.raises(OutOfMemory):
+            attempt("splats", work, lambda: alive.append(held[0]() is not None))
+        assert alive == [False]
+        assert held[1]() is None
+    finally:
+        gc.enable()
 
 
 def test_chunks_are_halved_before_anything_else_is_given_up() -> None:

@@ -1,6 +1,8 @@
 """FLUX through diffusers: the picture follows from prompt, seed and settings, and nothing else."""
 
 import shutil
+import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from generation.acceleration.eight_bit import Float8Linear, Int8Linear, quantise
+from generation.acceleration.eight_bit import EightBitLinear, Float8Linear, Int8Linear, quantise
 from generation.model_store import ModelPaths
 from generation.presets import TextToImageSettings, preset
 from generation.text_to_image import TextToImage
@@ -55,7 +57,7 @@ def test_long_and_foreign_prompts_are_cut_without_a_word(
 
 
 def test_both_text_encoders_reach_the_picture(draw: TextToImage) -> None:
-    # CLIP keeps 77 tokens and T5 64, one per letter here: the prompts differ beyond what either
+    # CLIP keeps 77 tokens and T5 48, one per letter here: the prompts differ beyond what either
     # keeps, beyond T5 alone, or within both.
     base = "x" * 100
     beyond_both, beyond_t5, within = (base[:at] + "y" + base[at + 1 :] for at in (90, 70, 10))
@@ -124,11 +126,16 @@ def test_eight_bits_stay_close(draw: TextToImage, embedded_paths: ModelPaths) ->
     assert 0 < np.abs(low - full).mean() < 0.25 * full.std()
 
 
-def test_the_setting_for_eight_bits_loads_the_parts_one_by_one(
-    draw: TextToImage, embedded_paths: ModelPaths
+def test_the_setting_for_eight_bits_reaches_both_networks(
+    embedded_paths: ModelPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = _load(embedded_paths, eight_bit=True)
-    assert np.abs(_pixels(parts("a red car")) - _pixels(draw("a red car"))).max() <= 1
+    monkeypatch.setattr("generation.text_to_image.quantise", partial(quantise, smallest=1024))
+    pipeline = _load(embedded_paths, eight_bit=True).pipeline
+    for network, kind in (
+        (pipeline.transformer, Float8Linear),
+        (pipeline.text_encoder_2, Int8Linear),
+    ):
+        assert {type(m) for m in network.modules() if isinstance(m, EightBitLinear)} == {kind}
 
 
 def test_accelerated_networks_draw_the_same(draw: TextToImage, embedded_paths: ModelPaths) -> None:
@@ -161,6 +168,26 @@ def test_recent_prompts_are_embedded_once(embedded_paths: ModelPaths) -> None:
     again = draw.embed("a blue cube")
     draw.drop_caches()
     assert draw.embed("a blue cube") is not again
+
+
+def test_embeddings_may_be_dropped_by_another_thread_at_any_time(
+    embedded_paths: ModelPaths,
+) -> None:
+    draw = _load(embedded_paths)
+    done = threading.Event()
+
+    def drop() -> None:
+        while not done.is_set():
+            draw.drop_caches()
+
+    thread = threading.Thread(target=drop)
+    thread.start()
+    try:
+        for index in range(2000):
+            draw.embed(f"prompt {index % 3}")
+    finally:
+        done.set()
+        thread.join()
 
 
 def _pixels(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

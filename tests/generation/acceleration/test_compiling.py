@@ -61,6 +61,32 @@ def test_a_machine_without_a_compiler_runs_eagerly(
     assert len(warnings) == 1
 
 
+def test_compiling_can_be_turned_off(warnings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._dynamo.config.disable", True)
+    compiled = Compiled("double", module := _Doubled(), (module,), backend="eager")
+    assert compiled(torch.ones(2)).tolist() == [2.0, 2.0]
+    assert len(warnings) <= 1  # Older releases say nothing.
+
+
+def test_running_out_of_memory_says_nothing_about_the_compiler(warnings: list[str]) -> None:
+    module = _Doubled()
+    full = [True]
+
+    def function(x: Tensor) -> Tensor:
+        if full:
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+        result: Tensor = module(x)
+        return result
+
+    compiled = Compiled("double", function, (module,), backend="eager")
+    with pytest.raises(torch.OutOfMemoryError):
+        compiled(torch.ones(2))
+    full.clear()
+    compiled(torch.ones(2))
+    assert module._compiled_call_impl is not None
+    assert warnings == []
+
+
 def test_errors_of_the_function_itself_are_not_hidden(warnings: list[str]) -> None:
     module = nn.Linear(2, 2)
     compiled = Compiled("linear", module, (module,), backend="eager")
@@ -76,3 +102,13 @@ def test_the_environment_has_the_last_word_on_where_compiled_code_lies(
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "ours")
     keep_compiled_code(tmp_path / "other")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "ours")
+
+
+def test_a_folder_that_cannot_be_made_is_a_warning(
+    warnings: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    (tmp_path / "file").touch()
+    keep_compiled_code(tmp_path / "file" / "ours")
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    assert warnings[0].startswith("compiled code is not kept")

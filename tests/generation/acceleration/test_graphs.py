@@ -53,8 +53,10 @@ def test_results_of_inference_mode_are_taken() -> None:
 @on_cuda
 def test_what_cannot_be_recorded_is_called_and_said_once(warnings: list[str]) -> None:
     captured = Captured("host", lambda x: x * float(x.sum()))
+    before = torch.cuda.current_stream()
     for _ in range(2):
         assert captured(torch.ones(3, device="cuda")).tolist() == [3.0] * 3
     (line,) = warnings
     assert line.startswith("host runs without a CUDA graph")
+    assert torch.cuda.current_stream() == before
     assert torch.ones(3, device="cuda").sum().item() == 3.0

@@ -128,17 +128,19 @@ def test_weights_pass_through_main_memory(
 
 
 @pytest.mark.parametrize(
-    ("settings", "path", "status"),
+    ("settings", "path", "header", "status"),
     [
-        (EMBEDDED, None, Status.OK),
-        (GPU80, "/usr/bin/gcc", Status.OK),
-        (GPU80, None, Status.WARNING),
+        (EMBEDDED, None, "none.h", Status.OK),
+        (GPU80, "/usr/bin/gcc", "Python.h", Status.OK),
+        (GPU80, None, "Python.h", Status.WARNING),
+        (GPU80, "/usr/bin/gcc", "none.h", Status.WARNING),
     ],
 )
-def test_what_is_compiled_needs_a_compiler(
-    settings: GenerationSettings, path: str | None, status: Status
+def test_what_is_compiled_needs_a_compiler_and_the_header(
+    settings: GenerationSettings, path: str | None, header: str, status: Status, tmp_path: Path
 ) -> None:
-    verdict = judge_compiler(settings, {"gcc": path, "clang": None})
+    (tmp_path / "Python.h").touch()
+    verdict = judge_compiler(settings, [None, path], tmp_path / header)
     assert verdict.status is status
     assert ("apt install gcc" in verdict.fix) is (status is Status.WARNING)
 
