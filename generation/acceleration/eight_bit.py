@@ -64,8 +64,7 @@ class Int8Linear(EightBitLinear):
 class Float8Linear(EightBitLinear):
     """e4m3 weights, multiplied as such with inputs that are rounded to e4m3, one scale a token.
 
-    Twice as fast as bfloat16 on tensor cores that have such a product (compute capability 8.9 and
-    later); elsewhere the weights are widened for each product.
+    Where the device has no such product, the weights are widened for each one.
     """
 
     largest, dtype = _E4M3_LARGEST, _E4M3
