@@ -6,17 +6,16 @@ CPU, round Gaussians on the vertices, a PLY file.
 
 import math
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from generation.framing import composite_on_grey
 from generation.presets import GenerationSettings
 from generation.splats import LARGEST_SIDE, TO_SUBNET
-from generation.stages import Networks, Stages
+from generation.stages import Networks, Stages, assemble
 from generation.triposr import SceneCode, TripoSR
 from generation.triposr.mesh import coloured_mesh, marching_cubes
 from protocol import ply
@@ -59,12 +58,6 @@ def plain_stages(settings: GenerationSettings, networks: Networks) -> Stages:
     """
     triposr = networks.triposr
 
-    def scene_code(cutout: Image.Image) -> SceneCode:
-        code = triposr.scene_codes(composite_on_grey(cutout))
-        if code.is_cuda:
-            torch.cuda.synchronize(code.device)
-        return code
-
     def splats(code: SceneCode) -> GaussianCloud:
         mesh = point_by_point_mesh(
             triposr, code, _FINER * settings.splats.resolution, settings.splats.threshold
@@ -72,13 +65,7 @@ def plain_stages(settings: GenerationSettings, networks: Networks) -> Stages:
         scale = LARGEST_SIDE / float(mesh.extents.max())
         return round_gaussians(mesh, settings.splats.max_gaussians, scale)
 
-    return Stages(
-        text_to_image=networks.text_to_image,
-        background=networks.background,
-        scene_code=scene_code,
-        splats=splats,
-        encode=ply.encode,
-    )
+    return replace(assemble(settings, networks), splats=splats, encode=ply.encode)
 
 
 @torch.no_grad()
