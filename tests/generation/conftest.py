@@ -1,11 +1,28 @@
-"""The shipped networks of preset embedded."""
+"""What several tests need: the shipped networks, stages that obey, the lines of the log."""
+
+from collections.abc import Iterator
 
 import pytest
+from loguru import logger
 
 from generation.model_store import ModelPaths, locate_models
 from generation.presets import preset
+from tests.generation.fake_stages import FakeStages
 
 
 @pytest.fixture(scope="session")
 def embedded_paths() -> ModelPaths:
     return locate_models(preset("embedded"))
+
+
+@pytest.fixture
+def fakes() -> FakeStages:
+    return FakeStages()
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{level} {message}")
+    yield lines
+    logger.remove(sink)

@@ -2,12 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from loguru import logger
 from PIL import Image
 
 from generation.background import BackgroundRemover
@@ -22,14 +20,6 @@ SETTINGS = BackgroundSettings()
 @pytest.fixture(scope="module")
 def remover(embedded_paths: ModelPaths) -> BackgroundRemover:
     return BackgroundRemover(embedded_paths.background, SETTINGS)
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lines.append, format="{level} {message}")
-    yield lines
-    logger.remove(sink)
 
 
 def _photo() -> Image.Image:

@@ -4,14 +4,12 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from loguru import logger
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -31,14 +29,6 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @pytest.fixture(scope="module")
 def remover(embedded_paths: ModelPaths) -> BackgroundRemover:
     return BackgroundRemover(embedded_paths.background, TORCH)
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lines.append, format="{level} {message}")
-    yield lines
-    logger.remove(sink)
 
 
 def _photo(width: int = 200, height: int = 150, seed: int = 0) -> Image.Image:

@@ -1,11 +1,10 @@
 """What goes wrong in a stage ends that request, or the engine, and never silently."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import torch
-from loguru import logger
 
 from generation.errors import EngineDead, GenerationError
 from generation.pipeline import STAGES, GenerationPipeline
@@ -19,23 +18,10 @@ ACCELERATOR = torch.AcceleratorError("CUDA error: an illegal memory access was e
 
 
 @pytest.fixture
-def fakes() -> FakeStages:
-    return FakeStages()
-
-
-@pytest.fixture
 async def pipeline(fakes: FakeStages) -> AsyncIterator[GenerationPipeline]:
     pipeline = GenerationPipeline(preset("embedded"), stages=fakes.stages(), progress=False)
     yield pipeline
     await pipeline.close()
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lines.append, format="{level} {message}")
-    yield lines
-    logger.remove(sink)
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,6 @@ FULL = torch.OutOfMemoryError("tried to allocate 2 GiB")
 
 
 @pytest.fixture
-def fakes() -> FakeStages:
-    return FakeStages()
-
-
-@pytest.fixture
 async def pipeline(fakes: FakeStages) -> AsyncIterator[GenerationPipeline]:
     pipeline = GenerationPipeline(preset("embedded"), stages=fakes.stages(), progress=False)
     await pipeline.start()

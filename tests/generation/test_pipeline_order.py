@@ -17,11 +17,6 @@ SETTINGS = preset("embedded")
 
 
 @pytest.fixture
-def fakes() -> FakeStages:
-    return FakeStages()
-
-
-@pytest.fixture
 async def pipeline(fakes: FakeStages) -> AsyncIterator[GenerationPipeline]:
     pipeline = GenerationPipeline(SETTINGS, stages=fakes.stages())
     yield pipeline

@@ -26,11 +26,6 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def fakes() -> FakeStages:
-    return FakeStages()
-
-
-@pytest.fixture
 async def pipeline(fakes: FakeStages, clock: Clock) -> AsyncIterator[GenerationPipeline]:
     pipeline = GenerationPipeline(preset("embedded"), stages=fakes.stages(), clock=clock)
     yield pipeline
