@@ -1,11 +1,9 @@
-"""The subnet on a chain, the wallets on this machine, and a make-believe subnet for trials."""
+"""The subnet on a chain, and the wallets on this machine."""
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +18,9 @@ REFRESH_S = 120.0
 
 TIME_LIMIT_S = 60.0
 """Seconds that one call to the chain may take."""
+
+CLOSE_LIMIT_S = 5.0
+"""Seconds that closing a broken connection may take."""
 
 STALE_S = 3600.0
 """Age at which a reading no longer proves that a hotkey is absent."""
@@ -79,7 +80,7 @@ class SubtensorChain:
     async def start(self, hotkey: str) -> Neuron:
         """Connects and reads the metagraph; see `Chain.start`."""
         try:
-            self.snapshot = await self._call(self._read)
+            await self._refresh()
         except Exception as error:
             raise SetupError(
                 f"the metagraph of subnet {self._netuid} cannot be read from {self._network}: "
@@ -122,7 +123,7 @@ class SubtensorChain:
         while True:
             await asyncio.sleep(self._refresh_s)
             try:
-                self.snapshot = await self._call(self._read)
+                await self._refresh()
             except Exception as error:
                 logger.warning(
                     "metagraph not refreshed ({}); the one in use is {:.0f} s old{}",
@@ -130,13 +131,20 @@ class SubtensorChain:
                     self._clock() - self.snapshot.taken_at,
                     ", callers that are not in it are refused" if self.is_stale() else "",
                 )
-                self._subtensor = None  # The next attempt opens a connection of its own.
+                await self._abandon_connection()
                 continue
             own = membership.observe(self.snapshot)
             if own is None:
                 logger.error("the metagraph does not list this miner's hotkey")
             elif self._axon is not None:
                 await self._correct_address(own)
+
+    async def _abandon_connection(self) -> None:
+        """Makes the next attempt open its own; closing ends a call that still hangs in this one."""
+        abandoned, self._subtensor = self._subtensor, None
+        if abandoned is not None:
+            with contextlib.suppress(Exception):
+                await in_daemon_thread(abandoned.close, CLOSE_LIMIT_S)
 
     async def _correct_address(self, own: Neuron) -> None:
         now = self._clock()
@@ -170,7 +178,11 @@ class SubtensorChain:
         except Exception as error:
             return in_words(error)
 
-    def _read(self) -> Snapshot:
+    async def _refresh(self) -> None:
+        # Taken over here and not in the thread, whose answer may come after it was given up.
+        self._subtensor, self.snapshot = await self._call(self._read)
+
+    def _read(self) -> tuple[Any, Snapshot]:
         subtensor = self._subtensor or self._connect(self._network)
         metagraph = subtensor.metagraph(netuid=self._netuid)
         columns = (
@@ -195,8 +207,7 @@ class SubtensorChain:
         ]
         if not neurons:
             raise ValueError("the metagraph is empty")
-        self._subtensor = subtensor
-        return Snapshot.of(neurons, self._clock())
+        return subtensor, Snapshot.of(neurons, self._clock())
 
     async def _call(self, function: Callable[[], T]) -> T:
         async with self._calling:
@@ -246,52 +257,22 @@ async def external_ip() -> str:
         ) from error
 
 
-@dataclass(frozen=True)
-class LocalSubnet:
-    """A make-believe subnet in a folder, for demos and tests.
+def create_wallet(name: str, path: Path) -> tuple[str, str]:
+    """Makes a wallet with fresh, unencrypted keys and the hotkey `default`, for trials.
 
-    Attributes:
-        wallets: Folder for --wallet.path; it holds the wallets `miner` and `validator`, each with
-            the hotkey `default`.
-        neurons_file: File for --chain.file.
-        miner_hotkey: SS58 address.
-        validator_hotkey: SS58 address.
+    Returns:
+        SS58 addresses of its hotkey and its coldkey, of which only the public half is kept.
     """
-
-    wallets: Path
-    neurons_file: Path
-    miner_hotkey: str
-    validator_hotkey: str
-
-
-def create_local_subnet(folder: Path, *, port: int, validator_port: int = 0) -> LocalSubnet:
-    """Makes fresh, unencrypted keys for a miner at `port` and a validator with a permit."""
     import bittensor
 
-    wallets, neurons, hotkeys = folder / "wallets", [], []
-    for uid, name in enumerate(("miner", "validator")):
-        wallet = bittensor.Wallet(name=name, hotkey="default", path=str(wallets))
-        hotkey, coldkey = (
-            bittensor.Keypair.create_from_mnemonic(bittensor.Keypair.generate_mnemonic())
-            for _ in range(2)
-        )
-        wallet.set_hotkey(hotkey, encrypt=False, overwrite=True)
-        wallet.set_coldkeypub(coldkey, encrypt=False, overwrite=True)
-        hotkeys.append(hotkey.ss58_address)
-        neurons.append(
-            Neuron(
-                uid=uid,
-                hotkey=hotkey.ss58_address,
-                coldkey=coldkey.ss58_address,
-                ip="127.0.0.1",
-                port=port if name == "miner" else validator_port,
-                stake=10_000.0 if name == "validator" else 0.0,
-                validator_permit=name == "validator",
-            ).model_dump()
-        )
-    path = folder / "neurons.json"
-    path.write_text(json.dumps(neurons, indent=2), encoding="utf-8")
-    return LocalSubnet(wallets, path, *hotkeys)
+    wallet = bittensor.Wallet(name=name, hotkey="default", path=str(path))
+    hotkey, coldkey = (
+        bittensor.Keypair.create_from_mnemonic(bittensor.Keypair.generate_mnemonic())
+        for _ in range(2)
+    )
+    wallet.set_hotkey(hotkey, encrypt=False, overwrite=True)
+    wallet.set_coldkeypub(coldkey, encrypt=False, overwrite=True)
+    return hotkey.ss58_address, coldkey.ss58_address
 
 
 def _subtensor(network: str) -> Any:

@@ -21,7 +21,8 @@ MARGIN_S = 1.0
 
 BACKOFF_S = 60.0
 MAX_BACKOFF_S = 900.0
-"""A validator that does not answer is left alone for so long, doubled each time up to the cap."""
+"""A validator that does not answer is left alone for so long, doubled each time up to the cap; one
+that has no task is left alone for the first of these."""
 
 MAX_WAIT_S = 24 * 3600.0
 """The longest that a validator's word keeps us away: a garbled time must not do so for ever."""
@@ -153,15 +154,11 @@ class Validators:
         return backoff
 
     def without_task(self, hotkey: str, cooldown_until: float) -> None:
-        """A pull was answered without a task, because of a cooldown if that is in the future.
-
-        An answer without either counts as a failure: asking again at once would only be refused
-        again.
-        """
-        if cooldown_until <= self._clock():
-            self.unanswered(hotkey)
-            return
-        self._update(hotkey, failures=0, ask_after=self._after(cooldown_until))
+        """A pull was answered without a task: for a cooldown, or because there is none just now."""
+        now = self._clock()
+        cooling = cooldown_until > now
+        after = self._after(cooldown_until) if cooling else now + BACKOFF_S
+        self._update(hotkey, failures=0, ask_after=after)
         self._busy.discard(hotkey)
 
     def assigned(self, hotkey: str) -> None:

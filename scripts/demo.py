@@ -22,7 +22,7 @@ from PIL import Image
 from rich.console import Console
 
 from generation.presets import PRESETS
-from miner.chain import LocalSubnet, create_local_subnet
+from miner.trial.local_subnet import LocalSubnet, create_local_subnet
 from miner.trial.records import TrialRecord, read_records
 from miner.trial.report import write_overview, write_report
 from neurons.mock_validator import results_table

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from miner.chain import SubtensorChain, create_local_subnet, open_wallet
+from miner.chain import SubtensorChain, open_wallet
 from miner.subnet import FileChain
+from miner.trial.local_subnet import create_local_subnet
 from protocol.errors import SetupError
 from tests.miner.fakes import Clock
 

@@ -111,13 +111,18 @@ def test_back_off_grows_to_a_cap_and_is_forgiven(clock: Clock) -> None:
     assert policy.unanswered("5V1") == BACKOFF_S
 
 
-def test_an_answer_with_neither_task_nor_cooldown_is_not_asked_for_again_at_once(
-    clock: Clock,
-) -> None:
+def test_a_validator_without_a_task_is_asked_again_a_minute_later_each_time(clock: Clock) -> None:
     policy, neuron = make(clock), validator(1)
     policy.choose([neuron])
-    policy.without_task("5V1", 0)
-    assert policy.wait([neuron]) == BACKOFF_S
+    policy.unanswered("5V1")
+    for _ in range(3):
+        clock.now += BACKOFF_S
+        assert policy.choose([neuron]) == neuron
+        policy.without_task("5V1", 0)
+        assert policy.wait([neuron]) == BACKOFF_S
+    clock.now += BACKOFF_S
+    policy.choose([neuron])
+    assert policy.unanswered("5V1") == BACKOFF_S
 
 
 def test_the_preferred_validator_is_asked_every_third_turn(clock: Clock) -> None:

@@ -17,8 +17,8 @@ import bittensor as bt
 import pytest
 from loguru import logger
 
-from miner.chain import LocalSubnet, create_local_subnet
 from miner.transports.puller import offline_dendrite
+from miner.trial.local_subnet import LocalSubnet, create_local_subnet
 from miner.trial.records import read_records
 from neurons import mock_validator
 from neurons.miner import NOT_STARTED, main

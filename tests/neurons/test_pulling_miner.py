@@ -10,7 +10,7 @@ import aiohttp
 import bittensor as bt
 import pytest
 
-from miner.chain import LocalSubnet, create_local_subnet
+from miner.trial.local_subnet import LocalSubnet, create_local_subnet
 from miner.trial.pull_rules import Rules
 from miner.trial.records import read_records
 from neurons import mock_validator

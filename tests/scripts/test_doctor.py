@@ -12,8 +12,8 @@ import pytest
 from loguru import logger
 
 from miner import chain
-from miner.chain import LocalSubnet, create_local_subnet
 from miner.checkup import network
+from miner.trial.local_subnet import LocalSubnet, create_local_subnet
 from scripts.doctor import HEALTHY, UNWELL, main
 from tests.loopback import free_port
 

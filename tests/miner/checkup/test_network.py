@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from miner.chain import LocalSubnet, create_local_subnet
 from miner.checkup.findings import Status, Verdict, carry_out
 from miner.checkup.network import (
     clock_ahead,
@@ -21,6 +20,7 @@ from miner.checkup.network import (
 )
 from miner.config import MinerConfig
 from miner.settings import read_settings
+from miner.trial.local_subnet import LocalSubnet, create_local_subnet
 from tests.loopback import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
