@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import aiohttp
 import bittensor as bt
 from bittensor.utils import networking
 from loguru import logger
@@ -20,6 +21,7 @@ from miner.pull_state import PullStateFile, TaskInHand
 from miner.score_log import ScoreLog
 from miner.service import MinerService, State
 from miner.subnet import Chain, Neuron
+from miner.transports.bounded_answer import BoundedResponse
 from miner.transports.pull_book import PullBook
 from miner.transports.pull_calls import NoAnswer, ValidatorCalls
 from miner.transports.pull_delivery import Delivery, in_words
@@ -43,7 +45,10 @@ _KEPT = frozenset({"draining", "not_ready", _ENDED})
 
 
 def offline_dendrite(key: Any) -> Any:
-    """Builds a Dendrite that neither asks the internet for our address nor remembers every call.
+    """Builds a Dendrite for talking to strangers.
+
+    It neither asks the internet for our address nor remembers every call, and reads no endless
+    answers.
 
     It is to be used with `async with`, or closed with `aclose_session`.
 
@@ -52,6 +57,15 @@ def offline_dendrite(key: Any) -> Any:
     """
 
     class OfflineDendrite(bt.Dendrite):  # type: ignore[misc]
+        _session: aiohttp.ClientSession | None
+
+        @property
+        async def session(self) -> aiohttp.ClientSession:
+            """The connections, made at the first call."""
+            if self._session is None:
+                self._session = aiohttp.ClientSession(response_class=BoundedResponse)
+            return self._session
+
         def __del__(self) -> None:
             """Does nothing: the session has been closed, the loop may be gone."""
 
