@@ -1,20 +1,25 @@
-"""What can be wrong around this machine: clock, wallet, registration, ports."""
+"""What can be wrong around this machine: clock, wallet, registration, validators, ports."""
 
 import asyncio
 import contextlib
 import errno
 import http.client
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 from miner.checkup.findings import Check, Verdict, failed, ok, unchecked, warning
 from miner.config import MinerConfig
 from miner.daemon_call import in_daemon_thread
-from miner.subnet import Chain, FileChain
+from miner.pull_state import FILE_NAME
+from miner.subnet import Chain, FileChain, Neuron
 from miner.transports.axon_checks import MAX_AHEAD_S
 from miner.transports.sockets import bound_socket
+from miner.validators import Selection
 from protocol.errors import SetupError
 
 TIME_HOST = "huggingface.co"
@@ -60,6 +65,7 @@ def listeners(config: MinerConfig) -> list[Listener]:
 def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[Check]:
     """Lists the checks of what is around the miner; later ones build on earlier ones."""
     hotkeys: list[str] = []
+    neurons: list[Neuron] = []
 
     async def clock() -> Verdict:
         try:
@@ -86,9 +92,18 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
         chain = await in_daemon_thread(lambda: _chain(config), CHAIN_LIMIT_S)
         try:
             neuron = await chain.start(hotkeys[0])
+            neurons.extend(chain.snapshot.neurons.values())
         finally:
             await chain.close()
         return ok(f"uid {neuron.uid} of subnet {config.netuid} on {config.network}")
+
+    async def validators() -> Verdict:
+        if not neurons:
+            return unchecked("the subnet was not read")
+        return judge_validators(neurons, Selection(hotkeys[0], config.pull_min_stake))
+
+    async def pull_state() -> Verdict:
+        return judge_state_file(config.pull_state or config.log_dir / FILE_NAME)
 
     async def http_key() -> Verdict:
         from miner.transports.http import check_exposure
@@ -106,6 +121,8 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
         Check("registration", registration, CHAIN_LIMIT_S, if_slow="check --subtensor.network"),
         *(_port_check(listener) for listener in listeners(config)),
     ]
+    if "pull" in config.transports:
+        checks += [Check("validators", validators), Check("pull state", pull_state)]
     if "http" in config.transports:
         checks.append(Check("http key", http_key))
     if "push" in config.transports and config.chain_file is None:
@@ -153,6 +170,26 @@ def judge_clock(ahead_s: float, uncertainty_s: float, host: str) -> Verdict:
     if abs(ahead_s) - uncertainty_s > MAX_AHEAD_S:
         return failed(f"{text}; {MAX_AHEAD_S:.0f} s is the most", "timedatectl set-ntp true")
     return ok(text)
+
+
+def judge_validators(neurons: Sequence[Neuron], selection: Selection) -> Verdict:
+    """Counts whom the pull way would ask."""
+    eligible = sum(map(selection.eligible, neurons))
+    if not eligible:
+        return warning(
+            f"none of {len(neurons)} neurons is a validator that could be asked for tasks",
+            "mainnet's netuid 17 has none; elsewhere try a smaller --pull.min_stake",
+        )
+    return ok(f"{eligible} of {len(neurons)} neurons can be asked for tasks")
+
+
+def judge_state_file(path: Path) -> Verdict:
+    """Looks whether the state of the pull way can be kept; leaves the file to a running miner."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    usable = not path.exists() or (path.is_file() and os.access(path, os.R_OK | os.W_OK))
+    if not usable or not os.access(folder, os.W_OK):
+        return failed(f"{path} cannot be read and written", "give another file with --pull.state")
+    return ok(str(path) if path.exists() else f"{path}, not there yet")
 
 
 def _chain(config: MinerConfig) -> Chain:

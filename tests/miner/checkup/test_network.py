@@ -162,6 +162,43 @@ async def test_a_hotkey_that_is_not_registered(
     assert f"the hotkey {subnet.miner_hotkey} is not in" in registration.found
 
 
+@pytest.mark.parametrize(
+    ("port", "status", "words"),
+    [
+        (0, Status.WARNING, "none of 2 neurons is a validator"),
+        (8092, Status.OK, "1 of 2 neurons can be asked"),
+    ],
+)
+async def test_whom_the_pull_way_could_ask(
+    config: Callable[..., MinerConfig], tmp_path: Path, port: int, status: Status, words: str
+) -> None:
+    subnet = create_local_subnet(tmp_path, port=1, validator_port=port)
+    settings = config(
+        *("--chain.file", str(subnet.neurons_file), "--wallet.path", str(subnet.wallets)),
+        *("--transports", "pull"),
+    )
+    checks = {check.name: check for check in network_checks(settings)}
+    validators = (await carry_out(checks["validators"])).verdict
+    assert validators == Verdict(Status.UNCHECKED, "the subnet was not read", "")
+    for name in ("wallet", "registration"):
+        await carry_out(checks[name])
+    validators = (await carry_out(checks["validators"])).verdict
+    assert (validators.status, words in validators.found) == (status, True)
+
+
+async def test_where_the_pull_way_keeps_its_state(
+    config: Callable[..., MinerConfig], tmp_path: Path
+) -> None:
+    def state(path: Path) -> list[str]:
+        return ["--transports", "pull", "--pull.state", str(path)]
+
+    verdict = await look("pull state", config(*state(tmp_path / "new" / "state.json")))
+    assert (verdict.status, "not there yet" in verdict.found) == (Status.OK, True)
+    assert not (tmp_path / "new").exists()
+    verdict = await look("pull state", config(*state(tmp_path)))
+    assert (verdict.status, "--pull.state" in verdict.fix) == (Status.FAILED, True)
+
+
 async def test_a_free_port(config: Callable[..., MinerConfig]) -> None:
     verdict = await look("axon port", config())
     assert (verdict.status, "is free" in verdict.found) == (Status.OK, True)
