@@ -1,13 +1,17 @@
-"""A running miner for the tests that ask one."""
+"""A running miner for the tests that ask one, and a pulling one that asks fake validators."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from miner.transports import pull_delivery, puller
 from miner.transports.puller import offline_dendrite
+from tests.miner.transports.fake_validators import Pulling, StartPulling, Time
 from tests.miner.transports.running import VALIDATOR, Running, Start
 
 
@@ -39,3 +43,29 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
 async def miner(start: Start) -> AsyncIterator[Running]:
     async with start() as running:
         yield running
+
+
+@pytest.fixture
+def start_pulling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StartPulling:
+    time = Time()
+    patched = SimpleNamespace(**vars(asyncio))
+    patched.sleep = time.sleep
+    monkeypatch.setattr(puller, "asyncio", patched)
+    monkeypatch.setattr(pull_delivery, "asyncio", patched)
+
+    @asynccontextmanager
+    async def running(
+        prepare: Callable[[Pulling], None] = lambda pulling: None, **settings: Any
+    ) -> AsyncIterator[Pulling]:
+        pulling = Pulling(tmp_path, time, **settings)
+        prepare(pulling)
+        pulling.transport = pulling.make()
+        await pulling.service.start()
+        await pulling.transport.serve()
+        try:
+            yield pulling
+        finally:
+            await pulling.transport.close()
+            pulling.log.close()
+
+    return running
