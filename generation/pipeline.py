@@ -211,8 +211,8 @@ class GenerationPipeline:
         source: Any = task
         if isinstance(task, TextTask):
             source = await step("text_to_image", stages.text_to_image, task.prompt, task.seed)
-        image, cutout = await step("background", _cut_out, stages, source)
-        code = await step("scene_code", stages.scene_code, cutout)
+        image, cutout, on_grey = await step("background", _cut_out, stages, source)
+        code = await step("scene_code", stages.scene_code, on_grey)
         cloud = await step("splats", stages.splats, code)
         spz, validity = await step("encode", _encode, stages, cloud)
         return Generation(task.id, cloud, spz, validity, request.timings, image, cutout)
@@ -284,10 +284,12 @@ def _load_stages(
     return assemble(settings, load_networks(settings, models_dir, report))
 
 
-def _cut_out(stages: "Stages", source: Image.Image | ImageTask) -> tuple[Image.Image, Image.Image]:
+def _cut_out(stages: "Stages", source: Image.Image | ImageTask) -> tuple[Image.Image, ...]:
+    # The picture, its cut-out, and that on grey: another stage would do it while the GPU waits.
     image = shrink(decode_image(source.image)) if isinstance(source, ImageTask) else source
     cutout = stages.background(image)
-    return (composite_on_grey(image) if image.mode == "RGBA" else image), cutout
+    shown = composite_on_grey(image) if image.mode == "RGBA" else image
+    return shown, cutout, composite_on_grey(cutout)
 
 
 def _encode(stages: "Stages", cloud: GaussianCloud) -> tuple[bytes, ValidityReport]:

@@ -10,7 +10,6 @@ from PIL import Image
 from generation.acceleration.compiling import Compiled, keep_compiled_code
 from generation.acceleration.graphs import Captured
 from generation.background import BackgroundRemover
-from generation.framing import composite_on_grey
 from generation.model_store import cache_dir, locate_models
 from generation.presets import GenerationSettings
 from generation.splats import extract_cloud
@@ -28,7 +27,7 @@ class Stages:
     Attributes:
         text_to_image: Prompt and seed (None for the preset's) to an RGB image.
         background: RGB or RGBA image to a framed RGBA cut-out.
-        scene_code: RGBA cut-out to a scene code.
+        scene_code: The cut-out on grey, RGB, to a scene code.
         splats: Scene code to a Gaussian cloud.
         encode: Gaussian cloud to the bytes of an SPZ file.
         drop_caches: Gives back all memory that is only kept to save time.
@@ -139,8 +138,8 @@ def assemble(
         compiled = Compiled("TripoSR", triposr.forward, triposr.layers, backend=backend)
         triposr.forward = Captured("TripoSR", compiled)  # type: ignore[method-assign]
 
-    def scene_code(cutout: Image.Image) -> SceneCode:
-        code = triposr.scene_codes(composite_on_grey(cutout))
+    def scene_code(picture: Image.Image) -> SceneCode:
+        code = triposr.scene_codes(picture)
         if code.is_cuda:
             # So that this stage's time and errors are its own.
             torch.cuda.current_stream(code.device).synchronize()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from generation.framing import composite_on_grey
 from generation.presets import GenerationSettings
 from generation.rendering import render_views
 from generation.splats import extract_cloud
@@ -58,7 +59,7 @@ def record(
         transformer(**{key: value.to(device) for key, value in step.items()}, return_dict=False)[0]
         for step in steps
     ]
-    code = scene_code(_cutout())
+    code = scene_code(composite_on_grey(_cutout()))
     cloud = extract_cloud(networks.triposr, code, settings.splats)
     folder.mkdir(parents=True, exist_ok=True)
     content = {
@@ -138,7 +139,7 @@ def _inputs_of_a_picture(draw: TextToImage) -> list[Inputs]:
 
 
 def _cutout() -> Image.Image:
-    """An object with shades, RGBA, framed as the background stage does it."""
+    """An object with shades, RGBA, framed as the background stage frames it."""
     shades = Image.radial_gradient("L").resize((512, 512))
     alpha = Image.new("L", (512, 512))
     ImageDraw.Draw(alpha).rounded_rectangle((64, 96, 448, 416), radius=80, fill=255)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from generation.framing import composite_on_grey
 from generation.model_store import ModelPaths
 from generation.presets import preset
 from generation.stages import Networks, assemble, load_networks
@@ -25,8 +26,8 @@ def test_accelerated_stages_make_the_same(networks: Networks) -> None:
     torch._dynamo.reset()
     plain = assemble(SETTINGS, networks)
     picture = plain.text_to_image("a red mug", 0)
-    cutout = plain.background(picture)
-    code = plain.scene_code(cutout)
+    on_grey = composite_on_grey(plain.background(picture))
+    code = plain.scene_code(on_grey)
     fast_settings = SETTINGS.model_copy(update={"accelerate": True})
     draw = TextToImage(
         networks.text_to_image.pipeline, SETTINGS.text_to_image, accelerate=True, backend="eager"
@@ -34,7 +35,7 @@ def test_accelerated_stages_make_the_same(networks: Networks) -> None:
     fast = assemble(fast_settings, replace(networks, text_to_image=draw), backend="eager")
     drawn = np.asarray(fast.text_to_image("a red mug", 0), dtype=int)
     assert np.abs(drawn - np.asarray(picture, dtype=int)).max() <= 1
-    torch.testing.assert_close(fast.scene_code(cutout), code)
+    torch.testing.assert_close(fast.scene_code(on_grey), code)
     assert all(layer._compiled_call_impl is not None for layer in networks.triposr.layers)
 
 
