@@ -33,43 +33,59 @@ def load_bank(recipe: Recipe, places: Places, device: str) -> Bank:
     return Bank.load(places.bank, torch.device(device))
 
 
-def text_to_image(recipe: Recipe, places: Places, device: str) -> None:
-    """Trains and exports the small FLUX."""
+def autoencoder(recipe: Recipe, places: Places, device: str) -> None:
+    """Trains and exports the autoencoder of the small FLUX."""
     bank = load_bank(recipe, places, device).without_points()
-    vae = train_vae.train(recipe, places, bank, row=0)
+    export.write_vae(train_vae.train(recipe, places, bank, row=0), places.out)
+
+
+def text_to_image(recipe: Recipe, places: Places, device: str) -> None:
+    """Trains and exports the rest of the small FLUX."""
+    bank = load_bank(recipe, places, device).without_points()
+    vae = export.read_vae(places.out, bank.objects.device)
     export.write_flux(train_flux.train(recipe, places, bank, vae, row=0), vae, places.out)
 
 
 def image_to_3d(recipe: Recipe, places: Places, device: str) -> None:
     """Trains and exports the small TripoSR."""
     bank = load_bank(recipe, places, device)
-    export.write_triposr(train_triposr.train(recipe, places, bank, row=1), places.out)
+    vae = export.read_vae(places.out, bank.objects.device)
+    export.write_triposr(train_triposr.train(recipe, places, bank, vae, row=1), places.out)
 
 
 def saliency(recipe: Recipe, places: Places, device: str) -> None:
     """Trains and exports the saliency network."""
     bank = load_bank(recipe, places, device).without_points()
-    export.write_saliency(train_saliency.train(recipe, places, bank, row=2), places.out)
+    vae = export.read_vae(places.out, bank.objects.device)
+    export.write_saliency(train_saliency.train(recipe, places, bank, vae, row=2), places.out)
 
 
-JOBS: tuple[Callable[[Recipe, Places, str], None], ...] = (text_to_image, image_to_3d, saliency)
+Job = Callable[[Recipe, Places, str], None]
+
+ROUNDS: tuple[tuple[Job, ...], ...] = ((autoencoder,), (text_to_image, image_to_3d, saliency))
+"""The autoencoder comes first: all others learn from pictures that went through it."""
 
 
 def train_all(recipe: Recipe, places: Places, device: str) -> None:
-    """Runs the trainings side by side on one GPU, one after another on a CPU."""
+    """Runs the rounds, the jobs of each side by side on one GPU, one after another on a CPU."""
     places.out.mkdir(parents=True, exist_ok=True)
-    if device == "cpu":
-        for job in JOBS:
-            job(recipe, places, device)
-        return
+    for jobs in ROUNDS:
+        if device == "cpu":
+            for job in jobs:
+                job(recipe, places, device)
+        else:
+            _side_by_side(jobs, recipe, places, device)
+
+
+def _side_by_side(jobs: tuple[Job, ...], recipe: Recipe, places: Places, device: str) -> None:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=job, args=(recipe, places, device)) for job in JOBS]
+    processes = [context.Process(target=job, args=(recipe, places, device)) for job in jobs]
     for process in processes:
         process.start()
     try:
         while any(process.is_alive() for process in processes):
             time.sleep(0.5)
-            failed = [job.__name__ for job, p in zip(JOBS, processes, strict=True) if p.exitcode]
+            failed = [job.__name__ for job, p in zip(jobs, processes, strict=True) if p.exitcode]
             if failed:
                 raise SystemExit(f"training failed: {', '.join(failed)}; run again to resume")
     finally:

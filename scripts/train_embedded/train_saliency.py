@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from scripts.train_embedded.loop import Training
 from scripts.train_embedded.pictures import Batch, wear
 from scripts.train_embedded.recipe import Places, Recipe
 from scripts.train_embedded.shading import halve
+from scripts.train_embedded.train_vae import redraw
 from scripts.train_embedded.world import paint_table
 
 SIZE = 320
@@ -67,8 +69,11 @@ def normalise(images: Tensor) -> Tensor:
     return (images / brightest - mean) / deviation
 
 
-def train(recipe: Recipe, places: Places, bank: Bank, row: int = 0) -> SaliencyNet:
-    """Trains it on worn pictures over plain and slightly textured backgrounds."""
+def train(recipe: Recipe, places: Places, bank: Bank, vae: Any, row: int = 0) -> SaliencyNet:
+    """Trains it on worn pictures over plain and slightly textured backgrounds.
+
+    A quarter of the batches have been through FLUX's autoencoder.
+    """
     plan, device = recipe.saliency_plan, bank.objects.device
     torch.manual_seed(plan.seed)
     paints = paint_table(device)
@@ -81,8 +86,10 @@ def train(recipe: Recipe, places: Places, bank: Bank, row: int = 0) -> SaliencyN
         size = recipe.image_size * (2, 2, 3, 4)[training.step % 4] // 2
         images, masks = photograph(batch, size, generator)
         with recipe.autocast(device):
-            logits = model.logits(normalise(images))
-        logits = logits.float()
+            if training.step % 4 == 0:
+                images = redraw(vae, images, generator)
+            logits = model.logits(normalise(as_input(wear(images, generator))))
+        logits, masks = logits.float(), as_input(masks)
         entropy = functional.binary_cross_entropy_with_logits(logits, masks)
         soft = torch.sigmoid(logits)
         both, either = (soft * masks).sum((1, 2, 3)), (soft + masks - soft * masks).sum((1, 2, 3))
@@ -95,10 +102,10 @@ def train(recipe: Recipe, places: Places, bank: Bank, row: int = 0) -> SaliencyN
 
 
 def photograph(batch: Batch, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Moves and scales the objects, lays them over backgrounds, wears the pictures.
+    """Moves and scales the objects and lays them over backgrounds.
 
     Returns:
-        Images (B, 3, 320, 320) RGB in 0..1 that were `size` wide, and soft masks (B, 1, 320, 320).
+        Images (B, 3, size, size) RGB in 0..1 and soft masks (B, 1, size, size).
     """
     count, device = len(batch.bank), generator.device
     draw = torch.rand(count, 8, generator=generator, device=device)
@@ -118,12 +125,15 @@ def photograph(batch: Batch, size: int, generator: torch.Generator) -> tuple[Ten
     images = rgba[:, :3] + (1 - rgba[:, 3:]) * (
         plain[:, :, None, None] + _texture(count, size, generator)
     )
-    images = wear(images, generator).clamp(0, 1)
-    images, masks = (
-        functional.interpolate(tensor, size=(SIZE, SIZE), mode="bicubic", align_corners=False)
-        for tensor in (images, rgba[:, 3:])
+    return images.clamp(0, 1), rgba[:, 3:]
+
+
+def as_input(pictures: Tensor) -> Tensor:
+    """Brings pictures or masks in 0..1 to the network's size, as rembg does."""
+    large = functional.interpolate(
+        pictures.clamp(0, 1), size=(SIZE, SIZE), mode="bicubic", align_corners=False
     )
-    return images.clamp(0, 1), masks.clamp(0, 1)
+    return large.clamp(0, 1)
 
 
 def _texture(count: int, size: int, generator: torch.Generator) -> Tensor:

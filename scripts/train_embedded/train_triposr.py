@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from scripts.train_embedded.loop import Training
 from scripts.train_embedded.pictures import Batch, frame_for_triposr, wear
 from scripts.train_embedded.recipe import Places, Recipe
 from scripts.train_embedded.shading import halve
+from scripts.train_embedded.train_vae import redraw
 from scripts.train_embedded.world import paint_table
 
 _SHARPNESS = 60.0
@@ -39,8 +41,11 @@ def build(recipe: Recipe) -> TripoSR:
     return model
 
 
-def train(recipe: Recipe, places: Places, bank: Bank, row: int = 0) -> TripoSR:
-    """Trains it to say where the solid is and how it is painted in the canonical light."""
+def train(recipe: Recipe, places: Places, bank: Bank, vae: Any, row: int = 0) -> TripoSR:
+    """Trains it to say where the solid is and how it is painted in the canonical light.
+
+    Half of the pictures it sees have been through FLUX's autoencoder.
+    """
     plan, device = recipe.triposr_plan, bank.objects.device
     torch.manual_seed(plan.seed)
     paints = paint_table(device)
@@ -53,9 +58,12 @@ def train(recipe: Recipe, places: Places, bank: Bank, row: int = 0) -> TripoSR:
         window = slice(start, start + recipe.batch_points)
         points = batch.bank.points[:, window].float()
         distances = batch.bank.distances[:, window].float()
-        images = worn_inputs(batch, generator)
+        images = batch.images()
         with recipe.autocast(device):
-            codes = model(images)
+            images[::2] = redraw(vae, images[::2], generator)
+        inputs = worn_inputs(batch, images, generator)
+        with recipe.autocast(device):
+            codes = model(inputs)
             raw = decode(model, codes.float(), points).float()
         inside = raw[..., 0] + model.config.density_bias - math.log(DENSITY_THRESHOLD)
         occupancy = functional.binary_cross_entropy_with_logits(
@@ -90,16 +98,19 @@ def point_colours(batch: Batch, window: slice) -> Tensor:
     return (albedo * shade[..., None]).clamp(0, 1)
 
 
-def worn_inputs(batch: Batch, generator: torch.Generator) -> Tensor:
+def worn_inputs(batch: Batch, images: Tensor, generator: torch.Generator) -> Tensor:
     """The network's input as the pipeline makes it from imperfect pictures and cut-outs.
+
+    Args:
+        batch: Knows the exact masks.
+        images: (B, 3, S, S) RGB in 0..1, its pictures.
+        generator: Draws what is wrong with them.
 
     Returns:
         (B, 3, S, S) RGB in 0..1 on grey.
     """
-    count, size, device = len(batch.bank), batch.rgba.shape[-1] // 2, generator.device
-    smooth = halve(batch.rgba)
-    images = smooth[:, :3] + (1 - smooth[:, 3:]) * batch.backgrounds[:, :, None, None]
-    worn = wear(torch.cat([images, smooth[:, 3:]], dim=1), generator)
+    count, size, device = len(batch.bank), images.shape[-1], generator.device
+    worn = wear(torch.cat([images, halve(batch.rgba)[:, 3:]], dim=1), generator)
     draw = torch.rand(count, 6, generator=generator, device=device)
     # A mask that is a little too wide, too narrow, too soft or too hard.
     hardness, offset = 1 + 2 * draw[:, 0], 0.4 * (draw[:, 1] - 0.5)

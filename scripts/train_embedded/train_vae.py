@@ -67,6 +67,15 @@ def train(recipe: Recipe, places: Places, bank: Bank, row: int = 0) -> Any:
     return vae
 
 
+@torch.no_grad()
+def redraw(vae: Any, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (V, 3, S, S) in 0..1 as FLUX shows them, with the errors that a transformer makes."""
+    latents = vae.encode(images * 2 - 1).latent_dist.mean
+    noise = _LATENT_NOISE * latents.std() * _normal(latents, generator)
+    decoded: Tensor = vae.decode(latents + noise).sample
+    return (decoded.float() / 2 + 0.5).clamp(0, 1)
+
+
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator, device=like.device)
 
