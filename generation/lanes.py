@@ -3,11 +3,14 @@
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_CPU_WORKERS = 2
 
 
 class Lane:
@@ -19,10 +22,13 @@ class Lane:
     Args:
         name: Name of the threads.
         workers: Number of threads.
+        prepare: Called first in each thread.
     """
 
-    def __init__(self, name: str, workers: int) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
+    def __init__(
+        self, name: str, workers: int, *, prepare: Callable[[], None] | None = None
+    ) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=name, initializer=prepare)
         self._free = workers
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._ticket = itertools.count()
@@ -84,3 +90,27 @@ class Lane:
                 turn.set_result(None)
                 return
         self._free += 1
+
+
+def lanes_for(device: str) -> Mapping[str, Lane]:
+    """Says where each of the pipeline's stages runs; `device` is where the networks are.
+
+    The networks take turns. On CUDA the splats have a lane beside them: they launch hundreds of
+    small kernels and wait for many of them, which leaves the GPU idle if it has nothing else.
+    """
+    gpu, cpu = Lane("gpu", 1), Lane("cpu", _CPU_WORKERS)
+    splats = Lane("splats", 1, prepare=partial(_go_first, device)) if "cuda" in device else gpu
+    return {
+        "text_to_image": gpu,
+        "background": cpu,
+        "scene_code": gpu,
+        "splats": splats,
+        "encode": cpu,
+    }
+
+
+def _go_first(device: str) -> None:
+    # Loads torch, which a program that only reads settings can do without.
+    from generation.acceleration.streams import go_first
+
+    go_first(device)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
 from generation.faults import attempt
 from generation.framing import composite_on_grey, shrink
-from generation.lanes import Lane
+from generation.lanes import lanes_for
 from generation.presets import GenerationSettings
 from generation.validity import ValidityReport, check
 from protocol.errors import SetupError, TaskError
@@ -33,8 +33,7 @@ T = TypeVar("T")
 
 STAGES = ("text_to_image", "background", "scene_code", "splats", "encode")
 GPU_STAGES = frozenset({"text_to_image", "scene_code", "splats"})
-"""Stages that share the one GPU thread; the others run beside it."""
-_CPU_WORKERS = 2
+"""Stages that use the device most of their time; whoever plans counts them as taking turns."""
 _LOADING_STEPS = 4
 # Different prompts, so that the second, which is timed, finds no remembered embedding.
 _WARM_UP = tuple(TextTask(id="warm-up", prompt=p, seed=0) for p in ("a brown chair", "a red car"))
@@ -101,9 +100,10 @@ class Generator(Protocol):
 
 
 class GenerationPipeline:
-    """Generates in this process: one thread for the device, two for work on the CPU.
+    """Generates in this process: one thread for the networks, two for work on the CPU.
 
-    While one request is drawn, another's background is removed and a third's cloud is encoded.
+    While one request is drawn, another's background is removed and a third's cloud is encoded. On
+    CUDA a fourth's splats have a thread too: their many small kernels find room between FLUX's.
     Where requests compete for a thread, the oldest goes first.
 
     Args:
@@ -131,8 +131,7 @@ class GenerationPipeline:
         self._on_event = on_event
         self._progress = progress
         self._stages = stages
-        self._gpu = Lane("gpu", 1)
-        self._cpu = Lane("cpu", _CPU_WORKERS)
+        self._lanes = lanes_for(settings.device)
         self._arrival = itertools.count()
         self._cause_of_death: str | None = None
 
@@ -155,7 +154,7 @@ class GenerationPipeline:
 
             if self._stages is None:
                 load = partial(_load_stages, self.settings, self._models_dir, tick)
-                self._stages = await self._gpu.run(-1, load, before=lambda: None)
+                self._stages = await self._lanes["scene_code"].run(-1, load, before=lambda: None)
             try:
                 for task in _WARM_UP:
                     result = await self.generate(task, gate=tick)
@@ -201,8 +200,8 @@ class GenerationPipeline:
 
     async def close(self) -> None:
         """Waits for running stages and ends the threads; the networks are let go."""
-        await self._gpu.close()
-        await self._cpu.close()
+        for lane in set(self._lanes.values()):
+            await lane.close()
         self._stages = None
         gc.unfreeze()
 
@@ -234,10 +233,9 @@ class GenerationPipeline:
                 request.gate(stage)
             self._emit("stage_started", request, stage)
 
-        lane = self._gpu if stage in GPU_STAGES else self._cpu
+        run = partial(self._run, stage, partial(work, *arguments), drop_caches)
         try:
-            run = partial(self._run, stage, partial(work, *arguments), drop_caches)
-            result, seconds = await lane.run(request.order, run, before=begin)
+            result, seconds = await self._lanes[stage].run(request.order, run, before=begin)
         except (GenerationError, TaskError, EngineDead) as error:
             self._emit("stage_failed", request, stage, error=str(error))
             raise

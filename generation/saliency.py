@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from generation.acceleration.graphs import Captured
+from generation.acceleration.streams import to_host
 from generation.onnx_network import OnnxError, OnnxNetwork
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -88,8 +89,7 @@ class SaliencyNetwork:
             picture = pixels.to(self._device).float().contiguous()
             square = _resize(picture, self._side, self._side)
             mask = _resize(self._mask(square), image.height, image.width)
-            # Waits for this stream alone.
-            return Image.fromarray(mask[0, 0].byte().cpu().numpy())
+            return Image.fromarray(to_host(mask[0, 0].byte()))
 
     def _mask_of_square(self, picture: Tensor) -> Tensor:
         """Maps (1, 3, S, S) to (1, 1, S, S), both float32 of whole numbers in 0..255."""

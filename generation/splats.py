@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from generation.acceleration.streams import to_host
 from generation.errors import GenerationError
 from generation.presets import SplatSettings
 from generation.surface import Surface, sample_surface
@@ -144,6 +145,6 @@ def _centre_and_scale(points: Tensor) -> tuple[Tensor, Tensor]:
 
 def _to_host(*columns: Tensor) -> list[Float32Array]:
     """Brings tensors over in one transfer, since each makes the host wait."""
-    flat = torch.cat([column.flatten() for column in columns]).cpu().numpy()
+    flat = to_host(torch.cat([column.flatten() for column in columns]))
     parts = np.split(flat, np.cumsum([column.numel() for column in columns])[:-1])
     return [part.reshape(column.shape) for part, column in zip(parts, columns, strict=True)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from generation.acceleration.compiling import Compiled
 from generation.acceleration.eight_bit import EightBitLinear, Float8Linear, Int8Linear, quantise
 from generation.acceleration.graphs import Captured, GraphPool
+from generation.acceleration.streams import to_host
 from generation.presets import TextToImageSettings
 from generation.quiet import quiet_libraries
 from protocol.errors import SetupError
@@ -117,7 +118,7 @@ class TextToImage:
         noise = torch.randn(1, channels, side, side, generator=generator, dtype=self._dtype)
         words, pooled = self.embed(prompt)
         pixels = self._draw(noise.to(self._device), words, pooled)
-        return Image.fromarray(pixels.cpu().numpy())
+        return Image.fromarray(to_host(pixels))
 
     @torch.no_grad()
     def embed(self, prompt: str) -> tuple[Tensor, Tensor]:

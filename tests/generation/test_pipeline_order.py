@@ -43,6 +43,24 @@ async def test_a_text_task_goes_through_every_stage(
     assert (result.image.mode, result.cutout.mode) == ("RGB", "RGBA")
 
 
+async def test_on_cuda_splats_are_made_beside_another_request(fakes: FakeStages) -> None:
+    pipeline = GenerationPipeline(preset("gpu80"), stages=fakes.stages())
+    finish_splats = fakes.hold("splats")
+    first = asyncio.create_task(pipeline.generate(task("first")))
+    assert await asyncio.to_thread(fakes.entered["splats"].wait, 10)
+    finish_scene = fakes.hold("scene_code")
+    second = asyncio.create_task(pipeline.generate(task("second")))
+    assert await asyncio.to_thread(fakes.entered["scene_code"].wait, 10)
+    assert not first.done()
+    finish_scene()
+    finish_splats()
+    await asyncio.gather(first, second)
+    threads = {stage: thread.split("_")[0] for stage, thread in fakes.calls}
+    assert threads["text_to_image"] == threads["scene_code"] == "gpu"
+    assert threads["splats"] == "splats"
+    await pipeline.close()
+
+
 async def test_an_image_task_enters_one_stage_later(
     pipeline: GenerationPipeline, fakes: FakeStages
 ) -> None:

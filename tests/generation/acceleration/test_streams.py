@@ -1,0 +1,49 @@
+"""Threads that share a GPU do not wait for each other's work."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from generation.acceleration.streams import go_first, to_host
+
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def test_a_tensor_comes_to_the_host_as_it_is() -> None:
+    tensor = torch.arange(6.0).view(2, 3).to(torch.float16)
+    found = to_host(tensor)
+    assert found.dtype == np.float16
+    assert np.array_equal(found, [[0, 1, 2], [3, 4, 5]])
+
+
+def test_a_machine_without_cuda_is_left_alone() -> None:
+    if not torch.cuda.is_available():
+        go_first("cuda")
+
+
+@on_cuda
+def test_an_urgent_thread_does_not_wait_for_the_long_work_of_another() -> None:
+    started = threading.Event()
+
+    def work_for_seconds() -> float:
+        torch.cuda._sleep(4_000_000_000)  # type: ignore[no-untyped-call]
+        result = torch.ones(1, device="cuda")
+        started.set()
+        return float(to_host(result)[0])
+
+    def add_up() -> float:
+        return float(to_host(torch.ones(1000, device="cuda").sum()))
+
+    urgent = ThreadPoolExecutor(1, initializer=partial(go_first, "cuda"))
+    with ThreadPoolExecutor(1) as other, urgent:
+        urgent.submit(add_up).result()  # loads the kernels
+        long = other.submit(work_for_seconds)
+        assert started.wait(10)
+        for _ in range(20):
+            assert urgent.submit(add_up).result() == 1000
+        assert not long.done()
+        assert long.result() == 1
