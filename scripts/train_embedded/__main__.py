@@ -11,7 +11,7 @@ from scripts.train_embedded.jobs import draw_world, train_all
 from scripts.train_embedded.plot import plot_losses
 from scripts.train_embedded.recipe import TINY, Places, Recipe
 
-OVERHEAD_MINUTES = 0.8
+OVERHEAD_MINUTES = 1.5
 """Set aside for starting the processes, encoding pictures and exporting."""
 
 

@@ -27,6 +27,7 @@ def read_vae(out: Path, device: torch.device) -> Any:
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL.from_pretrained(out / FLUX / _VAE, torch_dtype=torch.float32)
+    vae.register_to_config(_name_or_path="")  # would tell readers of the export about this machine
     return vae.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()
 
 

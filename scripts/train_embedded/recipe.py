@@ -9,10 +9,10 @@ from generation.triposr import TripoSRConfig, ViTConfig
 from scripts.train_embedded.loop import Plan
 
 # Steps are what one H100 does in these minutes, the last three trainings side by side.
-_VAE = Plan(steps=4500, batch=96, rate=1e-3, minutes=4.0, average=0.995)
-_FLUX = Plan(steps=16_000, batch=384, rate=1e-3, minutes=15.0, average=0.999)
-_SALIENCY = Plan(steps=5000, batch=32, rate=2e-3, minutes=4.5)
-_TRIPOSR = Plan(steps=14_000, batch=64, rate=6e-4, minutes=15.0, average=0.999)
+_VAE = Plan(steps=3400, batch=96, rate=1e-3, minutes=4.0, average=0.995)
+_FLUX = Plan(steps=11_000, batch=384, rate=1e-3, minutes=15.0, average=0.999)
+_SALIENCY = Plan(steps=3800, batch=32, rate=2e-3, minutes=4.5)
+_TRIPOSR = Plan(steps=9500, batch=64, rate=6e-4, minutes=15.0, average=0.999)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,12 @@ def test_all_networks_are_written_in_half_precision(trained: Path) -> None:
         assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}, file
 
 
+def test_no_file_tells_where_it_was_made(trained: Path) -> None:
+    files = sorted(trained.rglob("*.json"))
+    assert len(files) >= 8
+    assert not [file for file in files if str(trained) in file.read_text(encoding="utf-8")]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_the_exported_flux_computes_what_was_trained(trained: Path) -> None:
     settings = TextToImageSettings(size=SIZE, steps=3, max_sequence_length=T5_LENGTH)
