@@ -1,11 +1,9 @@
 """Tables of the pipeline benchmark, and the targets that its figures are held against."""
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 
-Figures = dict[str, Any]
+from scripts.benchmarks.recipe import Figures
 
 MEDIAN_S = {"gpu80": 0.250, "gpu24": 0.350}
 P95_OVER_MEDIAN = 1.15
