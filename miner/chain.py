@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +20,8 @@ REFRESH_S = 120.0
 TIME_LIMIT_S = 60.0
 """Seconds that one call to the chain may take."""
 
-CLOSE_LIMIT_S = 5.0
-"""Seconds that closing a broken connection may take."""
+CLOSE_LIMIT_S = 15.0
+"""Seconds that closing a connection may take; the other side is given 10 to say goodbye."""
 
 STALE_S = 3600.0
 """Age at which a reading no longer proves that a hotkey is absent."""
@@ -42,7 +43,7 @@ class SubtensorChain:
         netuid: The subnet.
         connect: Opens the connection; bittensor's `Subtensor(network)` if not given.
         refresh_s: Seconds between two readings.
-        time_limit_s: Seconds that one call may take.
+        time_limit_s: Seconds that one call may take, with connecting where that comes first.
         clock: Monotonic clock, in seconds.
         find_ip: Looks up this machine's public address; None if that is given once and for all.
     """
@@ -115,9 +116,8 @@ class SubtensorChain:
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.wait({self._refreshing})
-        if self._subtensor is not None:
-            with contextlib.suppress(Exception):
-                await self._call(self._subtensor.close)
+        async with self._calling:
+            await self._close_connection()
 
     async def _keep_reading(self, membership: Membership) -> None:
         while True:
@@ -131,20 +131,12 @@ class SubtensorChain:
                     self._clock() - self.snapshot.taken_at,
                     ", callers that are not in it are refused" if self.is_stale() else "",
                 )
-                await self._abandon_connection()
                 continue
             own = membership.observe(self.snapshot)
             if own is None:
                 logger.error("the metagraph does not list this miner's hotkey")
             elif self._axon is not None:
                 await self._correct_address(own)
-
-    async def _abandon_connection(self) -> None:
-        """Makes the next attempt open its own; closing ends a call that still hangs in this one."""
-        abandoned, self._subtensor = self._subtensor, None
-        if abandoned is not None:
-            with contextlib.suppress(Exception):
-                await in_daemon_thread(abandoned.close, CLOSE_LIMIT_S)
 
     async def _correct_address(self, own: Neuron) -> None:
         now = self._clock()
@@ -167,9 +159,8 @@ class SubtensorChain:
     async def _serve_axon(self) -> str:
         """Publishes the address and returns what went wrong, or an empty string."""
 
-        def serve() -> Any:  # A failed reading may have left no connection.
-            self._subtensor = self._subtensor or self._connect(self._network)
-            return self._subtensor.serve_axon(netuid=self._netuid, axon=self._axon)
+        def serve(subtensor: Any) -> Any:
+            return subtensor.serve_axon(netuid=self._netuid, axon=self._axon)
 
         self._published_at = self._clock()
         try:
@@ -179,11 +170,9 @@ class SubtensorChain:
             return in_words(error)
 
     async def _refresh(self) -> None:
-        # Taken over here and not in the thread, whose answer may come after it was given up.
-        self._subtensor, self.snapshot = await self._call(self._read)
+        self.snapshot = await self._call(self._read)
 
-    def _read(self) -> tuple[Any, Snapshot]:
-        subtensor = self._subtensor or self._connect(self._network)
+    def _read(self, subtensor: Any) -> Snapshot:
         metagraph = subtensor.metagraph(netuid=self._netuid)
         columns = (
             metagraph.uids,
@@ -207,11 +196,28 @@ class SubtensorChain:
         ]
         if not neurons:
             raise ValueError("the metagraph is empty")
-        return subtensor, Snapshot.of(neurons, self._clock())
+        return Snapshot.of(neurons, self._clock())
 
-    async def _call(self, function: Callable[[], T]) -> T:
+    async def _call(self, function: Callable[[Any], T]) -> T:
+        """Makes one call to the chain; a connection in which one fails is not used again."""
+        limit = self._time_limit_s
         async with self._calling:
-            return await in_daemon_thread(function, self._time_limit_s)
+            try:
+                async with asyncio.timeout(limit):
+                    if self._subtensor is None:
+                        connect = partial(self._connect, self._network)
+                        self._subtensor = await in_daemon_thread(connect, limit)
+                    return await in_daemon_thread(partial(function, self._subtensor), limit)
+            except Exception:
+                await self._close_connection()
+                raise
+
+    async def _close_connection(self) -> None:
+        """Ends a call that still hangs in it, too."""
+        closing, self._subtensor = self._subtensor, None
+        if closing is not None:
+            with contextlib.suppress(Exception):
+                await in_daemon_thread(closing.close, CLOSE_LIMIT_S)
 
 
 def open_wallet(name: str, hotkey: str, path: Path) -> Any:
@@ -278,4 +284,7 @@ def create_wallet(name: str, path: Path) -> tuple[str, str]:
 def _subtensor(network: str) -> Any:
     import bittensor
 
-    return bittensor.Subtensor(network=network)
+    subtensor = bittensor.Subtensor(network=network)
+    # Or a call that hangs would, once its connection is closed, open the next and hang in that.
+    subtensor.substrate.max_retries = 1
+    return subtensor

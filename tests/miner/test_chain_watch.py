@@ -1,7 +1,6 @@
 """What the chain contact does while the miner runs: a lost uid, a wrong address, a dead chain."""
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,31 +63,6 @@ async def test_a_chain_that_fails_takes_nobody_s_uid(log_lines: list[str]) -> No
     clock.now += STALE_S + 1.0
     await until(lambda: "callers that are not in it are refused" in log_lines[-1])
     await contact.close()
-
-
-async def test_a_connection_in_which_a_reading_hangs_is_closed() -> None:
-    first, second, begun = FakeSubtensor(), FakeSubtensor(), threading.Event()
-    closed, ended = threading.Event(), threading.Event()
-
-    def hangs_until_closed() -> Any:
-        begun.set()
-        closed.wait(10.0)
-        ended.set()
-        return metagraph("5Late")
-
-    def connect(network: str) -> FakeSubtensor:
-        return second if begun.is_set() else first
-
-    contact = chain(first, connect=connect, time_limit_s=0.05)
-    await contact.start("5A")
-    first.answer = hangs_until_closed
-    first.close = closed.set  # type: ignore[method-assign]
-    second.answer = lambda: metagraph("5A", "5B", "5C")
-    await until(lambda: "5C" in contact.snapshot.neurons)
-    await until(ended.is_set)
-    assert "5Late" not in contact.snapshot.neurons
-    await contact.close()
-    assert second.closed
 
 
 def axon(ip: str = "1.2.3.4", port: int = 8000) -> Any:
