@@ -40,4 +40,4 @@ bench: $(STAMP)  ## stage times of the preset at hand
 	$(BIN)/python -m scripts.benchmark pipeline
 
 clean:  ## remove the environment and every output
-	rm -rf $(VENV) demo-output build *.egg-info
+	rm -rf $(VENV) demo-output train-embedded build *.egg-info

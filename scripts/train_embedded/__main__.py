@@ -1,4 +1,4 @@
-"""One command from nothing to the weights of the preset `embedded`."""
+"""One command from nothing to the weights of the preset `embedded` and what they are worth."""
 
 import argparse
 import time
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from scripts.train_embedded.evaluate import report, spare_cores
 from scripts.train_embedded.jobs import draw_world, train_all
 from scripts.train_embedded.plot import plot_losses
 from scripts.train_embedded.recipe import TINY, Places, Recipe
@@ -16,12 +17,14 @@ OVERHEAD_MINUTES = 1.5
 
 
 def main() -> None:
-    """Reads the command line, draws the world, trains, exports, plots the losses."""
+    """Reads the command line, draws the world, trains, exports, plots the losses, evaluates."""
     parser = argparse.ArgumentParser(prog="python -m scripts.train_embedded", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("generation/embedded"))
     parser.add_argument("--state", type=Path, default=Path("train-embedded"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--minutes", type=float, help="wall-clock limit of the whole command")
+    parser.add_argument(
+        "--minutes", type=float, help="wall-clock limit on one GPU, evaluation aside"
+    )
     parser.add_argument("--tiny", action="store_true", help="a few steps of toy networks")
     parser.add_argument(
         "--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of a step"
@@ -39,6 +42,8 @@ def main() -> None:
     megabytes = sum(f.stat().st_size for f in places.out.rglob("*") if f.is_file()) / 1e6
     minutes = (time.monotonic() - started) / 60
     print(f"wrote {places.out} ({megabytes:.2f} MB) after {minutes:.1f} minutes")
+    if not arguments.tiny:
+        report(places.out, places.state, jobs=spare_cores())
 
 
 if __name__ == "__main__":

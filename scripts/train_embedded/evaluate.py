@@ -234,31 +234,47 @@ def table(texts: Sequence[TextResult], images: Sequence[ImageResult]) -> str:
     return "\n".join(lines)
 
 
+def report(models: Path, out: Path, *, count: int = 200, jobs: int, steps: int = STEPS) -> None:
+    """Evaluates, prints a table, writes JSON and a picture grid into a folder.
+
+    Args:
+        models: What `jobs.train_all` wrote.
+        out: The folder.
+        count: Number of prompts.
+        jobs: Processes, one thread each.
+        steps: Denoising steps.
+    """
+    texts, images, rows = evaluate(models, count, jobs, steps)
+    print(table(texts, images))
+    for wrong in (r for r in texts if r.problem or r.found != r.wanted):
+        print(f"{wrong.prompt!r}: {wrong.found}; {wrong.problem or 'valid'}")
+    out.mkdir(parents=True, exist_ok=True)
+    content = {
+        "summary": summary(texts, images),
+        "prompts": [asdict(result) for result in texts],
+        "pictures": [asdict(result) for result in images],
+    }
+    (out / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
+    draw_sheet(rows, out / "evaluation.png")
+
+
+def spare_cores() -> int:
+    """Cores that this process may use, less one for whoever waits."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
 def main() -> None:
-    """Reads the command line, evaluates, prints a table, writes JSON and a picture grid."""
+    """Reads the command line and evaluates."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.train_embedded.evaluate", description=__doc__
     )
     parser.add_argument("--models", type=Path, default=Path("generation/embedded"))
     parser.add_argument("--out", type=Path, default=Path("train-embedded"))
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--jobs", type=int, default=max(1, len(os.sched_getaffinity(0)) - 1))
+    parser.add_argument("--jobs", type=int, default=spare_cores())
     parser.add_argument("--steps", type=int, default=STEPS, help="denoising steps")
-    arguments = parser.parse_args()
-    texts, images, rows = evaluate(
-        arguments.models, arguments.count, arguments.jobs, arguments.steps
-    )
-    print(table(texts, images))
-    for wrong in (r for r in texts if r.problem or r.found != r.wanted):
-        print(f"{wrong.prompt!r}: {wrong.found}; {wrong.problem or 'valid'}")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    content = {
-        "summary": summary(texts, images),
-        "prompts": [asdict(result) for result in texts],
-        "pictures": [asdict(result) for result in images],
-    }
-    (arguments.out / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
-    draw_sheet(rows, arguments.out / "evaluation.png")
+    options = parser.parse_args()
+    report(options.models, options.out, count=options.count, jobs=options.jobs, steps=options.steps)
 
 
 if __name__ == "__main__":

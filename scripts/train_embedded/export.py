@@ -12,21 +12,19 @@ from generation.triposr import TripoSR
 from scripts.train_embedded import text, train_saliency
 
 FLUX, BACKGROUND, TRIPOSR = "flux", "background.onnx", "triposr"
-_VAE = "vae"
 
 
-def write_vae(vae: Any, out: Path) -> None:
-    """Writes the autoencoder into the folder of `write_flux`, float16."""
+def write_vae(vae: Any, folder: Path) -> None:
+    """Writes the autoencoder alone, as `write_flux` will write it: float16."""
     vae = vae.to("cpu", torch.float16, memory_format=torch.contiguous_format)
-    (out / FLUX).mkdir(parents=True, exist_ok=True)
-    _replace(out / FLUX / _VAE, vae.save_pretrained)
+    _replace(folder, vae.save_pretrained)
 
 
-def read_vae(out: Path, device: torch.device) -> Any:
-    """Reads what `write_vae` wrote, float32, without gradients."""
+def read_vae(folder: Path, device: torch.device) -> Any:
+    """Reads what `write_vae` wrote; float32, without gradients."""
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(out / FLUX / _VAE, torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
     vae.register_to_config(_name_or_path="")  # would tell readers of the export about this machine
     return vae.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()
 

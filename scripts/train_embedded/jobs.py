@@ -1,4 +1,4 @@
-"""The trainings as jobs that run side by side, each in a process of its own."""
+"""The trainings as jobs, each in a process of its own: one alone, then the others side by side."""
 
 import time
 from collections.abc import Callable
@@ -34,36 +34,37 @@ def load_bank(recipe: Recipe, places: Places, device: str) -> Bank:
 
 
 def autoencoder(recipe: Recipe, places: Places, device: str) -> None:
-    """Trains and exports the autoencoder of the small FLUX."""
-    bank = load_bank(recipe, places, device).without_points()
-    export.write_vae(train_vae.train(recipe, places, bank, row=0), places.out)
+    """Trains the autoencoder of the small FLUX, unless an earlier run did."""
+    if not places.vae.is_dir():
+        bank = load_bank(recipe, places, device).without_points()
+        export.write_vae(train_vae.train(recipe, places, bank, row=0), places.vae)
 
 
 def text_to_image(recipe: Recipe, places: Places, device: str) -> None:
-    """Trains and exports the rest of the small FLUX."""
+    """Trains the rest of the small FLUX and exports all of it."""
     bank = load_bank(recipe, places, device).without_points()
-    vae = export.read_vae(places.out, bank.objects.device)
+    vae = export.read_vae(places.vae, bank.objects.device)
     export.write_flux(train_flux.train(recipe, places, bank, vae, row=0), vae, places.out)
 
 
 def image_to_3d(recipe: Recipe, places: Places, device: str) -> None:
     """Trains and exports the small TripoSR."""
     bank = load_bank(recipe, places, device)
-    vae = export.read_vae(places.out, bank.objects.device)
+    vae = export.read_vae(places.vae, bank.objects.device)
     export.write_triposr(train_triposr.train(recipe, places, bank, vae, row=1), places.out)
 
 
 def saliency(recipe: Recipe, places: Places, device: str) -> None:
     """Trains and exports the saliency network."""
     bank = load_bank(recipe, places, device).without_points()
-    vae = export.read_vae(places.out, bank.objects.device)
+    vae = export.read_vae(places.vae, bank.objects.device)
     export.write_saliency(train_saliency.train(recipe, places, bank, vae, row=2), places.out)
 
 
 Job = Callable[[Recipe, Places, str], None]
 
 ROUNDS: tuple[tuple[Job, ...], ...] = ((autoencoder,), (text_to_image, image_to_3d, saliency))
-"""The autoencoder comes first: all others learn from pictures that went through it."""
+"""The autoencoder comes first: the others learn from its latents, or from pictures it redraws."""
 
 
 def train_all(recipe: Recipe, places: Places, device: str) -> None:
@@ -83,11 +84,13 @@ def _side_by_side(jobs: tuple[Job, ...], recipe: Recipe, places: Places, device:
     for process in processes:
         process.start()
     try:
-        while any(process.is_alive() for process in processes):
-            time.sleep(0.5)
+        running = True
+        while running:
+            running = any(process.is_alive() for process in processes)
             failed = [job.__name__ for job, p in zip(jobs, processes, strict=True) if p.exitcode]
             if failed:
                 raise SystemExit(f"training failed: {', '.join(failed)}; run again to resume")
+            time.sleep(0.5)
     finally:
         for process in processes:
             process.terminate()

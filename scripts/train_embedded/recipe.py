@@ -91,7 +91,7 @@ class Recipe:
         return self.triposr.image_size
 
     def within(self, minutes: float) -> "Recipe":
-        """The same with all wall-clock limits scaled so that everything ends after `minutes`."""
+        """The same with all wall-clock limits scaled so that one GPU is done after `minutes`."""
         others = (self.flux_plan, self.saliency_plan, self.triposr_plan)
         share = minutes / (self.vae_plan.minutes + max(plan.minutes for plan in others))
 
@@ -158,3 +158,8 @@ class Places:
     def bank(self) -> Path:
         """The bank's file."""
         return self.state / "world.pt"
+
+    @property
+    def vae(self) -> Path:
+        """The finished autoencoder's folder, until it goes out with the networks around it."""
+        return self.state / "vae"

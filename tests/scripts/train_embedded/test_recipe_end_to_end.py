@@ -14,7 +14,7 @@ from generation.presets import BackgroundSettings, TextToImageSettings
 from generation.text_to_image import TextToImage
 from generation.triposr import TripoSR
 from scripts.train_embedded import export, jobs, train_flux, train_saliency
-from scripts.train_embedded.recipe import TINY, Places
+from scripts.train_embedded.recipe import TINY, Places, Recipe
 from scripts.train_embedded.text import T5_LENGTH
 
 SIZE = 64
@@ -30,6 +30,31 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs.draw_world(TINY, places, torch.device("cpu"))
         jobs.train_all(TINY, places, "cpu")
     return places.out
+
+
+def finishes(recipe: Recipe, places: Places, device: str) -> None:
+    places.state.mkdir(parents=True, exist_ok=True)
+    (places.state / "finished").touch()
+
+
+def breaks(recipe: Recipe, places: Places, device: str) -> None:
+    raise FloatingPointError
+
+
+def test_a_job_that_breaks_ends_the_round_and_is_named(tmp_path: Path) -> None:
+    places = Places(tmp_path / "state", tmp_path / "out")
+    jobs._side_by_side((finishes,), TINY, places, "cuda")
+    assert (places.state / "finished").exists()
+    with pytest.raises(SystemExit, match="training failed: breaks; run again to resume"):
+        jobs._side_by_side((finishes, breaks), TINY, places, "cuda")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_autoencoder_that_is_finished_is_left_alone(trained: Path) -> None:
+    places = Places(trained.parent / "state", trained)
+    before = {file: file.stat().st_mtime_ns for file in places.vae.iterdir()}
+    jobs.autoencoder(TINY, places, "cpu")
+    assert before == {file: file.stat().st_mtime_ns for file in places.vae.iterdir()}
 
 
 @pytest.mark.filterwarnings("ignore")
