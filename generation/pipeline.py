@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from generation.stages import Stages
 
 T = TypeVar("T")
+_Pictures = tuple[Image.Image, Image.Image, Image.Image]
 
 STAGES = ("text_to_image", "background", "scene_code", "splats", "encode")
 GPU_STAGES = frozenset({"text_to_image", "scene_code", "splats"})
@@ -100,11 +101,10 @@ class Generator(Protocol):
 
 
 class GenerationPipeline:
-    """Generates in this process: one thread for the networks, two for work on the CPU.
+    """Generates in this process, every stage in its lane.
 
-    While one request is drawn, another's background is removed and a third's cloud is encoded. On
-    CUDA a fourth's splats have a thread too: their many small kernels find room between FLUX's.
-    Where requests compete for a thread, the oldest goes first.
+    While one request is drawn, another's background is removed and a third's cloud is encoded; on
+    CUDA a fourth's splats are made. Where requests compete for a lane, the oldest goes first.
 
     Args:
         settings: The preset.
@@ -282,7 +282,7 @@ def _load_stages(
     return assemble(settings, load_networks(settings, models_dir, report))
 
 
-def _cut_out(stages: "Stages", source: Image.Image | ImageTask) -> tuple[Image.Image, ...]:
+def _cut_out(stages: "Stages", source: Image.Image | ImageTask) -> _Pictures:
     # The picture, its cut-out, and that on grey: another stage would do it while the GPU waits.
     image = shrink(decode_image(source.image)) if isinstance(source, ImageTask) else source
     cutout = stages.background(image)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from generation.acceleration.streams import to_host
 from generation.errors import GenerationError
 from generation.triposr import TripoSR
 
@@ -118,7 +119,7 @@ def _log_density_lattice(
     model: TripoSR, scene_code: Tensor, resolution: int, threshold: float
 ) -> Tensor:
     density = model.density_grid(scene_code, resolution)
-    low, high = torch.stack(torch.aminmax(density)).tolist()
+    low, high = to_host(torch.stack(torch.aminmax(density)))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise GenerationError(
             f"the density field is not finite (from {low:g} to {high:g}): the image to 3D stage "
@@ -142,7 +143,7 @@ def _without_floaters(lattice: Tensor, level: float, min_component: float) -> Te
     size = max(2, n // _BLOCKS)
     padded = functional.pad(inside[None, None].float(), (0, -n % size) * 3)
     filled = functional.avg_pool3d(padded, size, divisor_override=1)[0, 0]
-    points = filled.cpu().numpy()
+    points = to_host(filled)
     labels, bodies = ndimage.label(points > 0, structure=np.ones((3, 3, 3)))
     if bodies <= 1:
         return lattice

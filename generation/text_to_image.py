@@ -116,8 +116,9 @@ class TextToImage:
         side = self.settings.size // self.pipeline.vae_scale_factor
         channels = self.pipeline.transformer.config.in_channels // 4
         noise = torch.randn(1, channels, side, side, generator=generator, dtype=self._dtype)
+        noise = noise.to(self._device)  # first, since a copy waits for what is under way
         words, pooled = self.embed(prompt)
-        pixels = self._draw(noise.to(self._device), words, pooled)
+        pixels = self._draw(noise, words, pooled)
         return Image.fromarray(to_host(pixels))
 
     @torch.no_grad()

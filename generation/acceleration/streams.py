@@ -22,6 +22,8 @@ def to_host(tensor: Tensor) -> NDArray[Any]:
 def go_first(device: str) -> None:
     """Lets the kernels of this thread start before those that other threads have waiting.
 
+    Does nothing where torch finds no CUDA device.
+
     Args:
         device: A CUDA device, in torch's words.
     """

@@ -55,10 +55,10 @@ async def test_on_cuda_splats_are_made_beside_another_request(fakes: FakeStages)
     finish_scene()
     finish_splats()
     await asyncio.gather(first, second)
+    await pipeline.close()
     threads = {stage: thread.split("_")[0] for stage, thread in fakes.calls}
     assert threads["text_to_image"] == threads["scene_code"] == "gpu"
     assert threads["splats"] == "splats"
-    await pipeline.close()
 
 
 async def test_an_image_task_enters_one_stage_later(

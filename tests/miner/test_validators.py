@@ -21,7 +21,6 @@ from tests.miner.fakes import Clock
 from tests.miner.trial.pull_fakes import MINER
 
 START = 1_800_000_000.0
-HOURS_4 = 4 * 3600.0
 
 
 def validator(uid: int, **fields: object) -> Neuron:

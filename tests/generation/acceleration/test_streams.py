@@ -20,9 +20,16 @@ def test_a_tensor_comes_to_the_host_as_it_is() -> None:
     assert np.array_equal(found, [[0, 1, 2], [3, 4, 5]])
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_machine_without_cuda_is_left_alone() -> None:
-    if not torch.cuda.is_available():
-        go_first("cuda")
+    go_first("cuda")
+
+
+@on_cuda
+def test_an_urgent_thread_has_a_stream_of_higher_priority() -> None:
+    with ThreadPoolExecutor(1, initializer=partial(go_first, "cuda")) as urgent:
+        stream = urgent.submit(torch.cuda.current_stream).result()
+    assert stream.priority < torch.cuda.current_stream().priority
 
 
 @on_cuda
