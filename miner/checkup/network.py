@@ -92,8 +92,8 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
         chain = await in_daemon_thread(lambda: _chain(config), CHAIN_LIMIT_S)
         try:
             neuron = await chain.start(hotkeys[0])
-            neurons.extend(chain.snapshot.neurons.values())
         finally:
+            neurons.extend(chain.snapshot.neurons.values())
             await chain.close()
         return ok(f"uid {neuron.uid} of subnet {config.netuid} on {config.network}")
 
@@ -178,18 +178,25 @@ def judge_validators(neurons: Sequence[Neuron], selection: Selection) -> Verdict
     if not eligible:
         return warning(
             f"none of {len(neurons)} neurons is a validator that could be asked for tasks",
-            "mainnet's netuid 17 has none; elsewhere try a smaller --pull.min_stake",
+            "mainnet's netuid 17 has none; elsewhere validators may not have published an axon, or "
+            "try a smaller --pull.min_stake",
         )
     return ok(f"{eligible} of {len(neurons)} neurons can be asked for tasks")
 
 
 def judge_state_file(path: Path) -> Verdict:
     """Looks whether the state of the pull way can be kept; leaves the file to a running miner."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    usable = not path.exists() or (path.is_file() and os.access(path, os.R_OK | os.W_OK))
-    if not usable or not os.access(folder, os.W_OK):
-        return failed(f"{path} cannot be read and written", "give another file with --pull.state")
-    return ok(str(path) if path.exists() else f"{path}, not there yet")
+    fix = "give another file with --pull.state"
+    try:
+        there = path.exists()
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+    except OSError as error:
+        return failed(f"{path} cannot be looked at: {error.strerror}", fix)
+    if there and not (path.is_file() and os.access(path, os.R_OK)):
+        return failed(f"{path} cannot be read", fix)
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        return failed(f"{path} cannot be written: {folder} takes no files", fix)
+    return ok(str(path) if there else f"{path}, not there yet")
 
 
 def _chain(config: MinerConfig) -> Chain:

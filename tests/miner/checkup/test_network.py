@@ -195,6 +195,10 @@ async def test_where_the_pull_way_keeps_its_state(
     verdict = await look("pull state", config(*state(tmp_path / "new" / "state.json")))
     assert (verdict.status, "not there yet" in verdict.found) == (Status.OK, True)
     assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    verdict = await look("pull state", config(*state(tmp_path / "file" / "state.json")))
+    assert verdict.status is Status.FAILED
+    assert "takes no files" in verdict.found
     verdict = await look("pull state", config(*state(tmp_path)))
     assert (verdict.status, "--pull.state" in verdict.fix) == (Status.FAILED, True)
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,6 @@ from miner.pull_state import PullStateFile, TaskInHand
 from miner.score_log import ScoreLog
 from miner.service import MinerService
 from miner.subnet import Neuron
-from miner.transports import bounded_answer
 from miner.transports.pull_calls import NoAnswer, ValidatorCalls, _on_our_clock
 from miner.transports.puller import PullTransport, offline_dendrite
 from miner.trial.pull_rules import Rules
@@ -190,71 +189,6 @@ async def test_a_validator_that_is_not_there_was_not_reached() -> None:
         with pytest.raises(NoAnswer) as caught:
             await calls.pull(gone)
     assert (caught.value.status, caught.value.reached) == (503, False)
-
-
-@pytest.mark.parametrize(
-    ("answer", "reached"),
-    [
-        (b"", True),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnull", True),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", True),
-        (
-            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 30\r\n\r\n"
-            b'{"task": {"prompt": "\\ud800"}}',
-            True,
-        ),
-        (
-            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 18\r\n\r\n"
-            b'{"dendrite": null}',
-            True,
-        ),
-        (
-            b"HTTP/1.1 500 No\r\ncontent-type: application/json\r\ncontent-length: 26\r\n\r\n"
-            b'{"message": "\\u001b[2J\\n"}',
-            True,
-        ),
-    ],
-)
-async def test_an_answer_that_is_no_answer(answer: bytes, reached: bool) -> None:
-    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        writer.close()
-
-    server = await asyncio.start_server(respond, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    neuron = Neuron(uid=1, hotkey=VALIDATOR.ss58_address, ip="127.0.0.1", port=port)
-    async with server, calling() as calls:
-        with pytest.raises(NoAnswer) as caught:
-            await calls.pull(neuron)
-    assert caught.value.reached is reached
-    assert str(caught.value).isprintable()
-
-
-async def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded_answer, "MAX_ANSWER_BYTES", 2**20)
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n"
-    cut_off_after = asyncio.get_running_loop().create_future()
-
-    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(head + b'{"task": "')
-        sent = 0
-        with suppress(ConnectionError):
-            while sent < 2**28:
-                writer.write(b"x" * 2**16)
-                await writer.drain()
-                sent += 2**16
-        cut_off_after.set_result(sent)
-        writer.close()
-
-    server = await asyncio.start_server(respond, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    neuron = Neuron(uid=1, hotkey=VALIDATOR.ss58_address, ip="127.0.0.1", port=port)
-    async with server, calling() as calls:
-        with pytest.raises(NoAnswer, match="larger than 1048576 bytes"):
-            await calls.pull(neuron)
-        assert 2**20 <= await cut_off_after < 2**26
 
 
 async def test_the_version_route_and_the_empty_history(serve: Callable[..., Any]) -> None:
