@@ -65,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
         "--requests", type=_positive, help="tasks at each concurrency (24 on a GPU, else none)"
     )
     pipeline.add_argument(
+        "--plain.runs",
+        dest="plain_runs",
+        type=_positive,
+        metavar="RUNS",
+        help="tasks of the plain recipe, if fewer",
+    )
+    pipeline.add_argument(
         "--memory.gib",
         dest="memory_gib",
         type=_positive,

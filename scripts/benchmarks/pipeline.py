@@ -20,6 +20,7 @@ from scripts.benchmarks.recipe import Figures, RecipeName, Request
 
 _DEFAULT_RUNS = {"cpu": 10, "cuda": 30}
 _DEFAULT_REQUESTS = {"cpu": 0, "cuda": 24}
+_MOST_PLAIN_REQUESTS = 8
 _DEFAULT_MEMORY_GIB = {"gpu24": 22.0}
 
 
@@ -30,6 +31,7 @@ def run(
     weights: Literal["random", "real"] = "real",
     runs: int | None = None,
     requests: int | None = None,
+    plain_runs: int | None = None,
     memory_gib: float | None = None,
     models_dir: Path | None = None,
     out: Path | None = None,
@@ -44,8 +46,9 @@ def run(
         recipes: "plain", "fast" or both, which gives their ratio and likeness; "fast" when None.
         weights: "real" loads the preset's weights, "random" draws FLUX.1-schnell's size on a GPU.
         runs: Tasks one after the other; 30 on CUDA and 10 on the CPU when None.
-        requests: Tasks of the fast recipe at each concurrency; 24 on CUDA, none on the CPU when
-            None.
+        requests: Tasks at each concurrency; 24 on CUDA, none on the CPU when None. The plain recipe
+            takes at most 8, since each takes seconds.
+        plain_runs: Tasks of the plain recipe one after the other; as `runs` when None.
         memory_gib: Most device memory of the fast recipe in GiB; 22 for gpu24 when None.
         models_dir: The models folder; the default one when None.
         out: JSON file to write the same figures to, if any.
@@ -84,8 +87,8 @@ def run(
                 preset=preset_name,
                 recipe=name,
                 weights=weights,
-                runs=runs,
-                requests=requests if fast else 0,
+                runs=runs if fast or plain_runs is None else plain_runs,
+                requests=requests if fast else min(requests, _MOST_PLAIN_REQUESTS),
                 models_dir=None if models_dir is None else str(models_dir.absolute()),
                 memory_gib=memory_gib or _DEFAULT_MEMORY_GIB.get(preset_name) if fast else None,
                 likeness=str(scratch / name) if len(chosen) == 2 else None,

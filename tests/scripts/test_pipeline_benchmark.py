@@ -152,8 +152,9 @@ def test_both_recipes_run_in_processes_of_their_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "figures.json"
-    figures = pipeline.run(recipes=["fast", "plain"], runs=1, out=out)
+    figures = pipeline.run(recipes=["fast", "plain"], runs=2, plain_runs=1, out=out)
     assert json.loads(out.read_text()) == figures
+    assert [len(row["rows"]) for row in figures["recipes"].values()] == [1, 2]
     assert list(figures["recipes"]) == ["plain", "fast"]
     assert figures["likeness"]["image_psnr_db"] == [likeness.LARGEST_PSNR] * 4
     machine_wide = {row["machine"] for row in figures["recipes"].values()}
