@@ -121,7 +121,7 @@ def _pull_validator(out: Path, subnet: LocalSubnet, port: int) -> Iterator[subpr
     """A validator that serves tasks until they are done; it listens when this is entered."""
     folder = out / _PULL
     folder.mkdir()
-    (folder / "prompts.txt").write_text("a green cone\na yellow torus\n")
+    (folder / "prompts.txt").write_text("a green tree\na yellow chair\n")
     command = [sys.executable, "-m", "neurons.mock_validator", "--protocol", "pull"]
     command += ["--axon.port", str(port), "--rules.cooldown", "2", "--out", str(folder)]
     command += ["--miner.hotkey", subnet.miner_hotkey, "--wallet.path", str(subnet.wallets)]
@@ -196,7 +196,7 @@ def _validator(out: Path, subnet: LocalSubnet, port: int) -> int:
     command += ["--miner.hotkey", subnet.miner_hotkey, "--wallet.path", str(subnet.wallets)]
     command += ["--wallet.name", "validator", "--out", str(out), "--images", str(out / "images")]
     prompts = out / "prompts.txt"
-    prompts.write_text("a blue cube\na red sports car\na detailed dragon statue\n")
+    prompts.write_text("a blue cube\na red sports car\na pink mug\na detailed dragon statue\n")
     return subprocess.run([*command, "--prompts", str(prompts)], check=False).returncode
 
 

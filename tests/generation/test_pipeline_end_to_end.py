@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from generation.model_store import ModelPaths
 from generation.pipeline import STAGES, GenerationPipeline
@@ -17,6 +16,7 @@ from generation.presets import preset
 from protocol import spz
 from protocol.errors import SetupError
 from protocol.tasks import ImageTask, TextTask
+from scripts.demo import shaded_ball
 
 SETTINGS = preset("embedded")
 
@@ -38,8 +38,7 @@ async def test_text_and_image_tasks_become_valid_assets(
     pipeline: GenerationPipeline, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = io.BytesIO()
-    random = np.random.default_rng(0)
-    Image.fromarray(random.integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(file, "PNG")
+    shaded_ball(120).save(file, "PNG")
     text, again, image = await asyncio.gather(
         pipeline.generate(TextTask(id="t", prompt="a blue cube", seed=1)),
         pipeline.generate(TextTask(id="t", prompt="a blue cube", seed=1)),
