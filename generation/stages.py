@@ -30,7 +30,7 @@ class Stages:
         scene_code: The cut-out on grey, RGB, to a scene code.
         splats: Scene code to a Gaussian cloud.
         encode: Gaussian cloud to the bytes of an SPZ file.
-        drop_caches: Gives back all memory that is only kept to save time.
+        drop_caches: Gives back the embeddings of prompts and what torch keeps in reserve.
     """
 
     text_to_image: Callable[[str, int | None], Image.Image]
