@@ -81,14 +81,15 @@ async def test_a_reading_that_lacks_the_validator_for_once_loses_no_result(
         assert pulling.calls.submitted == [("5V", "t-0", ball_spz())]
 
 
+def pull_and_hold(pulling: Pulling) -> None:
+    pulling.generator.hold_at = "splats"
+    pulling.calls.pulls = [text()]
+
+
 async def test_a_task_in_hand_when_the_miner_stops_is_kept_for_the_next_start(
     start_pulling: StartPulling,
 ) -> None:
-    def prepare(pulling: Pulling) -> None:
-        pulling.generator.hold_at = "splats"
-        pulling.calls.pulls = [text()]
-
-    async with start_pulling(prepare) as pulling:
+    async with start_pulling(pull_and_hold) as pulling:
         await pulling.generator.holding.wait()
         draining = asyncio.create_task(pulling.service.drain())
         await asyncio.sleep(0)
@@ -119,11 +120,7 @@ async def test_a_task_whose_generation_ends_the_process_is_tried_once_more(
 async def test_a_result_that_is_ready_when_the_miner_stops_is_delivered(
     start_pulling: StartPulling,
 ) -> None:
-    def prepare(pulling: Pulling) -> None:
-        pulling.generator.hold_at = "splats"
-        pulling.calls.pulls = [text()]
-
-    async with start_pulling(prepare) as pulling:
+    async with start_pulling(pull_and_hold) as pulling:
         await pulling.generator.holding.wait()
         draining = asyncio.create_task(pulling.service.drain())
         pulling.generator.release.set()
