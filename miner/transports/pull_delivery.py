@@ -68,9 +68,13 @@ class Delivery:
         if not asset:
             logger.warning("task {}: an empty result, {}", log_safe(task.id), reason)
         try:
-            reply = await self._submit(task, asset)
+            reply, repeated = await self._submit(task, asset)
             outcome = judge_answer(
-                reply, threshold=task.threshold, empty=not asset, now=self._wall()
+                reply,
+                threshold=task.threshold,
+                empty=not asset,
+                repeated=repeated,
+                now=self._wall(),
             )
         except NoAnswer as error:
             outcome = judge_silence(error)
@@ -83,16 +87,19 @@ class Delivery:
         self._report(task, outcome)
         await self._book.strike(task)
 
-    async def _submit(self, task: TaskInHand, asset: bytes) -> SubmitAnswer:
+    async def _submit(self, task: TaskInHand, asset: bytes) -> tuple[SubmitAnswer, bool]:
         """Submits until there is an answer; what may have arrived is not repeated within 30 s.
+
+        Returns:
+            The answer, and whether an earlier submission may have arrived as well.
 
         Raises:
             NoAnswer: There is none, or one that the same words would only get again.
         """
         until = self._monotonic() + SUBMIT_LIMIT_S
-        if (
-            task.submitted_at is not None
-        ):  # By an earlier run, which did not live to see the answer.
+        repeated = task.submitted_at is not None
+        if task.submitted_at is not None:
+            # By an earlier run, which did not live to see the answer.
             await asyncio.sleep(max(0.0, task.submitted_at + RESUBMIT_S - self._wall()))
         for attempt in itertools.count(1):
             sent_at = self._monotonic()
@@ -102,8 +109,9 @@ class Delivery:
                 if validator is None:
                     raise NoAnswer("the validator has left the subnet", status=0, reached=False)
                 await self._book.note(task, submitted_at=self._wall())
-                return await self._calls.submit(validator, task, asset)
+                return await self._calls.submit(validator, task, asset), repeated
             except NoAnswer as error:
+                repeated = repeated or error.reached
                 now = self._monotonic()
                 again = sent_at + RESUBMIT_S if error.reached else now + _pause(attempt)
                 wait = max(0.0, again - now)

@@ -49,13 +49,16 @@ def result_to_submit(answer: Answer | None) -> tuple[bytes, str]:
     return answer.asset, ""
 
 
-def judge_answer(reply: SubmitAnswer, *, threshold: float, empty: bool, now: float) -> Outcome:
+def judge_answer(
+    reply: SubmitAnswer, *, threshold: float, empty: bool, repeated: bool, now: float
+) -> Outcome:
     """Judges an answer.
 
     Args:
         reply: What the validator said.
         threshold: The least score that it accepts.
         empty: Whether the result was empty.
+        repeated: Whether the validator may have had this result before and judged it then.
         now: Our wall clock.
     """
     until, feedback = reply.cooldown_until, reply.feedback
@@ -75,6 +78,9 @@ def judge_answer(reply: SubmitAnswer, *, threshold: float, empty: bool, now: flo
     if feedback.validation_failed:
         words = "not judged: the validation failed on the validator's side"
         return Outcome("failed", words, until, _fields(feedback, scored=False))
+    if repeated:
+        words = f"sent twice: the first may have counted, or the score is below {threshold:g}"
+        return Outcome("unknown", words, until, _fields(feedback, scored=False))
     words = f"refused: the score is below {threshold:g}, or the signature was not accepted"
     return Outcome("refused", words, until, _fields(feedback, scored=True))
 

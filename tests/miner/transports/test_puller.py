@@ -139,6 +139,8 @@ STRANGER = SubmitAnswer(None, START + 3600.0)
         ([NOT_CONNECTED] * 3 + [ACCEPTED], [2.0, 4.0, 8.0], "accepted"),
         ([CUT_OFF, ACCEPTED], [31.0], "accepted"),
         ([CUT_OFF, FORBIDDEN], [31.0], "unknown"),
+        ([CUT_OFF, REFUSED], [31.0], "unknown"),
+        ([NOT_CONNECTED, REFUSED], [2.0], "refused"),
         ([NOT_CONNECTED] * 30, [2.0, 4.0, 8.0, 16.0] + [30.0] * 9, "unknown"),
         ([CUT_OFF] * 30, [31.0] * 9, "unknown"),
         ([FORBIDDEN], [], "unknown"),
