@@ -7,6 +7,7 @@ import pytest
 
 from generation.pipeline import GenerationPipeline
 from generation.presets import preset
+from generation.validity import check
 from protocol import spz
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import TextTask
@@ -43,6 +44,7 @@ def test_a_prompt_comes_back_in_its_colour_and_shape(
 ) -> None:
     colour, shape, least, most = EXPECTED[prompt]
     cloud = clouds[prompt]
+    assert check(cloud).passed
     assert list(COLOURS)[int(nearest(metrics.mean_colour(cloud)))] == colour
     assert metrics.best_yaw_iou(cloud, OBJECT_NAMES.index(shape)) > 0.7
     sides = np.ptp(cloud.positions, axis=0)
