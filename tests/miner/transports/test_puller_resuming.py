@@ -86,12 +86,16 @@ def pull_and_hold(pulling: Pulling) -> None:
     pulling.calls.pulls = [text()]
 
 
+async def drain_while_held(pulling: Pulling) -> asyncio.Task[None]:
+    await pulling.generator.holding.wait()
+    return asyncio.create_task(pulling.service.drain())
+
+
 async def test_a_task_in_hand_when_the_miner_stops_is_kept_for_the_next_start(
     start_pulling: StartPulling,
 ) -> None:
     async with start_pulling(pull_and_hold) as pulling:
-        await pulling.generator.holding.wait()
-        draining = asyncio.create_task(pulling.service.drain())
+        draining = await drain_while_held(pulling)
         await asyncio.sleep(0)
         for in_hand in pulling.service._in_hand.values():
             in_hand.work.cancel()
@@ -121,8 +125,7 @@ async def test_a_result_that_is_ready_when_the_miner_stops_is_delivered(
     start_pulling: StartPulling,
 ) -> None:
     async with start_pulling(pull_and_hold) as pulling:
-        await pulling.generator.holding.wait()
-        draining = asyncio.create_task(pulling.service.drain())
+        draining = await drain_while_held(pulling)
         pulling.generator.release.set()
         await draining
     assert pulling.calls.submitted == [("5V", "t-1", ball_spz())]
