@@ -15,11 +15,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
-from generation.faults import attempt
-from generation.framing import composite_on_grey, shrink
 from generation.lanes import lanes_for
-from generation.presets import GenerationSettings
-from generation.validity import ValidityReport, check
+from generation.pictures.framing import composite_on_grey, shrink
+from generation.recovery import attempt
+from generation.scoring.validity import ValidityReport, check
+from generation.settings import GenerationSettings
 from protocol.errors import SetupError, TaskError
 from protocol.gaussians import GaussianCloud
 from protocol.images import decode_image

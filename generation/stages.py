@@ -9,12 +9,12 @@ from PIL import Image
 
 from generation.acceleration.compiling import Compiled, keep_compiled_code
 from generation.acceleration.graphs import Captured
-from generation.background import BackgroundRemover
-from generation.model_store import cache_dir, locate_models
-from generation.presets import GenerationSettings
-from generation.splats import extract_cloud
-from generation.text_to_image import TextToImage
-from generation.triposr import SceneCode, TripoSR
+from generation.lift.triposr import SceneCode, TripoSR
+from generation.lift.triposr.splats import extract_cloud
+from generation.pictures.cutout import BackgroundRemover
+from generation.pictures.flux1 import TextToImage
+from generation.settings import GenerationSettings
+from generation.weights.store import cache_dir, locate_models
 from protocol import spz
 from protocol.errors import SetupError
 from protocol.gaussians import GaussianCloud

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from generation.errors import GenerationEnded
 from generation.pipeline import Generation
-from miner.messages import Request
+from miner.request import Request
 
 
 @dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from miner.score_log import is_score_line
+from miner.score.log import is_score_line
 from protocol.errors import SetupError
 
 

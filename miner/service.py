@@ -11,11 +11,11 @@ from loguru import logger
 
 from generation.errors import EngineDead, GenerationError, GenerationStopped
 from generation.pipeline import Generator, stages_for
-from miner.estimator import StageEstimator
 from miner.in_hand import InHand
-from miner.messages import Answer, Caller, Outcome, Request
-from miner.score_log import ScoreLog
-from miner.timing_guard import TimingGuard
+from miner.request import Answer, Caller, Outcome, Request
+from miner.scheduling.estimator import StageEstimator
+from miner.scheduling.timing_guard import TimingGuard
+from miner.score.log import ScoreLog
 from protocol.errors import TaskError
 
 DRAIN_GRACE_S = 2.0

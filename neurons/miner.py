@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from miner.config import MinerConfig
 from miner.logs import configure_logs, log_stage, program_version
-from miner.score_log import ScoreLog
-from miner.settings import read_settings
+from miner.score.log import ScoreLog
+from miner.settings.miner import MinerConfig
+from miner.settings.reader import read_settings
 from protocol.errors import SetupError
 
 # What they import takes seconds; --help and a mistyped flag are answered at once.
 if TYPE_CHECKING:
+    from miner.chain.metagraph import Chain
     from miner.service import MinerService
-    from miner.subnet import Chain
     from miner.transports import Transport
-    from miner.transports.axon import AxonTransport
+    from miner.transports.push.axon import AxonTransport
 
 STOPPED, DIED, NOT_STARTED, DEREGISTERED = 0, 1, 2, 3
 
@@ -61,10 +61,10 @@ async def _run(config: MinerConfig, score_log: ScoreLog) -> int:
 
 def _chain(config: MinerConfig) -> "Chain":
     if config.chain_file is not None:
-        from miner.subnet import FileChain
+        from miner.chain.file_chain import FileChain
 
         return FileChain(config.chain_file)
-    from miner.chain import SubtensorChain, external_ip
+    from miner.chain.subtensor import SubtensorChain, external_ip
 
     find_ip = external_ip if config.axon_external_ip is None else None
     return SubtensorChain(config.network, config.netuid, find_ip=find_ip)
@@ -80,7 +80,7 @@ async def _assemble(
     """
     from generation.pipeline import GenerationPipeline
     from generation.presets import preset
-    from miner.chain import open_wallet
+    from miner.chain.wallets import open_wallet
     from miner.service import MinerService
 
     settings = preset(config.preset_name)
@@ -126,9 +126,9 @@ async def _assemble(
 async def _axon(
     config: MinerConfig, service: "MinerService", chain: "Chain", score_log: ScoreLog, wallet: Any
 ) -> "AxonTransport":
-    from miner.chain import external_ip
-    from miner.transports.axon import AxonTransport
-    from miner.transports.axon_checks import Admission
+    from miner.chain.subtensor import external_ip
+    from miner.transports.push.axon import AxonTransport
+    from miner.transports.push.checks import Admission
 
     ip = config.axon_external_ip
     if ip is None:
@@ -155,10 +155,10 @@ async def _axon(
 def _puller(
     config: MinerConfig, service: "MinerService", chain: "Chain", score_log: ScoreLog, wallet: Any
 ) -> "Transport":
-    from miner.pull_state import FILE_NAME, PullStateFile
-    from miner.transports.pull_calls import ValidatorCalls
-    from miner.transports.puller import PullTransport, offline_dendrite
-    from miner.validators import Selection
+    from miner.transports.pull.calls import ValidatorCalls
+    from miner.transports.pull.puller import PullTransport, offline_dendrite
+    from miner.transports.pull.state import FILE_NAME, PullStateFile
+    from miner.transports.pull.validators import Selection
 
     hotkey = wallet.hotkey.ss58_address
     return PullTransport(
@@ -175,7 +175,7 @@ def _puller(
 
 
 def _http(config: MinerConfig, service: "MinerService", score_log: ScoreLog) -> "Transport":
-    from miner.transports.http import HttpTransport
+    from miner.transports.http.server import HttpTransport
 
     key = config.http_api_key
     return HttpTransport(

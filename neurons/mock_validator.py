@@ -1,7 +1,7 @@
 """A validator to try a miner with: `python -m neurons.mock_validator --help`.
 
 A real Bittensor 10 client that needs no internet. What it leaves in its folder is described in
-`miner.trial.records`.
+`miner.mock_validator.records`.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from rich.table import Table
 
-from miner.settings import read_settings
-from miner.trial.records import TrialRecord, append_record, judge, write_records
-from miner.trial.settings import TrialSettings
-from miner.trial.tasks import TrialTask, collect_tasks
+from miner.mock_validator.records import TrialRecord, append_record, judge, write_records
+from miner.mock_validator.settings import TrialSettings
+from miner.mock_validator.tasks import TrialTask, collect_tasks
+from miner.settings.reader import read_settings
 from protocol.errors import SetupError
 
 GOOD, BAD, NOT_STARTED = 0, 1, 2
@@ -89,7 +89,7 @@ async def _ask_all(
 ) -> list[TrialRecord]:
     import bittensor
 
-    from miner.transports.puller import offline_dendrite
+    from miner.transports.pull.puller import offline_dendrite
 
     host, port = settings.address
     target = bittensor.AxonInfo(
@@ -162,11 +162,11 @@ async def _serve_all(
     """Serves the tasks on an axon until the miner has brought them all back, or time is up."""
     import bittensor
 
+    from miner.mock_validator.pull_axon import PullAxon
+    from miner.mock_validator.pull_rules import Rules
+    from miner.mock_validator.pull_trial import PullTrial, Terms
     from miner.transports.axon_server import AxonServer
     from miner.transports.sockets import bound_socket
-    from miner.trial.pull_axon import PullAxon
-    from miner.trial.pull_rules import Rules
-    from miner.trial.pull_trial import PullTrial, Terms
 
     def verify(hotkey: str, payload: bytes, signature: bytes) -> bool:
         try:
@@ -211,7 +211,7 @@ def _wallet(settings: TrialSettings) -> Any:
         import bittensor
 
         return bittensor.Keypair.create_from_mnemonic(bittensor.Keypair.generate_mnemonic())
-    from miner.chain import open_wallet
+    from miner.chain.wallets import open_wallet
 
     return open_wallet(settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
 

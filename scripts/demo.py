@@ -22,9 +22,9 @@ from PIL import Image
 from rich.console import Console
 
 from generation.presets import PRESETS
-from miner.trial.local_subnet import LocalSubnet, create_local_subnet
-from miner.trial.records import TrialRecord, read_records
-from miner.trial.report import write_overview, write_report
+from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
+from miner.mock_validator.records import TrialRecord, read_records
+from miner.mock_validator.report import write_overview, write_report
 from neurons.mock_validator import results_table
 
 _START_LIMIT_S = 900.0

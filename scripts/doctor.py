@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.text import Text
 
 from generation.presets import preset
-from miner.checkup.findings import Check, Finding, Status, carry_out
-from miner.checkup.machine import machine_checks
-from miner.checkup.network import network_checks
-from miner.config import MinerConfig
+from miner.doctor.findings import Check, Finding, Status, carry_out
+from miner.doctor.machine import machine_checks
+from miner.doctor.network import network_checks
 from miner.logs import configure_logs
-from miner.settings import read_settings
+from miner.settings.miner import MinerConfig
+from miner.settings.reader import read_settings
 from protocol.errors import SetupError
 
 HEALTHY, UNWELL = 0, 1

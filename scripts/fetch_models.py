@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from generation.model_download import fetch_models
-from generation.model_store import LOCK_NAME, ModelStore, default_models_dir
 from generation.presets import PRESETS, preset
+from generation.weights.download import fetch_models
+from generation.weights.store import LOCK_NAME, ModelStore, default_models_dir
 from protocol.errors import SetupError
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from generation.errors import GenerationError
-from generation.presets import PRESETS, GenerationSettings, preset
+from generation.presets import PRESETS, preset
+from generation.settings import GenerationSettings
 from protocol.errors import SetupError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from generation.triposr import SceneCode, TripoSR
+    from generation.lift.triposr import SceneCode, TripoSR
 
 CLOUDS = (".spz", ".ply")
 MESHES = (".glb", ".obj")
@@ -65,12 +66,12 @@ def make(
     """
     import torch
 
-    from generation.background import BackgroundRemover
-    from generation.framing import composite_on_grey
-    from generation.model_store import locate_models
-    from generation.splats import extract_cloud
+    from generation.lift.triposr import TripoSR
+    from generation.lift.triposr.splats import extract_cloud
+    from generation.pictures.cutout import BackgroundRemover
+    from generation.pictures.framing import composite_on_grey
     from generation.stages import require_device
-    from generation.triposr import TripoSR
+    from generation.weights.store import locate_models
     from protocol import ply, spz
 
     paths = locate_models(settings, models_dir, image_only=True)
@@ -94,7 +95,7 @@ def make(
 def _mesh(
     model: "TripoSR", code: "SceneCode", settings: GenerationSettings, file_type: str
 ) -> bytes:
-    from generation.splats import TO_SUBNET
+    from generation.lift.triposr.splats import TO_SUBNET
 
     mesh = model.extract_mesh(code, settings.splats.resolution, settings.splats.threshold)
     mesh.vertices = mesh.vertices[:, TO_SUBNET]
@@ -105,7 +106,7 @@ def _mesh(
 def _read(file: Path) -> "Image.Image":
     from PIL import Image, ImageOps
 
-    from generation.framing import shrink
+    from generation.pictures.framing import shrink
 
     with Image.open(file) as image:
         upright = ImageOps.exif_transpose(image)

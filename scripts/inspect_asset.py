@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from generation.validity import ValidityReport
+    from generation.scoring.validity import ValidityReport
     from protocol.gaussians import Float32Array, GaussianCloud
 
 VALID, INVALID, UNREADABLE = 0, 1, 2
@@ -72,7 +72,7 @@ def inspect(file: Path, *, out: Path | None = None, size: int = 518) -> int:
         print(f"{file} is not a readable asset: {error}", file=sys.stderr)
         return UNREADABLE
 
-    from generation import validity
+    from generation.scoring import validity
 
     _print_facts(console, cloud, "PLY" if is_ply else "SPZ", len(data))
     try:

@@ -16,7 +16,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from miner.score_report import ScoreReport, Tally, read_events
+from miner.score.report import ScoreReport, Tally, read_events
 
 _STAGE_ORDER = ("text_to_image", "background", "scene_code", "splats", "encode", "total")
 

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from generation.acceleration.eight_bit import Float8Linear, Int8Linear
-from generation.background import BackgroundRemover
-from generation.model_store import EMBEDDED
-from generation.presets import BackgroundSettings, GenerationSettings, TextToImageSettings
+from generation.lift.triposr import TripoSR, TripoSRConfig
+from generation.pictures.cutout import BackgroundRemover
+from generation.pictures.flux1 import TextToImage, hold_in_eight_bits
 from generation.quiet import quiet_libraries
+from generation.settings import BackgroundSettings, GenerationSettings, TextToImageSettings
 from generation.stages import Networks, require_device
-from generation.text_to_image import TextToImage, hold_in_eight_bits
-from generation.triposr import TripoSR, TripoSRConfig, untrained
+from generation.weights.store import EMBEDDED
+from scripts.benchmarks.random_triposr import untrained
 from scripts.benchmarks.u2net import write_random
 
 Finish = Callable[[nn.Module], object]

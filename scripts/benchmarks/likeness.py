@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from generation.framing import composite_on_grey
-from generation.presets import GenerationSettings
+from generation.lift.triposr import SceneCode
+from generation.lift.triposr.splats import extract_cloud
+from generation.pictures.flux1 import TextToImage
+from generation.pictures.framing import composite_on_grey
 from generation.rendering import render_views
-from generation.splats import extract_cloud
+from generation.settings import GenerationSettings
 from generation.stages import Networks
-from generation.text_to_image import TextToImage
-from generation.triposr import SceneCode
 from protocol import ply
 
 PROMPTS = ("a blue cube", "a red sports car", "a detailed dragon statue", "a wooden chair")

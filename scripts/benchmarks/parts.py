@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from generation.acceleration.compiling import Compiled
 from generation.acceleration.graphs import Captured
-from generation.onnx_network import OnnxNetwork
-from generation.presets import GenerationSettings, preset
-from generation.splats import extract_cloud
+from generation.lift.triposr import SceneCode, TripoSR
+from generation.lift.triposr.splats import extract_cloud
+from generation.pictures.flux1 import places
+from generation.pictures.onnx_network import OnnxNetwork
+from generation.presets import preset
+from generation.settings import GenerationSettings
 from generation.stages import require_device
-from generation.text_to_image import places
-from generation.triposr import SceneCode, TripoSR
 from protocol import spz
 from protocol.errors import SetupError
 from scripts.benchmarks import full_size

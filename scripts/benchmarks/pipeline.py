@@ -13,7 +13,8 @@ from typing import Any, Literal
 from rich.console import Console
 
 from generation.pipeline import STAGES
-from generation.presets import GenerationSettings, preset
+from generation.presets import preset
+from generation.settings import GenerationSettings
 from protocol.errors import SetupError
 from scripts.benchmarks import report
 from scripts.benchmarks.recipe import Figures, RecipeName, Request

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generation.presets import GenerationSettings
-from generation.splats import LARGEST_SIDE, TO_SUBNET
+from generation.lift.triposr import SceneCode, TripoSR
+from generation.lift.triposr.mesh import coloured_mesh, marching_cubes
+from generation.lift.triposr.splats import LARGEST_SIDE, TO_SUBNET
+from generation.settings import GenerationSettings
 from generation.stages import Networks, Stages, assemble
-from generation.triposr import SceneCode, TripoSR
-from generation.triposr.mesh import coloured_mesh, marching_cubes
 from protocol import ply
 from protocol.gaussians import SH_C0, GaussianCloud
 

@@ -19,8 +19,9 @@ import numpy as np
 from loguru import logger
 
 from generation.pipeline import STAGES, GenerationPipeline
-from generation.presets import GenerationSettings, preset
+from generation.presets import preset
 from generation.quiet import quiet_libraries
+from generation.settings import GenerationSettings
 from protocol.errors import SetupError
 from protocol.tasks import TextTask
 from scripts.benchmarks.device_memory import DeviceMemory

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from generation.triposr import TripoSR, TripoSRConfig
-from generation.triposr.config import ViTConfig
+from generation.lift.triposr import TripoSR, TripoSRConfig
+from generation.lift.triposr.config import ViTConfig
 
 SPHERE_RADIUS = 0.6
 BOX_HALF_SIDES = (0.6, 0.45, 0.5)

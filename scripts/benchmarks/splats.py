@@ -21,8 +21,9 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 from tqdm import tqdm
 
-from generation import splats, surface
-from generation.presets import PRESETS, SplatSettings
+from generation.lift.triposr import TripoSR, TripoSRConfig, ViTConfig, splats, surface
+from generation.lift.triposr.splats import LARGEST_SIDE, extract_cloud
+from generation.presets import PRESETS
 from generation.rendering.cameras import (
     DISTANCE,
     ELEVATION,
@@ -32,13 +33,14 @@ from generation.rendering.cameras import (
     orbit_camera,
 )
 from generation.rendering.views import render_layers
-from generation.splats import LARGEST_SIDE, extract_cloud
-from generation.triposr import Camera, TripoSR, TripoSRConfig, ViTConfig, untrained
+from generation.settings import SplatSettings
 from protocol import spz
 from protocol.gaussians import GaussianCloud
 from scripts.benchmarks.plain import round_gaussians
+from scripts.benchmarks.random_triposr import untrained
 from scripts.benchmarks.scenes import SPHERE_RADIUS, box, linear_layers, sphere
 from scripts.benchmarks.timing import REPEATS, WARM_UP, median_ms, wait
+from scripts.benchmarks.volume_render import Camera, render
 
 COUNTS = (8_000, 25_000, 100_000, 250_000)
 _WORLD_SIDE = 2 * SPHERE_RADIUS  # what the truth's cameras see at `LARGEST_SIDE`
@@ -149,7 +151,7 @@ def volume_renders(
             height=size,
             width=size,
         )
-        white = model.render(scene_code, camera)
+        white = render(model, scene_code, camera)
         black_and_white.append(torch.cat([white, _opacity(model, scene_code, camera)], dim=-1))
     return torch.stack(black_and_white).cpu().numpy()
 
@@ -159,7 +161,7 @@ def _opacity(model: TripoSR, scene_code: Tensor, camera: Camera) -> Tensor:
     last = linear_layers(model)[-1]
     weight, bias = last.weight.clone(), last.bias.clone()
     last.weight[1:], last.bias[1:] = 0.0, -30.0
-    picture = model.render(scene_code, camera)
+    picture = render(model, scene_code, camera)
     last.weight.copy_(weight)
     last.bias.copy_(bias)
     return 1 - picture[..., :1]

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from generation.triposr import DENSITY_THRESHOLD, TripoSR, TripoSRConfig, untrained
-from generation.triposr.mesh import marching_cubes, surface_points
+from generation.lift.triposr import DENSITY_THRESHOLD, TripoSR, TripoSRConfig
+from generation.lift.triposr.mesh import marching_cubes, surface_points
+from scripts.benchmarks.random_triposr import untrained
 from scripts.benchmarks.timing import median_ms, wait
 
 PLAIN_CHUNK = 8192

@@ -18,14 +18,14 @@ from PIL import Image
 from torch import Tensor, multiprocessing
 from tqdm import tqdm
 
-from generation.background import BackgroundRemover
 from generation.errors import GenerationError
-from generation.framing import composite_on_grey, resize_foreground
+from generation.lift.triposr import TripoSR
+from generation.lift.triposr.splats import extract_cloud
+from generation.pictures.cutout import BackgroundRemover
+from generation.pictures.flux1 import TextToImage
+from generation.pictures.framing import composite_on_grey, resize_foreground
 from generation.presets import preset
-from generation.splats import extract_cloud
-from generation.text_to_image import TextToImage
-from generation.triposr import TripoSR
-from generation.validity import check
+from generation.scoring.validity import check
 from protocol.gaussians import GaussianCloud
 from scripts.train_embedded import export, metrics
 from scripts.train_embedded.objects import SHAPES

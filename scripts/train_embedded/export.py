@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from generation.triposr import TripoSR
+from generation.lift.triposr import TripoSR
 from scripts.train_embedded import text, train_saliency
 
 FLUX, BACKGROUND, TRIPOSR = "flux", "background.onnx", "triposr"

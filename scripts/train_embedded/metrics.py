@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from generation.lift.triposr.splats import LARGEST_SIDE
 from generation.rendering import render_layers, validator_camera
 from generation.rendering.cameras import DUEL_VIEWS
-from generation.splats import LARGEST_SIDE
 from protocol.gaussians import GaussianCloud
 from scripts.train_embedded.objects import SHAPES
 from scripts.train_embedded.world import Solid, average_solid

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from generation.triposr import TripoSRConfig, ViTConfig
+from generation.lift.triposr import TripoSRConfig, ViTConfig
 from scripts.train_embedded.loop import Plan
 
 # Steps are what one H100 does in these minutes, the last three trainings side by side.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from generation.framing import composite_on_grey
+from generation.pictures.framing import composite_on_grey
 from generation.rendering import render_views
 from protocol.gaussians import GaussianCloud
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from generation.triposr.vit import IMAGE_MEAN, IMAGE_STD
+from generation.lift.triposr.vit import IMAGE_MEAN, IMAGE_STD
 from scripts.train_embedded.bank import Bank
 from scripts.train_embedded.loop import Training
 from scripts.train_embedded.pictures import Batch, wear

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from generation.triposr import DENSITY_THRESHOLD, TripoSR
-from generation.triposr.triplane import PLANE_AXES, sample_planes
+from generation.lift.triposr import DENSITY_THRESHOLD, TripoSR
+from generation.lift.triposr.triplane import PLANE_AXES, sample_planes
 from scripts.train_embedded.bank import SHADE_UNIT, Bank
 from scripts.train_embedded.loop import Training
 from scripts.train_embedded.pictures import Batch, frame_for_triposr, wear

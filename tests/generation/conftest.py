@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from loguru import logger
 
-from generation.model_store import ModelPaths, locate_models
 from generation.presets import preset
-from tests.generation.fake_stages import FakeStages
+from generation.weights.store import ModelPaths, locate_models
+from tests.support.fake_stages import FakeStages
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 
 from generation.pipeline import GenerationPipeline
 from generation.presets import preset
-from generation.validity import check
+from generation.scoring.validity import check
 from protocol import spz
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import TextTask

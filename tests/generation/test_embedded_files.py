@@ -2,7 +2,7 @@
 
 from safetensors import safe_open
 
-from generation.model_store import EMBEDDED, ModelPaths
+from generation.weights.store import EMBEDDED, ModelPaths
 
 LIMIT_BYTES = 16_000_000
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from generation.model_store import ModelPaths
 from generation.pipeline import STAGES, GenerationPipeline
 from generation.presets import preset
+from generation.weights.store import ModelPaths
 from protocol import spz
 from protocol.errors import SetupError
 from protocol.tasks import ImageTask, TextTask

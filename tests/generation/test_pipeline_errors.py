@@ -11,7 +11,7 @@ from generation.pipeline import STAGES, GenerationPipeline
 from generation.presets import preset
 from protocol.errors import CodecError, SetupError, TaskError
 from protocol.tasks import ImageTask
-from tests.generation.fake_stages import FakeStages, cloud, task
+from tests.support.fake_stages import FakeStages, cloud, task
 
 DEVICE_ASSERT = RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might")
 ACCELERATOR = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")

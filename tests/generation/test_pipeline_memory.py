@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from generation.errors import EngineDead, OutOfMemory
-from generation.faults import attempt
+from generation.lift.triposr.chunking import map_in_chunks
 from generation.pipeline import GenerationPipeline
 from generation.presets import preset
-from generation.triposr.chunking import map_in_chunks
-from tests.generation.fake_stages import FakeStages, task
+from generation.recovery import attempt
+from tests.support.fake_stages import FakeStages, task
 
 FULL = torch.OutOfMemoryError("tried to allocate 2 GiB")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from generation.pipeline import STAGES, GenerationPipeline, stages_for
 from generation.presets import preset
 from protocol.tasks import ImageTask, TextTask
-from tests.generation.fake_stages import FakeStages, task
+from tests.support.fake_stages import FakeStages, task
 
 SETTINGS = preset("embedded")
 

@@ -8,7 +8,7 @@ import pytest
 from generation.errors import GenerationStopped
 from generation.pipeline import STAGES, GenerationPipeline
 from generation.presets import preset
-from tests.generation.fake_stages import FakeStages, task
+from tests.support.fake_stages import FakeStages, task
 
 
 class Clock:

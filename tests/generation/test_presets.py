@@ -3,13 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from generation.presets import (
-    FLUX_SCHNELL,
-    PRESETS,
-    GenerationSettings,
-    TextToImageSettings,
-    preset,
-)
+from generation.presets import PRESETS, preset
+from generation.settings import GenerationSettings, TextToImageSettings
+from generation.weights.sources import FLUX_SCHNELL
 from protocol.errors import SetupError
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from generation.framing import composite_on_grey
-from generation.model_store import ModelPaths
+from generation.pictures.flux1 import TextToImage
+from generation.pictures.framing import composite_on_grey
 from generation.presets import preset
 from generation.stages import Networks, assemble, load_networks
-from generation.text_to_image import TextToImage
+from generation.weights.store import ModelPaths
 
 SETTINGS = preset("embedded")
 

@@ -8,12 +8,12 @@ import pytest
 
 from generation.errors import EngineDead, GenerationError
 from generation.pipeline import STAGES
-from miner.messages import Caller, Request
-from miner.score_log import ScoreLog
+from miner.request import Caller, Request
+from miner.score.log import ScoreLog
 from miner.service import DRAIN_GRACE_S, MinerService, State
 from protocol.errors import SetupError, TaskError
 from protocol.tasks import ImageTask, TextTask
-from tests.miner.fakes import PRIOR, Clock, FakeGenerator, ball_spz, stopped
+from tests.support.fakes import PRIOR, Clock, FakeGenerator, ball_spz, stopped
 
 CALLER = Caller("5Validator", 3, 5000.0)
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from generation.errors import EngineDead
-from miner.messages import Caller, Request
-from miner.score_log import ScoreLog
+from miner.request import Caller, Request
+from miner.score.log import ScoreLog
 from miner.service import MinerService, State
 from neurons.miner import DEREGISTERED, DIED, STOPPED, _serve, _stop_on_signals
 from protocol.errors import SetupError
 from protocol.tasks import TextTask
-from tests.miner.fakes import FakeGenerator
-from tests.miner.transports.test_axon_checks import StaticChain
+from tests.miner.transports.push.test_axon_checks import StaticChain
+from tests.support.fakes import FakeGenerator
 
 
 class Door:

@@ -17,14 +17,14 @@ import bittensor as bt
 import pytest
 from loguru import logger
 
-from miner.transports.puller import offline_dendrite
-from miner.trial.local_subnet import LocalSubnet, create_local_subnet
-from miner.trial.records import read_records
+from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
+from miner.mock_validator.records import read_records
+from miner.transports.pull.puller import offline_dendrite
 from neurons import mock_validator
 from neurons.miner import NOT_STARTED, main
 from protocol import spz
 from protocol.synapses import GenerateAsset
-from tests.loopback import free_port
+from tests.support.loopback import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
 
@@ -111,8 +111,20 @@ def test_a_validator_gets_an_asset_and_a_stranger_gets_403(miner: MinerProcess) 
 
 def test_the_mock_validator_judges_it(miner: MinerProcess, tmp_path: Path) -> None:
     argv = [
-        *("--miner", f"127.0.0.1:{miner.port}", "--miner.hotkey", miner.subnet.miner_hotkey),
-        *("--wallet.path", str(miner.subnet.wallets), "--count", "1", "--out", str(tmp_path)),
+        *(
+            "--miner",
+            f"127.0.0.1:{miner.port}",
+            "--miner.hotkey",
+            miner.subnet.miner_hotkey,
+        ),
+        *(
+            "--wallet.path",
+            str(miner.subnet.wallets),
+            "--count",
+            "1",
+            "--out",
+            str(tmp_path),
+        ),
     ]
     assert mock_validator.main([*argv, "--wallet.name", "validator"]) == mock_validator.GOOD
     (record,) = read_records(tmp_path)

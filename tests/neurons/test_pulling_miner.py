@@ -10,15 +10,15 @@ import aiohttp
 import bittensor as bt
 import pytest
 
-from miner.trial.local_subnet import LocalSubnet, create_local_subnet
-from miner.trial.pull_rules import Rules
-from miner.trial.records import read_records
+from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
+from miner.mock_validator.pull_rules import Rules
+from miner.mock_validator.records import read_records
 from neurons import mock_validator
 from protocol import ply
-from tests.loopback import free_port
-from tests.miner.fakes import ball
-from tests.miner.transports.pull_running import Validator, tasks
 from tests.neurons.test_miner_process import MinerProcess
+from tests.support.fakes import ball
+from tests.support.loopback import free_port
+from tests.support.pull_running import Validator, tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
 
@@ -28,7 +28,7 @@ def pulling_miner(folder: Path, subnet: LocalSubnet, *, seconds: float) -> Miner
         folder,
         *("--transports", "pull"),
         subnet=subnet,
-        module="tests.neurons.faked_miner",
+        module="tests.support.faked_miner",
         environ={"FAKED_MINER_S": str(seconds)},
     )
 
@@ -106,7 +106,7 @@ async def test_three_ways_to_one_miner(tmp_path: Path) -> None:
     running = MinerProcess(
         tmp_path,
         *("--transports", "push,pull,http", "--http.port", str(http_port)),
-        module="tests.neurons.faked_miner",
+        module="tests.support.faked_miner",
         environ={"FAKED_MINER_S": "0.1"},
     )
     key = bt.Wallet(name="validator", hotkey="default", path=str(running.subnet.wallets))

@@ -3,7 +3,7 @@ import pytest
 
 from protocol.gaussians import Float32Array, GaussianCloud
 from protocol.orientation import turn_up_axis
-from tests.miner.fakes import ball
+from tests.support.fakes import ball
 
 
 def covariances(cloud: GaussianCloud) -> Float32Array:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from miner import chain
-from miner.checkup import network
-from miner.trial.local_subnet import LocalSubnet, create_local_subnet
+from miner.chain import subtensor
+from miner.doctor import network
+from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
 from scripts.doctor import HEALTHY, UNWELL, main
-from tests.loopback import free_port
+from tests.support.loopback import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
 
@@ -96,7 +96,7 @@ def test_a_chain_that_hangs_does_not_hang_the_doctor(
         released.wait(30.0)
         raise ConnectionError
 
-    monkeypatch.setattr(chain, "_subtensor", hang)
+    monkeypatch.setattr(subtensor, "_subtensor", hang)
     monkeypatch.setattr(network, "CHAIN_LIMIT_S", 0.4)
     start = time.monotonic()
     status, text = run(

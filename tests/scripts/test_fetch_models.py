@@ -9,10 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from generation.model_store import LOCK_NAME
-from generation.presets import FLUX_SCHNELL, PRESETS, TRIPOSR, GenerationSettings, ReleaseModel
+from generation.presets import PRESETS
+from generation.settings import GenerationSettings
+from generation.weights.sources import FLUX_SCHNELL, TRIPOSR, ReleaseModel
+from generation.weights.store import LOCK_NAME
 from scripts.fetch_models import main
-from tests.scripts.local_hub import COMMIT, LocalHub, serve
+from tests.support.local_hub import COMMIT, LocalHub, serve
 
 FLUX_FILES = {
     "model_index.json": b"{}",

@@ -7,7 +7,7 @@ import pytest
 
 from protocol.errors import SetupError
 from scripts.benchmarks import parts, timing
-from tests.scripts.tiny_networks import SIZES, tiny_settings
+from tests.support.tiny_networks import SIZES, tiny_settings
 
 
 @pytest.fixture(autouse=True)

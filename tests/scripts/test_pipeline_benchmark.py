@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from generation import text_to_image
 from generation.acceleration.eight_bit import quantise
+from generation.pictures import flux1
 from generation.pipeline import STAGES
 from protocol.errors import SetupError
 from scripts.benchmarks import likeness, pipeline, plain, recipe, report
-from tests.scripts.tiny_networks import SIZES, tiny_settings
+from tests.support.tiny_networks import SIZES, tiny_settings
 
 
 def _measured(**options: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("likeness")
     reference = str(folder / "plain")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_to_image, "quantise", partial(quantise, smallest=1))
+        patch.setattr(flux1, "quantise", partial(quantise, smallest=1))
         rows = {
             "plain": _measured(recipe="plain", likeness=reference),
             "fast": _measured(

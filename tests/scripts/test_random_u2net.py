@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generation.background import BackgroundRemover
-from generation.presets import BackgroundSettings
+from generation.pictures.cutout import BackgroundRemover
+from generation.settings import BackgroundSettings
 from scripts.benchmarks.u2net import Model, write_random
 
 

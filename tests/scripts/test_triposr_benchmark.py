@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from generation.triposr import TripoSRConfig
+from generation.lift.triposr import TripoSRConfig
 from scripts.benchmarks import timing, triposr
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "triposr" / "tiny"

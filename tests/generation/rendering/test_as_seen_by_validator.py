@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from generation.rendering import as_seen_by_validator
-from tests.generation.rendering.clouds import make_cloud
+from tests.support.clouds import make_cloud
 
 CORNERS = [(0.0, 0.0, 0.0), (1.0, 0.5, 0.25)]
 

@@ -15,7 +15,7 @@ from generation.rendering import orbit_camera, render_layers, render_views
 from generation.rendering.cameras import Camera
 from protocol.gaussians import GaussianCloud
 from scripts.benchmarks.rendering import sphere
-from tests.generation.rendering.clouds import make_cloud
+from tests.support.clouds import make_cloud
 
 # The principal point (20, 20) lies on a corner shared by four pixels and by four tiles.
 CAMERA = orbit_camera(0.0, 0.0, radius=2.0, fov=50.0, size=40)

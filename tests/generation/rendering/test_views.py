@@ -8,7 +8,7 @@ from generation.rendering import orbit_camera, render_layers, render_views, vali
 from generation.rendering.gsplat_backend import is_usable
 from protocol.errors import SetupError
 from scripts.benchmarks.rendering import sphere
-from tests.generation.rendering.clouds import make_cloud
+from tests.support.clouds import make_cloud
 
 needs_no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="says what CPU machines say")
 

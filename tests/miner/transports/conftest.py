@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from miner.transports import pull_delivery, puller
-from miner.transports.puller import offline_dendrite
-from tests.miner.transports.fake_validators import Pulling, StartPulling, Time
-from tests.miner.transports.running import VALIDATOR, Running, Start
+from miner.transports.pull import delivery, puller
+from miner.transports.pull.puller import offline_dendrite
+from tests.support.fake_validators import Pulling, StartPulling, Time
+from tests.support.running import VALIDATOR, Running, Start
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def start_pulling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StartPulli
     patched = SimpleNamespace(**vars(asyncio))
     patched.sleep = time.sleep
     monkeypatch.setattr(puller, "asyncio", patched)
-    monkeypatch.setattr(pull_delivery, "asyncio", patched)
+    monkeypatch.setattr(delivery, "asyncio", patched)
 
     @asynccontextmanager
     async def running(

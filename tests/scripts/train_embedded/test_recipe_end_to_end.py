@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from generation.background import BackgroundRemover
-from generation.presets import BackgroundSettings, TextToImageSettings
-from generation.text_to_image import TextToImage
-from generation.triposr import TripoSR
+from generation.lift.triposr import TripoSR
+from generation.pictures.cutout import BackgroundRemover
+from generation.pictures.flux1 import TextToImage
+from generation.settings import BackgroundSettings, TextToImageSettings
 from scripts.train_embedded import export, jobs, train_flux, train_saliency
 from scripts.train_embedded.recipe import TINY, Places, Recipe
 from scripts.train_embedded.text import T5_LENGTH

@@ -1,0 +1,1 @@
+"""Cut-out to Gaussian cloud: 3D back ends."""

@@ -1,0 +1,150 @@
+"""A TripoSR scene as flat Gaussians lying on its surface, in the subnet's frame."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from generation.acceleration.streams import to_host
+from generation.errors import GenerationError
+from generation.lift.triposr import TripoSR
+from generation.lift.triposr.surface import Surface, sample_surface
+from generation.scoring.validity import MIN_GAUSSIANS
+from generation.settings import SplatSettings
+from protocol.gaussians import SH_C0, Float32Array, GaussianCloud
+
+LARGEST_SIDE = 1.6
+"""Largest side of a finished cloud. A validator rescales to 1.5 and divides opacity by the factor,
+so anything of 1.5 or more keeps its opacity; the rest is a margin for its way of measuring."""
+
+TO_SUBNET = (1, 2, 0)
+"""TripoSR's world has z up and shows the input image from +x with +y to the right; the subnet has
+y up and looks from +z with +x to the right. So (x, y, z) becomes (y, z, x)."""
+
+# A disc near an edge of the object sticks out beyond it. Whether it does is asked _REACH standard
+# deviations from its centre and _BELOW of that under its plane; if so, it is narrowed.
+_REACH, _BELOW, _NARROWED = 2.0, 0.3, 0.5
+
+
+@torch.inference_mode()
+def extract_cloud(model: TripoSR, scene_code: Tensor, settings: SplatSettings) -> GaussianCloud:
+    """Covers the scene's surface with evenly spread flat discs.
+
+    The cloud is in the subnet's frame, centred per axis on the box of its centres, whose largest
+    side is `LARGEST_SIDE`.
+
+    Args:
+        model: The network whose decoder reads `scene_code`.
+        scene_code: (3, C, H, W) triplane on the model's device.
+        settings: Number of Gaussians, threshold, lattice and disc shape.
+
+    Returns:
+        At most `settings.max_gaussians` Gaussians, identical for identical input on one device.
+
+    Raises:
+        GenerationError: The density field is not finite, has no surface, or has one so small that
+            fewer Gaussians than a validator accepts fit on it.
+    """
+    surface = sample_surface(
+        model,
+        scene_code,
+        count=settings.max_gaussians,
+        threshold=settings.threshold,
+        resolution=settings.resolution,
+        min_component=settings.min_component,
+        seed=settings.seed,
+    )
+    count = len(surface.points)
+    if count < MIN_GAUSSIANS <= settings.max_gaussians:
+        raise GenerationError(
+            f"the surface found is too small: {count} Gaussians fit on it, a validator wants "
+            f"{MIN_GAUSSIANS}; raise splats.resolution (now {settings.resolution})"
+        )
+    rotations = disc_rotations(_to_subnet(surface.normals))
+    sigma = settings.disc_sigma * surface.spacing
+    rgb, narrowing = _colour_and_fit(
+        model, scene_code, surface, rotations, sigma, settings.threshold
+    )
+    _, scale = _centre_and_scale(surface.points)
+    positions = surface.points - settings.inset / scale * surface.normals
+    centre, scale = _centre_and_scale(positions)
+    centred = _to_subnet((positions - centre) * scale)
+    thin = torch.full_like(narrowing[:, :1], settings.thickness)
+    log_scales = (torch.cat([narrowing, thin], dim=-1) * sigma * scale).log()
+    arrays = _to_host(centred, log_scales, rotations, (rgb - 0.5) / SH_C0)
+    return GaussianCloud(
+        positions=arrays[0],
+        log_scales=arrays[1],
+        rotations=arrays[2],
+        opacity_logits=np.full(count, settings.opacity_logit, dtype=np.float32),
+        colors_dc=arrays[3],
+    )
+
+
+def disc_rotations(normals: Tensor) -> Tensor:
+    """Quaternions that turn a disc's thin axis, local z, to the given normals.
+
+    A disc has no back, so normals are first flipped to z >= 0. That keeps w at or above
+    sqrt(1/2), where SPZ, which stores only x y z and rebuilds w, is precise: the worst error of a
+    normal after a round trip is about 1 degree instead of 11.
+
+    Args:
+        normals: (N, 3) float32 unit vectors.
+
+    Returns:
+        (N, 4) float32 unit quaternions w x y z, the shortest rotation from +z.
+    """
+    x, y, z = torch.where(normals[:, 2:] < 0, -normals, normals).unbind(dim=-1)
+    quaternions = torch.stack((1 + z, -y, x, torch.zeros_like(z)), dim=-1)
+    return torch.nn.functional.normalize(quaternions, dim=-1)
+
+
+def _colour_and_fit(
+    model: TripoSR,
+    scene_code: Tensor,
+    surface: Surface,
+    rotations: Tensor,
+    sigma: Tensor,
+    threshold: float,
+) -> tuple[Tensor, Tensor]:
+    """Asks the field for the discs' colours, and which of them stick out beyond an edge.
+
+    Returns:
+        RGB (N, 3) in 0..1; by how much to multiply the two in-plane scales (N, 2).
+    """
+    count = len(surface.points)
+    reach = _REACH * sigma * _to_model(_in_plane_axes(rotations))
+    below = surface.points - _BELOW * _REACH * sigma * surface.normals
+    points = torch.cat([surface.points, *(below + reach), *(below - reach)])
+    density, rgb = model.query(points, scene_code)
+    outside = (density[count:] < threshold).view(2, 2, count).any(dim=0)
+    return rgb[:count], torch.where(outside, _NARROWED, 1.0).T
+
+
+def _in_plane_axes(rotations: Tensor) -> Tensor:
+    """The directions (2, N, 3) of a disc's local x and y: the rotation's first two columns."""
+    w, x, y, _ = rotations.unbind(dim=-1)  # the shortest rotation from +z has no z part
+    first = torch.stack((1 - 2 * y * y, 2 * x * y, -2 * w * y), dim=-1)
+    second = torch.stack((2 * x * y, 1 - 2 * x * x, 2 * w * x), dim=-1)
+    return torch.stack((first, second))
+
+
+def _to_subnet(vectors: Tensor) -> Tensor:
+    """Turns (..., 3) vectors as `TO_SUBNET` does; an index would be copied to the device."""
+    return vectors.roll(-1, dims=-1)
+
+
+def _to_model(vectors: Tensor) -> Tensor:
+    return vectors.roll(1, dims=-1)
+
+
+def _centre_and_scale(points: Tensor) -> tuple[Tensor, Tensor]:
+    """The middle (3,) of the box of points (N, 3), and what makes its side `LARGEST_SIDE`; ()."""
+    low, high = torch.aminmax(points, dim=0)
+    return (low + high) / 2, LARGEST_SIDE / (high - low).max().clamp_min(1e-6)
+
+
+def _to_host(*columns: Tensor) -> list[Float32Array]:
+    """Brings tensors over in one transfer, since each makes the host wait."""
+    flat = to_host(torch.cat([column.flatten() for column in columns]))
+    parts = np.split(flat, np.cumsum([column.numel() for column in columns])[:-1])
+    return [part.reshape(column.shape) for part, column in zip(parts, columns, strict=True)]

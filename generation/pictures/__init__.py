@@ -1,0 +1,1 @@
+"""Prompt to picture, and picture to cut-out."""

@@ -1,0 +1,175 @@
+"""Image to cut-out: background removal with rembg's models, through rembg or in torch."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+from PIL import Image
+
+from generation.errors import GenerationError
+from generation.pictures.framing import resize_foreground
+from generation.pictures.onnx_network import OnnxError
+from generation.pictures.saliency import LAYOUTS, Layout, SaliencyNetwork
+from generation.settings import BackgroundSettings
+from protocol.errors import SetupError
+
+Mask = Callable[[Image.Image], Image.Image]
+"""From an RGB picture to its mask: L, the object white."""
+
+
+class BackgroundRemover:
+    """One of rembg's models, loaded from its file, run by ONNX Runtime or by torch.
+
+    Args:
+        model_file: An ONNX file. If its name is that of one of rembg's own models
+            (`isnet-general-use.onnx`), it is read as rembg reads that model; any other file has
+            U2-Net's layout: 320 x 320 normalised RGB in, the mask as first output.
+        settings: Runtime, execution providers, threads, framing. What the torch runtime cannot
+            load is left to ONNX Runtime, with a warning.
+        device: Where the torch runtime computes.
+
+    Raises:
+        SetupError: The file cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model_file: Path,
+        settings: BackgroundSettings,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.settings = settings
+        if not model_file.is_file():
+            raise SetupError(
+                f"the background model {model_file} does not exist",
+                fix="python -m scripts.fetch_models --preset NAME",
+            )
+        in_torch = None
+        if settings.runtime == "torch":
+            in_torch = _load_in_torch(model_file, settings, device)
+        self._mask: Mask = in_torch or _load_in_rembg(model_file, settings)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Cuts the object out and frames it.
+
+        An RGBA image in which some pixel is not opaque is taken as cut out already.
+
+        Args:
+            image: RGB or RGBA, any size.
+
+        Returns:
+            RGBA, square, the object's box centred and `foreground_ratio` of the side.
+
+        Raises:
+            GenerationError: No object was found.
+        """
+        if not _is_cut_out(image):
+            image = self.remove(image.convert("RGB"))
+        opaque = sum(image.getchannel("A").histogram()[128:])
+        coverage = opaque / (image.width * image.height)
+        if coverage < self.settings.min_coverage:
+            raise GenerationError(
+                f"no foreground was found in the image: {coverage:.3%} of its pixels are opaque, "
+                f"at least {self.settings.min_coverage:.3%} are needed"
+            )
+        return resize_foreground(image, self.settings.foreground_ratio)
+
+    def remove(self, image: Image.Image) -> Image.Image:
+        """Cuts the object out of an RGB picture: RGBA of the same size, not yet framed."""
+        # The colours under a soft edge stay as they are: darkened, they would make a rim.
+        cutout = image.copy()
+        cutout.putalpha(self._mask(image))
+        return cutout
+
+
+def _is_cut_out(image: Image.Image) -> bool:
+    return image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
+
+
+def _load_in_torch(
+    model_file: Path, settings: BackgroundSettings, device: torch.device | str
+) -> SaliencyNetwork | None:
+    """Returns None, with a warning, if torch cannot run the model."""
+    try:
+        return SaliencyNetwork(
+            model_file, _layout(model_file.stem), device, getattr(torch, settings.dtype)
+        )
+    except (OnnxError, ImportError) as error:
+        logger.warning(
+            "background removal runs in ONNX Runtime: torch cannot run {}: {}",
+            model_file.name,
+            error,
+        )
+        return None
+
+
+def _layout(name: str) -> Layout:
+    if name in LAYOUTS:
+        return LAYOUTS[name]
+    from rembg.sessions import sessions_names
+
+    if name in sessions_names:
+        raise OnnxError(f"rembg reads {name} in a way of its own")
+    return Layout()
+
+
+def _load_in_rembg(model_file: Path, settings: BackgroundSettings) -> Mask:
+    import onnxruntime
+    import rembg
+    from rembg.sessions import sessions_names
+
+    available = onnxruntime.get_available_providers()
+    providers = [name for name in settings.providers if name in available]
+    if providers != list(settings.providers):
+        logger.warning("ONNX Runtime has {}; background removal runs on {}", available, providers)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.threads or max(1, len(os.sched_getaffinity(0)) // 2)
+    options.inter_op_num_threads = 1
+    # Idle threads would spin on the cores that the other stages need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    known = model_file.stem in sessions_names
+    arguments: dict[str, Any] = {} if known else {"model_path": str(model_file)}
+    with _rembg_home(model_file.parent), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            session = rembg.new_session(
+                model_file.stem if known else "u2net_custom",
+                sess_opts=options,
+                providers=providers,
+                **arguments,
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no base class.
+            raise SetupError(
+                f"the background model {model_file} could not be loaded: {error}",
+                fix="fetch the model again: python -m scripts.fetch_models --preset NAME",
+            ) from error
+    for warning in caught:
+        logger.warning("background removal: {}", warning.message)
+
+    def mask(image: Image.Image) -> Image.Image:
+        # A mask with a single value divides zero by zero inside rembg and comes back empty.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found: Image.Image = rembg.remove(image, session=session, only_mask=True)
+        return found
+
+    return mask
+
+
+@contextmanager
+def _rembg_home(folder: Path) -> Iterator[None]:
+    """Makes rembg look for model files in a folder of ours, and accept paths in it."""
+    before = os.environ.get("U2NET_HOME")
+    os.environ["U2NET_HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["U2NET_HOME"]
+        else:
+            os.environ["U2NET_HOME"] = before

@@ -1,0 +1,1 @@
+"""What a validator will say of a cloud."""

@@ -1,0 +1,1 @@
+"""Weights: sources, the folder on disk, the download."""

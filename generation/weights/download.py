@@ -1,0 +1,235 @@
+"""Downloads weights: pinned by the lock file, resumable, verified."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from generation.weights.sources import ModelSource, ReleaseModel
+from generation.weights.store import ModelStore
+from protocol.errors import SetupError
+
+T = TypeVar("T")
+
+_RESERVE = 500_000_000
+"""Bytes that must stay free beside the weights."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What has to be downloaded of one model.
+
+    Attributes:
+        model: The model.
+        revision: Resolved commit, or the address of a single file.
+        sizes: Bytes by path inside the model's folder.
+        sha256: Hexadecimal digests that the publisher states, by path; not every file has one.
+    """
+
+    model: ModelSource
+    revision: str
+    sizes: dict[str, int]
+    sha256: dict[str, str]
+
+
+def fetch_models(
+    models: Sequence[ModelSource],
+    store: ModelStore,
+    *,
+    endpoint: str | None = None,
+    report: Callable[[str], None],
+) -> None:
+    """Brings models into the store; what is there and matches the lock is left alone.
+
+    A model in the lock is fetched at its locked revision and must come out as locked. One that is
+    not is fetched at the newest revision, which is then locked. An interrupted download goes on
+    where it stopped. Gated repositories use the token in HF_TOKEN.
+
+    Args:
+        models: What to fetch.
+        store: Where to put it.
+        endpoint: Address of the hub; huggingface_hub's own when None.
+        report: Receives one line of text at a time for a person to read.
+
+    Raises:
+        SetupError: No access, no network, no disk space, or a file that is not the expected one.
+    """
+    plans = []
+    for model in models:
+        if _discard_damaged(model, store):
+            plans.append(_guarded(model, partial(_plan, model, store, endpoint)))
+        else:
+            report(f"{model.name}: complete and verified ({_licence_line(model)})")
+    _require_space(plans, store)
+    for plan in plans:
+        total = sum(plan.sizes.values())
+        report(f"{plan.model.name}: {len(plan.sizes)} files, {total / 1e9:.2f} GB")
+        report(f"  licence: {_licence_line(plan.model)}")
+        report(f"  revision: {plan.revision}")
+        _guarded(plan.model, partial(_download, plan, store, endpoint))
+        _check(plan, store)
+        report(f"{plan.model.name}: verified")
+
+
+def _licence_line(model: ModelSource) -> str:
+    return f"{model.licence}, {model.page}"
+
+
+def _discard_damaged(model: ModelSource, store: ModelStore) -> bool:
+    """Removes files that differ from the lock; returns whether anything has to be downloaded."""
+    locked = store.lock.get(model.name)
+    if locked is None:
+        return True
+    bad = [name for name in locked.files if store.problem(model, name) is not None]
+    for name in bad:
+        (store.folder(model) / name).unlink(missing_ok=True)
+    return bool(bad)
+
+
+def _plan(model: ModelSource, store: ModelStore, endpoint: str | None) -> _Plan:
+    if isinstance(model, ReleaseModel):
+        from huggingface_hub import get_session
+
+        answer = get_session().head(model.url, follow_redirects=True)
+        answer.raise_for_status()
+        return _Plan(model, model.url, {model.file: int(answer.headers["Content-Length"])}, {})
+
+    from huggingface_hub import HfApi
+
+    locked = store.lock.get(model.name)
+    info = HfApi(endpoint=endpoint).model_info(
+        model.repo, revision=locked.revision if locked else None, files_metadata=True
+    )
+    siblings = {entry.rfilename: entry for entry in info.siblings or ()}
+    names = [name for name in siblings if any(fnmatch(name, glob) for glob in model.files)]
+    for pattern in model.files:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise SetupError(
+                f"{model.repo} at {info.sha} holds no file {pattern}",
+                fix="report this: the repository has changed since this version was made",
+            )
+    return _Plan(
+        model,
+        revision=str(info.sha),
+        sizes={name: siblings[name].size or 0 for name in names},
+        sha256={name: lfs.sha256 for name in names if (lfs := siblings[name].lfs) is not None},
+    )
+
+
+def _require_space(plans: Sequence[_Plan], store: ModelStore) -> None:
+    present = sum(
+        file.stat().st_size
+        for plan in plans
+        for file in store.folder(plan.model).rglob("*")
+        if file.is_file()
+    )
+    needed = sum(sum(plan.sizes.values()) for plan in plans) - present
+    try:
+        store.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(
+            f"the models folder {store.root} cannot be made: {error}",
+            fix="choose another with --models.dir DIR",
+        ) from error
+    free = shutil.disk_usage(store.root).free
+    if plans and needed + _RESERVE > free:
+        raise SetupError(
+            f"{needed / 1e9:.2f} GB are still to be downloaded to {store.root}, "
+            f"where {free / 1e9:.2f} GB are free",
+            fix=f"make {(needed + _RESERVE - free) / 1e9:.2f} GB of room, "
+            "or choose another disk with --models.dir DIR",
+        )
+
+
+def _download(plan: _Plan, store: ModelStore, endpoint: str | None) -> None:
+    folder = store.folder(plan.model)
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(plan.model, ReleaseModel):
+        _download_file(plan.model, folder / plan.model.file, plan.sizes[plan.model.file])
+        return
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(
+        plan.model.repo,
+        revision=plan.revision,
+        local_dir=folder,
+        allow_patterns=list(plan.sizes),
+        endpoint=endpoint,
+    )
+
+
+def _download_file(model: ReleaseModel, file: Path, size: int) -> None:
+    from huggingface_hub.file_download import http_get
+
+    part = file.with_name(f"{file.name}.part")
+    if part.exists() and part.stat().st_size >= size:
+        part.unlink()  # nothing of it is missing, so it was found damaged or is another file's
+    with part.open("ab") as stream:
+        http_get(
+            model.url,
+            stream,
+            resume_size=stream.tell(),
+            expected_size=size,
+            displayed_filename=file.name,
+        )
+    with part.open("rb") as stream:
+        md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if md5 != model.md5:
+        part.unlink()
+        raise SetupError(
+            f"{model.url} has MD5 {md5}, {model.md5} was expected",
+            fix="run the same command again; if it stays so, do not use the file",
+        )
+    os.replace(part, file)
+
+
+def _check(plan: _Plan, store: ModelStore) -> None:
+    """Compares what came with the lock or, on a first download, with what the publisher states."""
+    fix = "run the same command again; if it stays so, do not use the file"
+    if plan.model.name in store.lock:
+        store.verify(plan.model, fix=fix)
+        return
+    folder = store.folder(plan.model)
+    for name in plan.sizes:
+        if not (folder / name).is_file():
+            raise SetupError(f"{folder / name} did not arrive", fix=fix)
+        found, expected = store.sha256(folder / name), plan.sha256.get(name)
+        if expected is not None and found != expected:
+            (folder / name).unlink()
+            raise SetupError(
+                f"{folder / name} has SHA-256 {found}, {expected} was expected", fix=fix
+            )
+    store.record(plan.model, plan.revision, list(plan.sizes))
+
+
+def _guarded(model: ModelSource, action: Callable[[], T]) -> T:
+    """Runs a network action and turns whatever goes wrong into words and a remedy."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return action()
+    except SetupError:
+        raise
+    except GatedRepoError as error:
+        raise SetupError(
+            f"{model.name} is gated: its terms have not been accepted with the token in use",
+            fix=f"log in and accept the terms at {model.page}, make a read token at "
+            "https://huggingface.co/settings/tokens, and run again with HF_TOKEN=hf_...",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise SetupError(
+            f"the hub does not show {model.name} to this user",
+            fix="check that HF_TOKEN, if set, holds a valid token",
+        ) from error
+    # The network can fail with any of several libraries' errors.
+    except Exception as error:
+        raise SetupError(
+            f"{model.name} could not be downloaded: {type(error).__name__}: {error}",
+            fix="check the network and run the same command again; the download goes on "
+            "where it stopped",
+        ) from error

@@ -1,0 +1,220 @@
+"""Where weights lie on disk, and the lock file that says what they must be."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loguru import logger
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from generation.settings import GenerationSettings
+from generation.weights.sources import ModelSource, ReleaseModel
+from protocol.errors import SetupError
+
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+"""The small trained networks that are part of the package (docs/embedded-models.md)."""
+
+LOCK_NAME = "models.lock.json"
+_VERIFIED_NAME = ".verified.json"
+
+
+@dataclass(frozen=True)
+class ModelPaths:
+    """What the stages load.
+
+    Attributes:
+        text_to_image: Folder in the layout of diffusers' `FluxPipeline`.
+        background: ONNX file.
+        triposr: Folder with TripoSR's config and weights.
+    """
+
+    text_to_image: Path
+    background: Path
+    triposr: Path
+
+
+class LockedFile(BaseModel):
+    """Size in bytes and SHA-256, in hexadecimal, of one file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int
+    sha256: str
+
+
+class LockedModel(BaseModel):
+    """One model as it was first downloaded.
+
+    Attributes:
+        revision: Resolved commit of the repository, or the address of a single file.
+        licence: Licence of the weights, as an SPDX identifier.
+        files: By path inside the model's folder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    revision: str
+    licence: str
+    files: dict[str, LockedFile]
+
+
+def cache_dir() -> Path:
+    """Our folder for what can be made or downloaded again: $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "splat-miner"
+
+
+def default_models_dir() -> Path:
+    """Where weights lie unless told otherwise."""
+    return cache_dir() / "models"
+
+
+def locate_models(
+    settings: GenerationSettings, models_dir: Path | None = None, *, image_only: bool = False
+) -> ModelPaths:
+    """Finds and verifies everything that a preset loads; downloads nothing.
+
+    Args:
+        settings: The preset. One without model sources gets the networks that are shipped.
+        models_dir: The models folder; `default_models_dir()` when None.
+        image_only: Leave text to image unverified, for who starts from a picture.
+
+    Raises:
+        SetupError: A file is missing or not the one in the lock file.
+    """
+    if not settings.models:
+        return ModelPaths(EMBEDDED / "flux", EMBEDDED / "background.onnx", EMBEDDED / "triposr")
+    store = ModelStore(models_dir or default_models_dir())
+    fetch = f"python -m scripts.fetch_models --preset {settings.name}"
+    if models_dir is not None:
+        fetch += f" --models.dir {models_dir}"
+    for model in settings.models:
+        if not (image_only and model == settings.text_to_image.model):
+            store.verify(model, fix=fetch)
+
+    def path(model: ModelSource | None) -> Path:
+        if model is None:
+            raise SetupError(
+                f"preset {settings.name} names no weights for one of its models",
+                fix="give the preset a source for every model, or for none",
+            )
+        folder = store.folder(model)
+        return folder / model.file if isinstance(model, ReleaseModel) else folder
+
+    return ModelPaths(
+        text_to_image=path(settings.text_to_image.model),
+        background=path(settings.background.model),
+        triposr=path(settings.triposr.model),
+    )
+
+
+class ModelStore:
+    """A folder of models with its lock file.
+
+    Files are hashed once: `.verified.json` remembers size, modification time and SHA-256, and a
+    file that still has that size and time is taken as unchanged.
+
+    Args:
+        root: The models folder; need not exist.
+
+    Raises:
+        SetupError: The lock file is not one.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.lock = self._read_lock()
+        self._verified = self._read_verified()
+
+    def folder(self, model: ModelSource) -> Path:
+        """Where the model's files lie."""
+        return self.root / model.folder
+
+    def verify(self, model: ModelSource, *, fix: str) -> None:
+        """Checks that every locked file of the model is there and unchanged.
+
+        Raises:
+            SetupError: The first file that is not, with what was expected and found.
+        """
+        locked = self.lock.get(model.name)
+        if locked is None:
+            raise SetupError(f"{model.name} has not been downloaded to {self.root}", fix=fix)
+        for name in locked.files:
+            problem = self.problem(model, name)
+            if problem is not None:
+                raise SetupError(problem, fix=fix)
+
+    def problem(self, model: ModelSource, name: str) -> str | None:
+        """Compares one file with the lock; returns what is wrong with it, or None."""
+        expected = self.lock[model.name].files[name]
+        file = self.folder(model) / name
+        if not file.is_file():
+            return f"{file} is missing"
+        size = file.stat().st_size
+        if size != expected.size:
+            return f"{file} has {size} bytes, {expected.size} were expected"
+        found = self.sha256(file)
+        if found != expected.sha256:
+            return f"{file} has SHA-256 {found}, {expected.sha256} was expected"
+        return None
+
+    def sha256(self, file: Path) -> str:
+        """SHA-256 of a file below the root, remembered for as long as the file is unchanged."""
+        key = file.relative_to(self.root).as_posix()
+        state = file.stat()
+        known = self._verified.get(key)
+        if known is not None and known[:2] == [state.st_size, state.st_mtime_ns]:
+            return str(known[2])
+        if state.st_size > 100_000_000:
+            logger.info("verifying {} ({:.1f} GB)", file, state.st_size / 1e9)
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        self._verified[key] = [state.st_size, state.st_mtime_ns, digest]
+        try:
+            _write_json(self.root / _VERIFIED_NAME, self._verified)
+        except OSError as error:
+            # A folder that may only be read serves as well; it is hashed at every start.
+            logger.debug("{} cannot be written: {}", self.root / _VERIFIED_NAME, error)
+        return digest
+
+    def record(self, model: ModelSource, revision: str, names: list[str]) -> None:
+        """Enters the model's files, as they are now, into the lock file."""
+        folder = self.folder(model)
+        files = {
+            name: LockedFile(size=(folder / name).stat().st_size, sha256=self.sha256(folder / name))
+            for name in sorted(names)
+        }
+        self.lock[model.name] = LockedModel(revision=revision, licence=model.licence, files=files)
+        models = {name: locked.model_dump() for name, locked in sorted(self.lock.items())}
+        _write_json(self.root / LOCK_NAME, {"version": 1, "models": models})
+
+    def _read_lock(self) -> dict[str, LockedModel]:
+        file = self.root / LOCK_NAME
+        if not file.exists():
+            return {}
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content["version"] != 1:
+                raise ValueError(f"version {content['version']} is not known")
+            models = content["models"].items()
+            return {name: LockedModel.model_validate(entry) for name, entry in models}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+            raise SetupError(
+                f"{file} cannot be read as a lock file: {error!r}",
+                fix=f"restore it, or remove it and fetch the models again: rm {file}",
+            ) from error
+
+    def _read_verified(self) -> dict[str, list[int | str]]:
+        try:
+            found = json.loads((self.root / _VERIFIED_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def _write_json(file: Path, content: Mapping[str, object]) -> None:
+    draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(draft, file)

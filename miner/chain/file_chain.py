@@ -1,0 +1,60 @@
+"""A subnet written down in a JSON file, for trials without a chain."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from miner.chain.metagraph import Neuron, Snapshot
+from protocol.errors import SetupError
+
+
+class FileChain:
+    """A subnet written down in a JSON file: `[{uid, hotkey, coldkey, ip, port, ...}]`.
+
+    Args:
+        path: The file.
+        clock: Monotonic clock, in seconds.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self.snapshot = Snapshot({}, clock())
+        self.deregistered = asyncio.Event()
+
+    def is_stale(self) -> bool:
+        """A file does not age."""
+        return False
+
+    async def start(self, hotkey: str) -> Neuron:
+        """Reads the file; see `Chain.start`."""
+        try:
+            neurons = TypeAdapter(list[Neuron]).validate_json(self._path.read_bytes())
+        except OSError as error:
+            raise SetupError(
+                f"the neurons file {self._path} cannot be read: {error.strerror}",
+                fix="check --chain.file",
+            ) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+            raise SetupError(
+                f"the neurons file {self._path} is wrong at {where}: {first['msg']}",
+                fix="write [{uid, hotkey, coldkey, ip, port, stake, validator_permit}, ...]",
+            ) from None
+        self.snapshot = Snapshot.of(neurons, self._clock())
+        if hotkey not in self.snapshot.neurons:
+            raise SetupError(
+                f"the hotkey {hotkey} is not in {self._path}",
+                fix="add it there, or give the wallet that is with --wallet.name, --wallet.hotkey",
+            )
+        return self.snapshot.neurons[hotkey]
+
+    async def publish(self, axon: object) -> None:
+        """A file is not told."""
+
+    async def close(self) -> None:
+        """Nothing is open."""

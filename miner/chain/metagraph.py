@@ -1,0 +1,106 @@
+"""Who is on the subnet, as a value; and the subnet that is written down in a file."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Neuron(BaseModel):
+    """One registered neuron; stake is in the chain's unit (TAO and alpha as it weighs them)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uid: int
+    hotkey: str
+    coldkey: str = ""
+    ip: str = "0.0.0.0"
+    port: int = 0
+    stake: float = 0.0
+    validator_permit: bool = False
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The neurons by hotkey, as read at `taken_at` (monotonic seconds)."""
+
+    neurons: Mapping[str, Neuron]
+    taken_at: float
+
+    @classmethod
+    def of(cls, neurons: Iterable[Neuron], taken_at: float) -> "Snapshot":
+        """Indexes neurons by their hotkeys."""
+        return cls(MappingProxyType({neuron.hotkey: neuron for neuron in neurons}), taken_at)
+
+
+class Membership:
+    """Whether a hotkey is still on the subnet, from one reading to the next.
+
+    Args:
+        hotkey: The miner's, registered at first.
+        lost: Set once it is no longer there.
+        readings: Readings in a row without it that count as proof: one may be garbled.
+    """
+
+    def __init__(self, hotkey: str, lost: asyncio.Event, *, readings: int = 2) -> None:
+        self._hotkey = hotkey
+        self._lost = lost
+        self._readings = readings
+        self._missing = 0
+
+    def observe(self, snapshot: Snapshot) -> Neuron | None:
+        """Takes a reading in and returns the neuron of the hotkey, if it is there."""
+        own = snapshot.neurons.get(self._hotkey)
+        self._missing = 0 if own is not None else self._missing + 1
+        if self._missing >= self._readings:
+            self._lost.set()
+        return own
+
+
+class Chain(Protocol):
+    """What the miner needs to know of a chain and to tell it.
+
+    `snapshot` may be read from any thread; everything else belongs to one event loop.
+
+    Attributes:
+        deregistered: Set once the miner's hotkey has lost its uid.
+    """
+
+    deregistered: asyncio.Event
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The last reading; empty before `start`."""
+
+    def is_stale(self) -> bool:
+        """Tells whether the last reading is too old to prove that a hotkey is absent."""
+
+    async def start(self, hotkey: str) -> Neuron:
+        """Reads the subnet, keeps reading it from now on, and returns the neuron of `hotkey`.
+
+        Raises:
+            SetupError: The chain cannot be read, or the hotkey is not registered.
+        """
+
+    async def publish(self, axon: object) -> None:
+        """Tells the subnet where the axon serves, now and whenever that changes.
+
+        Raises:
+            SetupError: The chain did not take it.
+        """
+
+    async def close(self) -> None:
+        """Stops reading."""
+
+
+def register_command(network: str, netuid: int) -> str:
+    """The commands that register a hotkey, for both generations of btcli."""
+    return (
+        f"btcli subnet register --netuid {netuid} --wallet.name W --wallet.hotkey H "
+        f"--subtensor.network {network}\n"
+        f"       (btcli of bittensor 11: btcli subnet register --netuid {netuid} -w W -H H "
+        f"--network {network})"
+    )

@@ -1,0 +1,244 @@
+"""What can be wrong with this machine: Python, packages, GPU, memory, weights, disk."""
+
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from generation.settings import GenerationSettings
+from generation.weights.store import ModelStore, default_models_dir, locate_models
+from miner.daemon_call import in_daemon_thread
+from miner.doctor.findings import Check, Verdict, failed, ok, warning
+
+PACKAGE = "splat-miner"
+PYTHONS = ((3, 11), (3, 12))
+GB = 1_000_000_000
+TAKEN_GB = {"gpu24": 23.0, "gpu80": 38.8}
+"""GPU memory in use after serving, CUDA's own included, as docs/performance.md has it."""
+
+RESIDENT_BYTES = {"16 bits": 34 * GB, "8 bits": 18 * GB}
+"""The weights of FLUX.1-schnell on the GPU."""
+
+LOADING_BYTES = {"16 bits": 34 * GB, "8 bits": 24 * GB}
+"""What passes through main memory at once before it reaches the GPU."""
+
+COMPILERS = ("gcc", "clang")
+LOG_BYTES = 1 * GB
+WEIGHT_BYTES = 40 * GB
+HASHING_LIMIT_S = 60.0
+IMPORT_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Device:
+    """What torch says: its version and that of its CUDA, and the GPU's name and bytes, if any."""
+
+    torch: str
+    cuda: str | None = None
+    name: str | None = None
+    total_bytes: int = 0
+
+
+def machine_checks(
+    settings: GenerationSettings, models_dir: Path | None, log_dir: Path
+) -> list[Check]:
+    """Lists the checks of this machine against a preset, cheapest first."""
+    models = models_dir or default_models_dir()
+
+    async def python() -> Verdict:
+        return judge_python(sys.version_info[:3], sys.executable)
+
+    async def packages() -> Verdict:
+        try:
+            required = metadata.requires(PACKAGE) or []
+        except metadata.PackageNotFoundError:
+            return failed(f"{PACKAGE} is not installed", _install(settings))
+        return judge_packages(required, installed_version, fix=_install(settings))
+
+    async def disk() -> Verdict:
+        needs = [(log_dir, LOG_BYTES, "--log.dir")]
+        if not {model.name for model in settings.models} <= set(ModelStore(models).lock):
+            needs.append((models, WEIGHT_BYTES, "--models.dir"))
+        return judge_disk(needs)
+
+    async def memory() -> Verdict:
+        return judge_memory(settings, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+    async def device() -> Verdict:
+        return judge_device(settings, await in_daemon_thread(read_device, IMPORT_LIMIT_S))
+
+    async def compiler() -> Verdict:
+        names = (os.environ.get("CC", ""), *COMPILERS)
+        header = Path(sysconfig.get_path("include")) / "Python.h"
+        return judge_compiler(settings, [shutil.which(name) for name in names], header)
+
+    async def weights() -> Verdict:
+        if not settings.models:
+            return ok(f"the preset {settings.name} needs no download")
+        await in_daemon_thread(lambda: locate_models(settings, models_dir), HASHING_LIMIT_S)
+        return ok(f"{len(settings.models)} models in {models}, as locked")
+
+    return [
+        Check("python", python),
+        Check("packages", packages),
+        Check("disk", disk),
+        Check("memory", memory),
+        Check("torch, GPU", device, IMPORT_LIMIT_S),
+        Check("compiler", compiler),
+        Check(
+            "weights",
+            weights,
+            HASHING_LIMIT_S,
+            if_slow=f"python -m scripts.fetch_models --preset {settings.name} hashes them in peace",
+        ),
+    ]
+
+
+def judge_python(version: tuple[int, int, int], executable: str) -> Verdict:
+    """Only versions that the tests run on will do."""
+    text = f"Python {'.'.join(map(str, version))} ({executable})"
+    if version[:2] in PYTHONS:
+        return ok(text)
+    return failed(f"{text}; 3.11 or 3.12 is needed", "make install PYTHON=python3.12")
+
+
+def installed_version(name: str) -> str | None:
+    """Version of an installed distribution, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def judge_packages(
+    required: Sequence[str], version: Callable[[str], str | None], *, fix: str
+) -> Verdict:
+    """Compares what is installed with the requirements of the project.
+
+    Args:
+        required: Requirements as packages state them, extras included.
+        version: Gives the installed version of a distribution, None if there is none.
+        fix: How to install.
+    """
+    wanted = [r for r in map(Requirement, required) if not r.marker or r.marker.evaluate()]
+    found = {requirement.name: version(requirement.name) for requirement in wanted}
+    wrong = [
+        f"{requirement} is {found[requirement.name] or 'not installed'}"
+        for requirement in wanted
+        if not requirement.specifier.contains(found[requirement.name] or "0", prereleases=True)
+        or found[requirement.name] is None
+    ]
+    runtimes = [name for name in ("onnxruntime", "onnxruntime-gpu") if version(name)]
+    if not runtimes:
+        wrong.append("neither onnxruntime nor onnxruntime-gpu is installed")
+    if wrong:
+        return failed("; ".join(wrong), fix)
+    if len(runtimes) > 1:
+        return warning(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
+            f"pip uninstall -y {' '.join(runtimes)}; {fix}",
+        )
+    shown = [
+        f"{name} {found[name]}" for name in ("bittensor", "torch", "diffusers") if name in found
+    ]
+    return ok(f"{len(wanted)} as required: {', '.join(shown)}, ...")
+
+
+def judge_disk(needs: Sequence[tuple[Path, int, str]]) -> Verdict:
+    """Looks for room in folders that may not exist yet: (folder, bytes, setting)."""
+    rooms = []
+    for folder, needed, setting in needs:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not os.access(existing, os.W_OK):
+            return failed(f"{existing} cannot be written", f"give another folder with {setting}")
+        free = shutil.disk_usage(existing).free
+        if free < needed:
+            return failed(
+                f"{folder} has {free / GB:.1f} GB of room, {needed / GB:.0f} GB are needed",
+                f"make room, or give another folder with {setting}",
+            )
+        rooms.append(f"{free / GB:.0f} GB free for {folder}")
+    return ok(", ".join(rooms))
+
+
+def judge_memory(settings: GenerationSettings, total_bytes: int) -> Verdict:
+    """Weights are read into main memory before they reach the GPU."""
+    text = f"{total_bytes / GB:.0f} GB of main memory"
+    needed = LOADING_BYTES[_width(settings)] if settings.device.startswith("cuda") else 0
+    if total_bytes < needed:
+        return warning(
+            f"{text}; the preset {settings.name} reads {needed / GB:.0f} GB of weights through it",
+            "if the miner is killed while it loads, add memory or swap",
+        )
+    return ok(text)
+
+
+def read_device() -> Device:
+    """Asks torch; importing it takes seconds."""
+    import torch
+
+    version = str(torch.__version__)
+    if not torch.cuda.is_available():
+        return Device(version, torch.version.cuda)
+    properties = torch.cuda.get_device_properties(0)
+    return Device(version, torch.version.cuda, properties.name, properties.total_memory)
+
+
+def judge_device(settings: GenerationSettings, device: Device) -> Verdict:
+    """Compares the GPU with what the preset is made for."""
+    build = f"torch {device.torch}" + (f" for CUDA {device.cuda}" if device.cuda else "")
+    if not settings.device.startswith("cuda"):
+        return ok(f"{build}; the preset {settings.name} runs on the CPU")
+    if device.name is None:
+        cause = "finds no GPU" if device.cuda else "is a build without CUDA"
+        return failed(
+            f"{build} {cause}; the preset {settings.name} needs one",
+            "see whether nvidia-smi lists the GPU and its driver is as new as this CUDA"
+            if device.cuda
+            else _install(settings),
+        )
+    text = f"{build}; {device.name} with {device.total_bytes / GB:.0f} GB"
+    width, taken = _width(settings), TAKEN_GB.get(settings.name, 0.0)
+    smaller = "use a larger GPU" if width == "8 bits" else "use --preset gpu24, or a larger GPU"
+    if device.total_bytes < RESIDENT_BYTES[width]:
+        return failed(f"{text}, less than the weights of {settings.name} take", smaller)
+    if device.total_bytes < taken * GB:
+        return warning(f"{text}; {settings.name} took {taken:.0f} GB where it was tried", smaller)
+    return ok(text)
+
+
+def judge_compiler(
+    settings: GenerationSettings, found: Sequence[str | None], header: Path
+) -> Verdict:
+    """TorchInductor and Triton build what they generate with a C compiler.
+
+    Args:
+        settings: The preset.
+        found: Paths of the compilers that Triton looks for; None for one that is not there.
+        header: Where Python's own header should be.
+    """
+    if not settings.accelerate:
+        return ok(f"the preset {settings.name} compiles nothing")
+    paths = [path for path in found if path]
+    missing = [] if paths else ["no C compiler is there ($CC, gcc, clang)"]
+    missing += [] if header.is_file() else [f"{header} is not there"]
+    if missing:
+        return warning(
+            f"{' and '.join(missing)}: FLUX and TripoSR will run eagerly, which is slower",
+            "apt install gcc python3-dev",
+        )
+    return ok(f"{paths[0]}, {header}")
+
+
+def _width(settings: GenerationSettings) -> str:
+    return "8 bits" if settings.text_to_image.eight_bit else "16 bits"
+
+
+def _install(settings: GenerationSettings) -> str:
+    return "make install EXTRAS=gpu" if settings.device.startswith("cuda") else "make install"

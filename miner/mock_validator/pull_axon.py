@@ -1,0 +1,72 @@
+"""The validator's side of the pull protocol on a Bittensor axon."""
+
+from contextvars import ContextVar
+from typing import Any, Tuple  # noqa: UP035  # Axon.attach compares annotations literally.
+
+from miner.logs import program_version
+from miner.mock_validator.pull_rules import Submission
+from miner.mock_validator.pull_trial import PullTrial
+from protocol.synapses import Feedback, GetVersion, PullTask, SubmitResults, WireTask
+
+_caller: ContextVar[str] = ContextVar("caller")
+"""The hotkey whose signature was verified; the body may name another."""
+
+
+class PullAxon:
+    """Serves `PullTask`, `SubmitResults` and `GetVersion` for a trial.
+
+    Args:
+        trial: Answers.
+        axon: A Bittensor axon, not yet started.
+    """
+
+    def __init__(self, trial: PullTrial, axon: Any) -> None:
+        self._trial = trial
+        self._axon = axon
+        axon.attach(forward_fn=self._pull)
+        axon.attach(forward_fn=self._submit, blacklist_fn=self._without_task)
+        axon.attach(forward_fn=self._version)
+        for synapse in (PullTask, SubmitResults, GetVersion):
+            axon.verify_fns[synapse.__name__] = self._verify
+
+    async def _verify(self, synapse: Any) -> None:
+        await self._axon.default_verify(synapse)
+        _caller.set(synapse.dendrite.hotkey)
+
+    async def _pull(self, synapse: PullTask) -> PullTask:
+        answer, rules = self._trial.pull(_caller.get()), self._trial.rules.rules
+        return PullTask(
+            task=answer.task
+            and WireTask(type=answer.task.kind, id=answer.task.id, prompt=answer.task.wire),
+            validation_threshold=rules.threshold,
+            throttle_period=rules.throttle_s,
+            cooldown_until=answer.cooldown_until,
+            cooldown_violations=answer.violations,
+            axon=synapse.axon,
+            dendrite=synapse.dendrite,
+        )
+
+    def _without_task(self, synapse: SubmitResults) -> Tuple[bool, str]:  # noqa: UP006
+        absent = self._trial.rules.assigned(synapse.dendrite.hotkey or "") is None
+        return absent, "no task is assigned to this hotkey"
+
+    async def _submit(self, synapse: SubmitResults) -> SubmitResults:
+        hotkey, rules = _caller.get(), self._trial.rules
+        verdict = await self._trial.submit(
+            hotkey,
+            Submission(synapse.task_id, synapse.results, synapse.submit_time, synapse.signature),
+        )
+        if verdict.code != "not_registered":
+            synapse.feedback = Feedback(
+                validation_failed=verdict.validation_failed,
+                task_fidelity_score=verdict.score,
+                average_fidelity_score=rules.average(hotkey),
+                generations_within_the_window=rules.window(hotkey),
+            )
+        synapse.cooldown_until = verdict.cooldown_until
+        synapse.results = synapse.signature = ""
+        return synapse
+
+    async def _version(self, synapse: GetVersion) -> GetVersion:
+        synapse.validation_version = f"mock {program_version()}"
+        return synapse

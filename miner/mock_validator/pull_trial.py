@@ -1,0 +1,144 @@
+"""A trial in the pull way: the miner comes for the tasks, and this notes what it brings."""
+
+import asyncio
+import base64
+import binascii
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from miner.mock_validator.pull_rules import Pulled, PullRules, Rules, Submission, Verdict
+from miner.mock_validator.records import TrialRecord, judge
+from miner.mock_validator.tasks import TrialTask
+
+STAND_IN_SCORE = 1.0
+"""Score of a result that passes the data checks. How it looks is not judged here."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a trial is held under.
+
+    Attributes:
+        hotkey: The validator's.
+        miner: The only hotkey that counts as registered.
+        rules: The validator's numbers.
+        limit_s: Seconds from an assignment within which a result is good.
+        folder: Where the files go.
+    """
+
+    hotkey: str
+    miner: str
+    rules: Rules
+    limit_s: float
+    folder: Path
+
+
+class PullTrial:
+    """Hands out tasks by the published rules and judges every result.
+
+    Everything but `finished` and `missing` is called from one event loop.
+
+    Args:
+        tasks: In the order in which they are given.
+        terms: What the trial is held under.
+        verify: Tells whether a signature is a hotkey's: (hotkey, payload, signature).
+        on_record: Told of every task that has its end.
+        clock: Wall clock, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[TrialTask],
+        terms: Terms,
+        *,
+        verify: Callable[[str, bytes, bytes], bool],
+        on_record: Callable[[TrialRecord], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        waiting = iter(tasks)
+        self._tasks = {task.id: task for task in tasks}
+        self._terms = terms
+        self._clock = clock
+        self._on_record = on_record
+        self._records: dict[str, TrialRecord] = {}
+        self._finished = threading.Event()
+        self.rules = PullRules(
+            terms.hotkey,
+            registered=lambda hotkey: hotkey == terms.miner,
+            verify=verify,
+            next_task=lambda: next(waiting, None),
+            clock=clock,
+            rules=terms.rules,
+        )
+
+    def pull(self, hotkey: str) -> Pulled:
+        """Answers a pull."""
+        return self.rules.pull(hotkey)
+
+    async def submit(self, hotkey: str, submission: Submission) -> Verdict:
+        """Answers a submission, after its validation."""
+        assigned = self.rules.assigned(hotkey)
+        elapsed = self._clock() - assigned[1] if assigned else 0.0
+        verdict = self.rules.submit(hotkey, submission)
+        if assigned is None:
+            return verdict or Verdict("wrong_task")
+        task = assigned[0]
+        if verdict is not None:
+            if self.rules.assigned(hotkey) is None:
+                self._note(_without_asset(task, elapsed, verdict))
+            return verdict
+        record = await asyncio.to_thread(self._judge, task, submission.results, elapsed)
+        failed = any(not check.passed and not check.advice for check in record.checks)
+        sound = record.checks and not failed
+        verdict = self.rules.judged(hotkey, STAND_IN_SCORE if sound else 0.0)
+        self._note(record.model_copy(update={"reason": f"score {verdict.score:g}: {verdict.code}"}))
+        return verdict
+
+    def finished(self, limit_s: float) -> bool:
+        """Waits until every task has its end, for so many seconds at most; from any thread."""
+        return self._finished.wait(limit_s)
+
+    def records(self) -> list[TrialRecord]:
+        """One record per task, in their order; also of those that were never brought back."""
+        return [self._records.get(task.id) or _missing(task) for task in self._tasks.values()]
+
+    def _judge(self, task: TrialTask, results: str, elapsed: float) -> TrialRecord:
+        record = _record(task, outcome="completed", elapsed_s=elapsed)
+        try:
+            asset = base64.b64decode(results, validate=True)
+        except (binascii.Error, ValueError) as error:
+            return record.model_copy(update={"problems": (f"results are not base64: {error}",)})
+        return judge(record, asset, self._terms.folder, limit_s=self._terms.limit_s)
+
+    def _note(self, record: TrialRecord) -> None:
+        self._records[record.task_id] = record
+        self._on_record(record)
+        if len(self._records) == len(self._tasks):
+            self._finished.set()
+
+
+def _record(task: TrialTask, **fields: object) -> TrialRecord:
+    return TrialRecord(
+        name=task.name,
+        kind=task.kind,
+        prompt=task.shown,
+        task_id=task.id,
+        protocol="pull",
+    ).model_copy(update=fields)
+
+
+def _without_asset(task: TrialTask, elapsed: float, verdict: Verdict) -> TrialRecord:
+    if verdict.code == "empty":
+        outcome, reason = "skipped", "the miner sent an empty result"
+    else:
+        outcome, reason = "refused", "the signature is not the miner's, or not over this task"
+    problem = f"{outcome}: {reason}"
+    return _record(task, outcome=outcome, reason=reason, elapsed_s=elapsed, problems=(problem,))
+
+
+def _missing(task: TrialTask) -> TrialRecord:
+    reason = "the miner did not bring a result in time"
+    return _record(task, reason=reason, problems=(f"none: {reason}",))

@@ -1,0 +1,204 @@
+"""What a trial of a miner leaves in its folder, for people and for reports.
+
+For every task, NAME being its number and its prompt in file-name letters (`01-a-blue-cube`):
+
+- `NAME.spz`: the answer as it came, `NAME.ply`: the same cloud, `NAME.png`: its preview grid. Only
+  where there was an asset to write.
+- `results.jsonl`: one `TrialRecord` per line, in the order of completion, written as they come.
+- `results.json`: a list of all of them in the order of the tasks, written at the end.
+
+A reader takes `read_records(folder)`.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from generation.scoring.validity import check
+from protocol import ply, spz
+from protocol.errors import CodecError
+from protocol.gaussians import GaussianCloud
+
+LINES_FILE = "results.jsonl"
+RESULTS_FILE = "results.json"
+PREVIEW_SIZE = 256
+
+
+class CheckRecord(BaseModel):
+    """One of the validator's checks, or a piece of advice, on the decoded cloud."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    passed: bool
+    measured: float | None
+    limit: float | None
+    explanation: str
+    advice: bool = False
+
+
+class TrialRecord(BaseModel):
+    """What became of one task, as the asking side saw it.
+
+    Attributes:
+        name: Stem of the files.
+        kind: "text" or "image".
+        prompt: The text, or the name of the image file.
+        task_id: The id it was sent with.
+        seed: The seed it was sent with.
+        status: HTTP status of the answer, 408 or 503 where there was none.
+        protocol: "push" or "pull"; a pulling miner reports no stages, totals and reasons.
+        outcome: The miner's: "completed", "dropped", "rejected", "failed"; "none" without answer.
+            Of a pulled task "completed", "skipped" (an empty result), "refused" (a bad signature)
+            or "none".
+        reason_code: The miner's, as in docs/score-log.md.
+        reason: The miner's sentence, or the transport's where there was no answer.
+        timings: Seconds per stage, as the miner reports them.
+        total_s: Seconds from receipt to answer, as the miner reports them.
+        elapsed_s: Seconds from sending to the decoded answer, measured on the asking side; of a
+            pulled task from its assignment to the arrival of its result.
+        gaussians: Size of the decoded cloud.
+        size_bytes: Size of the SPZ file.
+        checks: What the validator's data checks and the advice say.
+        problems: Everything that is wrong with the answer; empty if it is good.
+        spz: Name of the file, relative to the folder, if there is one; so also `ply` and `png`.
+        miner_version: As the miner reports it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: Literal["text", "image"]
+    prompt: str
+    task_id: str
+    seed: int | None = None
+    protocol: Literal["push", "pull"] = "push"
+    status: int = 0
+    outcome: str = "none"
+    reason_code: str = ""
+    reason: str = ""
+    timings: dict[str, float] = Field(default_factory=dict)
+    total_s: float = 0.0
+    elapsed_s: float = 0.0
+    gaussians: int = 0
+    size_bytes: int = 0
+    checks: tuple[CheckRecord, ...] = ()
+    problems: tuple[str, ...] = ()
+    spz: str | None = None
+    ply: str | None = None
+    png: str | None = None
+    miner_version: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether a validator would have nothing to complain of."""
+        return not self.problems
+
+
+def record_name(number: int, prompt: str) -> str:
+    """Returns a file stem such as `01-a-blue-cube`."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:48].strip("-")
+    return f"{number:02d}-{words or 'task'}"
+
+
+def judge(record: TrialRecord, asset: bytes, folder: Path, *, limit_s: float) -> TrialRecord:
+    """Decodes and checks an answer as a validator would, and writes its files.
+
+    Takes seconds, most of them for the preview: call it off the event loop.
+
+    Args:
+        record: What is known so far; its outcome and times are filled in.
+        asset: The SPZ file that came, empty if none did.
+        folder: Where the files go; exists.
+        limit_s: Seconds within which the answer had to be there.
+
+    Returns:
+        The record with size, checks, file names and problems.
+    """
+    if record.outcome != "completed":
+        return record.model_copy(
+            update={"problems": (f"{record.outcome}: {record.reason or 'no reason given'}",)}
+        )
+    problems = []
+    if record.elapsed_s > limit_s:
+        problems.append(f"took {record.elapsed_s:.2f} s, the limit is {limit_s:.2f} s")
+    (folder / f"{record.name}.spz").write_bytes(asset)
+    known = {"size_bytes": len(asset), "spz": f"{record.name}.spz"}
+    try:
+        cloud = spz.decode(asset)
+    except CodecError as error:
+        problems.append(f"the answer is not SPZ: {error}")
+        return record.model_copy(update={**known, "problems": tuple(problems)})
+    if record.protocol == "push" and record.gaussians != len(cloud):
+        problems.append(f"the miner says {record.gaussians} Gaussians, the file has {len(cloud)}")
+    checks = _checks(cloud, len(asset))
+    problems += [f"{item.name}: {item.explanation}" for item in checks if not _harmless(item)]
+    (folder / f"{record.name}.ply").write_bytes(ply.encode(cloud))
+    preview = _write_preview(cloud, folder / f"{record.name}.png")
+    return record.model_copy(
+        update={
+            **known,
+            "gaussians": len(cloud),
+            "checks": checks,
+            "problems": tuple(problems),
+            "ply": f"{record.name}.ply",
+            "png": preview,
+        }
+    )
+
+
+def append_record(folder: Path, record: TrialRecord) -> None:
+    """Adds a record to `results.jsonl`."""
+    with (folder / LINES_FILE).open("a", encoding="utf-8") as file:
+        file.write(record.model_dump_json() + "\n")
+
+
+def write_records(folder: Path, records: list[TrialRecord]) -> None:
+    """Writes `results.json`."""
+    plain = [record.model_dump(mode="json") for record in records]
+    (folder / RESULTS_FILE).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+
+
+def read_records(folder: Path) -> list[TrialRecord]:
+    """Reads `results.json`, in the order of the tasks."""
+    plain = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    return [TrialRecord.model_validate(item) for item in plain]
+
+
+def _checks(cloud: GaussianCloud, size: int) -> tuple[CheckRecord, ...]:
+    report = check(cloud, wire_bytes=size)
+    both = ((report.checks, False), (report.advice, True))
+    return tuple(
+        CheckRecord(
+            name=item.name,
+            passed=bool(item.passed),
+            measured=_finite(item.measured),
+            limit=_finite(item.limit),
+            explanation=item.explanation,
+            advice=advice,
+        )
+        for items, advice in both
+        for item in items
+    )
+
+
+def _harmless(item: CheckRecord) -> bool:
+    return item.passed or item.advice
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _write_preview(cloud: GaussianCloud, path: Path) -> str | None:
+    from generation.rendering.preview import preview_grid
+
+    try:
+        preview_grid(cloud, PREVIEW_SIZE).save(path)
+    except ValueError:
+        return None  # A cloud without extent cannot be shown; the checks have said so already.
+    return path.name

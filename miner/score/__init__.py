@@ -1,0 +1,1 @@
+"""The score log and what is read from it."""

@@ -1,0 +1,1 @@
+"""The programs' settings and the reader that fills them."""

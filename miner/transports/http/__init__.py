@@ -1,0 +1,1 @@
+"""HTTP: a form in, a PLY file out."""

@@ -1,0 +1,287 @@
+"""The HTTP way: a form in, a PLY file out, for programs on this machine or holders of a key."""
+
+import asyncio
+import hmac
+import ipaddress
+import json
+import math
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import uvicorn
+from loguru import logger
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from miner.request import Answer, Caller, Request
+from miner.score.log import ScoreLog
+from miner.service import MinerService, State
+from miner.transports.body_limit import BodyLimit
+from miner.transports.http.forms import ENVELOPE_BYTES, read_task
+from miner.transports.push.checks import Refusal, RefusalLog
+from miner.transports.sockets import bound_socket
+from protocol import ply
+from protocol.errors import SetupError, TaskError
+from protocol.gaussians import GaussianCloud
+from protocol.orientation import UpAxis, turn_up_axis
+from protocol.tasks import TaskLimits
+
+NAME = "http"
+CALLER = Caller("local")
+"""Who every request over HTTP is from: nobody signs here."""
+
+START_LIMIT_S = 10.0
+BODY_TIME_LIMIT_S = 20.0
+MAX_CONNECTIONS = 64
+RETRY_AFTER_S = 5
+"""When to ask again if nothing was predicted: still loading, or too many requests in hand."""
+
+_STATUS = {"dropped": 503, "rejected": 422, "failed": 500}
+
+
+class HttpTransport:
+    """Serves `POST /generate/`, `POST /generate` and `GET /health` in the service's event loop.
+
+    Both paths take both forms: `prompt`, or the file `prompt_image_file`, either with a `seed`.
+
+    Args:
+        service: Answers; lives in the event loop that calls `serve`.
+        score_log: Receives `refused` lines.
+        ip: Address to listen on.
+        port: Port to listen on.
+        api_key: What a caller has to bring, as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+        allow_open: Listen beyond this machine without a key.
+        up_axis: Up axis of the PLY files.
+        limits: What a task may be.
+
+    Raises:
+        SetupError: The port cannot be used, or everybody could reach it without a key.
+    """
+
+    name = NAME
+
+    def __init__(
+        self,
+        service: MinerService,
+        score_log: ScoreLog,
+        *,
+        ip: str,
+        port: int,
+        api_key: str | None = None,
+        allow_open: bool = False,
+        up_axis: UpAxis = "+y",
+        limits: TaskLimits | None = None,
+    ) -> None:
+        check_exposure(ip, api_key, allow_open=allow_open)
+        self._service = service
+        self._api_key = None if api_key is None else api_key.strip().encode()
+        self._up_axis = up_axis
+        self._limits = limits or TaskLimits()
+        self._refusals = RefusalLog(score_log, NAME, time.monotonic)
+        self._socket = bound_socket(ip, port, setting="--http.port")
+        self.url = f"http://{f'[{ip}]' if ':' in ip else ip}:{port}"
+        self._server = _Server(
+            uvicorn.Config(
+                self._application(),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_graceful_shutdown=5,
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+
+    async def serve(self) -> None:
+        """Starts to listen and returns once the server does.
+
+        Raises:
+            SetupError: It did not start in time.
+        """
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        limit = time.monotonic() + START_LIMIT_S
+        while not self._server.started:
+            failed = self._serving.done()
+            if failed or time.monotonic() > limit:
+                error = self._serving.exception() if failed else None
+                raise SetupError(
+                    f"the HTTP server does not listen on {self.url}: {error or 'it took too long'}",
+                    fix="try another --http.port",
+                ) from error
+            await asyncio.sleep(0.01)
+        logger.info("listening on {} ({} key)", self.url, "with a" if self._api_key else "no")
+
+    async def close(self) -> None:
+        """Delivers the answers that are under way and stops listening."""
+        self._server.should_exit = True
+        if self._serving is not None:
+            await asyncio.wait({self._serving}, timeout=START_LIMIT_S)
+        self._socket.close()
+        self._refusals.flush()
+
+    def _application(self) -> Starlette:
+        application = Starlette(
+            routes=[
+                Route("/generate", self._generate, methods=["POST"]),
+                Route("/generate/", self._generate, methods=["POST"]),
+                Route("/health", self._health, methods=["GET"]),
+            ],
+            exception_handlers={
+                HTTPException: _on_http_exception,
+                ClientDisconnect: _on_disconnect,
+            },
+        )
+        application.router.redirect_slashes = False
+        application.add_middleware(
+            BodyLimit,
+            max_bytes=self._limits.image.bytes + ENVELOPE_BYTES,
+            time_limit_s=BODY_TIME_LIMIT_S,
+            on_refusal=lambda size: self._refusals.note(
+                Refusal("body_too_large", f"{size} bytes") if size else Refusal("slow_body", "")
+            ),
+        )
+        return application
+
+    async def _health(self, request: HttpRequest) -> Response:
+        state = self._service.state
+        if state is State.READY:
+            return _json(200, {"status": "healthy"})
+        return _json(503, {"status": str(state)}, {"Retry-After": str(RETRY_AFTER_S)})
+
+    async def _generate(self, request: HttpRequest) -> Response:
+        received_at = time.monotonic()
+        if not self._has_key(request):
+            self._refusals.note(Refusal("bad_api_key", "the API key is missing or another"))
+            return _json(
+                401,
+                {"message": "send the API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"},
+                {"WWW-Authenticate": "Bearer"},
+            )
+        task_id = str(uuid.uuid4())
+        try:
+            task = await read_task(request, task_id, self._limits)
+        except TaskError as error:
+            answer = self._service.reject(
+                task_id=task_id,
+                caller=CALLER,
+                transport=NAME,
+                received_at=received_at,
+                reason=str(error),
+            )
+        else:
+            answer = await self._service.handle(Request(task, CALLER, NAME, received_at))
+        if answer.cloud is None:
+            logger.info("{}: {}, {}", task_id, answer.outcome, answer.reason)
+            return _without_asset(answer)
+        body = await asyncio.to_thread(_encode, answer.cloud, self._up_axis)
+        total_s = time.monotonic() - received_at
+        stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in answer.timings.items())
+        logger.info(
+            "{}: {:,} Gaussians, {:,} bytes; {}; Total time: {:.2f} s",
+            task_id,
+            answer.gaussians,
+            len(body),
+            stages,
+            total_s,
+        )
+        return Response(
+            body,
+            media_type="application/octet-stream",
+            headers={"Server-Timing": _server_timing({**answer.timings, "total": total_s})},
+        )
+
+    def _has_key(self, request: HttpRequest) -> bool:
+        if self._api_key is None:
+            return True
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        given = (
+            token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+        )
+        return hmac.compare_digest(given.encode("latin-1"), self._api_key)
+
+
+def check_exposure(ip: str, api_key: str | None, *, allow_open: bool) -> None:
+    """Checks that nobody but this machine's users gets at the GPU without a key.
+
+    Raises:
+        SetupError: Somebody would, and `allow_open` does not say that this is meant.
+    """
+    if api_key is not None and not api_key.strip():
+        raise SetupError(
+            "the API key is empty",
+            fix="put a long random text into MINER_HTTP_API_KEY, e.g. of: openssl rand -hex 32",
+        )
+    if api_key is None and not allow_open and not _is_loopback(ip):
+        raise SetupError(
+            f"with --http.ip {ip} and no API key, whoever reaches this machine could use its GPU",
+            fix="put a key into MINER_HTTP_API_KEY, or listen on --http.ip 127.0.0.1, "
+            "or insist with --http.allow_open",
+        )
+
+
+def _is_loopback(ip: str) -> bool:
+    try:
+        return ipaddress.ip_address(ip).is_loopback
+    except ValueError:
+        return ip == "localhost"
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the signals to the program."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _encode(cloud: GaussianCloud, up_axis: UpAxis) -> bytes:
+    return ply.encode(turn_up_axis(cloud, up_axis))
+
+
+def _without_asset(answer: Answer) -> Response:
+    status = _STATUS[answer.outcome]
+    content = {
+        "message": answer.reason,
+        "outcome": answer.outcome,
+        "reason_code": answer.reason_code,
+        "predicted_s": answer.predicted_s,
+        "budget_s": answer.budget_s,
+    }
+    headers = {"Retry-After": str(_retry_after(answer))} if status == 503 else {}
+    return _json(
+        status, {name: value for name, value in content.items() if value is not None}, headers
+    )
+
+
+def _retry_after(answer: Answer) -> int:
+    """Whole seconds after which, as far as was predicted, the backlog lets this request through."""
+    if answer.predicted_s is None or answer.budget_s is None:
+        return RETRY_AFTER_S
+    return max(1, math.ceil(answer.predicted_s - answer.budget_s))
+
+
+def _server_timing(timings: Mapping[str, float]) -> str:
+    """Stage times as W3C Server Timing writes them: milliseconds."""
+    return ", ".join(f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in timings.items())
+
+
+def _json(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(json.dumps(content), status, headers, "application/json")
+
+
+async def _on_http_exception(request: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _json(error.status_code, {"message": error.detail}, error.headers)
+
+
+async def _on_disconnect(request: HttpRequest, error: Exception) -> Response:
+    # Nobody hears this, unless it was BodyLimit that cut the body off: then it says what it has to.
+    return _json(400, {"message": "the body ended early"})

@@ -1,0 +1,1 @@
+"""Pull: this miner asks validators for tasks and submits the results."""

@@ -1,0 +1,104 @@
+"""What a validator's answer to a submission means. Pure: values in, values out.
+
+The protocol has no word for most of it: a score of 0.0 stands for anything but an accepted result,
+and only the cooldown tells whether the submission was looked at.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from miner.request import Answer
+from miner.transports.pull.calls import NoAnswer, SubmitAnswer
+from miner.transports.pull.validators import Fate
+from protocol.synapses import Feedback
+
+FORBIDDEN = 403
+"""A validator answers so to a submission for which it has no task assigned."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a task.
+
+    Attributes:
+        fate: In one word.
+        words: In a sentence's part, for the log.
+        cooldown_until: When the validator may be asked again, on our clock; None if it did not say.
+        feedback: The fields that the score log takes from the validator's feedback.
+    """
+
+    fate: Fate
+    words: str
+    cooldown_until: float | None = None
+    feedback: Mapping[str, object] = field(default_factory=dict)
+
+
+def result_to_submit(answer: Answer | None) -> tuple[bytes, str]:
+    """Returns what to submit, and why it is empty where it is.
+
+    Args:
+        answer: The service's; None for a task that is not to be started again.
+    """
+    if answer is None:
+        return b"", "its generation has ended the process before"
+    if answer.outcome != "completed":
+        return b"", f"{answer.outcome} ({answer.reason})"
+    if answer.validity is not None and not answer.validity.passed:
+        # It would score 0, which costs three times as much as an empty result.
+        return b"", f"it would not pass the validator's checks ({answer.validity.summary()})"
+    return answer.asset, ""
+
+
+def judge_answer(
+    reply: SubmitAnswer, *, threshold: float, empty: bool, repeated: bool, now: float
+) -> Outcome:
+    """Judges an answer.
+
+    Args:
+        reply: What the validator said.
+        threshold: The least score that it accepts.
+        empty: Whether the result was empty.
+        repeated: Whether the validator may have had this result before and judged it then.
+        now: Our wall clock.
+    """
+    until, feedback = reply.cooldown_until, reply.feedback
+    if feedback is None:
+        words = "no feedback: the validator does not know this hotkey"
+        return Outcome("unknown", words, until if until > now else None)
+    score = feedback.task_fidelity_score
+    if score > 0.0:
+        words = f"accepted with a score of {score:.3f}"
+        return Outcome("accepted", words, until, _fields(feedback, scored=True))
+    if until <= now:
+        words = "ignored by the validator: not the task that it waits for, or sent twice"
+        return Outcome("unknown", words, None, _fields(feedback, scored=False))
+    if empty:
+        words = "skipped with an empty result"
+        return Outcome("skipped", words, until, _fields(feedback, scored=False))
+    if feedback.validation_failed:
+        words = "not judged: the validation failed on the validator's side"
+        return Outcome("failed", words, until, _fields(feedback, scored=False))
+    if repeated:
+        words = f"sent twice: the first may have counted, or the score is below {threshold:g}"
+        return Outcome("unknown", words, until, _fields(feedback, scored=False))
+    words = f"refused: the score is below {threshold:g}, or the signature was not accepted"
+    return Outcome("refused", words, until, _fields(feedback, scored=True))
+
+
+def judge_silence(error: NoAnswer) -> Outcome:
+    """Judges a submission that got no answer to the end."""
+    if error.status == FORBIDDEN:
+        return Outcome(
+            "unknown",
+            "not taken: the validator has no such task any more; an earlier submission may have "
+            f"counted, or it was restarted ({error})",
+        )
+    return Outcome("unknown", f"given up: {error}")
+
+
+def _fields(feedback: Feedback, *, scored: bool) -> Mapping[str, object]:
+    """The feedback as the score log has it; the score is left out where it judges nothing."""
+    values: dict[str, object] = dict(feedback)
+    if not scored:
+        values["task_fidelity_score"] = None
+    return values

@@ -1,0 +1,148 @@
+"""What the pull way has to remember over a restart, in one JSON file.
+
+A task that was assigned is ours until it is submitted; a validator that is cooling down must not be
+asked. Losing either costs turns, so both are written before anything is done with them.
+"""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from loguru import logger
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from miner.transports.pull.validators import Standing
+from protocol.errors import SetupError
+
+FILE_NAME = "pull-state.json"
+
+
+class TaskInHand(BaseModel):
+    """A task that a validator has assigned and that has not been settled.
+
+    Attributes:
+        validator: Hotkey of the validator.
+        id: The validator's id of the task.
+        kind: "text" or "image", as the validator says.
+        prompt: Exactly as it came; the signature covers it.
+        threshold: The validator's.
+        assigned_at: Seconds since the epoch, when the pull that brought it was sent.
+        starts: How often its generation has been started.
+        submitted_at: When a result was last sent for it; None if never.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    validator: str
+    id: str
+    kind: str
+    prompt: str = Field(repr=False)
+    threshold: float = 0.6
+    assigned_at: float
+    starts: int = Field(default=0, ge=0)
+    submitted_at: float | None = None
+
+
+class PullState(BaseModel):
+    """The content of the file.
+
+    Attributes:
+        version: Of this layout.
+        hotkey: The miner's; cooldowns and tasks are bound to it.
+        validators: Standings by hotkey.
+        tasks: Tasks in hand.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    hotkey: str
+    validators: dict[str, Standing] = Field(default_factory=dict)
+    tasks: tuple[TaskInHand, ...] = ()
+
+
+class PullStateFile:
+    """Reads and writes the state.
+
+    Args:
+        path: The file; its folder is made.
+        hotkey: The miner's.
+    """
+
+    def __init__(self, path: Path, hotkey: str) -> None:
+        self._path = path
+        self._hotkey = hotkey
+
+    def load(self) -> PullState:
+        """Reads the state; one that cannot be used is set aside, and an empty one returned.
+
+        Raises:
+            SetupError: The file cannot be read, or its folder cannot be written.
+        """
+        empty = PullState(hotkey=self._hotkey)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return self._written(empty)
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            state = PullState.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+            return self._set_aside(f"is damaged or of another version ({where}: {first['msg']})")
+        if state.hotkey != self._hotkey:
+            return self._set_aside(f"belongs to the hotkey {state.hotkey[:64]!r}")
+        return self._written(state)
+
+    def save(self, state: PullState) -> None:
+        """Replaces the file in one step: after a crash it holds the old state or the new one.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(state.model_dump_json().encode())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, self._path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+
+    def _set_aside(self, reason: str) -> PullState:
+        number = 1
+        while (aside := self._path.with_name(f"{self._path.name}.damaged-{number}")).exists():
+            number += 1
+        try:
+            self._path.rename(aside)
+        except OSError as error:
+            raise self._unusable(error) from error
+        logger.warning(
+            "{} {}; set aside as {}, starting without cooldowns and tasks",
+            self._path,
+            reason,
+            aside.name,
+        )
+        return self._written(PullState(hotkey=self._hotkey))
+
+    def _written(self, state: PullState) -> PullState:
+        """Proves at the start that the file can be written."""
+        try:
+            self.save(state)
+        except OSError as error:
+            raise self._unusable(error) from error
+        return state
+
+    def _unusable(self, error: OSError) -> SetupError:
+        return SetupError(
+            f"the state of the pull way cannot be kept in {self._path}: {error.strerror or error}",
+            fix="give a writable file with --pull.state",
+        )

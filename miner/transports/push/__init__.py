@@ -1,0 +1,1 @@
+"""Push: validators call this miner's axon."""

@@ -1,0 +1,281 @@
+"""The push way: validators call this miner's axon, through Bittensor 10."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Tuple  # noqa: UP035  # Axon.attach compares annotations literally.
+
+import bittensor as bt
+from bittensor.core.errors import PriorityException, SynapseException
+from fastapi import Request as HttpRequest
+from loguru import logger
+
+from miner.chain.metagraph import Chain
+from miner.request import Answer, Caller, Request
+from miner.score.log import ScoreLog
+from miner.service import MinerService
+from miner.transports.axon_server import AxonServer
+from miner.transports.body_limit import BodyLimit
+from miner.transports.push.checks import (
+    Admission,
+    RateLimit,
+    Refusal,
+    RefusalLog,
+    ReplayGuard,
+    check_headers,
+)
+from miner.transports.sockets import bound_socket
+from protocol.errors import TaskError
+from protocol.synapses import GenerateAsset
+from protocol.tasks import MAX_PROMPT_CHARACTERS, TaskLimits, log_safe, parse_task
+
+NAME = "axon"
+BODY_TIME_LIMIT_S = 20.0
+MAX_CONNECTIONS = 512
+ENVELOPE_BYTES = 64 * 1024
+"""What a request's JSON may hold beside the prompt."""
+
+
+@dataclass(frozen=True)
+class _Verified:
+    """What the signature proves, and when the request came."""
+
+    caller: Caller
+    received_at: float
+    body_hash: str
+    terminal: bt.TerminalInfo
+
+
+_verified: ContextVar[_Verified] = ContextVar("verified")
+
+
+class _CheckedAxon(bt.Axon):  # type: ignore[misc]
+    """An axon that answers 400 with the reason to a body that it cannot use, instead of 500."""
+
+    async def verify_body_integrity(self, request: HttpRequest) -> dict[str, object]:
+        try:
+            body: dict[str, object] = await super().verify_body_integrity(request)
+            return body
+        except (ValueError, TypeError) as error:
+            text = " ".join(str(error).split()).encode("ascii", "replace").decode()[:300]
+            raise _bad_request(f"the body cannot be used: {text}") from None
+
+
+def _bad_request(reason: str) -> SynapseException:
+    return SynapseException(reason, GenerateAsset(axon=bt.TerminalInfo(status_code=400)))
+
+
+class AxonTransport:
+    """Serves `GenerateAsset` on a Bittensor axon, in an event loop and a thread of its own.
+
+    The order of one request: body limit, blacklist (unverified headers: a look-up, nothing is
+    counted), verification (who, once, and recently), rate limit, body, forward.
+
+    Args:
+        service: Answers; lives in the event loop that calls `serve`.
+        chain: Tells who is registered.
+        score_log: Receives `refused` lines.
+        wallet: Its hotkey signs the answers.
+        admission: Whom to serve.
+        ip: Address to listen on.
+        port: Port to listen on, 1025..65534.
+        external_ip: Address that validators are told.
+        external_port: Port that validators are told; `port` if not given.
+        per_minute: Requests of one caller in any minute.
+        version: The miner's version, told in every answer.
+        limits: What a task may be.
+    """
+
+    name = NAME
+
+    def __init__(
+        self,
+        service: MinerService,
+        chain: Chain,
+        score_log: ScoreLog,
+        *,
+        wallet: Any,
+        admission: Admission,
+        ip: str,
+        port: int,
+        external_ip: str,
+        external_port: int | None = None,
+        per_minute: int = 120,
+        version: str = "",
+        limits: TaskLimits | None = None,
+    ) -> None:
+        bt.logging.off()  # It would print callers' bytes unescaped; what matters goes to our logs.
+        self._service = service
+        self._chain = chain
+        self._admission = admission
+        self._version = version
+        self._limits = limits or TaskLimits()
+        self._refusals = RefusalLog(score_log, NAME, time.monotonic)
+        self._replays = ReplayGuard(time.monotonic)
+        self._rate = RateLimit(per_minute, time.monotonic)
+        self._started = time.time_ns()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        bound = bound_socket(ip, port)
+        self.axon = _CheckedAxon(
+            wallet=wallet,
+            config=bt.Config(),  # Without a parser it cannot read our command line.
+            ip=ip,
+            port=port,
+            external_ip=external_ip,  # Otherwise the constructor asks the internet.
+            external_port=external_port or port,
+        )
+        self._server = AxonServer(self.axon, bound)
+        self._attach()
+
+    async def serve(self) -> None:
+        """Starts to listen and returns once the server does.
+
+        Raises:
+            SetupError: It did not start in time.
+        """
+        self._loop = asyncio.get_running_loop()
+        await self._server.start()
+        logger.info("listening on {}", self.axon.full_address)
+
+    async def close(self) -> None:
+        """Delivers the answers that are under way and stops listening."""
+        await self._server.stop()
+        self._refusals.flush()
+
+    def _attach(self) -> None:
+        axon = self.axon
+        axon.attach(
+            forward_fn=self._forward,
+            blacklist_fn=self._blacklist,
+            verify_fn=self._verify,
+            priority_fn=self._priority,
+        )
+        # The built-in ping answers any key and remembers each for ever.
+        del axon.forward_class_types["Synapse"]
+        axon.app.add_middleware(
+            BodyLimit,
+            max_bytes=self._limits.base64_characters + ENVELOPE_BYTES,
+            time_limit_s=BODY_TIME_LIMIT_S,
+            on_refusal=lambda size: self._refusals.note(
+                Refusal("body_too_large", f"{size} bytes") if size else Refusal("slow_body", "")
+            ),
+        )
+        axon.fast_config.limit_concurrency = MAX_CONNECTIONS
+        axon.fast_config.timeout_graceful_shutdown = 5
+
+    def _blacklist(self, synapse: GenerateAsset) -> Tuple[bool, str]:  # noqa: UP006
+        refusal = self._admission.refusal(self._chain, synapse.dendrite.hotkey or "")
+        if refusal is None:
+            return False, ""
+        self._refusals.note(refusal)
+        return True, refusal.reason
+
+    async def _verify(self, synapse: GenerateAsset) -> None:
+        received_at = time.monotonic()
+        sender = synapse.dendrite
+        try:
+            synapse.timeout = check_headers(
+                nonce=sender.nonce,
+                version=sender.version,
+                timeout=synapse.timeout,
+                now=time.time_ns(),
+                started=self._started,
+            )
+            await self.axon.default_verify(synapse)
+            self.axon.nonces.clear()
+            self._replays.remember(sender.hotkey, sender.uuid, sender.nonce)
+        except Exception as error:
+            self._refusals.note(Refusal("bad_signature", type(error).__name__))
+            raise
+        neuron = self._chain.snapshot.neurons.get(sender.hotkey)
+        caller = Caller(
+            sender.hotkey, neuron.uid if neuron else None, neuron.stake if neuron else 0.0
+        )
+        _verified.set(_Verified(caller, received_at, synapse.computed_body_hash, sender))
+
+    def _priority(self, synapse: GenerateAsset) -> float:
+        # It orders nothing, but it is called between verification and body: the place for a limit.
+        caller = _verified.get().caller
+        if not self._rate.allow(caller.hotkey):
+            refusal = Refusal("rate_limited", "too many requests in the last minute")
+            self._refusals.note(refusal)
+            synapse.axon.status_code = 429
+            raise PriorityException(refusal.reason, synapse=synapse)
+        return 0.0
+
+    async def _forward(self, synapse: GenerateAsset) -> GenerateAsset:
+        # Everything but the caller is taken from the body, which the signature covers by its hash;
+        # synapse.dendrite in it is hearsay.
+        verified = _verified.get()
+        if await asyncio.to_thread(lambda: synapse.body_hash) != verified.body_hash:
+            raise _bad_request("the body can be read in two ways; send plain JSON")
+        answer = await self._ask(synapse, verified)
+        return await asyncio.to_thread(_reply, synapse, verified, answer, self._version)
+
+    async def _ask(self, synapse: GenerateAsset, verified: _Verified) -> Answer:
+        try:
+            allowed = _allowed_seconds(synapse)
+            task = await asyncio.to_thread(
+                parse_task,
+                kind=synapse.task_type,
+                task_id=synapse.task_id,
+                prompt=synapse.prompt,
+                seed=synapse.seed,
+                limits=self._limits,
+            )
+        except TaskError as error:
+            reason = str(error)
+
+            async def reject() -> Answer:
+                return self._service.reject(
+                    task_id=synapse.task_id,
+                    caller=verified.caller,
+                    transport=NAME,
+                    received_at=verified.received_at,
+                    reason=reason,
+                )
+
+            return await self._in_service_loop(reject)
+        request = Request(task, verified.caller, NAME, verified.received_at, allowed)
+        return await self._in_service_loop(lambda: self._service.handle(request))
+
+    async def _in_service_loop(self, call: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+        assert self._loop is not None
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(), self._loop))
+
+
+def _allowed_seconds(synapse: GenerateAsset) -> float | None:
+    given = [seconds for seconds in (synapse.budget_s, synapse.timeout) if seconds is not None]
+    for seconds in given:
+        if not 0.0 < seconds < float("inf"):
+            raise TaskError(f"budget_s and timeout must be positive numbers, got {seconds}")
+    return min(given, default=None)
+
+
+def _reply(
+    synapse: GenerateAsset, verified: _Verified, answer: Answer, version: str
+) -> GenerateAsset:
+    """Builds the answer from checked values only; nothing unchecked is echoed."""
+    sound = answer.outcome != "rejected"
+    echo = sound and synapse.task_type == "text" and len(synapse.prompt) <= MAX_PROMPT_CHARACTERS
+    return GenerateAsset(
+        task_type=synapse.task_type if sound else "",
+        task_id=answer.task_id if sound else log_safe(answer.task_id),
+        prompt=synapse.prompt if echo else "",
+        seed=synapse.seed if sound else None,
+        budget_s=synapse.budget_s if sound else None,
+        results=base64.b64encode(answer.asset).decode("ascii"),
+        outcome=answer.outcome,
+        reason_code=answer.reason_code,
+        reason=answer.reason,
+        timings=dict(answer.timings),
+        total_s=answer.total_s,
+        gaussians=answer.gaussians,
+        size_bytes=len(answer.asset),
+        miner_version=version,
+        dendrite=verified.terminal,
+        axon=bt.TerminalInfo(status_code=200, status_message="Success"),
+    )

@@ -1,0 +1,204 @@
+"""Who may ask, how often, and with which headers. Pure: clocks and values, no Bittensor."""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import isfinite
+
+from miner.chain.metagraph import Chain
+from miner.score.log import ScoreLog
+
+NANOSECONDS = 1_000_000_000
+MIN_VERSION = 7_002_000
+"""Bittensor 7.2.0: older callers sign nonces that are not times and could be replayed for ever."""
+
+MAX_TIMEOUT_S = 6.0
+"""What `timeout` may add to Bittensor's own 4 s of age; the header is not signed."""
+
+MAX_AGE_S = 4.0 + MAX_TIMEOUT_S
+MAX_AHEAD_S = 4.0
+"""How far a caller's clock may be ahead of ours."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a caller is turned away: a short word for the log, a sentence for the caller (ASCII)."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Whom the miner serves.
+
+    Attributes:
+        min_stake: Least stake of a registered caller.
+        allow_no_permit: Serve registered callers without a validator permit.
+        allow_non_registered: Serve everybody.
+    """
+
+    min_stake: float = 0.0
+    allow_no_permit: bool = False
+    allow_non_registered: bool = False
+
+    def refusal(self, chain: Chain, hotkey: str) -> Refusal | None:
+        """Returns why a hotkey is not served, or None.
+
+        The hotkey may be a mere claim: nothing is remembered here.
+        """
+        neuron = chain.snapshot.neurons.get(hotkey)
+        if neuron is None:
+            if self.allow_non_registered:
+                return None
+            if chain.is_stale():
+                return Refusal(
+                    "chain_unavailable",
+                    "the miner could not read the chain lately and serves known hotkeys only",
+                )
+            return Refusal("unknown_hotkey", "the hotkey is not registered on this subnet")
+        if not neuron.validator_permit and not self.allow_no_permit:
+            return Refusal("no_permit", f"uid {neuron.uid} has no validator permit")
+        if neuron.stake < self.min_stake:
+            return Refusal(
+                "low_stake",
+                f"uid {neuron.uid} has a stake of {neuron.stake:.2f}, the least is "
+                f"{self.min_stake:.2f}",
+            )
+        return None
+
+
+def check_headers(
+    *, nonce: int | None, version: int | None, timeout: float | None, now: int, started: int
+) -> float:
+    """Checks what Bittensor leaves to the caller, and returns the timeout that may count.
+
+    Args:
+        nonce: The caller's time in nanoseconds since the epoch; signed.
+        version: The caller's Bittensor version as an integer; not signed.
+        timeout: Seconds; not signed.
+        now: Our time in nanoseconds since the epoch.
+        started: The time from which on we remember nonces; an older one may have been used.
+
+    Raises:
+        ValueError: A header is missing or out of range; says which.
+    """
+    if version is None or version < MIN_VERSION:
+        raise ValueError("version is missing or before 7.2.0; update bittensor")
+    if nonce is None:
+        raise ValueError("nonce is missing")
+    if nonce > now + MAX_AHEAD_S * NANOSECONDS:
+        raise ValueError("nonce lies in the future; set the clock")
+    if nonce < started:
+        raise ValueError("nonce is from before this miner started; ask again")
+    if timeout is None or not isfinite(timeout) or timeout < 0.0:
+        raise ValueError("timeout is missing or not a positive number")
+    return min(timeout, MAX_TIMEOUT_S)
+
+
+class ReplayGuard:
+    """Lets every signed message through once.
+
+    Bittensor itself keeps the last nonce of each sender, which refuses concurrent requests that
+    arrive out of order, and grows for ever. This keeps every message for as long as its age alone
+    would not refuse it, which is exact and bounded.
+
+    Args:
+        clock: Monotonic clock, in seconds.
+        capacity: Messages remembered; when full, new ones are refused until old ones expire.
+    """
+
+    def __init__(self, clock: Callable[[], float], capacity: int = 100_000) -> None:
+        self._clock = clock
+        self._capacity = capacity
+        self._seen: OrderedDict[bytes, float] = OrderedDict()
+
+    def remember(self, hotkey: str, uuid: str, nonce: int) -> None:
+        """Notes a verified message.
+
+        Raises:
+            ValueError: It was seen before, or too many are remembered.
+        """
+        now = self._clock()
+        while self._seen and next(iter(self._seen.values())) <= now:
+            self._seen.popitem(last=False)
+        message = blake2b(f"{hotkey}:{uuid}:{nonce}".encode(), digest_size=16).digest()
+        if message in self._seen:
+            raise ValueError("this message was received before")
+        if len(self._seen) >= self._capacity:
+            raise ValueError("too many requests; ask again in some seconds")
+        self._seen[message] = now + MAX_AGE_S + MAX_AHEAD_S
+
+
+class RateLimit:
+    """At most so many requests of one caller in any minute; callers must be verified.
+
+    Args:
+        per_minute: Requests.
+        clock: Monotonic clock, in seconds.
+    """
+
+    def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._times: dict[str, deque[float]] = {}
+
+    def allow(self, hotkey: str) -> bool:
+        """Counts a request and tells whether it is within the limit; one over it costs nothing."""
+        start = self._clock() - 60.0
+        for key in [key for key, times in self._times.items() if times[-1] <= start]:
+            del self._times[key]
+        times = self._times.setdefault(hotkey, deque())
+        while times and times[0] <= start:
+            times.popleft()
+        if len(times) >= self._per_minute:
+            return False
+        times.append(self._clock())
+        return True
+
+
+class RefusalLog:
+    """Writes refusals to the score log, at most once a minute for each code.
+
+    Anybody can be refused without a valid signature, so single lines would let anybody fill disks.
+
+    Args:
+        score_log: Receives `refused` lines.
+        transport: Name of the transport.
+        clock: Monotonic clock, in seconds.
+    """
+
+    def __init__(self, score_log: ScoreLog, transport: str, clock: Callable[[], float]) -> None:
+        self._score_log = score_log
+        self._transport = transport
+        self._clock = clock
+        self._pending: dict[str, tuple[int, str]] = {}
+        self._written: dict[str, float] = {}
+
+    def note(self, refusal: Refusal) -> None:
+        """Counts a refusal and writes the count if a minute has passed since the last line."""
+        count, _ = self._pending.get(refusal.code, (0, ""))
+        self._pending[refusal.code] = (count + 1, refusal.reason)
+        last = self._written.get(refusal.code)
+        if last is None or self._clock() - last >= 60.0:
+            self._write(refusal.code)
+
+    def flush(self) -> None:
+        """Writes what has been counted since."""
+        for code in list(self._pending):
+            self._write(code)
+
+    def _write(self, code: str) -> None:
+        count, reason = self._pending.pop(code)
+        now = self._clock()
+        window = now - self._written.get(code, now)
+        self._written[code] = now
+        self._score_log.write(
+            "refused",
+            transport=self._transport,
+            reason_code=code,
+            reason=reason,
+            count=count,
+            window_s=window,
+        )

@@ -1,0 +1,91 @@
+"""Weights are what the lock file says, or the miner does not start."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from generation.presets import preset
+from generation.weights.sources import TRIPOSR
+from generation.weights.store import LOCK_NAME, ModelStore, locate_models
+from protocol.errors import SetupError
+
+FILES = {"config.yaml": b"radius: 0.87", "model.ckpt": b"weights" * 100}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    store = ModelStore(tmp_path)
+    store.folder(TRIPOSR).mkdir()
+    for name, content in FILES.items():
+        (store.folder(TRIPOSR) / name).write_bytes(content)
+    store.record(TRIPOSR, "c0ffee", list(FILES))
+    return store
+
+
+def test_recorded_files_verify_in_a_later_process(store: ModelStore) -> None:
+    later = ModelStore(store.root)
+    later.verify(TRIPOSR, fix="-")
+    assert later.lock["stabilityai/TripoSR"].revision == "c0ffee"
+
+
+def test_changed_content_is_reported_with_expected_and_found(store: ModelStore) -> None:
+    forged = b"Weights" * 100
+    (store.folder(TRIPOSR) / "model.ckpt").write_bytes(forged)
+    with pytest.raises(SetupError) as caught:
+        ModelStore(store.root).verify(TRIPOSR, fix="fetch it again")
+    message = str(caught.value)
+    assert str(store.folder(TRIPOSR) / "model.ckpt") in message
+    assert hashlib.sha256(forged).hexdigest() in message
+    assert hashlib.sha256(FILES["model.ckpt"]).hexdigest() in message
+    assert caught.value.fix == "fetch it again"
+
+
+def test_another_size_and_a_missing_file_are_reported(store: ModelStore) -> None:
+    file = store.folder(TRIPOSR) / "model.ckpt"
+    file.write_bytes(b"short")
+    with pytest.raises(SetupError, match="has 5 bytes, 700 were expected"):
+        store.verify(TRIPOSR, fix="-")
+    file.unlink()
+    with pytest.raises(SetupError, match=r"model\.ckpt is missing"):
+        store.verify(TRIPOSR, fix="-")
+
+
+def test_unchanged_files_are_not_hashed_again(store: ModelStore) -> None:
+    file = store.folder(TRIPOSR) / "model.ckpt"
+    state = file.stat()
+    # Content that differs behind the same size and time shows that nobody looked.
+    file.write_bytes(b"Weights" * 100)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    ModelStore(store.root).verify(TRIPOSR, fix="-")
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    with pytest.raises(SetupError, match="SHA-256"):
+        ModelStore(store.root).verify(TRIPOSR, fix="-")
+
+
+def test_a_damaged_memory_of_hashes_only_costs_time(store: ModelStore) -> None:
+    (store.root / ".verified.json").write_text("{ not json")
+    ModelStore(store.root).verify(TRIPOSR, fix="-")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"version": 2, "models": {}}', '{"version": 1, "models": {"a": {}}}']
+)
+def test_a_damaged_lock_file_is_named(store: ModelStore, content: str) -> None:
+    (store.root / LOCK_NAME).write_text(content)
+    with pytest.raises(SetupError, match=r"models\.lock\.json cannot be read"):
+        ModelStore(store.root)
+
+
+def test_missing_weights_name_the_command_that_brings_them(tmp_path: Path) -> None:
+    with pytest.raises(SetupError) as caught:
+        locate_models(preset("gpu24"), tmp_path)
+    assert "black-forest-labs/FLUX.1-schnell has not been downloaded" in caught.value.problem
+    command = "python -m scripts.fetch_models --preset gpu24"
+    assert caught.value.fix == f"{command} --models.dir {tmp_path}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        with pytest.raises(SetupError) as caught:
+            locate_models(preset("gpu24"))
+    assert caught.value.fix == command

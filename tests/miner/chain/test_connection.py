@@ -1,0 +1,125 @@
+"""Connections to the chain in which a call hangs or fails."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from websockets.sync.server import ServerConnection, serve
+
+from miner.chain.subtensor import SubtensorChain, _subtensor
+from tests.miner.chain.test_subtensor import FakeSubtensor, metagraph, until
+
+
+class Hanging(FakeSubtensor):
+    """Does not answer until it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closing = threading.Event()
+        self.ended = threading.Event()
+        self.answer = self.hang
+
+    def hang(self) -> Any:
+        self.closing.wait(10.0)
+        self.ended.set()
+        return metagraph("5Late")
+
+    def serve_axon(self, **arguments: Any) -> Any:
+        self.hang()
+        return super().serve_axon(**arguments)
+
+    def close(self) -> None:
+        super().close()
+        self.closing.set()
+
+
+def chain(*connections: FakeSubtensor) -> SubtensorChain:
+    """Opens the connections in turn."""
+    following = iter(connections)
+
+    def connect(network: str) -> FakeSubtensor:
+        return next(following)
+
+    return SubtensorChain("test", 17, connect=connect, refresh_s=0.01, time_limit_s=0.05)
+
+
+async def test_every_connection_in_which_a_reading_hangs_is_closed() -> None:
+    first, hanging, last = FakeSubtensor(), [Hanging() for _ in range(3)], FakeSubtensor()
+    last.answer = lambda: metagraph("5A", "5B", "5C")
+    contact = chain(first, *hanging, last)
+    await contact.start("5A")
+    first.answer = lambda: 1 / 0
+    await until(lambda: "5C" in contact.snapshot.neurons)
+    await until(lambda: all(connection.ended.is_set() for connection in hanging))
+    assert first.closed
+    assert "5Late" not in contact.snapshot.neurons
+    await contact.close()
+    assert last.closed
+
+
+async def test_a_connection_in_which_publishing_hangs_is_closed() -> None:
+    first, second = Hanging(), FakeSubtensor()
+    first.answer = lambda: metagraph("5A")
+    second.answer = lambda: metagraph("5A", "5B")
+    contact = chain(first, second)
+    await contact.start("5A")
+    with pytest.raises(Exception, match="no answer in time"):
+        await contact.publish(SimpleNamespace(external_ip="1.2.3.4", external_port=8000))
+    await until(first.ended.is_set)
+    await until(lambda: "5B" in contact.snapshot.neurons)
+    await contact.close()
+
+
+@dataclass
+class SilentNode:
+    """Takes connections and requests and never answers."""
+
+    address: str = ""
+    connections: int = 0
+    requests: list[object] = field(default_factory=list)
+
+    def take(self, connection: ServerConnection) -> None:
+        self.connections += 1
+        for request in connection:
+            self.requests.append(request)
+
+
+@pytest.fixture
+def node() -> Iterator[SilentNode]:
+    silent = SilentNode()
+    with serve(silent.take, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        silent.address = "ws://{}:{}".format(*server.socket.getsockname())
+        yield silent
+        server.shutdown()
+
+
+# How async-substrate-interface opens its websocket is deprecated.
+@pytest.mark.filterwarnings("ignore:connect.. must be used as:DeprecationWarning")
+async def test_a_closed_connection_is_not_opened_again_by_the_call_that_hung_in_it(
+    monkeypatch: pytest.MonkeyPatch, node: SilentNode
+) -> None:
+    import bittensor
+
+    real = bittensor.Subtensor
+
+    def without_greeting(network: str) -> Any:
+        subtensor = real(network=network, mock=True)
+        subtensor.substrate.ws = subtensor.substrate.connect(init=True)
+        return subtensor
+
+    monkeypatch.setattr(bittensor, "Subtensor", without_greeting)
+    subtensor = _subtensor(node.address)
+    call = asyncio.create_task(
+        asyncio.to_thread(subtensor.substrate.rpc_request, "system_chain", [])
+    )
+    await until(lambda: len(node.requests) == 1)
+    await asyncio.to_thread(subtensor.close)
+    async with asyncio.timeout(10.0):
+        with pytest.raises(Exception, match="Max retries"):
+            await call
+    assert node.connections == 1

@@ -1,0 +1,221 @@
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from generation.presets import preset
+from generation.settings import GenerationSettings
+from generation.weights.store import LOCK_NAME
+from miner.doctor.findings import Status, Verdict, carry_out
+from miner.doctor.machine import (
+    GB,
+    Device,
+    judge_compiler,
+    judge_device,
+    judge_disk,
+    judge_memory,
+    judge_packages,
+    judge_python,
+    machine_checks,
+    read_device,
+)
+
+EMBEDDED, GPU24, GPU80 = (preset(name) for name in ("embedded", "gpu24", "gpu80"))
+INSTALLED = {
+    "torch": "2.11.0+cu128",
+    "bittensor": "10.5.0",
+    "diffusers": "0.40",
+    "onnxruntime": "1.32",
+}
+
+
+def judge(required: list[str], **changes: str | None) -> Verdict:
+    versions = {**INSTALLED, **{name.replace("_", "-"): text for name, text in changes.items()}}
+    return judge_packages(required, versions.get, fix="make install")
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [
+        ((3, 10, 14), Status.FAILED),
+        ((3, 11, 0), Status.OK),
+        ((3, 12, 9), Status.OK),
+        ((3, 13, 0), Status.FAILED),
+    ],
+)
+def test_python(version: tuple[int, int, int], status: Status) -> None:
+    verdict = judge_python(version, "/usr/bin/python3")
+    assert verdict.status is status
+    assert bool(verdict.fix) is (status is Status.FAILED)
+
+
+def test_packages_as_required() -> None:
+    required = ["torch>=2.11", "bittensor>=10.5,<11", 'pytest>=8; extra == "dev"']
+    verdict = judge(required)
+    assert verdict.status is Status.OK
+    assert "2 as required: bittensor 10.5.0, torch 2.11.0+cu128" in verdict.found
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"torch": "2.4.1"}, "torch>=2.11 is 2.4.1"),
+        ({"bittensor": "11.0.0"}, "bittensor<11,>=10.5 is 11.0.0"),
+        ({"torch": None}, "torch>=2.11 is not installed"),
+        ({"onnxruntime": None}, "neither onnxruntime nor onnxruntime-gpu is installed"),
+    ],
+)
+def test_a_package_that_is_not_as_required_is_named(
+    changes: dict[str, str | None], found: str
+) -> None:
+    verdict = judge(["torch>=2.11", "bittensor>=10.5,<11"], **changes)
+    assert verdict == Verdict(Status.FAILED, found, "make install")
+
+
+def test_two_onnx_runtimes_are_one_too_many() -> None:
+    verdict = judge(["torch>=2.11"], onnxruntime_gpu="1.32")
+    assert verdict.status is Status.WARNING
+    assert verdict.fix.startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "status", "part"),
+    [
+        (EMBEDDED, Device("2.13"), Status.OK, "runs on the CPU"),
+        (GPU80, Device("2.13"), Status.FAILED, "is a build without CUDA"),
+        (GPU80, Device("2.11", "12.8"), Status.FAILED, "finds no GPU"),
+        (GPU80, Device("2.11", "12.8", "H100", 85 * GB), Status.OK, "H100 with 85 GB"),
+        (GPU80, Device("2.11", "12.8", "L40S", 48 * GB), Status.OK, "L40S with 48 GB"),
+        (GPU80, Device("2.11", "12.8", "A card", 36 * GB), Status.WARNING, "took 39 GB"),
+        (GPU80, Device("2.11", "12.8", "RTX 4090", 25 * GB), Status.FAILED, "less than the weigh"),
+        (GPU24, Device("2.11", "12.8", "L4", 24 * GB), Status.OK, "L4 with 24 GB"),
+        (GPU24, Device("2.11", "12.8", "RTX 4000", 20 * GB), Status.WARNING, "took 23 GB"),
+        (GPU24, Device("2.11", "12.8", "RTX 4080", 16 * GB), Status.FAILED, "less than the weigh"),
+    ],
+)
+def test_the_gpu_against_the_preset(
+    settings: GenerationSettings, device: Device, status: Status, part: str
+) -> None:
+    verdict = judge_device(settings, device)
+    assert (verdict.status, part in verdict.found) == (status, True), verdict
+    assert bool(verdict.fix) is (status is not Status.OK)
+
+
+def test_the_gpu_is_really_asked() -> None:
+    import torch
+
+    device = read_device()
+    assert device.torch == str(torch.__version__)
+    assert (device.name is not None) is torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(
+    ("settings", "gigabytes", "status"),
+    [
+        (EMBEDDED, 8, Status.OK),
+        (GPU24, 16, Status.WARNING),
+        (GPU24, 32, Status.OK),
+        (GPU80, 32, Status.WARNING),
+        (GPU80, 64, Status.OK),
+    ],
+)
+def test_weights_pass_through_main_memory(
+    settings: GenerationSettings, gigabytes: int, status: Status
+) -> None:
+    assert judge_memory(settings, gigabytes * GB).status is status
+
+
+@pytest.mark.parametrize(
+    ("settings", "path", "header", "status"),
+    [
+        (EMBEDDED, None, "none.h", Status.OK),
+        (GPU80, "/usr/bin/gcc", "Python.h", Status.OK),
+        (GPU80, None, "Python.h", Status.WARNING),
+        (GPU80, "/usr/bin/gcc", "none.h", Status.WARNING),
+    ],
+)
+def test_what_is_compiled_needs_a_compiler_and_the_header(
+    settings: GenerationSettings, path: str | None, header: str, status: Status, tmp_path: Path
+) -> None:
+    (tmp_path / "Python.h").touch()
+    verdict = judge_compiler(settings, [None, path], tmp_path / header)
+    assert verdict.status is status
+    assert ("apt install gcc" in verdict.fix) is (status is Status.WARNING)
+
+
+def test_room_is_looked_for_where_the_folder_will_be(tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "yet" / "there"
+    assert judge_disk([(folder, 1, "--log.dir")]).status is Status.OK
+    verdict = judge_disk([(folder, 10**18, "--log.dir")])
+    assert verdict.status is Status.FAILED
+    assert "1000000000 GB are needed" in verdict.found
+    assert "--log.dir" in verdict.fix
+    assert not folder.exists()
+
+
+@contextmanager
+def not_as_root() -> Iterator[None]:
+    """Root may write everywhere, so root is somebody else for a moment."""
+    if os.getuid() != 0:
+        yield
+        return
+    os.setresuid(65534, -1, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+def test_a_folder_that_cannot_be_written() -> None:
+    # Not tmp_path: its parents are closed to the user that root becomes below.
+    with tempfile.TemporaryDirectory() as folder, not_as_root():
+        os.chmod(folder, 0o555)
+        verdict = judge_disk([(Path(folder) / "logs", 1, "--log.dir")])
+    assert (verdict.status, "cannot be written" in verdict.found) == (Status.FAILED, True)
+
+
+async def look(name: str, settings: GenerationSettings, models: Path) -> Verdict:
+    (check,) = [c for c in machine_checks(settings, models, models / "logs") if c.name == name]
+    return (await carry_out(check)).verdict
+
+
+async def test_weights_that_are_missing_name_the_command(tmp_path: Path) -> None:
+    verdict = await look("weights", GPU80, tmp_path)
+    assert verdict.status is Status.FAILED
+    assert "has not been downloaded" in verdict.found
+    assert verdict.fix == f"python -m scripts.fetch_models --preset gpu80 --models.dir {tmp_path}"
+
+
+async def test_weights_that_are_not_as_locked(tmp_path: Path) -> None:
+    for model in GPU80.models:
+        folder = tmp_path / model.folder
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"12")
+    entry = {
+        "revision": "abc",
+        "licence": "MIT",
+        "files": {"weights": {"size": 3, "sha256": "0" * 64}},
+    }
+    lock = {"version": 1, "models": {model.name: entry for model in GPU80.models}}
+    (tmp_path / LOCK_NAME).write_text(json.dumps(lock))
+    verdict = await look("weights", GPU80, tmp_path)
+    assert "has 2 bytes, 3 were expected" in verdict.found
+    (tmp_path / LOCK_NAME).write_text(json.dumps(lock).replace('"size": 3', '"size": 2'))
+    assert "has SHA-256" in (await look("weights", GPU80, tmp_path)).found
+
+
+async def test_no_weights_are_needed_where_none_are_loaded(tmp_path: Path) -> None:
+    assert (await look("weights", EMBEDDED, tmp_path)).status is Status.OK
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_damaged_lock_file_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / LOCK_NAME).write_text("{")
+    for name in ("disk", "weights"):
+        verdict = await look(name, GPU80, tmp_path)
+        assert verdict.status is Status.FAILED
+        assert "lock file" in verdict.found

@@ -1,0 +1,100 @@
+"""A real server on loopback in front of a fake generator, and what asks it."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from miner.score.log import ScoreLog
+from miner.service import MinerService
+from miner.transports.http.server import HttpTransport
+from tests.support.fakes import FakeGenerator
+from tests.support.loopback import free_port
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back: status, headers, body."""
+
+    status: int
+    headers: Any
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        assert self.headers["content-type"] == "application/json"
+        return json.loads(self.body)
+
+    @property
+    def message(self) -> str:
+        return str(self.json["message"])
+
+
+class Running:
+    """A service and its HTTP transport."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.generator: Any = settings.pop("generator", None) or FakeGenerator()
+        self.log = ScoreLog(folder)
+        self.service = MinerService(
+            self.generator,
+            self.log,
+            budget_s=settings.pop("budget_s", 30.0),
+            margin_s=1.0,
+            max_pending_per_caller=settings.pop("max_pending_per_caller", 8),
+        )
+        self.port = free_port()
+        values = {"ip": "127.0.0.1", "port": self.port, **settings}
+        self.transport = HttpTransport(self.service, self.log, **values)
+
+    async def ask(self, method: str, path: str, **arguments: Any) -> Reply:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(
+                method, self.transport.url + path, allow_redirects=False, **arguments
+            ) as response,
+        ):
+            return Reply(response.status, response.headers, await response.read())
+
+    async def post(self, path: str = "/generate/", **arguments: Any) -> Reply:
+        return await self.ask("POST", path, **arguments)
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.log.path.read_text().splitlines()]
+        return [line for line in lines if line["event"] in names]
+
+
+Start = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+@asynccontextmanager
+async def running(folder: Path, *, ready: bool = True, **settings: Any) -> AsyncIterator[Running]:
+    """Serves until the block ends, then closes as the miner does."""
+    miner = Running(folder, **settings)
+    try:
+        await miner.transport.serve()
+        if ready:
+            await miner.service.start()
+        yield miner
+    finally:
+        if isinstance(miner.generator, FakeGenerator):
+            miner.generator.release.set()
+        await miner.service.drain()
+        await miner.transport.close()
+        await miner.service.close()
+        miner.log.close()
+
+
+def form(**fields: Any) -> aiohttp.FormData:
+    """A multipart form; bytes become files."""
+    data = aiohttp.FormData(default_to_multipart=True)
+    for name, value in fields.items():
+        if isinstance(value, bytes):
+            data.add_field(name, value, filename="picture.png", content_type="image/png")
+        else:
+            data.add_field(name, value)
+    return data

@@ -1,0 +1,79 @@
+"""A validator of the pull protocol on a real Axon over loopback, with a real sr25519 key."""
+
+import base64
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import bittensor as bt
+from PIL import Image
+
+from miner.chain.metagraph import Neuron
+from miner.mock_validator.pull_axon import PullAxon
+from miner.mock_validator.pull_rules import Pulled, Rules
+from miner.mock_validator.pull_trial import PullTrial, Terms
+from miner.mock_validator.tasks import TrialTask
+from miner.transports.axon_server import AxonServer
+from miner.transports.sockets import bound_socket
+from tests.support.loopback import free_port
+from tests.support.running import MINER, VALIDATOR
+
+SHORT = Rules(cooldown_s=1, throttle_s=0, penalty_s=600, lock_s=0)
+
+
+def picture() -> str:
+    file = BytesIO()
+    Image.new("RGB", (64, 48), "green").save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def tasks() -> list[TrialTask]:
+    return [
+        TrialTask("01-a-blue-cube", "text", "a blue cube", "a blue cube"),
+        TrialTask("02-green-png", "image", "green.png", picture()),
+    ]
+
+
+def verify(hotkey: str, payload: bytes, signature: bytes) -> bool:
+    return bool(bt.Keypair(ss58_address=hotkey).verify(payload, signature))
+
+
+class Validator:
+    """A trial behind an axon; counts the pulls."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tasks: list[TrialTask],
+        rules: Rules,
+        *,
+        key: Any = VALIDATOR,
+        miner: str = MINER.ss58_address,
+        port: int | None = None,
+    ) -> None:
+        port = port or free_port()
+        self.pulls = 0
+        terms = Terms(key.ss58_address, miner, rules, 30.0, folder)
+        self.trial = PullTrial(tasks, terms, verify=verify, on_record=lambda record: None)
+        self._answer_pull = self.trial.pull
+        self.trial.pull = self._counted  # type: ignore[method-assign]
+        wallet = SimpleNamespace(hotkey=key, coldkeypub=key)
+        bound = bound_socket("127.0.0.1", port)
+        axon = bt.Axon(
+            wallet=wallet, config=bt.Config(), ip="127.0.0.1", port=port, external_ip="127.0.0.1"
+        )
+        PullAxon(self.trial, axon)
+        self.server = AxonServer(axon, bound)
+        self.neuron = Neuron(
+            uid=1,
+            hotkey=key.ss58_address,
+            ip="127.0.0.1",
+            port=port,
+            stake=900.0,
+            validator_permit=True,
+        )
+
+    def _counted(self, hotkey: str) -> Pulled:
+        self.pulls += 1
+        return self._answer_pull(hotkey)

@@ -1,0 +1,77 @@
+"""Random networks of a few thousand weights, and a GPU preset's settings that suit them."""
+
+from generation.lift.triposr import TripoSRConfig, ViTConfig
+from generation.presets import preset
+from generation.settings import GenerationSettings
+from scripts.benchmarks.full_size import Sizes
+
+SIZES = Sizes(
+    transformer={
+        "in_channels": 64,
+        "num_layers": 1,
+        "num_single_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 4,
+        "joint_attention_dim": 32,
+        "pooled_projection_dim": 24,
+        "axes_dims_rope": (4, 6, 6),
+    },
+    t5={
+        "vocab_size": 400,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+    },
+    clip={
+        "vocab_size": 600,
+        "hidden_size": 24,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 77,
+    },
+    vae={
+        "block_out_channels": (16, 16, 16, 16),
+        "latent_channels": 16,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "sample_size": 64,
+        "scaling_factor": 0.3611,
+        "shift_factor": 0.1159,
+    },
+    triposr=TripoSRConfig(
+        image_size=64,
+        plane_size=16,
+        num_channels=64,
+        num_attention_heads=2,
+        attention_head_dim=32,
+        num_layers=1,
+        plane_channels=8,
+        decoder_neurons=16,
+        decoder_hidden_layers=2,
+        vit=ViTConfig(
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            image_size=64,
+            patch_size=16,
+        ),
+    ),
+    background="u2netp",
+)
+
+
+def tiny_settings(dtype: str = "float32") -> GenerationSettings:
+    """Preset gpu80, small and on the CPU.
+
+    Args:
+        dtype: Number format of all networks.
+    """
+    content = preset("gpu80").model_dump() | {"device": "cpu", "accelerate": False}
+    content["text_to_image"] |= {"size": 64, "max_sequence_length": 16, "steps": 2, "dtype": dtype}
+    content["triposr"] |= {"chunk_size": 65_536, "dtype": dtype}
+    content["splats"] |= {"max_gaussians": 8_000, "resolution": 48}
+    return GenerationSettings.model_validate(content)
