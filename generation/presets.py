@@ -1,8 +1,9 @@
 """The named presets: values of `GenerationSettings`."""
 
 from generation.settings import (
-    BackgroundSettings,
+    CutoutSettings,
     GenerationSettings,
+    RungSettings,
     SplatSettings,
     TextToImageSettings,
     TripoSRSettings,
@@ -18,7 +19,7 @@ _GPU80 = GenerationSettings(
         dtype="bfloat16",
         template="{prompt}, one single object, centred, whole object in view, plain background",
     ),
-    background=BackgroundSettings(
+    cutout=CutoutSettings(
         model=ISNET,
         runtime="torch",
         # Should torch not be able to run the model.
@@ -26,6 +27,11 @@ _GPU80 = GenerationSettings(
     ),
     triposr=TripoSRSettings(model=TRIPOSR, dtype="bfloat16", chunk_size=1_048_576),
     splats=SplatSettings(),
+    rungs=(
+        RungSettings(name="two_steps", steps=2),
+        RungSettings(name="small", steps=2, size=384),
+        RungSettings(name="draft", steps=2, size=384, gaussians=60_000, skip_plain=True),
+    ),
     accelerate=True,
 )
 
@@ -35,9 +41,13 @@ PRESETS: dict[str, GenerationSettings] = {
         device="cpu",
         # The shipped transformer was trained with this many T5 tokens.
         text_to_image=TextToImageSettings(size=128, steps=8, max_sequence_length=48),
-        background=BackgroundSettings(),
+        cutout=CutoutSettings(),
         triposr=TripoSRSettings(),
         splats=SplatSettings(max_gaussians=20_000, resolution=64),
+        rungs=(
+            RungSettings(name="four_steps", steps=4),
+            RungSettings(name="draft", steps=4, gaussians=10_000, skip_plain=True),
+        ),
         knows="one object in one colour, such as 'a red car' (docs/embedded-models.md)",
     ),
     "gpu24": _GPU80.model_copy(

@@ -1,9 +1,11 @@
 """The schema of generation settings: frozen, checked values; `presets.py` holds named ones."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from generation.plan import Rung
 from generation.weights.sources import Frozen, HubModel, ModelSource, ReleaseModel
 
 DType = Literal["float32", "bfloat16"]
@@ -43,7 +45,7 @@ class TextToImageSettings(Frozen):
     eight_bit: bool = False
 
 
-class BackgroundSettings(Frozen):
+class CutoutSettings(Frozen):
     """Background removal with rembg's models, and the framing that TripoSR was trained on.
 
     Attributes:
@@ -56,6 +58,7 @@ class BackgroundSettings(Frozen):
             installed runtime lacks are skipped.
         threads: Threads of the network on the CPU; 0 takes half of the cores.
         foreground_ratio: Side of the object's box as a share of the image that TripoSR sees.
+        skip_plain: Cut the object out without the network when the picture's border is plain.
         min_coverage: Least share of pixels with alpha over one half for an image to have an object.
     """
 
@@ -64,6 +67,7 @@ class BackgroundSettings(Frozen):
     dtype: DType = "float32"
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     threads: Annotated[int, Field(ge=0, le=256)] = 0
+    skip_plain: bool = False
     foreground_ratio: Annotated[float, Field(ge=0.1, le=1.0)] = 0.85
     min_coverage: Annotated[float, Field(ge=0.0, le=1.0)] = 0.001
 
@@ -111,6 +115,34 @@ class SplatSettings(Frozen):
     seed: Seed = 0
 
 
+class LiftSettings(Frozen):
+    """Cut-out to 3D.
+
+    Attributes:
+        back_end: A name in `generation.lift.BACK_ENDS`.
+    """
+
+    back_end: Literal["triposr"] = "triposr"
+
+
+class RungSettings(Frozen):
+    """A level below a preset's best. What it leaves out is as in the preset.
+
+    Attributes:
+        name: As logs and metrics call it.
+        steps: Most denoising steps.
+        size: Largest side of the picture, in pixels; a multiple of 16.
+        gaussians: Most Gaussians.
+        skip_plain: Cut the object out without a network when the picture's border is plain.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    steps: Annotated[int, Field(ge=1, le=100)] | None = None
+    size: Annotated[int, Field(ge=64, le=2048, multiple_of=16)] | None = None
+    gaussians: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    skip_plain: bool | None = None
+
+
 class GenerationSettings(Frozen):
     """Everything that decides how a task becomes an asset.
 
@@ -118,9 +150,12 @@ class GenerationSettings(Frozen):
         name: Name of the preset.
         device: Where the networks run, in torch's words.
         text_to_image: Prompt to image.
-        background: Image to cut-out.
+        cutout: Image to cut-out.
+        lift: What lifts the cut-out to 3D.
         triposr: Cut-out to scene code.
         splats: Scene code to Gaussian cloud.
+        rungs: Levels below the preset's best, best first; the guard falls back on them before it
+            drops a request.
         spz_level: zstandard level of the SPZ file.
         accelerate: Compile FLUX and TripoSR and record CUDA graphs of them in the warm-up. Needs a
             CUDA device, a C compiler and Triton; what cannot be compiled or recorded runs eagerly.
@@ -130,9 +165,11 @@ class GenerationSettings(Frozen):
     name: str
     device: str
     text_to_image: TextToImageSettings
-    background: BackgroundSettings
+    cutout: CutoutSettings
+    lift: LiftSettings = LiftSettings()
     triposr: TripoSRSettings
     splats: SplatSettings
+    rungs: tuple[RungSettings, ...] = ()
     spz_level: Annotated[int, Field(ge=1, le=22)] = 1
     accelerate: bool = False
     knows: str = ""
@@ -140,6 +177,34 @@ class GenerationSettings(Frozen):
     @property
     def models(self) -> tuple[ModelSource, ...]:
         """The weights that have to be downloaded, gated ones first."""
-        sources = (self.text_to_image.model, self.background.model, self.triposr.model)
+        sources = (self.text_to_image.model, self.cutout.model, self.triposr.model)
         found = [source for source in sources if source is not None]
         return tuple(sorted(found, key=lambda m: not (isinstance(m, HubModel) and m.gated)))
+
+    @property
+    def ladder(self) -> tuple[Rung, ...]:
+        """The quality levels, best first: the preset itself, then `rungs`.
+
+        No rung asks for more than the preset, and one that is like the level above it is left out.
+        """
+        best = Rung(
+            name="full",
+            steps=self.text_to_image.steps,
+            size=self.text_to_image.size,
+            gaussians=self.splats.max_gaussians,
+            skip_plain=self.cutout.skip_plain,
+            back_end=self.lift.back_end,
+        )
+        ladder = [best]
+        for lower in self.rungs:
+            rung = Rung(
+                name=lower.name,
+                steps=min(lower.steps or best.steps, best.steps),
+                size=min(lower.size or best.size, best.size),
+                gaussians=min(lower.gaussians or best.gaussians, best.gaussians),
+                skip_plain=bool(lower.skip_plain) or best.skip_plain,
+                back_end=best.back_end,
+            )
+            if replace(rung, name="") != replace(ladder[-1], name=""):
+                ladder.append(rung)
+        return tuple(ladder)

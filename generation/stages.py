@@ -112,7 +112,7 @@ def _load(
         accelerate=settings.accelerate,
     )
     report("background")
-    cut_out = BackgroundRemover(paths.background, settings.background, device)
+    cut_out = BackgroundRemover(paths.cutout, settings.cutout, device)
     report("TripoSR")
     triposr = TripoSR.from_pretrained(
         paths.triposr,

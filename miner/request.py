@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from generation.plan import Plan, Turn
 from generation.scoring.validity import ValidityReport
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import Task
@@ -86,3 +87,42 @@ class Answer:
     def on_time(self) -> bool:
         """Whether it is completed and within its budget."""
         return self.outcome == "completed" and self.total_s <= (self.budget_s or 0.0)
+
+
+@dataclass(eq=False)
+class ActiveRequest:
+    """A request from its admission to its answer. The scheduler owns it and changes it.
+
+    Attributes:
+        request: What was asked.
+        arrival: Counts requests; decides between equal deadlines.
+        deadline: Monotonic seconds by which generation must be done: the caller's limit or ours,
+            less the time to deliver.
+        budget_s: Seconds from the receipt to `deadline`.
+        rung: Index in the ladder of the preset.
+        plan: The way it takes at that rung.
+        engine: Name of the engine that runs it; None while it waits.
+        position: Index of the step in `plan` that runs or comes next.
+        step_since: When that step started (monotonic seconds); None while it waits.
+        predicted_s: Seconds predicted on arrival, to its answer.
+        ran: Seconds of the steps that have run, by stage.
+        stopping: Whether it has been given up and only waits for its running step to end.
+    """
+
+    request: Request
+    arrival: int
+    deadline: float
+    budget_s: float
+    rung: int
+    plan: Plan
+    engine: str | None = None
+    position: int = 0
+    step_since: float | None = None
+    predicted_s: float = 0.0
+    ran: dict[str, float] = field(default_factory=dict)
+    stopping: bool = False
+
+    @property
+    def turn(self) -> Turn:
+        """Its place in every lane."""
+        return (self.deadline, self.arrival)

@@ -76,7 +76,7 @@ def make(
 
     paths = locate_models(settings, models_dir, image_only=True)
     device = require_device(settings)
-    cutout = BackgroundRemover(paths.background, settings.background, device)(image)
+    cutout = BackgroundRemover(paths.cutout, settings.cutout, device)(image)
     model = TripoSR.from_pretrained(
         paths.triposr,
         device=device,
@@ -123,7 +123,7 @@ def _settings(options: argparse.Namespace) -> GenerationSettings:
     if options.threshold is not None:
         changes["splats"]["threshold"] = options.threshold
     if options.foreground_ratio is not None:
-        changes["background"]["foreground_ratio"] = options.foreground_ratio
+        changes["cutout"]["foreground_ratio"] = options.foreground_ratio
     return GenerationSettings.model_validate(changes)
 
 

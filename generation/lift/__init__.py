@@ -1,1 +1,43 @@
-"""Cut-out to Gaussian cloud: 3D back ends."""
+"""Cut-out to Gaussian cloud: the 3D back ends, by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from generation.settings import GenerationSettings
+from generation.stage import ENCODE, GPU, PICTURE_STAGES, SPLATS, Stage
+
+
+@dataclass(frozen=True)
+class BackEnd:
+    """One way from a cut-out to a Gaussian cloud.
+
+    Attributes:
+        stages: What it adds to a plan, in order: the first takes a framed RGBA cut-out, the last
+            returns a `GaussianCloud`.
+        loader: Module with `load(settings, models_dir, device)`, imported when an engine starts.
+    """
+
+    stages: tuple[Stage, ...]
+    loader: str
+
+
+BACK_ENDS: Mapping[str, BackEnd] = {
+    "triposr": BackEnd(
+        stages=(
+            Stage("lift", GPU, lambda task, rung, remembered: "lift:triposr"),
+            Stage("splats", SPLATS, lambda task, rung, remembered: f"splats:{rung.gaussians}"),
+        ),
+        loader="generation.lift.triposr.loading",
+    ),
+}
+
+
+def stages_of(settings: GenerationSettings, back_end: str) -> tuple[Stage, ...]:
+    """Returns all stages in order, with the lanes that the preset's device gives them.
+
+    Off CUDA, splats take turns with the other networks: there is no second stream to run them on.
+    """
+    stages = (*PICTURE_STAGES, *BACK_ENDS[back_end].stages, ENCODE)
+    if "cuda" in settings.device:
+        return stages
+    return tuple(replace(s, lane=GPU) if s.lane == SPLATS else s for s in stages)

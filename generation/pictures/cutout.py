@@ -16,7 +16,7 @@ from generation.errors import GenerationError
 from generation.pictures.framing import resize_foreground
 from generation.pictures.onnx_network import OnnxError
 from generation.pictures.saliency import LAYOUTS, Layout, SaliencyNetwork
-from generation.settings import BackgroundSettings
+from generation.settings import CutoutSettings
 from protocol.errors import SetupError
 
 Mask = Callable[[Image.Image], Image.Image]
@@ -41,7 +41,7 @@ class BackgroundRemover:
     def __init__(
         self,
         model_file: Path,
-        settings: BackgroundSettings,
+        settings: CutoutSettings,
         device: torch.device | str = "cpu",
     ) -> None:
         self.settings = settings
@@ -93,7 +93,7 @@ def _is_cut_out(image: Image.Image) -> bool:
 
 
 def _load_in_torch(
-    model_file: Path, settings: BackgroundSettings, device: torch.device | str
+    model_file: Path, settings: CutoutSettings, device: torch.device | str
 ) -> SaliencyNetwork | None:
     """Returns None, with a warning, if torch cannot run the model."""
     try:
@@ -119,7 +119,7 @@ def _layout(name: str) -> Layout:
     return Layout()
 
 
-def _load_in_rembg(model_file: Path, settings: BackgroundSettings) -> Mask:
+def _load_in_rembg(model_file: Path, settings: CutoutSettings) -> Mask:
     import onnxruntime
     import rembg
     from rembg.sessions import sessions_names

@@ -27,12 +27,12 @@ class ModelPaths:
 
     Attributes:
         text_to_image: Folder in the layout of diffusers' `FluxPipeline`.
-        background: ONNX file.
+        cutout: ONNX file.
         triposr: Folder with TripoSR's config and weights.
     """
 
     text_to_image: Path
-    background: Path
+    cutout: Path
     triposr: Path
 
 
@@ -105,7 +105,7 @@ def locate_models(
 
     return ModelPaths(
         text_to_image=path(settings.text_to_image.model),
-        background=path(settings.background.model),
+        cutout=path(settings.cutout.model),
         triposr=path(settings.triposr.model),
     )
 

@@ -22,7 +22,7 @@ from generation.lift.triposr import TripoSR, TripoSRConfig
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.flux1 import TextToImage, hold_in_eight_bits
 from generation.quiet import quiet_libraries
-from generation.settings import BackgroundSettings, GenerationSettings, TextToImageSettings
+from generation.settings import CutoutSettings, GenerationSettings, TextToImageSettings
 from generation.stages import Networks, require_device
 from generation.weights.store import EMBEDDED
 from scripts.benchmarks.random_triposr import untrained
@@ -109,7 +109,7 @@ def build(settings: GenerationSettings, folder: Path, sizes: Sizes = FULL) -> Ne
         settings.text_to_image,
         accelerate=settings.accelerate,
     )
-    cut_out = background(settings.background, device, folder, sizes)
+    cut_out = background(settings.cutout, device, folder, sizes)
     networks = Networks(draw, cut_out, triposr(settings, device, sizes))
     if device.type == "cuda":
         # The room that wide blocks took before they were held in 8 bits.
@@ -203,7 +203,7 @@ def triposr(settings: GenerationSettings, device: torch.device, sizes: Sizes = F
 
 
 def background(
-    settings: BackgroundSettings, device: torch.device, folder: Path, sizes: Sizes = FULL
+    settings: CutoutSettings, device: torch.device, folder: Path, sizes: Sizes = FULL
 ) -> BackgroundRemover:
     """Builds the background remover on a network in the folder."""
     file = background_file(folder, sizes)

@@ -259,7 +259,7 @@ def _saliency(bench: Bench, way: Way) -> Action:
 
 
 def _background(bench: Bench, way: Way) -> Action:
-    settings = bench.settings.background.model_copy(
+    settings = bench.settings.cutout.model_copy(
         update={
             "runtime": "torch" if "torch" in way else "onnxruntime",
             "threads": len(os.sched_getaffinity(0)),

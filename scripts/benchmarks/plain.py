@@ -35,7 +35,7 @@ def plain_settings(settings: GenerationSettings) -> GenerationSettings:
         update={
             "accelerate": False,
             "text_to_image": settings.text_to_image.model_copy(update={"eight_bit": False}),
-            "background": settings.background.model_copy(
+            "cutout": settings.cutout.model_copy(
                 update={
                     "runtime": "onnxruntime",
                     "providers": ("CPUExecutionProvider",),

@@ -88,7 +88,7 @@ class Networks:
         settings = preset("embedded")
         update = {"max_sequence_length": T5_LENGTH, "steps": steps}
         drawing = settings.text_to_image.model_copy(update=update)
-        cutting = settings.background.model_copy(update={"threads": 1})
+        cutting = settings.cutout.model_copy(update={"threads": 1})
         self.splats = settings.splats
         self.draw = TextToImage.from_pretrained(folder / export.FLUX, drawing, "cpu")
         self.cut = BackgroundRemover(folder / export.BACKGROUND, cutting)

@@ -20,7 +20,7 @@ def test_every_part_is_where_its_loader_looks(embedded_paths: ModelPaths) -> Non
         assert (flux / part / "tokenizer_config.json").is_file()
     assert (flux / "model_index.json").is_file()
     assert (flux / "scheduler" / "scheduler_config.json").is_file()
-    assert embedded_paths.background.is_file()
+    assert embedded_paths.cutout.is_file()
     assert (embedded_paths.triposr / "config.yaml").is_file()
 
 

@@ -31,7 +31,7 @@ def test_weights_allow_commercial_use_and_gated_ones_come_first(name: str) -> No
 
 def test_the_known_settings_keep_their_names() -> None:
     for settings in PRESETS.values():
-        assert settings.background.foreground_ratio == 0.85
+        assert settings.cutout.foreground_ratio == 0.85
         assert settings.triposr.chunk_size > 8192
         assert settings.splats.resolution > 0
 

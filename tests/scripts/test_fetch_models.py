@@ -53,8 +53,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
 
 
 def _with_background(settings: GenerationSettings, model: ReleaseModel) -> GenerationSettings:
-    background = settings.background.model_copy(update={"model": model})
-    return settings.model_copy(update={"background": background})
+    cutout = settings.cutout.model_copy(update={"model": model})
+    return settings.model_copy(update={"cutout": cutout})
 
 
 def _fetch(hub: LocalHub, folder: Path) -> int:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from generation.pictures.cutout import BackgroundRemover
-from generation.settings import BackgroundSettings
+from generation.settings import CutoutSettings
 from scripts.benchmarks.u2net import Model, write_random
 
 
@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
 def test_the_mask_is_a_disc(tmp_path: Path, model: Model, side: int, seed: int) -> None:
     file = tmp_path / f"{model}-{side}.onnx"  # No name of rembg's: its side is the file's.
     write_random(file, model, seed, side=side)
-    cutout = BackgroundRemover(file, BackgroundSettings(runtime="torch")).remove(_noise())
+    cutout = BackgroundRemover(file, CutoutSettings(runtime="torch")).remove(_noise())
     alpha = np.asarray(cutout.getchannel("A"))
     assert 0.15 < (alpha > 127).mean() < 0.5
     assert alpha[160, 160] > 200

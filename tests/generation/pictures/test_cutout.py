@@ -10,17 +10,17 @@ from PIL import Image, ImageDraw
 
 from generation.errors import GenerationError
 from generation.pictures.cutout import BackgroundRemover
-from generation.settings import BackgroundSettings
+from generation.settings import CutoutSettings
 from generation.weights.store import ModelPaths
 from protocol.errors import SetupError
 
-SETTINGS = BackgroundSettings()
+SETTINGS = CutoutSettings()
 BALL, WALL = (210, 30, 60), (220, 220, 215)
 
 
 @pytest.fixture(scope="module")
 def remover(embedded_paths: ModelPaths) -> BackgroundRemover:
-    return BackgroundRemover(embedded_paths.background, SETTINGS)
+    return BackgroundRemover(embedded_paths.cutout, SETTINGS)
 
 
 def _photo() -> Image.Image:
@@ -104,7 +104,7 @@ def test_a_file_named_as_one_of_rembgs_models_is_read_as_that_model(
     embedded_paths: ModelPaths, tmp_path: Path, remover: BackgroundRemover
 ) -> None:
     # u2netp has the shipped network's layout; a wrong folder would start a download.
-    shutil.copy(embedded_paths.background, tmp_path / "u2netp.onnx")
+    shutil.copy(embedded_paths.cutout, tmp_path / "u2netp.onnx")
     named = BackgroundRemover(tmp_path / "u2netp.onnx", SETTINGS)
     assert named(_photo()).tobytes() == remover(_photo()).tobytes()
 
@@ -113,10 +113,10 @@ def test_the_environment_is_left_as_it_was(
     embedded_paths: ModelPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("U2NET_HOME", "/elsewhere")
-    BackgroundRemover(embedded_paths.background, SETTINGS)
+    BackgroundRemover(embedded_paths.cutout, SETTINGS)
     assert os.environ["U2NET_HOME"] == "/elsewhere"
     monkeypatch.delenv("U2NET_HOME")
-    BackgroundRemover(embedded_paths.background, SETTINGS)
+    BackgroundRemover(embedded_paths.cutout, SETTINGS)
     assert "U2NET_HOME" not in os.environ
 
 
@@ -125,7 +125,7 @@ def test_a_provider_that_is_not_installed_is_skipped_and_said(
 ) -> None:
     providers = ("NoSuchExecutionProvider", "CPUExecutionProvider")
     remover = BackgroundRemover(
-        embedded_paths.background, BackgroundSettings(providers=providers, threads=1)
+        embedded_paths.cutout, CutoutSettings(providers=providers, threads=1)
     )
     assert remover(_photo()).mode == "RGBA"
     assert any("WARNING" in line and "CPUExecutionProvider" in line for line in log)

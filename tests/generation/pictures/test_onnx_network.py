@@ -15,7 +15,7 @@ CONV: list[Node] = [("Conv", "x", weights(6, 4, 3, 3), weights(6), {})]
 
 
 def test_the_shipped_network_equals_onnx_runtime(embedded_paths: ModelPaths) -> None:
-    check(embedded_paths.background, weights(1, 3, 320, 320), 1e-4)
+    check(embedded_paths.cutout, weights(1, 3, 320, 320), 1e-4)
 
 
 @pytest.mark.parametrize("side", [64, 128])

@@ -16,19 +16,19 @@ from PIL import Image
 from generation.errors import GenerationError
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.saliency import LAYOUTS, Layout, SaliencyNetwork
-from generation.settings import BackgroundSettings
+from generation.settings import CutoutSettings
 from generation.weights.store import ModelPaths
 from protocol.errors import SetupError
 from scripts.benchmarks.u2net import write_random
 
-REMBG = BackgroundSettings()
-TORCH = BackgroundSettings(runtime="torch")
+REMBG = CutoutSettings()
+TORCH = CutoutSettings(runtime="torch")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.fixture(scope="module")
 def remover(embedded_paths: ModelPaths) -> BackgroundRemover:
-    return BackgroundRemover(embedded_paths.background, TORCH)
+    return BackgroundRemover(embedded_paths.cutout, TORCH)
 
 
 def _photo(width: int = 200, height: int = 150, seed: int = 0) -> Image.Image:
@@ -68,7 +68,7 @@ def test_alpha_is_rembgs(
     embedded_paths: ModelPaths, remover: BackgroundRemover, size: tuple[int, int]
 ) -> None:
     photo = _photo(*size)
-    expected = BackgroundRemover(embedded_paths.background, REMBG).remove(photo)
+    expected = BackgroundRemover(embedded_paths.cutout, REMBG).remove(photo)
     found = remover.remove(photo)
     assert (found.mode, found.size) == ("RGBA", size)
     assert found.convert("RGB").tobytes() == photo.tobytes()
@@ -84,14 +84,14 @@ def test_noise_is_resampled_as_by_rembg(
 ) -> None:
     random = np.random.default_rng(1)
     noise = Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8))
-    expected = BackgroundRemover(embedded_paths.background, REMBG).remove(noise)
+    expected = BackgroundRemover(embedded_paths.cutout, REMBG).remove(noise)
     difference = np.abs(_alpha(remover.remove(noise)) - _alpha(expected))
     assert difference.max() <= 6
     assert difference.mean() < 0.1
 
 
 def test_cut_outs_are_framed_alike(embedded_paths: ModelPaths, remover: BackgroundRemover) -> None:
-    expected = BackgroundRemover(embedded_paths.background, REMBG)(_photo())
+    expected = BackgroundRemover(embedded_paths.cutout, REMBG)(_photo())
     assert remover(_photo()).size == expected.size
 
 
@@ -141,11 +141,11 @@ def test_a_black_picture_is_no_error_of_arithmetic(remover: BackgroundRemover) -
 
 
 def test_rembg_is_not_loaded(embedded_paths: ModelPaths, tmp_path: Path) -> None:
-    file = shutil.copy(embedded_paths.background, tmp_path / "u2netp.onnx")
+    file = shutil.copy(embedded_paths.cutout, tmp_path / "u2netp.onnx")
     program = (
         "import sys; from pathlib import Path; from generation.pictures.cutout import *; "
         f"BackgroundRemover(Path({str(file)!r}), "
-        "BackgroundSettings(runtime='torch')); "
+        "CutoutSettings(runtime='torch')); "
         "sys.exit('rembg' in sys.modules or 'onnxruntime' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
@@ -177,7 +177,7 @@ def test_what_torch_cannot_run_is_left_to_onnx_runtime(tmp_path: Path, log: list
 def test_a_model_that_rembg_reads_otherwise_is_left_to_it(
     embedded_paths: ModelPaths, tmp_path: Path, log: list[str]
 ) -> None:
-    shutil.copy(embedded_paths.background, tmp_path / "bria-rmbg.onnx")
+    shutil.copy(embedded_paths.cutout, tmp_path / "bria-rmbg.onnx")
     BackgroundRemover(tmp_path / "bria-rmbg.onnx", TORCH)
     assert any("rembg reads bria-rmbg in a way of its own" in line for line in log)
 
@@ -194,7 +194,7 @@ def test_bfloat16_cuts_out_the_same_object(
     embedded_paths: ModelPaths, remover: BackgroundRemover
 ) -> None:
     rough = BackgroundRemover(
-        embedded_paths.background, BackgroundSettings(runtime="torch", dtype="bfloat16")
+        embedded_paths.cutout, CutoutSettings(runtime="torch", dtype="bfloat16")
     )
     difference = np.abs(_alpha(rough.remove(_photo())) - _alpha(remover.remove(_photo())))
     assert 0 < difference.mean() < 2

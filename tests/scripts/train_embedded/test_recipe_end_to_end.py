@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from generation.lift.triposr import TripoSR
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.flux1 import TextToImage
-from generation.settings import BackgroundSettings, TextToImageSettings
+from generation.settings import CutoutSettings, TextToImageSettings
 from scripts.train_embedded import export, jobs, train_flux, train_saliency
 from scripts.train_embedded.recipe import TINY, Places, Recipe
 from scripts.train_embedded.text import T5_LENGTH
@@ -117,7 +117,7 @@ def test_the_exported_saliency_network_computes_what_was_trained(trained: Path) 
     with torch.no_grad():
         expected = model.eval()(images)
     np.testing.assert_allclose(mask, expected, atol=1e-3)
-    assert BackgroundRemover(file, BackgroundSettings(threads=1)).settings.threads == 1
+    assert BackgroundRemover(file, CutoutSettings(threads=1)).settings.threads == 1
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,104 @@
+"""What an engine is asked to do and what it reports: pure data that can cross a process.
+
+A request becomes a `Plan`: steps in order, each with the lane that it needs and the latest moment
+at which starting it still makes sense. Moments are seconds left of the request's time, because two
+processes share no clock. `StepEvent`s come back as the steps run.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A quality level of a preset, resolved: what one generation at this level uses.
+
+    Attributes:
+        name: As logs and metrics call it.
+        steps: Denoising steps of the picture.
+        size: Side of the picture in pixels.
+        gaussians: Most Gaussians in the cloud.
+        skip_plain: Cut the object out without a network when the picture's border is plain.
+        back_end: What lifts the picture to 3D: a name in `generation.lift.BACK_ENDS`.
+    """
+
+    name: str
+    steps: int
+    size: int
+    gaussians: int
+    skip_plain: bool
+    back_end: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One non-preemptive piece of work in a lane.
+
+    Attributes:
+        stage: Name of its stage.
+        lane: Name of the lane that it occupies.
+        cost_key: What its duration is learned under; steps with one key take equally long.
+        index: Which one it is of its stage's steps, from 0: a picture has several of `denoise`.
+        candidate: Which candidate of the request it works on.
+    """
+
+    stage: str
+    lane: str
+    cost_key: str
+    index: int = 0
+    candidate: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The way of one request at one rung.
+
+    Attributes:
+        rung: The quality level.
+        steps: In order; each needs the result of the one before.
+        latest_start: Seconds left of the request's time at which each step must have started: a
+            step that still waits then is skipped and the request is given up. Empty: no limits.
+        limit: Seconds that each step may run before its engine is suspected to hang. Empty: none.
+    """
+
+    rung: Rung
+    steps: tuple[Step, ...]
+    latest_start: tuple[float, ...] = ()
+    limit: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("latest_start", "limit"):
+            count = len(getattr(self, name))
+            if count not in (0, len(self.steps)):
+                raise ValueError(f"{name} has {count} values for {len(self.steps)} steps")
+
+
+StepEventKind = Literal["started", "finished", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """What happened to a step.
+
+    Attributes:
+        kind: "started"; "finished" and "failed" carry the seconds run; "skipped" means that the
+            step was never started, because its latest start passed or the request was cancelled.
+        position: Index of the step in its plan.
+        step: The step.
+        ran_s: Seconds that it occupied its lane; 0 unless finished or failed.
+        waited_s: Seconds that it waited for its lane.
+        retried: Whether it ran a second time, without caches, after memory had run out.
+        error: One line, if it failed or was skipped.
+    """
+
+    kind: StepEventKind
+    position: int
+    step: Step
+    ran_s: float = 0.0
+    waited_s: float = 0.0
+    retried: bool = False
+    error: str = field(default="", compare=False)
+
+
+Turn = tuple[float, int]
+"""Place of a request in every lane: its deadline, then its arrival. The smallest goes first."""

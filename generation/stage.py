@@ -1,0 +1,124 @@
+"""The stages: which work a task needs, in which lane, and what its cost depends on. No torch here.
+
+A stage is a value. Plans, lanes, forecast, score log, metrics and documents read this list; what a
+stage does is a function with the same name that the engine loads (`StageFunction`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from generation.plan import Plan, Rung, Step
+from protocol.images import read_header
+from protocol.tasks import ImageTask, Task, TextTask
+
+GPU, CUTOUT, SPLATS, CPU = "gpu", "cutout", "splats", "cpu"
+"""Lanes. The large networks take turns in `gpu`; on CUDA, `cutout` and `splats` run beside it, each
+on a stream of its own; `cpu` needs no device."""
+
+_WORKERS = {GPU: 1, CUTOUT: 1, SPLATS: 1, CPU: 2}
+
+_LARGE_PIXELS = 1_500_000
+"""Decoding and scaling down dominate the cut-out of a picture with more pixels than this."""
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a stage's function may know beside its input.
+
+    Attributes:
+        task: The task.
+        rung: The quality level.
+        index: Which of its stage's steps this is, from 0.
+    """
+
+    task: Task
+    rung: Rung
+    index: int = 0
+
+
+StageFunction = Callable[[Any, StepContext], Any]
+"""Takes the result of the step before (the task at first) and returns its own; it blocks."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of work.
+
+    Attributes:
+        name: As plans, logs and metrics call it.
+        lane: Where it runs.
+        cost_key: What its duration depends on, from the task, the rung and whether the engine
+            remembers the prompt.
+        text_only: Whether image tasks do without it.
+        repeats: How many steps of it a plan has.
+    """
+
+    name: str
+    lane: str
+    cost_key: Callable[[Task, Rung, bool], str]
+    text_only: bool = False
+    repeats: Callable[[Rung], int] = lambda rung: 1
+
+
+def _prompt_key(task: Task, rung: Rung, remembered: bool) -> str:
+    return "prompt:remembered" if remembered else "prompt:new"
+
+
+def _cutout_key(task: Task, rung: Rung, remembered: bool) -> str:
+    source = "drawn"
+    if isinstance(task, ImageTask):
+        header = read_header(task.image)
+        source = "large" if header.width * header.height > _LARGE_PIXELS else "small"
+    return f"cutout:{source}" + (":skip_plain" if rung.skip_plain else "")
+
+
+def _denoising_steps(rung: Rung) -> int:
+    return rung.steps
+
+
+PICTURE_STAGES = (
+    Stage("prompt", GPU, _prompt_key, text_only=True),
+    Stage(
+        "denoise",
+        GPU,
+        lambda task, rung, remembered: f"denoise:{rung.size}",
+        text_only=True,
+        repeats=_denoising_steps,
+    ),
+    Stage("decode", GPU, lambda task, rung, remembered: f"decode:{rung.size}", text_only=True),
+    Stage("cutout", CUTOUT, _cutout_key),
+)
+"""From a task to a framed cut-out; an image task enters at the last one."""
+
+ENCODE = Stage("encode", CPU, lambda task, rung, remembered: f"encode:{rung.gaussians}")
+"""From a Gaussian cloud to a checked SPZ file."""
+
+
+def route(
+    stages: tuple[Stage, ...], task: Task, rung: Rung, *, remembered: bool = False
+) -> tuple[Step, ...]:
+    """Returns the steps that a task takes at a rung.
+
+    Args:
+        stages: All stages in order, as `generation.lift.stages_of` gives them.
+        task: Text or image.
+        rung: The quality level.
+        remembered: Whether the engine still has the encoding of a text task's prompt.
+    """
+    return tuple(
+        Step(stage.name, stage.lane, stage.cost_key(task, rung, remembered), index)
+        for stage in stages
+        if isinstance(task, TextTask) or not stage.text_only
+        for index in range(stage.repeats(rung))
+    )
+
+
+def plain_plan(stages: tuple[Stage, ...], task: Task, rung: Rung) -> Plan:
+    """Returns a plan without limits, for tools that make one object and wait for it."""
+    return Plan(rung, route(stages, task, rung))
+
+
+def lane_workers(stages: tuple[Stage, ...]) -> Mapping[str, int]:
+    """Returns how many steps each lane runs at once."""
+    return {stage.lane: _WORKERS[stage.lane] for stage in stages}

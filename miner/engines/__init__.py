@@ -1,0 +1,70 @@
+"""Engines as the service sees them: one in this process, or one elsewhere."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from generation.engine import Generation
+from generation.plan import Plan, Rung, Step, StepEvent, Turn
+from protocol.tasks import Task
+
+
+class EngineClient(Protocol):
+    """One device that generates.
+
+    Attributes:
+        name: Unique among the engines of this miner.
+        ladder: Quality levels, best first.
+        lanes: How many steps each lane runs at once.
+    """
+
+    name: str
+    ladder: tuple[Rung, ...]
+    lanes: Mapping[str, int]
+
+    async def start(self) -> None:
+        """Loads the networks.
+
+        Raises:
+            SetupError: Something is missing, or they do not fit.
+        """
+
+    async def warm_up(self) -> Mapping[str, float]:
+        """Generates at every rung, so that the first request meets a warm engine.
+
+        Returns:
+            Seconds by cost key.
+
+        Raises:
+            SetupError: A generation failed.
+        """
+
+    def route(self, task: Task, rung: Rung) -> tuple[Step, ...]:
+        """Returns the steps that a task takes at a rung."""
+
+    async def run(
+        self,
+        task: Task,
+        plan: Plan,
+        *,
+        seconds_left: float,
+        turn: Turn,
+        on_event: Callable[[StepEvent], None],
+    ) -> Generation:
+        """Runs a plan. Cancelling the caller gives up the request between two steps.
+
+        Args:
+            task: What to make.
+            plan: How.
+            seconds_left: Of the request's time, now; `plan.latest_start` counts on it.
+            turn: Its place in every lane.
+            on_event: Called in the event loop as steps start and end.
+
+        Raises:
+            GenerationStopped: A step still waited at its latest start.
+            GenerationError: This request failed.
+            TaskError: This request cannot be served.
+            EngineDead: No further request can.
+        """
+
+    async def close(self) -> None:
+        """Ends the threads; does not wait for a step that hangs."""
