@@ -23,6 +23,7 @@ from miner.request import Answer, Caller, Request
 from miner.score.log import ScoreLog
 from miner.service import MinerService, State
 from miner.transports.body_limit import BodyLimit
+from miner.transports.disconnects import ClientConnections, while_connected
 from miner.transports.http.forms import ENVELOPE_BYTES, read_task
 from miner.transports.push.checks import Refusal, RefusalLog
 from miner.transports.sockets import bound_socket
@@ -148,6 +149,7 @@ class HttpTransport:
                 Refusal("body_too_large", f"{size} bytes") if size else Refusal("slow_body", "")
             ),
         )
+        application.add_middleware(ClientConnections)  # Added last, so that it is outermost.
         return application
 
     async def _health(self, request: HttpRequest) -> Response:
@@ -177,7 +179,9 @@ class HttpTransport:
                 reason=str(error),
             )
         else:
-            answer = await self._service.handle(Request(task, CALLER, NAME, received_at))
+            answer = await while_connected(
+                self._service.handle(Request(task, CALLER, NAME, received_at))
+            )
         if answer.cloud is None:
             logger.info("{}: {}, {}", task_id, answer.outcome, answer.reason)
             return _without_asset(answer)

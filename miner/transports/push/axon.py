@@ -19,6 +19,7 @@ from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.axon_server import AxonServer
 from miner.transports.body_limit import BodyLimit
+from miner.transports.disconnects import ClientConnections, while_connected
 from miner.transports.push.checks import (
     Admission,
     RateLimit,
@@ -163,6 +164,7 @@ class AxonTransport:
                 Refusal("body_too_large", f"{size} bytes") if size else Refusal("slow_body", "")
             ),
         )
+        axon.app.add_middleware(ClientConnections)  # Added last, so that it is outermost.
         axon.fast_config.limit_concurrency = MAX_CONNECTIONS
         axon.fast_config.timeout_graceful_shutdown = 5
 
@@ -244,7 +246,8 @@ class AxonTransport:
 
     async def _in_service_loop(self, call: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
         assert self._loop is not None
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(), self._loop))
+        future = asyncio.run_coroutine_threadsafe(call(), self._loop)
+        return await while_connected(asyncio.wrap_future(future))  # Cancels it in its own loop.
 
 
 def _allowed_seconds(synapse: GenerateAsset) -> float | None:
