@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from loguru import logger
-from torch import nn
+from torch import Tensor, nn
+
+_COMPILATIONS = 64
+"""Versions of one function that Dynamo may compile: picture sizes x devices. Its own limit is 8."""
 
 
 class Compiled:
-    """A function whose modules are compiled at its first call, or stay eager if they cannot be.
+    """A function whose modules are compiled for each new shape, or stay eager if they cannot be.
 
     Args:
         name: What the log calls it.
@@ -27,22 +30,27 @@ class Compiled:
         function: Callable[..., Any],
         modules: Iterable[nn.Module],
         *,
-        backend: str = "inductor",
+        backend: str | Callable[..., Any] = "inductor",
     ) -> None:
         self._name = name
         self._function = function
         self._modules = tuple(modules)
-        self._settled = False
+        self._eager = False
+        self._compiled_for: set[tuple[object, ...]] = set()
         for module in self._modules:
             module.compile(fullgraph=True, dynamic=False, backend=backend)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the function; a module that cannot be compiled makes all of them eager."""
-        if self._settled:
+        signature = tuple(_kind(value) for value in (*args, *kwargs.values()))
+        if self._eager or signature in self._compiled_for:
             return self._function(*args, **kwargs)
         try:
-            with warnings.catch_warnings():
-                # Of what compilers tell each other, nothing is for an operator.
+            with (
+                warnings.catch_warnings(),
+                torch._dynamo.config.patch(recompile_limit=_COMPILATIONS),
+            ):
+                # Compilers warn each other of things that an operator can do nothing about.
                 warnings.simplefilter("ignore")
                 result = self._function(*args, **kwargs)
         except torch.OutOfMemoryError:
@@ -50,13 +58,22 @@ class Compiled:
         except Exception as error:  # Those of Dynamo, Inductor and Triton share no base class.
             problem = (str(error).strip() or type(error).__name__).splitlines()[0]
         else:
-            self._settled = True
+            self._compiled_for.add(signature)
             return result
+        return self._call_eagerly(problem, *args, **kwargs)
+
+    def _call_eagerly(self, problem: str, *args: Any, **kwargs: Any) -> Any:
+        compiled = [module._compiled_call_impl for module in self._modules]
         for module in self._modules:
             module._compiled_call_impl = None
-        # An error of the function itself comes up again here.
-        result = self._function(*args, **kwargs)
-        self._settled = True
+        try:
+            result = self._function(*args, **kwargs)
+        except Exception:
+            # The error is the function's own and says nothing about the compiler.
+            for module, implementation in zip(self._modules, compiled, strict=True):
+                module._compiled_call_impl = implementation
+            raise
+        self._eager = True
         logger.warning(
             "{} runs eagerly, more slowly, because it could not be compiled: {}. If a compiler is "
             "missing: apt install gcc python3-dev",
@@ -66,11 +83,18 @@ class Compiled:
         return result
 
 
+def _kind(value: object) -> object:
+    """What a module is compiled for: a tensor's shape, type and place; nothing of other values."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype, value.device
+    return type(value)
+
+
 def keep_compiled_code(folder: Path) -> None:
     """Keeps compiled code in a folder, so that the next start does not compile again.
 
-    A folder that the environment names already (TORCHINDUCTOR_CACHE_DIR) stays. To be called
-    before the first import of diffusers, which brings the compiler, which settles on a folder.
+    A folder that the environment names already (TORCHINDUCTOR_CACHE_DIR) stays. Call it before the
+    first import of diffusers, which imports the compiler, which chooses its folder then.
     """
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return

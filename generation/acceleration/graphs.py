@@ -27,34 +27,54 @@ class _Recording:
 
 
 class GraphPool:
-    """Memory that graphs which never run at the same time use for their intermediate values."""
+    """Memory in which several graphs keep their intermediate values and their outputs.
+
+    A replay overwrites what other graphs of the pool have left there. So the graphs must never run
+    at the same time, and outputs must be copied before the next replay, as `Captured` does.
+    """
 
     def __init__(self) -> None:
         self._handle: Any = None
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def handle(self) -> Any:
-        """What CUDA knows it by."""
+        """What CUDA knows the pool by."""
         if self._handle is None:
             self._handle = torch.cuda.graph_pool_handle()
         return self._handle
 
+    def stream(self, device: torch.device) -> torch.cuda.Stream:
+        """The stream on which all graphs of this pool are recorded on a device.
+
+        It is the same for all of them, because torch's allocator reuses memory only within one
+        stream. torch's own default is a single stream for all devices, that of the device which
+        recorded first: a recording elsewhere would stay empty.
+        """
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        return self._streams[device]
+
     def abandon(self) -> None:
-        """Gives it a new handle: a recording that failed leaves the old one locked."""
+        """Moves on to new memory: a recording that failed leaves the old pool locked."""
         self._handle = None
+        self._streams.clear()
 
 
 class Captured:
     """A function of CUDA tensors with one CUDA graph for every combination of shapes and types.
 
     The function must not look at values on the host, and must use no other tensors that change
-    their place. Runs without gradients. Where recording fails, a warning says why and the function
-    is called as it is from then on. Not for several threads at a time.
+    their place. It runs without gradients, and on the tensors' device, whichever is current. If
+    recording fails, a warning says why and the function is called directly from then on. Only one
+    thread at a time may call it.
 
     Args:
         name: What the log calls it.
-        function: Takes tensors, positional or by name, and returns one tensor or a tuple of them.
+        function: Takes tensors, positional or by name, all on one device, and returns one tensor or
+            a tuple of them.
         pool: Memory shared with other graphs; its own if None.
-        limit: Most graphs; what comes later with a new signature is called as it is.
+        limit: Most graphs. Once there are so many, a warning is logged and further shapes are
+            computed without a graph.
     """
 
     def __init__(
@@ -69,6 +89,7 @@ class Captured:
         self._function = function
         self._pool = pool or GraphPool()
         self._limit = limit
+        self._records = True
         self._recordings: dict[_Signature, _Recording] = {}
 
     def __call__(self, *arguments: Tensor, **named: Tensor) -> Any:
@@ -92,39 +113,54 @@ class Captured:
 
     def _recording(self, inputs: Mapping[str, Tensor]) -> _Recording | None:
         signature = tuple((k, t.shape, t.dtype, t.device) for k, t in inputs.items())
-        found = self._recordings.get(signature)
-        if found is not None or len(self._recordings) >= self._limit:
-            return found
+        recording = self._recordings.get(signature)
+        if recording is not None or not self._records:
+            return recording
+        if len(self._recordings) >= self._limit:
+            self._records = False
+            logger.warning(
+                "{} has CUDA graphs for {} shapes, the most it may have: it runs without one, more "
+                "slowly, for any other",
+                self._name,
+                self._limit,
+            )
+            return None
         try:
-            self._recordings[signature] = self._record(inputs)
+            self._recordings[signature] = self._record(inputs, next(iter(inputs.values())).device)
         except torch.OutOfMemoryError:
             # Says nothing about the function; what is dropped for the next try may make room.
             self._pool.abandon()
             raise
         except RuntimeError as error:
-            self._limit = 0
+            self._records = False
             self._pool.abandon()
             first_line = str(error).splitlines()[0]
             logger.warning("{} runs without a CUDA graph, more slowly: {}", self._name, first_line)
         return self._recordings.get(signature)
 
-    def _record(self, inputs: Mapping[str, Tensor]) -> _Recording:
-        own = {key: tensor.clone() for key, tensor in inputs.items()}
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):
-                self._call(own)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        pool = self._pool.handle()
-        # The outer stream context restores the stream where a failed recording would not; other
-        # threads may go on using the GPU meanwhile.
-        with (
-            torch.cuda.stream(torch.cuda.current_stream()),
-            torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
-        ):
-            outputs = self._call(own)
+    def _record(self, inputs: Mapping[str, Tensor], device: torch.device) -> _Recording:
+        # A graph is recorded on the current device, and torch waits for that one first.
+        with torch.cuda.device(device):
+            own = {key: tensor.clone() for key, tensor in inputs.items()}
+            before, stream = torch.cuda.current_stream(device), self._pool.stream(device)
+            stream.wait_stream(before)
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UPS):
+                    self._call(own)
+            before.wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # The outer stream context restores the stream where a failed recording would not; other
+            # threads may go on using the GPU meanwhile.
+            with (
+                torch.cuda.stream(before),
+                torch.cuda.graph(
+                    graph,
+                    pool=self._pool.handle(),
+                    stream=stream,
+                    capture_error_mode="thread_local",
+                ),
+            ):
+                outputs = self._call(own)
         return _Recording(graph, own, outputs)
 
 

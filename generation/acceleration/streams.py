@@ -1,4 +1,9 @@
-"""CUDA streams of threads that share a device."""
+"""CUDA streams of threads that share a device.
+
+CUDA knows a current device and a current stream per thread, and libraries fall back on them. An
+engine may run on any device, so nothing here or elsewhere in `generation/` relies on the current
+device: every stream is created, awaited and recorded on the device of the tensors.
+"""
 
 from typing import Any
 
@@ -7,25 +12,59 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+def wait_for_stream(device: torch.device) -> None:
+    """Waits until the device has finished what this thread launched on it; on a CPU, returns.
+
+    Other streams of the device go on. An error of a kernel is raised here.
+    """
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
 def to_host(tensor: Tensor) -> NDArray[Any]:
     """Copies a tensor to main memory once it is computed.
 
     The wait comes first and the copy second: a copy that waits in the device's queue holds up the
     copies of other streams behind it.
     """
-    if tensor.is_cuda:
-        torch.cuda.current_stream(tensor.device).synchronize()
-    found: NDArray[Any] = tensor.cpu().numpy()
-    return found
+    wait_for_stream(tensor.device)
+    array: NDArray[Any] = tensor.cpu().numpy()
+    return array
+
+
+def use_device(device: str) -> None:
+    """Makes a CUDA device this thread's current one, for libraries that name no device themselves.
+
+    To be called first in each thread that works for an engine. Does nothing for other devices, nor
+    for "cuda" without an index, which is the current device.
+
+    Args:
+        device: The engine's device, in torch's words.
+    """
+    wanted = torch.device(device)
+    if wanted.type == "cuda" and wanted.index is not None and torch.cuda.is_available():
+        torch.cuda.set_device(wanted)
 
 
 def go_first(device: str) -> None:
     """Lets the kernels of this thread start before those that other threads have waiting.
 
-    Does nothing where torch finds no CUDA device.
+    Makes the device the thread's current one, too. Does nothing where torch finds no CUDA device.
 
     Args:
         device: A CUDA device, in torch's words.
     """
     if torch.cuda.is_available():
         torch.cuda.set_stream(torch.cuda.Stream(device, priority=-1))  # type: ignore[no-untyped-call]
+
+
+def go_beside(device: str) -> None:
+    """Gives this thread a stream of its own, so that its kernels run beside those of other threads.
+
+    Makes the device the thread's current one, too. Does nothing where torch finds no CUDA device.
+
+    Args:
+        device: A CUDA device, in torch's words.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """What can be compiled is, what cannot runs eagerly, and compiled code is kept."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +68,55 @@ def test_compiling_can_be_turned_off(warnings: list[str]) -> None:
     assert len(warnings) <= 1  # Older releases say nothing.
 
 
+class _Sized(nn.Module):
+    """Can be compiled, except for inputs of 3 values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] == 3:
+            torch._dynamo.graph_break()
+        return x * 2
+
+
+def test_a_later_shape_that_cannot_be_compiled_runs_eagerly(warnings: list[str]) -> None:
+    compiled = Compiled("double", module := _Sized(), (module,), backend="eager")
+    for size in (2, 3, 3, 2):
+        assert compiled(torch.ones(size)).tolist() == [2.0] * size
+    (line,) = warnings
+    assert line.startswith("double runs eagerly, more slowly")
+
+
+def test_many_shapes_are_compiled_and_each_only_once(warnings: list[str]) -> None:
+    compilations: list[torch.Size] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        compilations.append(inputs[0].shape)
+        return graph.forward
+
+    compiled = Compiled("double", module := _Doubled(), (module,), backend=backend)
+    sizes = list(range(2, 22))
+    for size in sizes * 2:
+        assert compiled(torch.ones(size)).tolist() == [2.0] * size
+    assert [len(torch.ones(shape)) for shape in compilations] == sizes
+    assert warnings == []
+
+
+def test_errors_of_the_function_itself_are_not_hidden_and_leave_the_modules_compiled(
+    warnings: list[str],
+) -> None:
+    module = _Doubled()
+
+    def function(x: Tensor) -> Tensor:
+        doubled: Tensor = module(x)
+        return doubled / x.new_ones(2)
+
+    compiled = Compiled("half", function, (module,), backend="eager")
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        compiled(torch.ones(3))
+    assert module._compiled_call_impl is not None
+    assert compiled(torch.ones(2)).tolist() == [2.0, 2.0]
+    assert warnings == []
+
+
 def test_running_out_of_memory_says_nothing_about_the_compiler(warnings: list[str]) -> None:
     module = _Doubled()
     full = [True]
@@ -85,13 +134,6 @@ def test_running_out_of_memory_says_nothing_about_the_compiler(warnings: list[st
     compiled(torch.ones(2))
     assert module._compiled_call_impl is not None
     assert warnings == []
-
-
-def test_errors_of_the_function_itself_are_not_hidden(warnings: list[str]) -> None:
-    module = nn.Linear(2, 2)
-    compiled = Compiled("linear", module, (module,), backend="eager")
-    with pytest.raises(RuntimeError, match="shapes"):
-        compiled(torch.ones(3))
 
 
 def test_the_environment_has_the_last_word_on_where_compiled_code_lies(

@@ -30,15 +30,18 @@ def test_on_the_cpu_the_function_is_called() -> None:
 
 
 @on_cuda
-def test_every_signature_has_its_own_graph_and_outputs_stay() -> None:
+def test_every_signature_has_its_own_graph_and_outputs_stay(warnings: list[str]) -> None:
     captured = Captured("sum", _scaled_sum, limit=2)
     scale = torch.tensor(2.0, device="cuda")
     first, _ = captured(torch.ones(3, device="cuda"), scale=scale)
     second, total = captured(torch.full((3,), 5.0, device="cuda"), scale=scale)
     assert first.tolist() == [2.0] * 3
     assert (second.tolist(), float(total)) == ([10.0] * 3, 30.0)
-    for size in (4, 5, 6):  # the last two are beyond the limit
+    for size in (4, 5, 6, 3):  # 5 and 6 are beyond the limit
         assert float(captured(torch.ones(size, device="cuda"), scale=scale)[1]) == 2.0 * size
+    assert len(captured._recordings) == 2
+    (line,) = warnings
+    assert line.startswith("sum has CUDA graphs for 2 shapes")
 
 
 @on_cuda
