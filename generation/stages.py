@@ -12,7 +12,7 @@ from generation.acceleration.graphs import Captured
 from generation.lift.triposr import SceneCode, TripoSR
 from generation.lift.triposr.splats import extract_cloud
 from generation.pictures.cutout import BackgroundRemover
-from generation.pictures.flux1 import TextToImage
+from generation.pictures.flux1 import Flux1
 from generation.settings import GenerationSettings
 from generation.weights.store import cache_dir, locate_models
 from protocol import spz
@@ -45,7 +45,7 @@ class Stages:
 class Networks:
     """What a preset keeps resident."""
 
-    text_to_image: TextToImage
+    text_to_image: Flux1
     background: BackgroundRemover
     triposr: TripoSR
 
@@ -105,7 +105,7 @@ def _load(
     if settings.accelerate:
         keep_compiled_code(cache_dir() / "compiled")
     report("text to image")
-    draw = TextToImage.from_pretrained(
+    draw = Flux1.from_pretrained(
         paths.text_to_image,
         settings.text_to_image,
         settings.device,

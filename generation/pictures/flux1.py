@@ -1,38 +1,53 @@
-"""Prompt to image: FLUX, its networks from diffusers and transformers."""
+"""Prompt to image: FLUX.1, its networks from diffusers and transformers."""
 
-from functools import partial
+import copy
+import math
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from generation.acceleration.compiling import Compiled
 from generation.acceleration.eight_bit import EightBitLinear, Float8Linear, Int8Linear, quantise
 from generation.acceleration.graphs import Captured, GraphPool
-from generation.acceleration.streams import to_host
+from generation.acceleration.streams import to_host, wait_for_stream
+from generation.pictures.drawing import Drawing, Schedule, pack, places, unpack
+from generation.pictures.prompt_memory import Embedding, PromptMemory
 from generation.quiet import quiet_libraries
 from generation.settings import TextToImageSettings
 from protocol.errors import SetupError
 
-_REMEMBERED_PROMPTS = 32
-"""Their embeddings take 2 MB each."""
-
 _CLIP_TOKENS = 77
 
+_MOST_SIZES = 8
+"""Picture sizes that have CUDA graphs of their own: twice as many as a preset has rungs. The graphs
+share their memory, so another one costs little more than its list of kernels."""
 
-class TextToImage:
-    """FLUX.1 (Black Forest Labs 2024).
 
-    Draws what `FluxPipeline` draws, but a prompt's encoding and a picture are one function of
-    tensors each, which a CUDA graph can record as a whole.
+class Flux1:
+    """FLUX.1 (Black Forest Labs 2024), one denoising step at a time.
+
+    Draws what `FluxPipeline` draws, but the encoding of a prompt, a denoising step and the decoding
+    are functions of tensors alone, and CUDA graphs record each of them. The noise levels are among
+    these tensors, so one graph per picture size serves every number of steps, and a picture can be
+    given up between two steps.
+
+    The graphs share one memory pool: the intermediate values of one lie where another's were. That
+    is safe because every graph's results are copied out of the pool before the next graph runs:
+    `Captured` clones them, and all calls come from one thread and one stream. Only `remembers` and
+    `drop_caches` may be called from any thread.
 
     Args:
         pipeline: A `FluxPipeline` whose networks are on their device.
         settings: Size, steps, number format and the rest.
-        accelerate: Compile the networks and record CUDA graphs, both in the first picture.
+        accelerate: Compile the networks and record CUDA graphs, both in the first picture of a
+            size.
         backend: What `torch.compile` compiles with.
     """
 
@@ -46,25 +61,25 @@ class TextToImage:
     ) -> None:
         self.pipeline = pipeline
         self.settings = settings
-        self._device = pipeline.device
-        self._dtype = pipeline.transformer.dtype
-        self._sigmas = _schedule(pipeline, settings)
-        self._embeddings: dict[str, tuple[Tensor, Tensor]] = {}
+        self._device: torch.device = pipeline.device
+        self._dtype: torch.dtype = pipeline.transformer.dtype
+        self._schedules: dict[tuple[int, int], Schedule] = {}
+        self._prompts = PromptMemory()
         self._encode: Any = self._encode_tokens
-        self._draw: Any = self._denoise_and_decode
+        self._step: Any = self._denoise_latents
+        self._decode: Any = self._decode_latents
         if accelerate:
-            flux = pipeline.transformer
-            parts = (
-                *flux.transformer_blocks,
-                *flux.single_transformer_blocks,
-                pipeline.vae.decoder,
-            )
-            pool = GraphPool()  # Both graphs run in turn, in one thread.
+            pool = GraphPool()
             # Not compiled: transformers asks whether a graph is being recorded, so Dynamo would
             # compile once more while it is, which CUDA does not allow.
             self._encode = Captured("prompt encoding", self._encode, pool=pool)
-            compiled = Compiled("FLUX", self._draw, parts, backend=backend)
-            self._draw = Captured("FLUX", compiled, pool=pool)
+            flux = pipeline.transformer
+            blocks = (*flux.transformer_blocks, *flux.single_transformer_blocks)
+            step = Compiled("FLUX", self._step, blocks, backend=backend)
+            self._step = Captured("FLUX", step, pool=pool, limit=_MOST_SIZES)
+            decoder = (pipeline.vae.decoder,)
+            decode = Compiled("picture decoding", self._decode, decoder, backend=backend)
+            self._decode = Captured("picture decoding", decode, pool=pool, limit=_MOST_SIZES)
 
     @classmethod
     def from_pretrained(
@@ -74,8 +89,8 @@ class TextToImage:
         device: str,
         *,
         accelerate: bool = False,
-    ) -> "TextToImage":
-        """Loads from a folder in the layout of `FluxPipeline`; never from the network's hub id.
+    ) -> "Flux1":
+        """Loads from a local folder in the layout of `FluxPipeline`; never asks the hub.
 
         Args:
             folder: Holds `model_index.json` and one folder per network.
@@ -97,60 +112,145 @@ class TextToImage:
             ) from error
         return cls(pipeline, settings, accelerate=accelerate)
 
-    @torch.no_grad()
-    def __call__(self, prompt: str, seed: int | None = None) -> Image.Image:
-        """Draws an image of the prompt.
+    def __call__(
+        self,
+        prompt: str,
+        seed: int | None = None,
+        *,
+        steps: int | None = None,
+        size: int | None = None,
+    ) -> Image.Image:
+        """Draws a whole picture: `begin`, every step, `decode`.
 
-        What exceeds the text encoders' lengths (CLIP 77 tokens, T5 `max_sequence_length`) is left
-        out by each of them.
+        Args:
+            prompt: See `begin`.
+            seed: See `begin`.
+            steps: Denoising steps; the settings' when None.
+            size: Side of the picture in pixels; the settings' when None.
+
+        Returns:
+            RGB, `size` on each side.
+        """
+        drawing = self.begin(
+            prompt, seed, steps=steps or self.settings.steps, size=size or self.settings.size
+        )
+        while drawing.index < drawing.steps:
+            drawing = self.denoise(drawing)
+        return Image.fromarray(self.decode(drawing))
+
+    def remembers(self, prompt: str) -> bool:
+        """Whether `begin` would find the prompt's embedding in memory. Callable from any thread."""
+        return prompt in self._prompts
+
+    @torch.no_grad()
+    def begin(self, prompt: str, seed: int | None, *, steps: int, size: int) -> Drawing:
+        """Encodes a prompt and draws the noise; returns once the device has finished both.
+
+        Each text encoder ignores what exceeds its length (CLIP 77 tokens, T5
+        `max_sequence_length`).
 
         Args:
             prompt: Any text.
             seed: Seed of the noise; the settings' seed when None. The noise is drawn on the CPU, so
-                that the same seed means the same noise on every device.
+                the same seed gives the same noise on every device.
+            steps: Denoising steps, at least 1.
+            size: Side of the picture in pixels, a multiple of 16.
 
-        Returns:
-            RGB, `settings.size` on each side.
+        Raises:
+            ValueError: No picture has this number of steps or this size.
         """
+        schedule = self._schedule(steps, size)
         generator = torch.Generator("cpu").manual_seed(self.settings.seed if seed is None else seed)
-        side = self.settings.size // self.pipeline.vae_scale_factor
+        side = size // self.pipeline.vae_scale_factor
         channels = self.pipeline.transformer.config.in_channels // 4
         noise = torch.randn(1, channels, side, side, generator=generator, dtype=self._dtype)
-        noise = noise.to(self._device)  # first, since a copy waits for what is under way
+        # Copied before the encoders start: a copy waits for the kernels that were launched earlier.
+        latents = pack(noise).to(self._device)
         words, pooled = self.embed(prompt)
-        pixels = self._draw(noise, words, pooled)
-        return Image.fromarray(to_host(pixels))
+        wait_for_stream(self._device)
+        return Drawing(latents, words, pooled, schedule)
 
     @torch.no_grad()
-    def embed(self, prompt: str) -> tuple[Tensor, Tensor]:
-        """What FLUX sees of a prompt; the most recent prompts are remembered.
+    def denoise(self, drawing: Drawing) -> Drawing:
+        """Takes one Euler step along the flow from noise to a picture (Liu et al. 2022).
+
+        Returns once the device has finished it.
+
+        Raises:
+            ValueError: All steps have been taken.
+        """
+        index = drawing.index
+        if index >= drawing.steps:
+            raise ValueError(f"all {drawing.steps} denoising steps have been taken")
+        latents = self._step(
+            drawing.latents,
+            drawing.words,
+            drawing.pooled,
+            drawing.schedule.times[index : index + 1],
+            drawing.schedule.deltas[index : index + 1],
+        )
+        wait_for_stream(self._device)
+        return replace(drawing, latents=latents, index=index + 1)
+
+    @torch.no_grad()
+    def decode(self, drawing: Drawing) -> NDArray[np.uint8]:
+        """Turns finished latents into pixels.
+
+        Returns:
+            (size, size, 3) RGB.
+
+        Raises:
+            ValueError: Denoising steps are missing.
+        """
+        if drawing.index < drawing.steps:
+            raise ValueError(
+                f"only {drawing.index} of {drawing.steps} denoising steps have been taken"
+            )
+        return to_host(self._decode(drawing.latents))
+
+    @torch.no_grad()
+    def embed(self, prompt: str) -> Embedding:
+        """Encodes a prompt, or takes the embedding of one that was used recently.
 
         Returns:
             T5's hidden states (1, `max_sequence_length`, 4096) and CLIP's pooled output (1, 768),
             in the networks' number format. Sizes are those of FLUX.1.
         """
-        # Every step is whole in itself: another thread may drop all embeddings in between.
-        found = self._embeddings.pop(prompt, None)
-        if found is None:
+        embedding = self._prompts.get(prompt)
+        if embedding is None:
             text = self.settings.template.replace("{prompt}", prompt)
             clip = self._tokens(self.pipeline.tokenizer, text, _CLIP_TOKENS)
             t5 = self._tokens(self.pipeline.tokenizer_2, text, self.settings.max_sequence_length)
-            found = self._encode(clip, t5)
-        self._embeddings[prompt] = found
-        for oldest in list(self._embeddings)[:-_REMEMBERED_PROMPTS]:
-            self._embeddings.pop(oldest, None)
-        return found
+            embedding = self._encode(clip, t5)
+            self._prompts.add(prompt, embedding)
+        return embedding
 
     def drop_caches(self) -> None:
-        """Forgets the embeddings of prompts, for when memory runs out."""
-        self._embeddings.clear()
+        """Forgets the embeddings of prompts, to free memory. Callable from any thread."""
+        self._prompts.clear()
 
     def _tokens(self, tokenizer: Any, text: str, count: int) -> Tensor:
-        found = tokenizer(
+        encoding = tokenizer(
             text, padding="max_length", max_length=count, truncation=True, return_tensors="pt"
         )
-        ids: Tensor = found.input_ids.to(self._device)
+        ids: Tensor = encoding.input_ids.to(self._device)
         return ids
+
+    def _schedule(self, steps: int, size: int) -> Schedule:
+        """Returns the noise levels for a number of steps and a size, computed once."""
+        schedule = self._schedules.get((steps, size))
+        if schedule is None:
+            sigmas = _sigmas(self.pipeline, steps, size)
+            # In double precision, then rounded once.
+            deltas = [following - sigma for sigma, following in pairwise(sigmas)]
+            times = [1000 * sigma for sigma in sigmas[:-1]]
+            schedule = Schedule(
+                sigmas,
+                torch.tensor(times, dtype=self._dtype, device=self._device),
+                torch.tensor(deltas, dtype=torch.float32, device=self._device),
+            )
+            self._schedules[steps, size] = schedule
+        return schedule
 
     def _encode_tokens(self, clip: Tensor, t5: Tensor) -> tuple[Tensor, Tensor]:
         """Maps ids (1, 77) and (1, T) to T5's hidden states and CLIP's pooled output."""
@@ -158,35 +258,30 @@ class TextToImage:
         pooled: Tensor = self.pipeline.text_encoder(clip).pooler_output
         return words.to(self._dtype), pooled.to(self._dtype)
 
-    def _denoise_and_decode(self, noise: Tensor, words: Tensor, pooled: Tensor) -> Tensor:
-        """Follows the flow from noise to a picture (Liu et al. 2022), by Euler's method.
-
-        Args:
-            noise: (1, C, S, S), S a 8th of the picture's side.
-            words: See `embed`.
-            pooled: See `embed`.
-
-        Returns:
-            (8 S, 8 S, 3) uint8 RGB.
-        """
-        side = noise.shape[-1] // 2
-        latents = _pack(noise)
-        step = partial(
-            self.pipeline.transformer,
+    def _denoise_latents(
+        self, latents: Tensor, words: Tensor, pooled: Tensor, time: Tensor, delta: Tensor
+    ) -> Tensor:
+        """One Euler step; all shapes but those of `time` and `delta`, (1,), are as in `Drawing`."""
+        side = math.isqrt(latents.shape[1])
+        flow = self.pipeline.transformer(
+            hidden_states=latents,
+            timestep=time / 1000,  # FLUX has learnt the rounding of this division.
             pooled_projections=pooled,
             encoder_hidden_states=words,
             txt_ids=words.new_zeros(words.shape[1], 3),
             img_ids=places(side, words.device).to(words.dtype),
             guidance=self._guidance(),
             return_dict=False,
-        )
-        for sigma, following in zip(self._sigmas, self._sigmas[1:], strict=False):
-            time = words.new_full((1,), 1000 * sigma) / 1000  # the rounding that FLUX has learnt
-            flow = step(hidden_states=latents, timestep=time)[0]
-            latents = (latents.float() + (following - sigma) * flow).to(latents.dtype)
+        )[0]
+        # The product is rounded to the networks' number format, the sum is not.
+        change: Tensor = (delta * flow.float()).to(flow.dtype)
+        return (latents.float() + change).to(latents.dtype)
+
+    def _decode_latents(self, latents: Tensor) -> Tensor:
+        """Maps latents as in `Drawing` to (size, size, 3) uint8 RGB."""
         vae = self.pipeline.vae
-        latents = _unpack(latents, side) / vae.config.scaling_factor + vae.config.shift_factor
-        picture = vae.decode(latents, return_dict=False)[0][0]
+        blocks = unpack(latents) / vae.config.scaling_factor + vae.config.shift_factor
+        picture = vae.decode(blocks, return_dict=False)[0][0]
         bright = (picture * 0.5 + 0.5).clamp(0, 1).float()
         pixels: Tensor = (bright * 255).round().to(torch.uint8)
         return pixels.permute(1, 2, 0).contiguous()
@@ -197,42 +292,27 @@ class TextToImage:
         return torch.full((1,), self.settings.guidance, device=self._device)
 
 
-def _schedule(pipeline: Any, settings: TextToImageSettings) -> list[float]:
-    """Noise levels from 1 to 0, `steps` + 1 of them, as the pipeline's scheduler shifts them."""
+def _sigmas(pipeline: Any, steps: int, size: int) -> tuple[float, ...]:
+    """Returns `steps` + 1 noise levels from 1 to 0, as the pipeline's scheduler shifts them."""
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-    scheduler, steps = pipeline.scheduler, settings.steps
-    tokens = (settings.size // pipeline.vae_scale_factor // 2) ** 2
+    block = 2 * pipeline.vae_scale_factor
+    if steps < 1 or size < block or size % block:
+        raise ValueError(
+            f"a picture of {size} pixels in {steps} steps cannot be drawn: the size must be a "
+            f"multiple of {block}, and there must be at least 1 step"
+        )
+    scheduler = copy.deepcopy(pipeline.scheduler)  # `set_timesteps` changes it.
     config = scheduler.config
     shift = calculate_shift(
-        tokens,
+        (size // block) ** 2,
         config.get("base_image_seq_len", 256),
         config.get("max_image_seq_len", 4096),
         config.get("base_shift", 0.5),
         config.get("max_shift", 1.15),
     )
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist(), mu=shift)
-    sigmas: list[float] = scheduler.sigmas.tolist()
-    return sigmas
-
-
-def _pack(latents: Tensor) -> Tensor:
-    """(1, C, 2 S, 2 S) to tokens (1, S * S, 4 C), one for each 2 x 2 block."""
-    _, channels, height, width = latents.shape
-    blocks = latents.view(1, channels, height // 2, 2, width // 2, 2)
-    return blocks.permute(0, 2, 4, 1, 3, 5).reshape(1, -1, 4 * channels)
-
-
-def _unpack(tokens: Tensor, side: int) -> Tensor:
-    """Undoes `_pack`."""
-    blocks = tokens.view(1, side, side, -1, 2, 2)
-    return blocks.permute(0, 3, 1, 4, 2, 5).reshape(1, -1, 2 * side, 2 * side)
-
-
-def places(side: int, device: torch.device) -> Tensor:
-    """(side * side, 3): nothing, row and column of every image token."""
-    line = torch.arange(side, device=device)
-    return torch.cartesian_prod(line.new_zeros(1), line, line)
+    return tuple(scheduler.sigmas.tolist())
 
 
 def _load(folder: Path, settings: TextToImageSettings, device: str) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from generation.acceleration.eight_bit import Float8Linear, Int8Linear
 from generation.lift.triposr import TripoSR, TripoSRConfig
 from generation.pictures.cutout import BackgroundRemover
-from generation.pictures.flux1 import TextToImage, hold_in_eight_bits
+from generation.pictures.flux1 import Flux1, hold_in_eight_bits
 from generation.quiet import quiet_libraries
 from generation.settings import CutoutSettings, GenerationSettings, TextToImageSettings
 from generation.stages import Networks, require_device
@@ -104,7 +104,7 @@ def build(settings: GenerationSettings, folder: Path, sizes: Sizes = FULL) -> Ne
         SetupError: The device is not there.
     """
     device = require_device(settings)
-    draw = TextToImage(
+    draw = Flux1(
         flux_pipeline(settings.text_to_image, device, sizes),
         settings.text_to_image,
         accelerate=settings.accelerate,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from generation.lift.triposr import SceneCode
 from generation.lift.triposr.splats import extract_cloud
-from generation.pictures.flux1 import TextToImage
+from generation.pictures.flux1 import Flux1
 from generation.pictures.framing import composite_on_grey
 from generation.rendering import render_views
 from generation.settings import GenerationSettings
@@ -40,15 +40,15 @@ def record(
     folder: Path,
     reference: Path | None = None,
 ) -> None:
-    """Writes down what the networks answer.
+    """Writes the networks' outputs to a folder.
 
     Args:
         networks: Warm.
         settings: What they were loaded with.
         scene_code: The recipe's stage of that name.
         folder: Where to write.
-        reference: Folder of an earlier recording, whose inputs of the transformer are taken; its
-            own, those of the first picture, when None.
+        reference: Folder of an earlier recording, whose inputs of the transformer are used again;
+            when None, those of the first picture are recorded and used.
     """
     draw = networks.text_to_image
     pictures = [np.asarray(draw(prompt, seed)) for seed, prompt in enumerate(PROMPTS)]
@@ -123,8 +123,8 @@ def psnr(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
         return float(np.minimum(10 * np.log10(255.0**2 / error), LARGEST_PSNR))
 
 
-def _inputs_of_a_picture(draw: TextToImage) -> list[Inputs]:
-    """What the transformer, which must be eager, is given at every step of the first picture."""
+def _inputs_of_a_picture(draw: Flux1) -> list[Inputs]:
+    """Returns the inputs of the transformer, which must be eager, in the first picture's steps."""
     steps: list[Inputs] = []
 
     def keep(_module: object, _arguments: object, named: dict[str, Any]) -> None:

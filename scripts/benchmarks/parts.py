@@ -1,8 +1,8 @@
 """Times every network alone, in each way of running it: `python -m scripts.benchmark parts`.
 
 The networks have full size, random weights and, where a way does not say otherwise, the settings of
-preset gpu80. What fails is noted
-and the rest goes on; the file is written after every row, so a run that is ended keeps its rows.
+preset gpu80. A way that fails becomes a row that says so, and the rest goes on; the file is written
+after every row, so a run that is interrupted keeps its rows.
 """
 
 import gc
@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from generation.acceleration.compiling import Compiled
 from generation.acceleration.graphs import Captured
+from generation.acceleration.streams import to_host
 from generation.lift.triposr import SceneCode, TripoSR
 from generation.lift.triposr.splats import extract_cloud
-from generation.pictures.flux1 import places
+from generation.pictures.drawing import places
+from generation.pictures.flux1 import Flux1
 from generation.pictures.onnx_network import OnnxNetwork
 from generation.presets import preset
 from generation.settings import GenerationSettings
@@ -35,6 +37,7 @@ from protocol.errors import SetupError
 from scripts.benchmarks import full_size
 from scripts.benchmarks.kept_warnings import kept_warnings
 from scripts.benchmarks.timing import median_ms, wait
+from scripts.benchmarks.whole_loop import denoise_and_decode
 
 Action = Callable[[], object]
 Row = dict[str, Any]
@@ -83,8 +86,8 @@ class Bench:
         way: Way,
         modules: Iterable[nn.Module],
         **inputs: Tensor,
-    ) -> Action:
-        """The function of these inputs, its modules compiled and it recorded if so asked."""
+    ) -> Callable[..., Any]:
+        """The function of these inputs, compiled and recorded if the way says so."""
         if "compiled" in way:
             function = Compiled("the part", function, modules, backend=self.backend)
         if "captured" in way:
@@ -222,6 +225,32 @@ def _vae(bench: Bench, way: Way) -> Action:
     )
 
 
+def _drawn_picture(bench: Bench, way: Way) -> Action:
+    """From a remembered prompt to pixels on the host."""
+    eight_bit = {"eight_bit": "8 bits" in way}
+    settings = bench.settings.text_to_image.model_copy(update=eight_bit)
+    pipeline = full_size.flux_pipeline(settings, bench.device, bench.sizes)
+    in_one = "whole loop" in way
+    accelerate = "captured" in way and not in_one
+    flux = Flux1(pipeline, settings, accelerate=accelerate, backend=bench.backend)
+    if not in_one:
+        return partial(flux, "a picture")
+    noise = flux.begin("a picture", None, steps=settings.steps, size=settings.size)
+    network = pipeline.transformer
+    draw = bench.action(
+        partial(denoise_and_decode, pipeline, noise.schedule.sigmas),
+        way,
+        (*network.transformer_blocks, *network.single_transformer_blocks, pipeline.vae.decoder),
+    )
+
+    def draw_picture() -> Image.Image:
+        # With the same work on the host as a picture in steps.
+        start = flux.begin("a picture", None, steps=settings.steps, size=settings.size)
+        return Image.fromarray(to_host(draw(start.latents, start.words, start.pooled)))
+
+    return draw_picture
+
+
 def _triposr(bench: Bench, way: Way) -> Action:
     model = full_size.triposr(bench.settings, bench.device, bench.sizes)
     side = bench.sizes.triposr.image_size
@@ -279,6 +308,16 @@ PARTS: dict[str, tuple[Callable[[Bench, Way], Action], tuple[str, ...]]] = {
         (_EAGER, _CAPTURED, _COMPILED, _BOTH, f"fused, {_BOTH}", f"8 bits, {_BOTH}"),
     ),
     "vae": (_vae, (_EAGER, _CAPTURED, _BOTH, f"channels last, {_BOTH}")),
+    "picture": (
+        _drawn_picture,
+        (
+            _EAGER,
+            _BOTH,
+            f"whole loop, {_BOTH}",
+            f"8 bits, {_BOTH}",
+            f"8 bits, whole loop, {_BOTH}",
+        ),
+    ),
     "saliency": (_saliency, (_EAGER, _CAPTURED, f"bfloat16, {_CAPTURED}")),
     "background": (_background, ("onnxruntime", "torch")),
     "triposr": (_triposr, (_EAGER, _CAPTURED, _COMPILED, _BOTH)),

@@ -22,7 +22,7 @@ from generation.errors import GenerationError
 from generation.lift.triposr import TripoSR
 from generation.lift.triposr.splats import extract_cloud
 from generation.pictures.cutout import BackgroundRemover
-from generation.pictures.flux1 import TextToImage
+from generation.pictures.flux1 import Flux1
 from generation.pictures.framing import composite_on_grey, resize_foreground
 from generation.presets import preset
 from generation.scoring.validity import check
@@ -90,7 +90,7 @@ class Networks:
         drawing = settings.text_to_image.model_copy(update=update)
         cutting = settings.cutout.model_copy(update={"threads": 1})
         self.splats = settings.splats
-        self.draw = TextToImage.from_pretrained(folder / export.FLUX, drawing, "cpu")
+        self.draw = Flux1.from_pretrained(folder / export.FLUX, drawing, "cpu")
         self.cut = BackgroundRemover(folder / export.BACKGROUND, cutting)
         self.triposr = TripoSR.from_pretrained(folder / export.TRIPOSR)
 

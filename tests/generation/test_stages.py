@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from generation.pictures.flux1 import TextToImage
+from generation.pictures.flux1 import Flux1
 from generation.pictures.framing import composite_on_grey
 from generation.presets import preset
 from generation.stages import Networks, assemble, load_networks
@@ -29,7 +29,7 @@ def test_accelerated_stages_make_the_same(networks: Networks) -> None:
     on_grey = composite_on_grey(plain.background(picture))
     code = plain.scene_code(on_grey)
     fast_settings = SETTINGS.model_copy(update={"accelerate": True})
-    draw = TextToImage(
+    draw = Flux1(
         networks.text_to_image.pipeline, SETTINGS.text_to_image, accelerate=True, backend="eager"
     )
     fast = assemble(fast_settings, replace(networks, text_to_image=draw), backend="eager")

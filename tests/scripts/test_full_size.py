@@ -8,7 +8,7 @@ import torch
 
 from generation.acceleration import eight_bit
 from generation.pictures import flux1
-from generation.pictures.flux1 import TextToImage
+from generation.pictures.flux1 import Flux1
 from generation.quiet import quiet_libraries
 from scripts.benchmarks import full_size
 from tests.support.tiny_networks import SIZES, tiny_settings
@@ -89,7 +89,7 @@ def test_buffers_and_tied_weights_are_those_of_the_library() -> None:
 def test_pictures_are_finite_and_follow_from_the_prompt() -> None:
     settings = tiny_settings().text_to_image
     pipeline = full_size.flux_pipeline(settings, CPU, SIZES)
-    draw = TextToImage(pipeline, settings)
+    draw = Flux1(pipeline, settings)
     pictures = [np.asarray(draw(prompt, 0)) for prompt in ("a red cube", "a wooden chair")]
     assert all(picture.std() > 20 for picture in pictures)
     assert not np.array_equal(pictures[0], pictures[1])

@@ -40,6 +40,14 @@ def test_a_compiled_way_runs_and_says_how_long_the_first_call_took() -> None:
     assert found["compiled, captured"]["first_s"] > found["captured"]["first_s"]
 
 
+def test_a_picture_is_timed_in_steps_and_as_one_loop() -> None:
+    rows = parts.run(
+        device="cpu", only=["picture"], sizes=SIZES, settings=tiny_settings(), backend="eager"
+    )
+    assert [row.get("failed") for row in rows] == [None] * len(rows)
+    assert any("whole loop" in row["way"] for row in rows)
+
+
 def test_what_fails_is_kept_in_the_table_and_the_rest_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from generation.lift.triposr import TripoSR
 from generation.pictures.cutout import BackgroundRemover
-from generation.pictures.flux1 import TextToImage
+from generation.pictures.flux1 import Flux1
 from generation.settings import CutoutSettings, TextToImageSettings
 from scripts.train_embedded import export, jobs, train_flux, train_saliency
 from scripts.train_embedded.recipe import TINY, Places, Recipe
@@ -74,7 +74,7 @@ def test_no_file_tells_where_it_was_made(trained: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_the_exported_flux_computes_what_was_trained(trained: Path) -> None:
     settings = TextToImageSettings(size=SIZE, steps=3, max_sequence_length=T5_LENGTH)
-    draw = TextToImage.from_pretrained(trained / export.FLUX, settings, "cpu")
+    draw = Flux1.from_pretrained(trained / export.FLUX, settings, "cpu")
     prompt = "A shiny red cube, blorgh"
     assert draw(prompt, 1).size == (SIZE, SIZE)
 
