@@ -1,4 +1,4 @@
-"""How a generation can end without a result."""
+"""How a generation can end without a result: this request failed, or the engine is dead."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ class GenerationEnded(Exception):
     """A generation ended without a result.
 
     Attributes:
-        timings: Seconds of the stages that had run, in the order they ran.
+        timings: Seconds of the stages that had finished, in the order in which they began.
     """
 
     timings: Mapping[str, float] = {}
@@ -17,12 +17,16 @@ class GenerationError(GenerationEnded):
     """This request failed; the engine goes on with the next one."""
 
 
+class NoObject(GenerationError):
+    """This request failed because its picture shows no object."""
+
+
 class OutOfMemory(GenerationError):
     """This request failed because a stage needs more memory than is free."""
 
 
 class GenerationStopped(GenerationEnded):
-    """This request was given up between two stages: its deadline or its gate said no.
+    """This request was given up between two steps: its time no longer sufficed.
 
     Args:
         stage: The stage that was not started.
@@ -35,5 +39,5 @@ class GenerationStopped(GenerationEnded):
         self.reason = reason
 
 
-class EngineDead(Exception):
-    """The engine cannot serve any further request and the process should be restarted."""
+class EngineDead(GenerationEnded):
+    """The engine cannot serve any further request and should be started again."""

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
-from generation.lanes import lanes_for
+from generation.old_lanes import lanes_for
 from generation.pictures.framing import composite_on_grey, shrink
 from generation.recovery import attempt
 from generation.scoring.validity import ValidityReport, check

@@ -43,7 +43,7 @@ def attempt(stage: str, work: Callable[[], T], drop_caches: Callable[[], None]) 
 def _sorted_errors(stage: str, work: Callable[[], T]) -> T:
     try:
         return work()
-    except (GenerationError, TaskError):
+    except (GenerationError, TaskError, EngineDead):
         raise
     except Exception as error:
         fault = classify(stage, error)

@@ -8,8 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from generation.plan import Plan, Rung, Step
-from protocol.images import read_header
+from generation.scoring.validity import ValidityReport
+from protocol.gaussians import GaussianCloud
+from protocol.images import read_size
 from protocol.tasks import ImageTask, Task, TextTask
 
 GPU, CUTOUT, SPLATS, CPU = "gpu", "cutout", "splats", "cpu"
@@ -18,7 +23,7 @@ on a stream of its own; `cpu` needs no device."""
 
 _WORKERS = {GPU: 1, CUTOUT: 1, SPLATS: 1, CPU: 2}
 
-_LARGE_PIXELS = 1_500_000
+LARGE_PIXELS = 1_500_000
 """Decoding and scaling down dominate the cut-out of a picture with more pixels than this."""
 
 
@@ -41,6 +46,37 @@ StageFunction = Callable[[Any, StepContext], Any]
 """Takes the result of the step before (the task at first) and returns its own; it blocks."""
 
 
+@dataclass(frozen=True, eq=False)
+class Cutout:
+    """What the stage `cutout` makes, for the first stage of a 3D back end.
+
+    Attributes:
+        picture: (H, W, 3) uint8 RGB, drawn or given. A given one is scaled down to
+            `framing.MAX_SIDE` and shown on grey where it is transparent.
+        rgba: (S, S, 4) uint8, the object alone, framed.
+        on_grey: (S, S, 3) uint8 RGB, the same on mid-grey.
+    """
+
+    picture: NDArray[np.uint8]
+    rgba: NDArray[np.uint8]
+    on_grey: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Asset:
+    """What the last stage makes.
+
+    Attributes:
+        cloud: The Gaussian cloud.
+        spz: The cloud as an SPZ file.
+        validity: The validator's checks, all passed.
+    """
+
+    cloud: GaussianCloud
+    spz: bytes
+    validity: ValidityReport
+
+
 @dataclass(frozen=True)
 class Stage:
     """One kind of work.
@@ -61,15 +97,18 @@ class Stage:
     repeats: Callable[[Rung], int] = lambda rung: 1
 
 
+PROMPT_NEW, PROMPT_REMEMBERED = "prompt:new", "prompt:remembered"
+
+
 def _prompt_key(task: Task, rung: Rung, remembered: bool) -> str:
-    return "prompt:remembered" if remembered else "prompt:new"
+    return PROMPT_REMEMBERED if remembered else PROMPT_NEW
 
 
 def _cutout_key(task: Task, rung: Rung, remembered: bool) -> str:
     source = "drawn"
     if isinstance(task, ImageTask):
-        header = read_header(task.image)
-        source = "large" if header.width * header.height > _LARGE_PIXELS else "small"
+        width, height = read_size(task.image)
+        source = "large" if width * height > LARGE_PIXELS else "small"
     return f"cutout:{source}" + (":skip_plain" if rung.skip_plain else "")
 
 

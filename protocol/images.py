@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from protocol.errors import TaskError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
 _JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 # A camera writes some ten segments, a large colour profile a hundred more; without a bound, six
@@ -63,12 +64,9 @@ def read_header(data: bytes, limits: ImageLimits | None = None) -> ImageHeader:
         raise TaskError(
             f"image is {len(data)} bytes, the limit is {limits.bytes}; send a smaller one"
         )
-    try:
-        header = _parse_header(data)
-    except (struct.error, IndexError):
-        raise TaskError(
-            f"image ends inside its header ({len(data)} bytes); send a whole file"
-        ) from None
+    if data.startswith(_JPEG_SIGNATURE):
+        _check_scans(data)
+    header = _read_header(data)
     width, height = header.width, header.height
     if width < 1 or height < 1:
         raise TaskError(f"image claims a size of {width} x {height} pixels; send a real one")
@@ -78,6 +76,21 @@ def read_header(data: bytes, limits: ImageLimits | None = None) -> ImageHeader:
             f"{limits.side} a side; send it at 1024 x 1024 or less"
         )
     return header
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Reads width and height in pixels, as the file claims them; checks nothing else.
+
+    Takes microseconds whatever the size of the file.
+
+    Args:
+        data: A PNG, JPEG or WebP file.
+
+    Raises:
+        TaskError: Another format, or a header that cannot be read.
+    """
+    header = _read_header(data)
+    return header.width, header.height
 
 
 def decode_image(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
@@ -118,10 +131,19 @@ def _to_rgb_or_rgba(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if transparent else "RGB")
 
 
+def _read_header(data: bytes) -> ImageHeader:
+    try:
+        return _parse_header(data)
+    except (struct.error, IndexError):
+        raise TaskError(
+            f"image ends inside its header ({len(data)} bytes); send a whole file"
+        ) from None
+
+
 def _parse_header(data: bytes) -> ImageHeader:
     if data.startswith(_PNG_SIGNATURE):
         return ImageHeader("PNG", *struct.unpack_from(">II", data, 16))
-    if data.startswith(b"\xff\xd8\xff"):
+    if data.startswith(_JPEG_SIGNATURE):
         return _parse_jpeg(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _parse_webp(data)
@@ -131,13 +153,16 @@ def _parse_header(data: bytes) -> ImageHeader:
     )
 
 
-def _parse_jpeg(data: bytes) -> ImageHeader:
+def _check_scans(data: bytes) -> None:
     # Metadata may hold the marker's bytes by chance, but not often; picture data never does.
     scans = data.count(_JPEG_START_OF_SCAN)
     if scans > _JPEG_MAX_SCANS:
         raise TaskError(
             f"image is a JPEG of {scans} scans, the limit is {_JPEG_MAX_SCANS}; save it anew"
         )
+
+
+def _parse_jpeg(data: bytes) -> ImageHeader:
     offset = 2
     for _ in range(_JPEG_MAX_STEPS):
         if data[offset] != 0xFF:

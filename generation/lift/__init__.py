@@ -12,9 +12,10 @@ class BackEnd:
     """One way from a cut-out to a Gaussian cloud.
 
     Attributes:
-        stages: What it adds to a plan, in order: the first takes a framed RGBA cut-out, the last
-            returns a `GaussianCloud`.
-        loader: Module with `load(settings, models_dir, device)`, imported when an engine starts.
+        stages: What it adds to a plan, in order: the first takes a `Cutout`, the last returns a
+            `GaussianCloud`.
+        loader: Module with `load(settings, models_dir, device)`, which returns a `StageFunction`
+            for every stage, by name; imported when an engine starts.
     """
 
     stages: tuple[Stage, ...]

@@ -12,7 +12,7 @@ import torch
 from loguru import logger
 from PIL import Image
 
-from generation.errors import GenerationError
+from generation.errors import NoObject
 from generation.pictures.framing import resize_foreground
 from generation.pictures.onnx_network import OnnxError
 from generation.pictures.saliency import LAYOUTS, Layout, SaliencyNetwork
@@ -67,14 +67,14 @@ class BackgroundRemover:
             RGBA, square, the object's box centred and `foreground_ratio` of the side.
 
         Raises:
-            GenerationError: No object was found.
+            NoObject: No object was found.
         """
         if not _is_cut_out(image):
             image = self.remove(image.convert("RGB"))
         opaque = sum(image.getchannel("A").histogram()[128:])
         coverage = opaque / (image.width * image.height)
         if coverage < self.settings.min_coverage:
-            raise GenerationError(
+            raise NoObject(
                 f"no foreground was found in the image: {coverage:.3%} of its pixels are opaque, "
                 f"at least {self.settings.min_coverage:.3%} are needed"
             )

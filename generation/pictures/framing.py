@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from generation.errors import GenerationError
+from generation.errors import NoObject
 
 MAX_SIDE = 1024
 """Pixels per side that are of use: rembg's networks see at most 1024, TripoSR 512."""
@@ -34,13 +34,13 @@ def resize_foreground(image: Image.Image, ratio: float = 0.85) -> Image.Image:
         RGBA, square; padding is transparent black.
 
     Raises:
-        GenerationError: Fewer than 2 x 2 pixels are not fully transparent.
+        NoObject: Fewer than 2 x 2 pixels are not fully transparent.
     """
     image = image if image.mode == "RGBA" else image.convert("RGBA")
     left, top, right, bottom = image.getchannel("A").getbbox() or (0, 0, 0, 0)
     width, height = right - left - 1, bottom - top - 1
     if min(width, height) < 1:
-        raise GenerationError("no foreground was found in the image: it is transparent throughout")
+        raise NoObject("no foreground was found in the image: it is transparent throughout")
     longest = max(width, height)
     side = int(longest / ratio)
     # The box is centred in a square of its own size, and that in the larger one: the halves of

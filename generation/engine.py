@@ -1,0 +1,355 @@
+"""One device: loads the stages of a preset, owns the lanes, runs plans, reports step events."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from generation import collector
+from generation.errors import EngineDead, GenerationEnded, GenerationError
+from generation.lanes import Lane, TurnExpired
+from generation.lift import stages_of
+from generation.plan import Plan, Rung, Step, Turn
+from generation.scoring.validity import ValidityReport
+from generation.settings import GenerationSettings
+from generation.stage import (
+    CPU,
+    CUTOUT,
+    GPU,
+    SPLATS,
+    Asset,
+    Cutout,
+    Stage,
+    StageFunction,
+    StepContext,
+    lane_workers,
+    route,
+)
+from generation.step_run import OnEvent, RequestRun, StepRun
+from generation.warm_up import count_steps, visit_cost_keys
+from protocol.errors import SetupError, TaskError
+from protocol.gaussians import GaussianCloud
+from protocol.tasks import Task, TextTask
+
+if TYPE_CHECKING:
+    # Loads torch, which a program that only reads settings can do without.
+    from generation.loading import LoadedStages
+
+CLOSE_LIMIT_S = 5.0
+"""How long closing waits for the steps that run."""
+
+_FIRST: Turn = (-math.inf, 0)
+_LOADING_STEPS = 3
+_MOST_ROUTES = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """What became of a task.
+
+    Attributes:
+        task_id: Id of the task.
+        rung: Name of the quality level.
+        cloud: The Gaussian cloud.
+        spz: The cloud as an SPZ file.
+        validity: The validator's checks, all passed.
+        timings: Seconds that each stage occupied its lane, summed over its steps, without waiting,
+            in the order in which the stages began.
+        image: (H, W, 3) uint8 RGB, drawn or given; see `Cutout.picture`.
+        cutout: (S, S, 4) uint8 RGBA, the object alone, framed.
+    """
+
+    task_id: str
+    rung: str
+    cloud: GaussianCloud
+    spz: bytes
+    validity: ValidityReport
+    timings: Mapping[str, float]
+    image: NDArray[np.uint8]
+    cutout: NDArray[np.uint8]
+
+
+class Engine:
+    """Generates on one device of this process; a process may have several engines.
+
+    While one request is drawn, another is cut out and a third encoded; on CUDA the splats of a
+    fourth are made. In every lane the step with the smallest turn goes first. All methods are
+    called from one event loop.
+
+    Args:
+        settings: The preset; its `device` is the engine's.
+        models_dir: The models folder; the default one when None.
+        clock: Monotonic clock in seconds, for latest starts and the seconds of steps.
+        progress: Whether `start` and `warm_up` draw progress bars on stderr; None draws them on a
+            terminal.
+        functions: What the stages do, by name, if they are loaded already; `start` then loads
+            nothing.
+        drop_caches: With `functions`: gives back all memory that is only kept to save time.
+        remembers: With `functions`: whether a prompt's encoding is still in memory.
+    """
+
+    def __init__(
+        self,
+        settings: GenerationSettings,
+        *,
+        models_dir: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        progress: bool | None = None,
+        functions: Mapping[str, StageFunction] | None = None,
+        drop_caches: Callable[[], None] = lambda: None,
+        remembers: Callable[[str], bool] = lambda prompt: False,
+    ) -> None:
+        self.settings = settings
+        self.ladder: tuple[Rung, ...] = settings.ladder
+        self._stages: Mapping[str, tuple[Stage, ...]] = {
+            rung.back_end: stages_of(settings, rung.back_end) for rung in self.ladder
+        }
+        self.lanes: Mapping[str, int] = {
+            lane: workers
+            for stages in self._stages.values()
+            for lane, workers in lane_workers(stages).items()
+        }
+        self._lanes = {
+            lane: Lane(lane, workers, prepare=partial(_prepare_thread, lane, settings.device))
+            for lane, workers in self.lanes.items()
+        }
+        self._models_dir = models_dir
+        self._clock = clock
+        self._progress = progress
+        self._functions = functions
+        self._drop_caches = drop_caches
+        self._remembers = remembers
+        self._text_routes: dict[tuple[Rung, bool], tuple[Step, ...]] = {}
+        self._cause_of_death: str | None = None
+        self._frozen = False
+
+    async def start(self) -> None:
+        """Loads the networks, in the thread of the lane `gpu`.
+
+        Raises:
+            SetupError: The device is not there, a file is missing or wrong, or memory runs out.
+        """
+        if self._functions is not None:
+            return
+        with self._bar(len(self._stages) + _LOADING_STEPS) as tick:
+            load = partial(_load, self.settings, self._models_dir, tick)
+            try:
+                loaded = await self._lanes[GPU].run(_FIRST, load)
+            except EngineDead as error:
+                raise SetupError(
+                    f"preset {self.settings.name} could not be loaded: {error}",
+                    fix="see the log above",
+                ) from error
+        self._functions = loaded.functions
+        self._drop_caches, self._remembers = loaded.drop_caches, loaded.remembers
+
+    async def warm_up(self) -> Mapping[str, float]:
+        """Generates at every rung, so that the first request meets a warm engine.
+
+        Whatever is compiled or recorded when it first runs is done before it is timed.
+
+        Returns:
+            Seconds by cost key, for every key that `route` can return.
+
+        Raises:
+            SetupError: A step failed.
+        """
+        compiles = self.settings.accelerate
+        with self._bar(count_steps(self.ladder, self.route, compiles=compiles)) as tick:
+            try:
+                seconds = await visit_cost_keys(
+                    self.ladder,
+                    self.route,
+                    self._walk,
+                    self._remembers,
+                    tick,
+                    compiles=compiles,
+                )
+            except (GenerationError, EngineDead, TaskError) as error:
+                raise SetupError(
+                    f"preset {self.settings.name} failed its warm-up: {error}",
+                    fix="see the log above; `python -m scripts.benchmark pipeline --preset "
+                    f"{self.settings.name}` repeats it alone",
+                ) from error
+        if not self._frozen:
+            self._frozen = True
+            await collector.freeze()
+        return seconds
+
+    def route(self, task: Task, rung: Rung) -> tuple[Step, ...]:
+        """Returns the steps that a task takes at a rung, as things stand: see `Stage.cost_key`.
+
+        Takes microseconds.
+
+        Raises:
+            TaskError: The header of an image task's picture cannot be read.
+        """
+        stages = self._stages[rung.back_end]
+        if not isinstance(task, TextTask):
+            return route(stages, task, rung)
+        # The steps of all text tasks are the same, but for whether the prompt is remembered.
+        key = (rung, self._remembers(task.prompt))
+        steps = self._text_routes.get(key)
+        if steps is None:
+            if len(self._text_routes) >= _MOST_ROUTES:
+                self._text_routes.clear()
+            steps = self._text_routes[key] = route(stages, task, rung, remembered=key[1])
+        return steps
+
+    async def run(
+        self,
+        task: Task,
+        plan: Plan,
+        *,
+        seconds_left: float = math.inf,
+        turn: Turn = _FIRST,
+        on_event: OnEvent = lambda event: None,
+    ) -> Generation:
+        """Runs a plan.
+
+        Cancelling the caller releases it at once. A step that runs is not interrupted: its thread
+        ends it unobserved, but `on_event` still receives its end.
+
+        Args:
+            task: What to make.
+            plan: How; its steps come from `route`.
+            seconds_left: Of the request's time, now; `plan.latest_start` counts on it.
+            turn: Its place in every lane.
+            on_event: Called in the event loop: "started", then "finished" or "failed", for every
+                step that runs, and "skipped" for one that gave up waiting for its lane. There are
+                no events for the steps after that. What it raises is logged and ignored.
+
+        Raises:
+            GenerationStopped: A step still waited at its latest start.
+            GenerationError: This request failed; the engine goes on.
+            TaskError: This request cannot be served: its picture is damaged or shows no object.
+            EngineDead: No further request can be served.
+        """
+        deadline = self._clock() + seconds_left
+        request = RequestRun(task, plan, on_event, turn, deadline)
+        try:
+            asset, cutout = await self._walk(request)
+        except GenerationEnded as error:
+            error.timings = request.timings
+            raise
+        if not isinstance(asset, Asset) or cutout is None:
+            raise ValueError(f"the plan of {len(plan.steps)} steps makes no asset")
+        return Generation(
+            task_id=task.id,
+            rung=plan.rung.name,
+            cloud=asset.cloud,
+            spz=asset.spz,
+            validity=asset.validity,
+            timings=request.timings,
+            image=cutout.picture,
+            cutout=cutout.rgba,
+        )
+
+    async def close(self, *, limit_s: float = CLOSE_LIMIT_S) -> bool:
+        """Ends the threads and lets the networks go; requests that wait raise EngineDead.
+
+        Args:
+            limit_s: Seconds to wait at most for the steps that run.
+
+        Returns:
+            Whether all threads have ended; one that hangs goes on until the process ends.
+        """
+        ended = await asyncio.gather(*(lane.close(limit_s) for lane in self._lanes.values()))
+        self._functions = None
+        self._drop_caches = lambda: None
+        self._remembers = lambda prompt: False
+        if self._frozen:
+            self._frozen = False
+            collector.unfreeze()
+        return all(ended)
+
+    async def _walk(self, request: RequestRun) -> tuple[Any, Cutout | None]:
+        """Takes the steps of a plan; returns the last result and the cut-out, if one was made."""
+        functions = self._functions
+        if functions is None:
+            raise RuntimeError("the engine was used before start, or after close")
+        task, plan = request.task, request.plan
+        value: Any = task
+        cutout = None
+        for position, step in enumerate(plan.steps):
+            context = StepContext(task, plan.rung, step.index)
+            work = partial(functions[step.stage], value, context)
+            value = await self._take(request, position, work)
+            if isinstance(value, Cutout):
+                cutout = value
+        return value, cutout
+
+    async def _take(self, request: RequestRun, position: int, work: Callable[[], Any]) -> Any:
+        """Waits for the lane of a step, runs the step in its thread, and reports."""
+        run = StepRun(request, position, self._clock)
+
+        def before() -> None:
+            if self._cause_of_death is not None:
+                raise EngineDead(self._cause_of_death)
+            run.start()
+
+        def after(error: BaseException | None) -> None:
+            if isinstance(error, EngineDead) and self._cause_of_death is None:
+                self._cause_of_death = str(error)
+            run.end(error)
+
+        spare = run.spare
+        try:
+            return await self._lanes[run.step.lane].run(
+                request.turn,
+                partial(run.attempt, work, self._drop_caches),
+                before=before,
+                after=after,
+                expires_in=None if math.isinf(spare) else spare,
+            )
+        except TurnExpired:
+            stop = run.stopped()
+            run.skip(stop)
+            raise stop from None
+        except BaseException as error:
+            run.skip(error)
+            raise
+
+    @contextmanager
+    def _bar(self, total: int) -> Iterator[Callable[[str], None]]:
+        disable = None if self._progress is None else not self._progress
+        with tqdm(total=total, disable=disable, leave=False, unit="step") as bar:
+
+            def tick(what: str) -> None:
+                bar.set_description_str(what)
+                bar.update()
+
+            yield tick
+
+
+def _load(
+    settings: GenerationSettings, models_dir: Path | None, report: Callable[[str], None]
+) -> "LoadedStages":
+    # The import alone takes seconds, so it too belongs in the worker thread.
+    from generation.loading import load
+
+    return load(settings, models_dir, report)
+
+
+def _prepare_thread(lane: str, device: str) -> None:
+    """Gives the thread of a lane its place on a CUDA device; without one, torch is not loaded."""
+    if "cuda" not in device or lane == CPU:
+        return
+    from generation.acceleration import streams
+
+    if lane == SPLATS:
+        # They launch hundreds of small kernels and wait for many of them.
+        streams.go_first(device)
+    elif lane == CUTOUT:
+        streams.go_beside(device)
+    else:
+        streams.use_device(device)

@@ -1,0 +1,235 @@
+"""From weights to stage functions: what an engine loads when it starts."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from generation.acceleration.compiling import keep_compiled_code
+from generation.errors import GenerationError, NoObject
+from generation.lift import BACK_ENDS
+from generation.pictures.cutout import BackgroundRemover
+from generation.pictures.drawing import Drawing
+from generation.pictures.flux1 import Flux1
+from generation.pictures.framing import composite_on_grey, shrink
+from generation.scoring.validity import check
+from generation.settings import GenerationSettings
+from generation.stage import Asset, Cutout, StageFunction, StepContext
+from generation.weights.store import cache_dir, locate_models
+from protocol import spz
+from protocol.errors import SetupError, TaskError
+from protocol.gaussians import GaussianCloud
+from protocol.images import decode_image
+from protocol.tasks import ImageTask, TextTask
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedStages:
+    """What an engine runs.
+
+    Attributes:
+        functions: What each stage does, by name.
+        drop_caches: Gives back all memory that is only kept to save time. Callable from any thread.
+        remembers: Whether a prompt's encoding is still in memory. Callable from any thread.
+    """
+
+    functions: Mapping[str, StageFunction]
+    drop_caches: Callable[[], None]
+    remembers: Callable[[str], bool]
+
+
+@dataclass(frozen=True, eq=False)
+class PictureNetworks:
+    """What takes a task to a cut-out.
+
+    Attributes:
+        flux: Prompt to picture.
+        background: Picture to cut-out.
+    """
+
+    flux: Flux1
+    background: BackgroundRemover
+
+
+def require_device(settings: GenerationSettings) -> torch.device:
+    """Returns the device of a preset.
+
+    Raises:
+        SetupError: torch knows no such device, or this machine has none.
+    """
+    try:
+        device = torch.device(settings.device)
+    except RuntimeError as error:
+        raise SetupError(
+            f"{settings.device!r} is no device of torch's: {error}",
+            fix="name cpu, cuda or one of several GPUs, such as cuda:1",
+        ) from error
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise SetupError(
+            f"preset {settings.name} runs on {settings.device}, but torch {torch.__version__} "
+            "finds no CUDA device",
+            fix="check nvidia-smi and that torch is a CUDA build, or use --preset embedded",
+        )
+    count = torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise SetupError(
+            f"preset {settings.name} runs on {settings.device}, but torch finds CUDA devices only "
+            f"up to cuda:{count - 1}",
+            fix="name one of these, or check nvidia-smi and CUDA_VISIBLE_DEVICES",
+        )
+    return device
+
+
+def load(
+    settings: GenerationSettings, models_dir: Path | None, report: Callable[[str], None]
+) -> LoadedStages:
+    """Loads everything that the ladder of a preset needs, each back end once.
+
+    Args:
+        settings: The preset.
+        models_dir: The models folder; the default one when None.
+        report: Receives the name of what is loaded next: three times, then once per back end.
+
+    Raises:
+        SetupError: The device is not there, a file is missing or wrong, or memory runs out.
+    """
+    device = require_device(settings)
+    try:
+        pictures = load_pictures(settings, models_dir, device, report)
+        back_ends = {}
+        for name in dict.fromkeys(rung.back_end for rung in settings.ladder):
+            report(name)
+            loader = importlib.import_module(BACK_ENDS[name].loader)
+            back_ends[name] = loader.load(settings, models_dir, device)
+    except torch.OutOfMemoryError as error:
+        raise SetupError(
+            f"preset {settings.name} does not fit on {settings.device}: {error}",
+            fix="free the device (nvidia-smi shows who uses it) or use --preset gpu24",
+        ) from error
+    return assemble(settings, pictures, back_ends)
+
+
+def load_pictures(
+    settings: GenerationSettings,
+    models_dir: Path | None,
+    device: torch.device,
+    report: Callable[[str], None] = lambda what: None,
+) -> PictureNetworks:
+    """Loads the networks that take a task to a cut-out.
+
+    Args:
+        settings: The preset.
+        models_dir: The models folder; the default one when None.
+        device: From `require_device`.
+        report: Receives the name of what is loaded next, three times.
+
+    Raises:
+        SetupError: A file is missing or wrong.
+    """
+    report("models folder")
+    paths = locate_models(settings, models_dir)
+    if settings.accelerate:
+        keep_compiled_code(cache_dir() / "compiled")
+    report("text to image")
+    flux = Flux1.from_pretrained(
+        paths.text_to_image,
+        settings.text_to_image,
+        settings.device,
+        accelerate=settings.accelerate,
+    )
+    report("background")
+    return PictureNetworks(flux, BackgroundRemover(paths.cutout, settings.cutout, device))
+
+
+def assemble(
+    settings: GenerationSettings,
+    pictures: PictureNetworks,
+    back_ends: Mapping[str, Mapping[str, StageFunction]],
+) -> LoadedStages:
+    """Makes stage functions of networks.
+
+    Args:
+        settings: The preset.
+        pictures: The networks that take a task to a cut-out, on the preset's device.
+        back_ends: The stage functions of every back end in the preset's ladder.
+    """
+    flux = pictures.flux
+
+    def prompt(task: TextTask, context: StepContext) -> Drawing:
+        rung = context.rung
+        return flux.begin(task.prompt, task.seed, steps=rung.steps, size=rung.size)
+
+    def denoise(drawing: Drawing, context: StepContext) -> Drawing:
+        return flux.denoise(drawing)
+
+    def decode(drawing: Drawing, context: StepContext) -> NDArray[np.uint8]:
+        return flux.decode(drawing)
+
+    def cutout(source: NDArray[np.uint8] | ImageTask, context: StepContext) -> Cutout:
+        return _cut_out(pictures.background, source, skip_plain=context.rung.skip_plain)
+
+    def encode(cloud: GaussianCloud, context: StepContext) -> Asset:
+        return _encode(cloud, settings.spz_level)
+
+    def drop_caches() -> None:
+        flux.drop_caches()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    functions: dict[str, StageFunction] = {
+        "prompt": prompt,
+        "denoise": denoise,
+        "decode": decode,
+        "cutout": cutout,
+        "encode": encode,
+    }
+    return LoadedStages(functions | _by_back_end(back_ends), drop_caches, flux.remembers)
+
+
+def _by_back_end(
+    back_ends: Mapping[str, Mapping[str, StageFunction]],
+) -> dict[str, StageFunction]:
+    """Makes one function of those with the same name, which asks the rung for its back end."""
+
+    def choose(stage: str) -> StageFunction:
+        def run(value: Any, context: StepContext) -> Any:
+            return back_ends[context.rung.back_end][stage](value, context)
+
+        return run
+
+    return {stage: choose(stage) for functions in back_ends.values() for stage in functions}
+
+
+def _cut_out(
+    background: BackgroundRemover, source: NDArray[np.uint8] | ImageTask, *, skip_plain: bool
+) -> Cutout:
+    if isinstance(source, ImageTask):
+        image = shrink(decode_image(source.image))
+    else:
+        image = Image.fromarray(source)
+    try:
+        cutout = background(image, skip_plain=skip_plain)
+    except NoObject as error:
+        if isinstance(source, ImageTask):
+            raise TaskError(f"{error}; send a picture of one object") from error
+        raise
+    shown = composite_on_grey(image) if image.mode == "RGBA" else image
+    # On grey here and not in the back end's first stage: there the GPU would wait for it.
+    on_grey = composite_on_grey(cutout)
+    return Cutout(np.asarray(shown), np.asarray(cutout), np.asarray(on_grey))
+
+
+def _encode(cloud: GaussianCloud, level: int) -> Asset:
+    file = spz.encode(cloud, level=level)
+    report = check(cloud, wire_bytes=len(file))
+    if not report.passed:
+        raise GenerationError(f"a validator would score the cloud 0: {report.summary()}")
+    return Asset(cloud, file, report)

@@ -1,0 +1,133 @@
+"""The warm-up: which generations visit every cost key of a ladder, and how long each step took."""
+
+import asyncio
+import io
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import chain, cycle, product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from generation.plan import Plan, Rung, Step, StepEvent
+from generation.stage import LARGE_PIXELS, PROMPT_NEW, PROMPT_REMEMBERED, Cutout
+from generation.step_run import RequestRun
+from protocol.tasks import ImageTask, Task, TextTask
+
+_LARGE_SIDE = 2 * math.isqrt(LARGE_PIXELS)
+"""A photograph of six megapixels stands for all pictures that count as large."""
+
+_COLOURS = ("brown", "red", "blue", "green", "yellow", "white", "purple", "orange")
+_THINGS = ("chair", "car", "mug", "house", "cube", "tree", "table", "mushroom", "sphere")
+
+Route = Callable[[Task, Rung], tuple[Step, ...]]
+Walk = Callable[[RequestRun], Awaitable[tuple[Any, Cutout | None]]]
+
+
+def rounds_of(
+    ladder: Sequence[Rung], route: Route, *, compiles: bool
+) -> tuple[tuple[Rung, ...], tuple[Rung, ...]]:
+    """Returns the rungs at which to generate in each of two rounds; the second is timed.
+
+    The second round has every rung with a cost key that no rung before it has. The first round pays
+    for what is done once: for each shape, if networks are compiled or recorded.
+    """
+    probe = _text_task("a brown chair")
+    seen: set[str] = set()
+    timed = []
+    for rung in ladder:
+        keys = {step.cost_key for step in route(probe, rung)}
+        if not keys <= seen:
+            timed.append(rung)
+            seen |= keys
+    return tuple(timed if compiles else timed[:1]), tuple(timed)
+
+
+def count_steps(ladder: Sequence[Rung], route: Route, *, compiles: bool) -> int:
+    """Returns how many steps `visit_cost_keys` takes if prompts are remembered."""
+    probe = _text_task("a brown chair")
+    rounds = rounds_of(ladder, route, compiles=compiles)
+    drawn = sum(len(route(probe, rung)) for rungs in rounds for rung in rungs)
+    given = sum(2 * len({rung.skip_plain for rung in rungs}) for rungs in rounds)
+    return drawn + given + len(rounds)
+
+
+async def visit_cost_keys(
+    ladder: Sequence[Rung],
+    route: Route,
+    walk: Walk,
+    remembers: Callable[[str], bool],
+    tick: Callable[[str], None],
+    *,
+    compiles: bool,
+) -> Mapping[str, float]:
+    """Visits every cost key of text and image tasks.
+
+    A text task with a new prompt runs at every rung of `rounds_of`. Its picture, as a small and as
+    a large PNG file, visits the cut-outs of image tasks.
+
+    Args:
+        ladder: The quality levels.
+        route: Steps of a task at a rung.
+        walk: Runs the steps of a plan; returns the last result and the cut-out, if one was made.
+        remembers: Whether a prompt's encoding is in memory.
+        tick: Receives the name of each stage as a step of it starts.
+        compiles: Whether networks are compiled or recorded for each shape.
+
+    Returns:
+        Seconds by cost key: the median of the last round.
+    """
+    prompts = _new_prompts(remembers)
+    seconds: dict[str, list[float]] = {}
+
+    def note(event: StepEvent) -> None:
+        if event.kind == "started":
+            tick(event.step.stage)
+        elif event.kind == "finished":
+            seconds[event.step.cost_key].append(event.ran_s)
+
+    for rungs in rounds_of(ladder, route, compiles=compiles):
+        seconds = defaultdict(list)
+        for rung in rungs:
+            task = _text_task(next(prompts))
+            _, cutout = await walk(RequestRun(task, Plan(rung, route(task, rung)), note))
+            again = route(task, rung)[:1]
+            if again[0].cost_key == PROMPT_REMEMBERED and PROMPT_REMEMBERED not in seconds:
+                await walk(RequestRun(task, Plan(rung, again), note))
+            if cutout is None:
+                continue
+            for given in await asyncio.to_thread(_image_tasks, cutout.picture):
+                first = route(given, rung)[:1]
+                if first[0].cost_key not in seconds:
+                    await walk(RequestRun(given, Plan(rung, first), note))
+    # Memory may be too short to remember anything. A prompt that is remembered costs no more.
+    seconds.setdefault(PROMPT_REMEMBERED, seconds[PROMPT_NEW])
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def _text_task(prompt: str) -> TextTask:
+    return TextTask(id="warm-up", prompt=prompt, seed=0)
+
+
+def _new_prompts(remembers: Callable[[str], bool]) -> Iterator[str]:
+    """Prompts whose encodings are not in memory, as long as there are any."""
+    every = [f"a {colour} {thing}" for thing, colour in product(_THINGS, _COLOURS)]
+    new = (prompt for prompt in every if not remembers(prompt))
+    return chain(new, cycle(every))
+
+
+def _image_tasks(picture: NDArray[np.uint8]) -> list[ImageTask]:
+    """The same picture as two PNG files, one that counts as small and one as large."""
+    small = Image.fromarray(picture)
+    large = small.resize((_LARGE_SIDE, _LARGE_SIDE))
+    return [ImageTask(id="warm-up", image=_png(image), seed=0) for image in (small, large)]
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
