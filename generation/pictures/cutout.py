@@ -1,4 +1,4 @@
-"""Image to cut-out: background removal with rembg's models, through rembg or in torch."""
+"""Image to cut-out: background removal by rembg's models, through rembg or in torch."""
 
 import os
 import warnings
@@ -15,6 +15,7 @@ from PIL import Image
 from generation.errors import NoObject
 from generation.pictures.framing import resize_foreground
 from generation.pictures.onnx_network import OnnxError
+from generation.pictures.plain_border import plain_border_mask
 from generation.pictures.saliency import LAYOUTS, Layout, SaliencyNetwork
 from generation.settings import CutoutSettings
 from protocol.errors import SetupError
@@ -26,12 +27,14 @@ Mask = Callable[[Image.Image], Image.Image]
 class BackgroundRemover:
     """One of rembg's models, loaded from its file, run by ONNX Runtime or by torch.
 
+    Only one thread at a time may call it.
+
     Args:
         model_file: An ONNX file. If its name is that of one of rembg's own models
             (`isnet-general-use.onnx`), it is read as rembg reads that model; any other file has
             U2-Net's layout: 320 x 320 normalised RGB in, the mask as first output.
-        settings: Runtime, execution providers, threads, framing. What the torch runtime cannot
-            load is left to ONNX Runtime, with a warning.
+        settings: Runtime, execution providers, threads, framing. ONNX Runtime runs what the torch
+            runtime cannot load; a warning says so.
         device: Where the torch runtime computes.
 
     Raises:
@@ -55,13 +58,14 @@ class BackgroundRemover:
             in_torch = _load_in_torch(model_file, settings, device)
         self._mask: Mask = in_torch or _load_in_rembg(model_file, settings)
 
-    def __call__(self, image: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image, *, skip_plain: bool = False) -> Image.Image:
         """Cuts the object out and frames it.
 
-        An RGBA image in which some pixel is not opaque is taken as cut out already.
+        An RGBA image in which some pixel is not opaque counts as cut out already.
 
         Args:
             image: RGB or RGBA, any size.
+            skip_plain: See `remove`.
 
         Returns:
             RGBA, square, the object's box centred and `foreground_ratio` of the side.
@@ -70,7 +74,7 @@ class BackgroundRemover:
             NoObject: No object was found.
         """
         if not _is_cut_out(image):
-            image = self.remove(image.convert("RGB"))
+            image = self.remove(image.convert("RGB"), skip_plain=skip_plain)
         opaque = sum(image.getchannel("A").histogram()[128:])
         coverage = opaque / (image.width * image.height)
         if coverage < self.settings.min_coverage:
@@ -80,11 +84,22 @@ class BackgroundRemover:
             )
         return resize_foreground(image, self.settings.foreground_ratio)
 
-    def remove(self, image: Image.Image) -> Image.Image:
-        """Cuts the object out of an RGB picture: RGBA of the same size, not yet framed."""
+    def remove(self, image: Image.Image, *, skip_plain: bool = False) -> Image.Image:
+        """Cuts the object out of a picture, without framing it.
+
+        Args:
+            image: RGB.
+            skip_plain: Do without the network where `plain_border_mask` finds the object.
+
+        Returns:
+            RGBA of the same size.
+        """
+        mask = None
+        if skip_plain:
+            mask = plain_border_mask(image, min_coverage=self.settings.min_coverage)
         # The colours under a soft edge stay as they are: darkened, they would make a rim.
         cutout = image.copy()
-        cutout.putalpha(self._mask(image))
+        cutout.putalpha(self._mask(image) if mask is None else mask)
         return cutout
 
 

@@ -1,6 +1,5 @@
 """The masks of rembg's U2-Net and IS-Net models, computed in torch where the other networks run."""
 
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +44,9 @@ LAYOUTS = {
 class SaliencyNetwork:
     """Finds the object of a picture: what `rembg.remove` does with these models, up to rounding.
 
-    On CUDA it is one CUDA graph on a stream of its own: it does not wait for what other threads do
-    on the device. Several threads may call it; they take turns.
+    On CUDA it is one CUDA graph on a stream of its own, on its device: it does not wait for what
+    other threads launch there. Only one thread at a time may call it, as the lane of the cut-outs
+    has only one: a lock would make the second wait inside the time that is measured.
 
     Args:
         model_file: An ONNX file.
@@ -72,7 +72,6 @@ class SaliencyNetwork:
         self._stream = None
         if self._device.type == "cuda":
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        self._lock = threading.Lock()
         self._mask = Captured("background removal", self._mask_of_square)
         with torch.cuda.stream(self._stream):
             self._network = network.to(self._device, self._dtype)
@@ -85,7 +84,7 @@ class SaliencyNetwork:
     def __call__(self, image: Image.Image) -> Image.Image:
         """Returns the mask of an RGB picture, L, of the same size."""
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-        with self._lock, torch.cuda.stream(self._stream), torch.no_grad():
+        with torch.cuda.stream(self._stream), torch.no_grad():
             picture = pixels.to(self._device).float().contiguous()
             square = _resize(picture, self._side, self._side)
             mask = _resize(self._mask(square), image.height, image.width)

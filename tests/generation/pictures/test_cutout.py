@@ -1,5 +1,6 @@
 """Background removal through rembg: from any model file, and only where it is needed."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -83,6 +84,30 @@ def test_the_given_image_is_left_as_it_was(remover: BackgroundRemover) -> None:
     remover(photo)
     assert photo.mode == "RGB"
     assert photo.tobytes() == _photo().tobytes()
+
+
+def _without_network(remover: BackgroundRemover) -> BackgroundRemover:
+    def refuse(_image: Image.Image) -> Image.Image:
+        raise AssertionError("the network was run")
+
+    twin = copy.copy(remover)
+    twin._mask = refuse
+    return twin
+
+
+def test_a_plain_border_needs_no_network_if_it_may_be_skipped(remover: BackgroundRemover) -> None:
+    alpha = np.asarray(_without_network(remover)(_photo(), skip_plain=True))[..., 3]
+    # The ball is 81 pixels wide; its box, without the last row, takes 85 % of the side.
+    assert alpha.shape == (94, 94)
+    assert abs((alpha > 127).sum() / (np.pi * 40.5**2) - 1) < 0.03
+    with pytest.raises(AssertionError, match="the network was run"):
+        _without_network(remover)(_photo())
+
+
+def test_the_network_decides_where_the_border_is_not_plain(remover: BackgroundRemover) -> None:
+    photo = _photo()
+    photo.paste((90, 60, 40), (0, 120, 200, 150))  # a table in front of the wall
+    assert remover(photo, skip_plain=True).tobytes() == remover(photo).tobytes()
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])

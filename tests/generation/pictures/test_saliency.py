@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -200,10 +199,6 @@ def test_bfloat16_cuts_out_the_same_object(
     assert 0 < difference.mean() < 2
 
 
-def test_threads_take_turns(remover: BackgroundRemover) -> None:
-    _check_threads(remover)
-
-
 @needs_cuda
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 0.5), (torch.bfloat16, 2.0)])
 def test_cuda_finds_what_the_cpu_finds(
@@ -233,8 +228,11 @@ def test_the_recording_gives_what_eager_gives(tmp_path: Path) -> None:
 
 
 @needs_cuda
-def test_threads_take_turns_on_cuda(tmp_path: Path) -> None:
+def test_other_work_on_the_device_changes_nothing(tmp_path: Path) -> None:
     write_random(tmp_path / "u2netp.onnx", "u2netp", side=128)
+    remover = BackgroundRemover(tmp_path / "u2netp.onnx", TORCH, "cuda")
+    photos = [_photo(seed=seed) for seed in range(6)]
+    alone = [_alpha(remover.remove(photo)) for photo in photos]
     busy = torch.randn(4096, 4096, device="cuda")
     ended = threading.Event()
 
@@ -245,16 +243,9 @@ def test_threads_take_turns_on_cuda(tmp_path: Path) -> None:
     other = threading.Thread(target=keep_busy)
     other.start()
     try:
-        _check_threads(BackgroundRemover(tmp_path / "u2netp.onnx", TORCH, "cuda"))
+        together = [_alpha(remover.remove(photo)) for photo in photos]
     finally:
         ended.set()
         other.join()
-
-
-def _check_threads(remover: BackgroundRemover) -> None:
-    photos = [_photo(seed=seed) for seed in range(6)]
-    alone = [_alpha(remover.remove(photo)) for photo in photos]
-    with ThreadPoolExecutor(2) as pool:
-        together = [_alpha(cutout) for cutout in pool.map(remover.remove, photos)]
     for found, expected in zip(together, alone, strict=True):
         assert np.abs(found - expected).max() <= 1
