@@ -26,7 +26,14 @@ _REACH, _BELOW, _NARROWED = 2.0, 0.3, 0.5
 
 
 @torch.inference_mode()
-def extract_cloud(model: TripoSR, scene_code: Tensor, settings: SplatSettings) -> GaussianCloud:
+def extract_cloud(
+    model: TripoSR,
+    scene_code: Tensor,
+    settings: SplatSettings,
+    *,
+    count: int | None = None,
+    seed: int | None = None,
+) -> GaussianCloud:
     """Covers the scene's surface with evenly spread flat discs.
 
     The cloud is in the subnet's frame, centred per axis on the box of its centres, whose largest
@@ -35,28 +42,31 @@ def extract_cloud(model: TripoSR, scene_code: Tensor, settings: SplatSettings) -
     Args:
         model: The network whose decoder reads `scene_code`.
         scene_code: (3, C, H, W) triplane on the model's device.
-        settings: Number of Gaussians, threshold, lattice and disc shape.
+        settings: Threshold, lattice and disc shape; defaults for what follows.
+        count: Most Gaussians; the settings' `max_gaussians` when None.
+        seed: Seed of the surface sampling, 0..2**64 - 1; the settings' seed when None.
 
     Returns:
-        At most `settings.max_gaussians` Gaussians, identical for identical input on one device.
+        At most `count` Gaussians, identical for identical input on one device.
 
     Raises:
         GenerationError: The density field is not finite, has no surface, or has one so small that
             fewer Gaussians than a validator accepts fit on it.
     """
+    most = settings.max_gaussians if count is None else count
     surface = sample_surface(
         model,
         scene_code,
-        count=settings.max_gaussians,
+        count=most,
         threshold=settings.threshold,
         resolution=settings.resolution,
         min_component=settings.min_component,
-        seed=settings.seed,
+        seed=settings.seed if seed is None else seed,
     )
-    count = len(surface.points)
-    if count < MIN_GAUSSIANS <= settings.max_gaussians:
+    sampled = len(surface.points)
+    if sampled < MIN_GAUSSIANS <= most:
         raise GenerationError(
-            f"the surface found is too small: {count} Gaussians fit on it, a validator wants "
+            f"the surface found is too small: {sampled} Gaussians fit on it, a validator wants "
             f"{MIN_GAUSSIANS}; raise splats.resolution (now {settings.resolution})"
         )
     rotations = disc_rotations(_to_subnet(surface.normals))
@@ -75,7 +85,7 @@ def extract_cloud(model: TripoSR, scene_code: Tensor, settings: SplatSettings) -
         positions=arrays[0],
         log_scales=arrays[1],
         rotations=arrays[2],
-        opacity_logits=np.full(count, settings.opacity_logit, dtype=np.float32),
+        opacity_logits=np.full(sampled, settings.opacity_logit, dtype=np.float32),
         colors_dc=arrays[3],
     )
 

@@ -274,13 +274,29 @@ def _pick_evenly(
     share = 1 / normals.abs().sum(dim=-1)
     order = torch.argsort(_morton(points, radius), stable=True)
     area = (share[order] * _AREA_UNITS).round().long().cumsum(0)
-    total = area[-1].double()
     if len(points) > count:
         offset = torch.rand(1, generator=torch.Generator().manual_seed(seed)).item()
-        targets = ((torch.arange(count, device=points.device) + offset) * (total / count)).long()
+        targets = _even_targets(area[-1], count, offset)
         # Where candidates are scarce, two targets can fall on one.
         order = order[torch.unique_consecutive(torch.searchsorted(area, targets, right=True))]
-    return order, total / _AREA_UNITS
+    return order, area[-1].double() / _AREA_UNITS
+
+
+def _even_targets(total: Tensor, count: int, offset: float) -> Tensor:
+    """(count,) int64 in 0 .. total - 1, evenly spaced.
+
+    In float64, which holds every total exactly: in float32, the offsets of one seed in 600 round
+    the last target up to the total, where no candidate lies.
+
+    Args:
+        total: () int64.
+        count: How many.
+        offset: Where the first lies between 0 and the second, 0 <= offset < 1.
+    """
+    index = torch.arange(count, dtype=torch.float64, device=total.device)
+    targets = ((index + offset) * (total.double() / count)).long()
+    # The product can still be rounded up to the total, by an offset just below 1.
+    return torch.minimum(targets, total - 1)
 
 
 def _morton(points: Tensor, radius: float) -> Tensor:

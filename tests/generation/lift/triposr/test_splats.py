@@ -11,6 +11,7 @@ from generation.errors import GenerationError
 from generation.lift.triposr import TripoSR, TripoSRConfig
 from generation.lift.triposr.config import ViTConfig
 from generation.lift.triposr.splats import LARGEST_SIDE, disc_rotations, extract_cloud
+from generation.lift.triposr.surface import _even_targets
 from generation.scoring.validity import check
 from generation.settings import SplatSettings
 from protocol import spz
@@ -74,18 +75,38 @@ def test_the_input_view_faces_plus_z_with_its_right_at_plus_x() -> None:
         np.testing.assert_allclose(colours.rgb[nearest], expected[0], atol=0.03)
 
 
-def test_same_seed_same_bytes() -> None:
+def test_the_seed_decides_the_sample() -> None:
     model, code = box()
-    first, second = (spz.encode(extract_cloud(model, code, FEW)) for _ in range(2))
-    assert first == second
-    other = FEW.model_copy(update={"seed": 7})
-    assert spz.encode(extract_cloud(model, code, other)) != first
+    first, again = (spz.encode(extract_cloud(model, code, FEW, seed=7)) for _ in range(2))
+    assert first == again
+    assert spz.encode(extract_cloud(model, code, FEW, seed=8)) != first
+    of_settings = extract_cloud(model, code, FEW.model_copy(update={"seed": 7}))
+    assert spz.encode(of_settings) == first
+
+
+def test_no_seed_reaches_beyond_the_surface() -> None:
+    # In float32, this seed's last target of 10,000 would be rounded up to the whole area.
+    assert len(extract_cloud(*box(), FEW, count=10_000, seed=2469)) > 9_900
+
+
+@pytest.mark.parametrize("count", [1, 7, 12_000, 120_000, 10_000_000])
+@pytest.mark.parametrize("offset", [0.0, 0.5, 0.9996, 1 - 2**-24])
+def test_targets_of_a_sample_are_even_and_below_the_total(count: int, offset: float) -> None:
+    for total in (count, 5 * count, 131_071 * count + 1):
+        targets = _even_targets(torch.tensor(total), count, offset)
+        assert (len(targets), targets.dtype) == (count, torch.int64)
+        assert targets[0] >= 0
+        assert targets[-1] < total
+        steps = (targets[1:] - targets[:-1]).double() - total / count
+        assert not (steps.abs() > 1).any()
 
 
 @pytest.mark.parametrize("count", [8_000, 30_000])
-def test_max_gaussians_is_kept_and_nearly_reached(count: int) -> None:
+def test_the_number_of_gaussians_is_kept_and_nearly_reached(count: int) -> None:
     cloud = extract_cloud(*box(), SplatSettings(max_gaussians=count, resolution=64))
     assert 0.99 * count <= len(cloud) <= count
+    of_call = extract_cloud(*box(), FEW, count=count)
+    assert spz.encode(of_call) == spz.encode(cloud)
 
 
 def test_default_asset_is_one_to_two_megabytes() -> None:
