@@ -199,7 +199,9 @@ def triposr(settings: GenerationSettings, device: torch.device, sizes: Sizes = F
     """Builds TripoSR; every picture gives one closed body."""
     model = untrained(sizes.triposr, device=device)
     model.query_chunk = settings.triposr.chunk_size
-    return model.to(getattr(torch, settings.triposr.dtype))
+    model.to(getattr(torch, settings.triposr.dtype))
+    model.fit_positions()
+    return model
 
 
 def background(

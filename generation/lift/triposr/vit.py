@@ -60,12 +60,30 @@ class ViT(nn.Module):
 class Embeddings(nn.Module):
     """Patches, CLS token and position table."""
 
+    fitted_positions: Tensor | None
+
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         grid = config.image_size // config.patch_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + grid**2, config.hidden_size))
         self.patch_embeddings = PatchProjection(config.hidden_size, config.patch_size)
+        self.fitted_grid: tuple[int, int] | None = None
+        self.register_buffer("fitted_positions", None, persistent=False)
+
+    def fit_positions(self, rows: int, columns: int) -> None:
+        """Resamples the position table for one size of images now, and not in every pass.
+
+        Call it once the weights have their values, and again if these change.
+
+        Args:
+            rows: Rows of patches.
+            columns: Columns of patches.
+        """
+        self.fitted_grid = (rows, columns)
+        # Detached: a parameter, the table itself if it fits, would count as a weight here.
+        table = self.position_embeddings.detach()
+        self.fitted_positions = interpolate_positions(table, rows, columns)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps normalised images (B, 3, H, W) to tokens (B, N, hidden)."""
@@ -73,6 +91,8 @@ class Embeddings(nn.Module):
         rows, columns = patches.shape[-2:]
         cls = self.cls_token.expand(len(images), -1, -1)
         tokens = torch.cat([cls, patches.flatten(2).transpose(1, 2)], dim=1)
+        if self.fitted_positions is not None and self.fitted_grid == (rows, columns):
+            return tokens + self.fitted_positions
         return tokens + interpolate_positions(self.position_embeddings, rows, columns)
 
 

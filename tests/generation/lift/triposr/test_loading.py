@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -7,7 +8,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from generation.lift.triposr import CheckpointError, TripoSR
+from generation.lift.triposr import CheckpointError, TripoSR, vit
+from tests.support.tiny_networks import SIZES
 
 
 def test_saved_models_load_again(tiny: TripoSR, tmp_path: Path, image: NDArray[np.float32]) -> None:
@@ -28,6 +30,38 @@ def test_loaded_models_are_for_inference(tiny: TripoSR) -> None:
 def test_dtype_holds_for_every_weight(golden: Path) -> None:
     model = TripoSR.from_pretrained(golden / "tiny", dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_positions_are_resampled_at_loading_and_not_in_a_pass(
+    golden: Path, image: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    model = TripoSR.from_pretrained(golden / "tiny", dtype=dtype)
+    embeddings = model.image_tokenizer.model.embeddings
+    embeddings.fitted_grid = None
+    resampled_in_the_pass = model.scene_codes(image)
+    model.fit_positions()
+    calls: list[object] = []
+    monkeypatch.setattr(vit, "interpolate_positions", lambda *args: calls.append(args))
+    assert torch.equal(model.scene_codes(image), resampled_in_the_pass)
+    assert calls == []
+
+
+def test_images_of_another_size_get_positions_of_their_own(tiny: TripoSR) -> None:
+    patch = tiny.config.vit.patch_size
+    for rows, columns in ((3, 5), (5, 3)):
+        tokens = tiny.image_tokenizer(torch.zeros(1, 3, rows * patch, columns * patch))
+        assert tokens.shape[1] == 1 + rows * columns
+
+
+@pytest.mark.parametrize("vit_size", [32, 64])
+def test_resampled_positions_are_no_weights(vit_size: int) -> None:
+    config = replace(SIZES.triposr, vit=replace(SIZES.triposr.vit, image_size=vit_size))
+    model = TripoSR(config)
+    state, weights = set(model.state_dict()), len(list(model.parameters()))
+    model.fit_positions()
+    assert set(model.state_dict()) == state
+    assert len(list(model.parameters())) == weights
 
 
 @pytest.fixture
