@@ -17,7 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from generation.acceleration.graphs import Captured, GraphPool
-from generation.acceleration.streams import go_first, to_host, use_device, wait_for_stream
+from generation.acceleration.streams import (
+    go_beside,
+    go_first,
+    to_host,
+    use_device,
+    wait_for_stream,
+)
 from generation.pictures.flux1 import Flux1
 from generation.pictures.saliency import Layout, SaliencyNetwork
 from generation.presets import preset
@@ -151,7 +157,7 @@ def test_waiting_is_for_the_stream_of_the_named_device(calls: _Calls) -> None:
 
 
 @needs_cuda
-@pytest.mark.parametrize("prepare", [use_device, go_first])
+@pytest.mark.parametrize("prepare", [use_device, go_first, go_beside])
 def test_a_prepared_thread_works_on_its_device(prepare: Callable[[str], None]) -> None:
     with ThreadPoolExecutor(1, initializer=partial(prepare, str(LAST))) as thread:
         assert thread.submit(torch.cuda.current_device).result() == LAST.index
@@ -224,7 +230,7 @@ def test_flux_recorded_on_any_device_draws_what_eager_draws(
                 np.asarray(draw(prompt, seed, steps=steps, size=size), dtype=int)
                 for draw in (fast, eager)
             )
-            assert np.abs(found - expected).max() <= 1
+            assert np.abs(found - expected).max() <= 2
     assert len(fast._step._recordings) == 2
     assert all(captured._records for captured in (fast._encode, fast._step, fast._decode))
     assert torch.cuda.current_device() == 0
@@ -235,6 +241,14 @@ def test_flux_recorded_on_any_device_draws_what_eager_draws(
 def test_flux_has_finished_when_a_stage_returns(embedded_paths: ModelPaths, index: int) -> None:
     settings = preset("embedded").text_to_image
     flux = Flux1.from_pretrained(embedded_paths.text_to_image, settings, f"cuda:{index}")
+
+    def slow(function: Callable[..., Any], *tensors: Tensor) -> Any:
+        results = function(*tensors)
+        with torch.cuda.device(index):
+            torch.cuda._sleep(100_000_000)  # type: ignore[no-untyped-call]
+        return results
+
+    flux._encode, flux._step = partial(slow, flux._encode), partial(slow, flux._step)
     stream = torch.cuda.current_stream(index)
     drawing = flux.begin("a blue cube", 0, steps=2, size=64)
     assert stream.query()
@@ -253,4 +267,4 @@ def test_the_background_network_runs_on_a_stream_of_its_device(tmp_path: Path) -
         masks.append([np.asarray(network(photo), dtype=int) for _ in range(2)])
         assert network._stream is not None
         assert str(network._stream.device) == device
-    assert np.abs(np.array(masks) - masks[0][0]).max() <= 1
+    assert np.abs(np.array(masks) - masks[0][0]).max() <= 2

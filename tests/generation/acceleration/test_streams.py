@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from generation.acceleration.streams import go_first, to_host
+from generation.acceleration.streams import go_beside, go_first, to_host, use_device
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -21,8 +21,10 @@ def test_a_tensor_comes_to_the_host_as_it_is() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_machine_without_cuda_is_left_alone() -> None:
-    go_first("cuda")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_machine_without_cuda_is_left_alone(device: str) -> None:
+    for prepare in (go_first, go_beside, use_device):
+        prepare(device)
 
 
 @on_cuda
