@@ -280,11 +280,13 @@ class _Worker:
         self._inbox: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
-        self._thread.start()
 
     def take(self, job: _Job) -> None:
         self.job, self._loop = job, job.loop
         self._inbox.put(job)
+        if self._thread.ident is None:
+            # Not earlier: if it dies in its preparation, it has a loop to report to.
+            self._thread.start()
 
     def stop(self) -> None:
         self._inbox.put(None)
