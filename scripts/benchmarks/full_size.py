@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from generation.acceleration.eight_bit import Float8Linear, Int8Linear
 from generation.lift.triposr import TripoSR, TripoSRConfig
+from generation.loading import require_device
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.flux1 import Flux1, hold_in_eight_bits
 from generation.quiet import quiet_libraries
 from generation.settings import CutoutSettings, GenerationSettings, TextToImageSettings
-from generation.stages import Networks, require_device
+from generation.stages import Networks
 from generation.weights.store import EMBEDDED
 from scripts.benchmarks.random_triposr import untrained
 from scripts.benchmarks.u2net import write_random

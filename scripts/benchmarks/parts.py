@@ -26,12 +26,12 @@ from generation.acceleration.graphs import Captured
 from generation.acceleration.streams import to_host
 from generation.lift.triposr import SceneCode, TripoSR
 from generation.lift.triposr.splats import extract_cloud
+from generation.loading import require_device
 from generation.pictures.drawing import places
 from generation.pictures.flux1 import Flux1
 from generation.pictures.onnx_network import OnnxNetwork
 from generation.presets import preset
 from generation.settings import GenerationSettings
-from generation.stages import require_device
 from protocol import spz
 from protocol.errors import SetupError
 from scripts.benchmarks import full_size
