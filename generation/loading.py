@@ -233,3 +233,10 @@ def _encode(cloud: GaussianCloud, level: int) -> Asset:
     if not report.passed:
         raise GenerationError(f"a validator would score the cloud 0: {report.summary()}")
     return Asset(cloud, file, report)
+
+
+def device_name(device: str) -> str:
+    """Returns what kind of device this is: the GPU's name, or "cpu" with the number of threads."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device}, {torch.get_num_threads()} threads"

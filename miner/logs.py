@@ -1,7 +1,6 @@
 """Where the program's own log goes: the terminal, and a file beside the score log."""
 
 import sys
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -47,14 +46,6 @@ def configure_logs(level: str, folder: Path | None = None) -> None:
             f"the log folder {folder} cannot be written: {error.strerror or error}",
             fix="give a writable folder with --log.dir",
         ) from error
-
-
-def log_stage(event: str, details: Mapping[str, object]) -> None:
-    """Writes a stage's event to the log at DEBUG: for `GenerationPipeline(on_event=...)`."""
-    said = " ".join(
-        f"{value:.3f} s" if name == "seconds" else str(value) for name, value in details.items()
-    )
-    logger.debug("{}: {}", event.replace("_", " "), said)
 
 
 def program_version() -> str:

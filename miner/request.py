@@ -5,12 +5,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.plan import Plan, Turn
+from generation.plan import Plan, Step, Turn
 from generation.scoring.validity import ValidityReport
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import Task
 
 Outcome = Literal["completed", "dropped", "rejected", "failed"]
+ReasonCode = Literal[
+    "ok",
+    "predicted_late",
+    "predicted_late_stage",
+    "deadline_passed",
+    "caller_share",
+    "caller_left",
+    "not_ready",
+    "draining",
+    "bad_task",
+    "generation_error",
+    "engine_suspect",
+    "engine_dead",
+    "internal_error",
+]
+"""Why a request ended as it did; docs/score-log.md explains each."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,8 @@ class Answer:
         reason_code: One short word, listed in docs/score-log.md.
         reason: One sentence with the numbers.
         task_id: The caller's id of the task.
-        stage: The stage that was not started, if it was dropped half way.
+        stage: The stage that was not started, that ran out of time, or that failed.
+        rung: Name of the quality level, if it was admitted.
         predicted_s: Seconds predicted on arrival, if it came so far.
         budget_s: Seconds that it had, if it came so far.
         timings: Seconds per stage that ran.
@@ -70,10 +87,11 @@ class Answer:
     """
 
     outcome: Outcome
-    reason_code: str
+    reason_code: ReasonCode
     reason: str
     task_id: str
     stage: str | None = None
+    rung: str | None = None
     predicted_s: float | None = None
     budget_s: float | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -91,38 +109,62 @@ class Answer:
 
 @dataclass(eq=False)
 class ActiveRequest:
-    """A request from its admission to its answer. The scheduler owns it and changes it.
+    """A request from its admission to its answer; the scheduler changes it.
 
     Attributes:
         request: What was asked.
         arrival: Counts requests; decides between equal deadlines.
-        deadline: Monotonic seconds by which generation must be done: the caller's limit or ours,
-            less the time to deliver.
-        budget_s: Seconds from the receipt to `deadline`.
-        rung: Index in the ladder of the preset.
-        plan: The way it takes at that rung.
+        limit_at: Monotonic seconds by which the answer must have arrived.
+        routes: Its steps at every rung of the ladder, best first.
+        delivery_s: Seconds that its answer takes to the caller, by rung.
+        rung: Index in the ladder.
+        plan: The way it takes; without limits until it is dispatched.
         engine: Name of the engine that runs it; None while it waits.
         position: Index of the step in `plan` that runs or comes next.
         step_since: When that step started (monotonic seconds); None while it waits.
-        predicted_s: Seconds predicted on arrival, to its answer.
+        predicted_s: Seconds predicted on arrival, to the arrival of its answer.
+        probe: Whether it was let in only to observe the machine.
         ran: Seconds of the steps that have run, by stage.
-        stopping: Whether it has been given up and only waits for its running step to end.
+        block_ran: Seconds of the last steps that ran one after the other in one lane.
+        block_predicted: What had been predicted for them.
+        abandoned: Whether it has its answer already, and only its running step is still to end.
     """
 
     request: Request
     arrival: int
-    deadline: float
-    budget_s: float
+    limit_at: float
+    routes: tuple[tuple[Step, ...], ...]
+    delivery_s: tuple[float, ...]
     rung: int
     plan: Plan
     engine: str | None = None
     position: int = 0
     step_since: float | None = None
     predicted_s: float = 0.0
+    probe: bool = False
     ran: dict[str, float] = field(default_factory=dict)
-    stopping: bool = False
+    block_ran: float = 0.0
+    block_predicted: float = 0.0
+    abandoned: bool = False
 
     @property
     def turn(self) -> Turn:
         """Its place in every lane."""
-        return (self.deadline, self.arrival)
+        return (self.limit_at, self.arrival)
+
+    @property
+    def pace(self) -> float:
+        """How slow it has been in its present lane against the prediction, half believed."""
+        if self.block_predicted <= 0.0:
+            return 1.0
+        return 0.5 + 0.5 * self.block_ran / self.block_predicted
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic seconds by which generation must be done."""
+        return self.limit_at - self.delivery_s[self.rung]
+
+    @property
+    def budget_s(self) -> float:
+        """Seconds from the receipt to the deadline."""
+        return self.deadline - self.request.received_at

@@ -1,139 +1,204 @@
-"""The one door to the generator, for every transport."""
+"""The one door to the engines, for every transport: a thin async shell around the scheduler."""
 
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 from loguru import logger
 
+from generation.engine import Generation
 from generation.errors import EngineDead, GenerationError, GenerationStopped
-from generation.pipeline import Generator, stages_for
-from miner.in_hand import InHand
-from miner.request import Answer, Caller, Outcome, Request
-from miner.scheduling.estimator import StageEstimator
-from miner.scheduling.timing_guard import TimingGuard
+from generation.plan import StepEvent
+from miner.engines import EngineClient
+from miner.estimates_file import EstimatesFile
+from miner.request import ActiveRequest, Answer, Caller, Outcome, ReasonCode, Request
+from miner.scheduling.estimates import DeliveryTimes, Estimates
+from miner.scheduling.scheduler import Dispatch, Scheduler
 from miner.score.log import ScoreLog
-from protocol.errors import TaskError
+from protocol.errors import SetupError, TaskError
+from protocol.tasks import TextTask
 
 DRAIN_GRACE_S = 2.0
-"""How long past its deadline a request may still run while the service drains."""
+"""How long past the last deadline draining waits for answers."""
+
+SAVE_EVERY_S = 60.0
+"""Seconds between two writes of the estimates."""
+
+WARN_EVERY_S = 300.0
+"""Least seconds between two warnings that the guard refuses everything."""
+
+_TRIAL = TextTask(id="trial", prompt="a red car")
 
 
 class State(StrEnum):
-    """Where the service is in its life; it only ever moves down this list."""
+    """Where the service is in its life: it moves down this list, and from suspect back to ready."""
 
     STARTING = "starting"
     WARMING_UP = "warming_up"
     READY = "ready"
+    SUSPECT = "suspect"
     DRAINING = "draining"
     DEAD = "dead"
 
 
+@dataclass(frozen=True)
+class _End:
+    """What became of an admitted request."""
+
+    outcome: Outcome
+    code: ReasonCode
+    reason: str
+    stage: str | None = None
+    generation: Generation | None = None
+
+
+@dataclass(eq=False)
+class _Entry:
+    """An admitted request with what the event loop needs for it."""
+
+    active: ActiveRequest
+    end: "asyncio.Future[_End]"
+    run: "asyncio.Task[None] | None" = None
+    failed_stage: str | None = None
+
+
 class MinerService:
-    """Takes requests, lets the guard decide, runs the generator, logs and answers.
+    """Takes requests, lets the scheduler decide, has engines run plans, logs and answers.
 
     Everything is called from one event loop.
 
     Args:
-        generator: Makes the clouds.
+        engines: What generates; all of one preset.
         score_log: Receives one line per event.
         budget_s: Seconds from the receipt of a request to the arrival of its answer.
-        margin_s: Part of that kept for delivering the answer.
-        max_pending: Requests in hand at once; more are dropped.
-        max_pending_per_caller: The same for one caller.
-        clock: Monotonic clock, in seconds; the generator's deadlines are on it.
+        margin_s: Part of that kept for what cannot be measured here: the way over the network.
+        estimates_file: Where what steps take is kept over restarts, if anywhere.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(
         self,
-        generator: Generator,
+        engines: Sequence[EngineClient],
         score_log: ScoreLog,
         *,
         budget_s: float,
         margin_s: float,
-        max_pending: int = 32,
-        max_pending_per_caller: int = 8,
+        estimates_file: EstimatesFile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._generator = generator
+        self._engines: dict[str, EngineClient] = {engine.name: engine for engine in engines}
         self._score_log = score_log
         self._budget_s = budget_s
-        self._margin_s = margin_s
-        self._max_pending = max_pending
-        self._max_pending_per_caller = max_pending_per_caller
         self._clock = clock
-        self._guard: TimingGuard | None = None
-        self._in_hand: dict[str, InHand] = {}
+        self._estimates = Estimates(clock)
+        self._estimates_file = estimates_file
+        self._delivery = DeliveryTimes()
+        self._scheduler = Scheduler(
+            engines[0].ladder,
+            lambda request, rung: engines[0].route(request.task, rung),
+            estimates=self._estimates,
+            delivery=self._delivery,
+            budget_s=budget_s,
+            margin_s=margin_s,
+            clock=clock,
+        )
+        self._entries: dict[str, _Entry] = {}
         self._state = State.STARTING
+        self._suspected: set[str] = set()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._warned_at = -WARN_EVERY_S
+        self._cause_of_death = ""
         self.died = asyncio.Event()
-        """Set once the engine can serve no more; the process should then end non-zero."""
+        """Set once no engine can serve any more; the process should then end non-zero."""
+
+        self.hung = False
+        """Whether a thread is left that will not end: the process must end through `os._exit`."""
 
     @property
     def state(self) -> State:
         """Where the service is in its life."""
         return self._state
 
-    def pending(self, *, but: str) -> int:
-        """How many requests are in hand that came another way than by the transport `but`."""
-        return sum(in_hand.request.transport != but for in_hand in self._in_hand.values())
+    def active(self, *, except_transport: str) -> int:
+        """Returns how many admitted requests came by another transport than this one."""
+        return sum(
+            entry.active.request.transport != except_transport for entry in self._entries.values()
+        )
 
     async def start(self) -> None:
-        """Loads the models and warms up; the service is ready afterwards.
+        """Loads the engines and warms them up; the service is ready once one of them is.
 
         Raises:
-            SetupError: The generator cannot start.
+            SetupError: None of them can start.
         """
         self._move(State.WARMING_UP)
-        prior = await self._generator.start()
-        self._score_log.write("warmed_up", timings=dict(prior))
-        guard = TimingGuard(
-            StageEstimator(prior, clock=self._clock),
-            budget_s=self._budget_s,
-            margin_s=self._margin_s,
-            clock=self._clock,
+        results = await asyncio.gather(
+            *(self._start_engine(engine) for engine in self._engines.values()),
+            return_exceptions=True,
         )
-        predicted, budget = guard.predict("text", tuple(prior)), guard.budget()
-        if predicted > budget:
-            logger.warning(
-                "every text task will be dropped: predicted to take {:.2f} s, it has {:.2f} s",
-                predicted,
-                budget,
-            )
-        self._guard = guard
+        errors = [result for result in results if isinstance(result, BaseException)]
+        for error in errors:
+            if not isinstance(error, SetupError) or len(errors) == len(results):
+                raise error
+            logger.error("an engine does not start, the others serve without it: {}", error)
+        if self._estimates_file is not None:
+            self._saving = asyncio.create_task(self._keep_saving(self._estimates_file))
         self._move(State.READY)
 
     async def handle(self, request: Request) -> Answer:
-        """Answers a request, whatever becomes of it; logs exactly one `answered` line."""
-        refusal = self._refusal(request)
-        guard = self._guard
-        if guard is None or refusal is not None:
-            code, reason = refusal or ("not_ready", "the miner is still loading")
-            return self._finish(request, Answer("dropped", code, reason, request.task.id))
-        budget = guard.budget(request.allowed_s)
-        deadline = request.received_at + budget
-        stages = stages_for(request.task)
-        decision = guard.admit(request.id, request.task.kind, stages, request.received_at, budget)
-        if not decision.go:
+        """Answers a request, whatever becomes of it; logs exactly one `answered` line.
+
+        Cancelling it means that the caller has left: the request is given up, and its place is
+        free at once.
+        """
+        refusal = self._refusal()
+        if refusal is not None:
+            return self._finish(request, Answer("dropped", *refusal, request.task.id))
+        try:
+            active, verdict = self._scheduler.arrive(request)
+        except TaskError as error:
+            return self._finish(
+                request, Answer("rejected", "bad_task", str(error), request.task.id)
+            )
+        if verdict.rung is None:
+            self._warn_if_idle(verdict.reason)
             dropped = Answer(
                 "dropped",
-                decision.reason_code,
-                decision.reason,
+                verdict.reason_code,
+                verdict.reason,
                 request.task.id,
-                predicted_s=decision.predicted_s,
-                budget_s=budget,
+                predicted_s=verdict.predicted_s,
+                budget_s=active.budget_s,
             )
             return self._finish(request, dropped)
-        in_hand = self._begin(request, guard, deadline, budget, decision.predicted_s)
+        if verdict.probe:
+            self._warn(f"a request is let in to see what the machine takes now: {verdict.reason}")
+        entry = _Entry(active, asyncio.get_running_loop().create_future())
+        self._entries[request.id] = entry
+        self._log_admission(active)
         try:
-            await asyncio.wait({in_hand.work})
+            self._proceed()
+            end = await self._end_of(entry)
+        except asyncio.CancelledError:
+            self._finish(
+                request,
+                self._answer(
+                    active, _End("dropped", "caller_left", "the caller closed the connection")
+                ),
+            )
+            raise
         finally:
-            in_hand.work.cancel()
-            del self._in_hand[request.id]
-            guard.forget(request.id, in_hand.timings)
-        return self._finish(request, self._result(in_hand))
+            del self._entries[request.id]
+            if entry.run is not None:
+                entry.run.cancel()
+            self._scheduler.leave(active)
+            self._proceed()
+        return self._finish(request, self._answer(active, end))
 
     def reject(
         self, *, task_id: str, caller: Caller, transport: str, received_at: float, reason: str
@@ -146,45 +211,227 @@ class MinerService:
         )
         return answer
 
-    async def drain(self) -> None:
-        """Accepts nothing more and returns once every request in hand has its answer.
+    def delivered(self, transport: str, size: int, seconds: float) -> None:
+        """Learns how long an answer of `size` bytes took from `handle` to its caller."""
+        self._delivery.observe(transport, size, seconds)
 
-        What is not finished by its deadline is given up between two stages and answered as
-        dropped.
+    async def drain(self) -> None:
+        """Accepts nothing more and returns once every admitted request has its answer.
+
+        What is not done by its deadline is answered as dropped.
         """
         self._move(State.DRAINING)
-        while self._in_hand:
-            last = max(in_hand.deadline for in_hand in self._in_hand.values())
+        while self._entries:
+            last = max(entry.active.limit_at for entry in self._entries.values())
             left = last + DRAIN_GRACE_S - self._clock()
-            works = {in_hand.work for in_hand in self._in_hand.values()}
-            _, late = await asyncio.wait(works, timeout=max(0.0, left))
-            for work in late:
-                work.cancel()
+            ends = {entry.end for entry in self._entries.values()}
+            _, late = await asyncio.wait(ends, timeout=max(0.0, left))
+            for end in late:
+                end.cancel()
             await asyncio.sleep(0)  # Lets the handlers take their results and leave.
 
     async def close(self) -> None:
-        """Frees the generator."""
-        await self._generator.close()
+        """Frees the engines; does not wait for a step that hangs."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if self._saving is not None:
+            self._saving.cancel()
+            await asyncio.wait({self._saving})
+            self._save()
+        for engine in self._engines.values():
+            if not await engine.close():
+                self.hung = True
 
-    def _begin(
-        self,
-        request: Request,
-        guard: TimingGuard,
-        deadline: float,
-        budget_s: float,
-        predicted_s: float,
-    ) -> InHand:
-        def gate(stage: str) -> None:
-            decision = guard.start_stage(request.id, stage)
-            in_hand.gate_code = decision.reason_code
-            if not decision.go:
-                raise GenerationStopped(stage, decision.reason)
+    async def _start_engine(self, engine: EngineClient) -> None:
+        await engine.start()
+        if self._estimates_file is not None:
+            self._estimates_file.restore(self._estimates, engine.name, engine.machine)
+        seconds = await engine.warm_up()
+        odd = self._estimates.oddity(engine.name, seconds) or self._too_slow(engine, seconds)
+        if odd is not None:
+            logger.warning("the warm-up is repeated: {}", odd)
+            again = await engine.warm_up()
+            seconds = {key: min(value, again.get(key, value)) for key, value in seconds.items()}
+        self._estimates.set_prior(engine.name, seconds)
+        self._score_log.write("warmed_up", engine=engine.name, seconds=dict(seconds))
+        if problem := self._too_slow(engine, seconds):
+            logger.warning("text tasks will be dropped: {}", problem)
+        self._scheduler.add_engine(engine.name, engine.lanes)
 
-        work = asyncio.create_task(
-            self._generator.generate(request.task, deadline=deadline, gate=gate)
+    def _too_slow(self, engine: EngineClient, seconds: Mapping[str, float]) -> str | None:
+        lowest = sum(seconds[step.cost_key] for step in engine.route(_TRIAL, engine.ladder[-1]))
+        if lowest <= self._budget_s:
+            return None
+        name = engine.ladder[-1].name
+        return f"the lowest rung, {name}, took {lowest:.1f} s of a budget of {self._budget_s:.1f} s"
+
+    def _refusal(self) -> tuple[ReasonCode, str] | None:
+        match self._state:
+            case State.READY:
+                return None
+            case State.DRAINING:
+                return "draining", "the miner is shutting down"
+            case State.SUSPECT:
+                return "engine_suspect", "a stage hangs; the miner takes no request until it ends"
+            case State.DEAD:
+                return "engine_dead", f"the engine died: {self._cause_of_death}"
+            case _:
+                return "not_ready", f"the miner is not ready ({self._state})"
+
+    async def _end_of(self, entry: _Entry) -> _End:
+        """Waits for the end of a request, at most until its answer would come too late."""
+        left = entry.active.limit_at - self._clock()
+        await asyncio.wait({entry.end}, timeout=max(0.0, left))
+        if entry.end.cancelled():
+            return _End("dropped", "draining", "given up half way: the miner is shutting down")
+        if entry.end.done():
+            return entry.end.result()
+        active = entry.active
+        stage = active.plan.steps[active.position].stage if active.engine is not None else None
+        budget = active.limit_at - active.request.received_at
+        return _End("dropped", "deadline_passed", f"not done after {budget:.2f} s", stage)
+
+    def _proceed(self) -> None:
+        """Does what the scheduler says is due now, and sets the alarm for the next time."""
+        if self._state is State.DEAD:
+            return
+        self._watch()
+        due = self._scheduler.next()
+        for given_up in due.given_up:
+            stage = given_up.active.plan.steps[0].stage
+            self._end(
+                given_up.active, _End("dropped", given_up.reason_code, given_up.reason, stage)
+            )
+        for dispatch in due.dispatches:
+            entry = self._entries[dispatch.active.request.id]
+            entry.run = asyncio.create_task(self._run(entry, dispatch))
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        wake_at = self._scheduler.wake_up_at()
+        if wake_at is not None:
+            delay = max(0.001, wake_at - self._clock() + 0.001)
+            self._alarm = asyncio.get_running_loop().call_later(delay, self._proceed)
+
+    async def _run(self, entry: _Entry, dispatch: Dispatch) -> None:
+        active = entry.active
+        engine = self._engines[dispatch.engine]
+        try:
+            generation = await engine.run(
+                active.request.task,
+                dispatch.plan,
+                seconds_left=active.deadline - self._clock(),
+                turn=active.turn,
+                on_event=partial(self._on_event, entry),
+            )
+        except asyncio.CancelledError:
+            raise
+        except GenerationStopped as stop:
+            end = _End("dropped", "predicted_late_stage", str(stop), stop.stage)
+        except TaskError as error:
+            end = _End("rejected", "bad_task", str(error), entry.failed_stage)
+        except GenerationError as error:
+            end = _End("failed", "generation_error", str(error), entry.failed_stage)
+        except EngineDead as error:
+            self._lose(dispatch.engine, str(error), entry)
+            return
+        except Exception as error:
+            logger.opt(exception=error).error("request {} failed", active.request.id)
+            end = _End(
+                "failed", "internal_error", f"unexpected {type(error).__name__}", entry.failed_stage
+            )
+        else:
+            total = self._clock() - active.request.received_at
+            words = f"done in {total:.2f} s of {active.budget_s:.2f} s"
+            end = _End("completed", "ok", words, generation=generation)
+        self._end(active, end)
+
+    def _on_event(self, entry: _Entry, event: StepEvent) -> None:
+        self._scheduler.on_event(entry.active, event)
+        if event.kind == "failed":
+            entry.failed_stage = event.step.stage
+        name, task = event.step.stage, entry.active.request.task.log_id
+        if event.kind == "started":
+            logger.debug("{} started for {} after {:.3f} s", name, task, event.waited_s)
+            return
+        logger.debug("{} {} for {} in {:.3f} s", name, event.kind, task, event.ran_s)
+        self._proceed()
+
+    def _watch(self) -> None:
+        """Notices steps past their limits, engines that come back, and those that do not."""
+        overruns = self._scheduler.overruns()
+        suspects = {overrun.active.engine or "": overrun for overrun in overruns}
+        for name, overrun in suspects.items():
+            if name not in self._suspected:
+                logger.error("engine {} is suspected to hang: {}", name, overrun)
+                self._score_log.write("engine_suspect", engine=name, reason=str(overrun))
+        for name in self._suspected - suspects.keys():
+            logger.info("engine {} is back", name)
+            self._score_log.write("engine_back", engine=name)
+        self._suspected = set(suspects)
+        for name, overrun in suspects.items():
+            if overrun.lost:
+                self.hung = True
+                self._lose(name, f"{overrun} and did not come back", None)
+        usable = self._engines.keys() - self._suspected
+        if self._state is State.READY and not usable:
+            self._move(State.SUSPECT, "; ".join(str(overrun) for overrun in overruns))
+        elif self._state is State.SUSPECT and usable:
+            self._move(State.READY)
+
+    def _lose(self, name: str, reason: str, entry: _Entry | None) -> None:
+        """Goes on without an engine, or dies with the last one."""
+        if name not in self._engines:
+            return
+        logger.error("engine {} is lost: {}", name, reason)
+        self._score_log.write("engine_lost", engine=name, reason=reason)
+        del self._engines[name]
+        self._suspected.discard(name)
+        end = partial(_End, "failed", "engine_dead", f"the engine died: {reason}")
+        if entry is not None:
+            self._end(entry.active, end(entry.failed_stage))
+        for active in self._scheduler.remove_engine(name):
+            self._end(active, end())
+        if self._engines:
+            self._proceed()
+            return
+        self._cause_of_death = reason
+        self._move(State.DEAD, reason)
+        self.died.set()
+        for other in list(self._entries.values()):
+            self._end(other.active, end())
+
+    def _end(self, active: ActiveRequest, end: _End) -> None:
+        entry = self._entries.get(active.request.id)
+        if entry is not None and not entry.end.done():
+            entry.end.set_result(end)
+
+    def _answer(self, active: ActiveRequest, end: _End) -> Answer:
+        answer = Answer(
+            end.outcome,
+            end.code,
+            end.reason,
+            active.request.task.id,
+            stage=end.stage,
+            rung=active.plan.rung.name,
+            predicted_s=active.predicted_s,
+            budget_s=active.budget_s,
+            timings=dict(active.ran),
         )
-        in_hand = InHand(request, deadline, budget_s, predicted_s, work)
-        self._in_hand[request.id] = in_hand
+        made = end.generation
+        if made is None:
+            return answer
+        return replace(
+            answer,
+            timings=made.timings,
+            gaussians=len(made.cloud),
+            validity=made.validity,
+            asset=made.spz,
+            cloud=made.cloud,
+        )
+
+    def _log_admission(self, active: ActiveRequest) -> None:
+        request = active.request
         self._score_log.write(
             "admitted",
             request_id=request.id,
@@ -193,69 +440,12 @@ class MinerService:
             kind=request.task.kind,
             caller=request.caller.hotkey,
             uid=request.caller.uid,
-            predicted_s=predicted_s,
-            budget_s=budget_s,
-            pending=len(self._in_hand),
+            rung=active.plan.rung.name,
+            probe=active.probe or None,
+            predicted_s=active.predicted_s,
+            budget_s=active.budget_s,
+            pending=len(self._entries),
         )
-        return in_hand
-
-    def _refusal(self, request: Request) -> tuple[str, str] | None:
-        if self._state is State.DRAINING:
-            return "draining", "the miner is shutting down"
-        if self._state is not State.READY:
-            return "not_ready", f"the miner is not ready ({self._state})"
-        if len(self._in_hand) >= self._max_pending:
-            return "queue_full", f"{len(self._in_hand)} requests are in hand, which is the limit"
-        hotkey = request.caller.hotkey
-        own = sum(other.request.caller.hotkey == hotkey for other in self._in_hand.values())
-        if own >= self._max_pending_per_caller:
-            return "caller_limit", f"{own} requests of this caller are in hand, which is the limit"
-        return None
-
-    def _result(self, in_hand: InHand) -> Answer:
-        outcome, code, reason = self._verdict(in_hand)
-        work = in_hand.work
-        error = None if work.cancelled() else work.exception()
-        answer = Answer(
-            outcome,
-            code,
-            reason,
-            in_hand.request.task.id,
-            stage=error.stage if isinstance(error, GenerationStopped) else None,
-            predicted_s=in_hand.predicted_s,
-            budget_s=in_hand.budget_s,
-            timings=in_hand.timings,
-        )
-        if outcome != "completed":
-            return answer
-        made = work.result()
-        cloud = made.cloud
-        return replace(
-            answer, gaussians=len(cloud), validity=made.validity, asset=made.spz, cloud=cloud
-        )
-
-    def _verdict(self, in_hand: InHand) -> tuple[Outcome, str, str]:
-        if in_hand.work.cancelled():
-            if self._state is State.DEAD:
-                return "failed", "engine_dead", "the engine died during this request"
-            return "dropped", "draining", "given up half way: the miner is shutting down"
-        match in_hand.work.exception():
-            case None:
-                total = self._clock() - in_hand.request.received_at
-                return "completed", "ok", f"done in {total:.2f} s of {in_hand.budget_s:.2f} s"
-            case GenerationStopped() as stop:
-                code = "deadline_passed" if in_hand.gate_code == "ok" else in_hand.gate_code
-                return "dropped", code, str(stop)
-            case TaskError() as error:
-                return "rejected", "bad_task", str(error)
-            case GenerationError() as error:
-                return "failed", "generation_error", str(error)
-            case EngineDead() as error:
-                self._die(str(error))
-                return "failed", "engine_dead", str(error)
-            case error:
-                logger.opt(exception=error).error("request {} failed", in_hand.request.id)
-                return "failed", "internal_error", f"unexpected {type(error).__name__}"
 
     def _finish(self, request: Request, answer: Answer) -> Answer:
         answer = replace(answer, total_s=self._clock() - request.received_at)
@@ -268,15 +458,33 @@ class MinerService:
         )
         return answer
 
-    def _die(self, reason: str) -> None:
-        self._move(State.DEAD, reason)
-        self.died.set()
-        for other in self._in_hand.values():
-            other.work.cancel()
+    def _warn_if_idle(self, reason: str) -> None:
+        """Tells the operator of a drop that no other request is the cause of."""
+        if not self._entries:
+            self._warn(f"a request was dropped although the machine is idle: {reason}")
+
+    def _warn(self, text: str) -> None:
+        now = self._clock()
+        if now - self._warned_at >= WARN_EVERY_S:
+            self._warned_at = now
+            logger.warning("{}", text)
+
+    async def _keep_saving(self, file: EstimatesFile) -> None:
+        while True:
+            await asyncio.sleep(SAVE_EVERY_S)
+            await asyncio.to_thread(file.save, self._estimates, self._machines())
+
+    def _save(self) -> None:
+        if self._estimates_file is not None:
+            self._estimates_file.save(self._estimates, self._machines())
+
+    def _machines(self) -> dict[str, str]:
+        return {engine.name: engine.machine for engine in self._engines.values()}
 
     def _move(self, state: State, reason: str | None = None) -> None:
         order = list(State)
-        if order.index(state) <= order.index(self._state):
+        back = self._state is State.SUSPECT and state is State.READY
+        if order.index(state) <= order.index(self._state) and not back:
             return
         previous, self._state = self._state, state
         logger.info("state: {}", state)

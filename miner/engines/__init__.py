@@ -21,6 +21,10 @@ class EngineClient(Protocol):
     ladder: tuple[Rung, ...]
     lanes: Mapping[str, int]
 
+    @property
+    def machine(self) -> str:
+        """What estimates are valid for: the preset and the device, in words."""
+
     async def start(self) -> None:
         """Loads the networks.
 
@@ -66,5 +70,5 @@ class EngineClient(Protocol):
             EngineDead: No further request can.
         """
 
-    async def close(self) -> None:
-        """Ends the threads; does not wait for a step that hangs."""
+    async def close(self) -> bool:
+        """Ends the threads; returns whether all have ended: it does not wait for one that hangs."""

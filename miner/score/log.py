@@ -90,6 +90,7 @@ class ScoreLog:
             reason_code=answer.reason_code,
             reason=answer.reason,
             stage=answer.stage,
+            rung=answer.rung,
             predicted_s=answer.predicted_s,
             budget_s=answer.budget_s,
             timings=dict(answer.timings),

@@ -126,19 +126,19 @@ class MinerConfig(Settings):
         description="seconds from the receipt of a request to the arrival of its answer",
     )
     budget_margin: float = Field(
-        1.0,
+        0.2,
         alias="budget.margin",
         ge=0.0,
         le=60.0,
-        description="seconds of every budget kept for delivering the answer",
+        description="seconds of every budget kept for the way over the network, which the miner "
+        "cannot measure",
+    )
+    drain_limit: Seconds = Field(
+        45.0,
+        alias="drain.limit",
+        description="seconds after which the process ends once it was asked to stop, whatever hangs",
     )
 
-    limits_pending: Count = Field(
-        32, alias="limits.pending", description="requests in hand at once; more are dropped"
-    )
-    limits_pending_per_caller: Count = Field(
-        8, alias="limits.pending_per_caller", description="the same for one caller"
-    )
     limits_per_minute: Count = Field(
         120,
         alias="limits.per_minute",

@@ -1,31 +1,26 @@
-"""`python -m neurons.miner` with a generator that makes the same ball in FAKED_MINER_S seconds."""
+"""`python -m neurons.miner` with an engine that makes the same ball in FAKED_MINER_S seconds."""
 
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
 from typing import Any
 
-import generation.pipeline
-from generation.pipeline import Generation
+import miner.engines.local
+from generation.engine import Generation
 from neurons.miner import main
-from protocol.tasks import Task
-from tests.support.fakes import FakeGenerator
+from tests.support.fakes import FakeEngine
 
 
-class SlowGenerator(FakeGenerator):
+class SlowEngine(FakeEngine):
     def __init__(self, settings: Any, **arguments: Any) -> None:
-        super().__init__()
-        self.seconds = float(os.environ["FAKED_MINER_S"])
+        super().__init__(name="local")
+        self.delay = float(os.environ["FAKED_MINER_S"])
 
-    async def start(self) -> Mapping[str, float]:
-        return self.prior
-
-    async def generate(self, task: Task, **arguments: Any) -> Generation:
-        await asyncio.sleep(self.seconds)
-        return await super().generate(task, **arguments)
+    async def run(self, *arguments: Any, **named: Any) -> Generation:
+        await asyncio.sleep(self.delay)
+        return await super().run(*arguments, **named)
 
 
 if __name__ == "__main__":
-    generation.pipeline.GenerationPipeline = SlowGenerator  # type: ignore[assignment,misc]
+    miner.engines.local.LocalEngine = SlowEngine  # type: ignore[assignment,misc]
     sys.exit(main())

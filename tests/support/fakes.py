@@ -1,29 +1,37 @@
-"""Stand-ins for what is slow or outside: a clock, a generator, a small valid cloud."""
+"""Stand-ins for what is slow or outside: a clock, an engine, a small valid cloud."""
 
 import asyncio
-import math
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from io import BytesIO
 
 import numpy as np
 from PIL import Image
 
+from generation.engine import Generation
 from generation.errors import GenerationStopped
-from generation.pipeline import Generation, StageGate, stages_for
+from generation.lift import stages_of
+from generation.plan import Plan, Rung, Step, StepEvent, Turn
 from generation.presets import preset
 from generation.scoring.validity import check
 from generation.settings import GenerationSettings
+from generation.stage import lane_workers, route
 from protocol import spz
 from protocol.gaussians import GaussianCloud
-from protocol.tasks import Task
+from protocol.tasks import ImageTask, Task, TextTask
 
-PRIOR = {
-    "text_to_image": 2.0,
-    "background": 0.5,
-    "scene_code": 1.0,
+SECONDS = {
+    "prompt": 0.4,
+    "denoise": 0.3,
+    "decode": 0.4,
+    "cutout": 0.5,
+    "lift": 1.0,
     "splats": 0.4,
     "encode": 0.1,
 }
+"""What each step of the fake engine is said to take; a text task of the preset embedded: 5.2 s."""
+
+STAGES = tuple(SECONDS)
 
 
 class Clock:
@@ -59,54 +67,115 @@ def ball_spz() -> bytes:
     return spz.encode(ball())
 
 
-class FakeGenerator:
-    """Goes through a task's stages as the pipeline does, making the same ball every time.
+class FakeEngine:
+    """Goes through the steps of a plan as an engine does, making the same ball every time.
+
+    Nothing takes time; what its events report is up to the test.
 
     Attributes:
-        ran: (task id, stage) of every stage that was started.
+        seconds: What a step of each stage is reported to take, by stage.
+        ran: (task id, stage) of every step that was started.
         hold_at: A stage in which requests stay until `release` is set.
-        error: Raised in `error_at` instead of a result.
-        timings: What a generation reports; those of the warm-up at first.
+        error_at: A stage that raises `error`.
+        threads_end: Whether `close` finds all threads ended.
     """
 
-    def __init__(self, prior: Mapping[str, float] | None = None) -> None:
+    def __init__(self, seconds: Mapping[str, float] | None = None, *, name: str = "fake") -> None:
+        self.name = name
+        self.machine = "a fake"
         self.settings: GenerationSettings = preset("embedded")
-        self.prior = dict(PRIOR if prior is None else prior)
-        self.timings = dict(self.prior)
+        self.ladder = self.settings.ladder
+        self.stages = stages_of(self.settings, "triposr")
+        self.lanes = lane_workers(self.stages)
+        self.seconds = dict(SECONDS if seconds is None else seconds)
+        self.warm_ups: list[Mapping[str, float]] = []
         self.ran: list[tuple[str, str]] = []
+        self.plans: list[Plan] = []
         self.hold_at: str | None = None
         self.holding = asyncio.Event()
         self.release = asyncio.Event()
         self.error_at: str | None = None
         self.error: BaseException | None = None
+        self.threads_end = True
         self.closed = False
 
-    async def start(self) -> Mapping[str, float]:
-        return self.prior
+    async def start(self) -> None:
+        pass
 
-    async def generate(
-        self, task: Task, *, deadline: float = math.inf, gate: StageGate | None = None
+    async def warm_up(self) -> Mapping[str, float]:
+        if self.warm_ups:
+            return self.warm_ups.pop(0)
+        tasks = (TextTask(id="t", prompt="p"), ImageTask(id="i", image=picture()))
+        steps = [step for task in tasks for rung in self.ladder for step in self.route(task, rung)]
+        keys = {step.cost_key: self.seconds[step.stage] for step in steps}
+        return keys | {"prompt:remembered": self.seconds["prompt"]}
+
+    def route(self, task: Task, rung: Rung) -> tuple[Step, ...]:
+        return route(self.stages, task, rung)
+
+    async def run(
+        self,
+        task: Task,
+        plan: Plan,
+        *,
+        seconds_left: float,
+        turn: Turn,
+        on_event: Callable[[StepEvent], None],
     ) -> Generation:
-        for stage in stages_for(task):
+        self.plans.append(plan)
+        timings: dict[str, float] = {}
+        for position, step in enumerate(plan.steps):
             await asyncio.sleep(0)
-            if gate is not None:
-                gate(stage)
-            self.ran.append((task.id, stage))
-            if stage == self.hold_at:
+            on_event(StepEvent("started", position, step))
+            self.ran.append((task.id, step.stage))
+            ran = self.seconds[step.stage]
+            if step.stage == self.hold_at:
                 self.holding.set()
-                await self.release.wait()
-            if stage == self.error_at and self.error is not None:
+                thread = asyncio.ensure_future(self.release.wait())
+                try:
+                    await asyncio.shield(thread)
+                except asyncio.CancelledError:
+                    # The thread goes on unobserved, and its end is reported.
+                    end = StepEvent("finished", position, step, ran_s=ran)
+                    thread.add_done_callback(partial(_report, on_event, end))
+                    raise
+            if step.stage == self.error_at and self.error is not None:
+                on_event(StepEvent("failed", position, step, ran_s=ran, error=str(self.error)))
                 raise self.error
-        timings = {stage: self.timings[stage] for stage in stages_for(task)}
-        picture = Image.new("RGB", (8, 8))
+            timings[step.stage] = timings.get(step.stage, 0.0) + ran
+            on_event(StepEvent("finished", position, step, ran_s=ran))
+        pixels = np.zeros((8, 8, 4), np.uint8)
         return Generation(
-            task.id, ball(), ball_spz(), check(ball()), timings, picture, picture.convert("RGBA")
+            task_id=task.id,
+            rung=plan.rung.name,
+            cloud=ball(),
+            spz=ball_spz(),
+            validity=check(ball()),
+            timings=timings,
+            image=pixels[..., :3],
+            cutout=pixels,
         )
 
-    async def close(self) -> None:
+    async def close(self) -> bool:
         self.closed = True
+        return self.threads_end
+
+
+@cache
+def picture() -> bytes:
+    """A small PNG."""
+    file = BytesIO()
+    Image.new("RGB", (8, 8), (200, 30, 30)).save(file, "PNG")
+    return file.getvalue()
 
 
 def stopped(stage: str) -> GenerationStopped:
-    """What the pipeline raises when a deadline has passed."""
-    return GenerationStopped(stage, "its deadline passed 0.10 s ago")
+    """What an engine raises when the latest start of a step has passed."""
+    return GenerationStopped(stage, "0.10 s are left")
+
+
+def _report(
+    on_event: Callable[[StepEvent], None], event: StepEvent, thread: "asyncio.Future[bool]"
+) -> None:
+    if not thread.cancelled():
+        on_event(event)

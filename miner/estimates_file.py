@@ -1,0 +1,84 @@
+"""What the engines were seen to take, kept over restarts."""
+
+from pathlib import Path
+from typing import Literal
+
+from loguru import logger
+from pydantic import BaseModel, ConfigDict, Field
+
+from miner.scheduling.estimates import Estimates, Learned
+from miner.state_file import StateFile
+
+FILE_NAME = "estimates.json"
+
+
+class KeptEstimate(BaseModel):
+    """One cost key of one engine; seconds and square seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    engine: str
+    key: str
+    mean: float = Field(gt=0.0)
+    variance: float = Field(ge=0.0)
+    level: float = Field(gt=0.0)
+
+
+class KeptEstimates(BaseModel):
+    """The content of the file.
+
+    Attributes:
+        version: Of this layout.
+        machines: Preset and device of each engine, by its name; estimates of another machine are
+            of no use.
+        estimates: What was learned from requests.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    machines: dict[str, str]
+    estimates: tuple[KeptEstimate, ...]
+
+
+class EstimatesFile:
+    """Loads and saves `Estimates`. A file that cannot be used costs a less sure start, no more.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = StateFile(path, KeptEstimates, loses="what stages were seen to take")
+
+    def restore(self, estimates: Estimates, engine: str, machine: str) -> None:
+        """Takes over what an earlier run learned on the same machine."""
+        try:
+            kept = self._file.load()
+        except OSError as error:
+            logger.warning("{} cannot be read: {}", self._file.path, error.strerror or error)
+            return
+        if kept is None or kept.machines.get(engine) != machine:
+            return
+        for row in kept.estimates:
+            if row.engine == engine:
+                learned = Learned(row.mean, row.variance, row.level, 0.0, 0.0)
+                estimates.restore(engine, row.key, learned)
+
+    def save(self, estimates: Estimates, machines: dict[str, str]) -> None:
+        """Writes what was learned from requests; a disk that does not take it is reported."""
+        rows = tuple(
+            KeptEstimate(
+                engine=engine,
+                key=key,
+                mean=learned.mean,
+                variance=learned.variance,
+                level=learned.level,
+            )
+            for (engine, key), learned in estimates.export().items()
+            if learned.observed and learned.mean > 0.0 and learned.level > 0.0
+        )
+        try:
+            self._file.save(KeptEstimates(machines=machines, estimates=rows))
+        except OSError as error:
+            logger.warning("{} is not written: {}", self._file.path, error.strerror or error)

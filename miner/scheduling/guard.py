@@ -1,0 +1,513 @@
+"""The timing guard: at which rung a request fits, if at all. Pure: a clock and numbers."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import erf, inf, sqrt
+
+from generation.plan import Plan, Step
+from miner.request import ActiveRequest, ReasonCode
+from miner.scheduling.estimates import Cost, Estimates
+from miner.scheduling.forecast import Finish, Job, TimedStep, forecast
+from miner.scheduling.queueing import FairShares, total_by
+from miner.scheduling.watchdog import step_limit
+
+Lanes = Mapping[str, int]
+"""How many steps each lane of an engine runs at once."""
+
+FINE_REQUESTS = 24
+"""With more requests, the forecast takes neighbouring steps of one lane as one: what an older
+request could slip in between them matters little then."""
+
+PROBE_S = 60.0
+"""A request that would be dropped on an idle machine is let in if its steps have not been observed
+for so long: what is refused is never observed."""
+
+
+@dataclass(frozen=True)
+class Margins:
+    """How sure the guard wants to be, in standard deviations (docs/guard.md shows the trade-off).
+
+    Attributes:
+        admit: That a newcomer at the lowest rung is on time, and that it makes nobody late.
+        better: The same for any better rung: being on time is worth more than quality.
+        dispatch: That a waiting request will be on time when its first step starts. To drop it then
+            costs nothing, and the next in the queue has more time left.
+        start: That it can still be on time when a later step starts; 0 is an even chance.
+    """
+
+    admit: float = 1.0
+    better: float = 1.645
+    dispatch: float = 1.0
+    start: float = 0.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the guard says about a request.
+
+    Attributes:
+        rung: The rung that it may take, None if it is dropped.
+        reason_code: "ok" or why it is dropped: "predicted_late" or "caller_share".
+        reason: One line with the numbers.
+        predicted_s: Seconds from its receipt to the arrival of its answer, as predicted now.
+        lowered: Waiting requests that have to take a lower rung for it, with that rung.
+        probe: Whether it is let in only to observe the machine.
+    """
+
+    rung: int | None
+    reason_code: ReasonCode
+    reason: str
+    predicted_s: float
+    lowered: Mapping[ActiveRequest, int] = field(default_factory=dict)
+    probe: bool = False
+
+
+class Guard:
+    """Decides on arrival and again when an engine is free for a request.
+
+    Args:
+        estimates: Predicts the seconds of a step.
+        shares: What one caller may book.
+        horizon_s: Seconds that can be booked on one engine: the budget of a request.
+        clock: Monotonic clock, in seconds.
+        margins: How sure to be.
+    """
+
+    def __init__(
+        self,
+        estimates: Estimates,
+        shares: FairShares,
+        *,
+        horizon_s: float,
+        clock: Callable[[], float],
+        margins: Margins | None = None,
+    ) -> None:
+        self._estimates = estimates
+        self._shares = shares
+        self._horizon_s = horizon_s
+        self._clock = clock
+        self._margins = margins or Margins()
+
+    def admit(
+        self,
+        newcomer: ActiveRequest,
+        admitted: Sequence[ActiveRequest],
+        engines: Mapping[str, Lanes],
+    ) -> Verdict:
+        """Decides about a request on arrival.
+
+        Takes the highest rung at which neither the newcomer nor anybody admitted becomes late. If
+        there is none, lowers the rungs of waiting requests, one level of the ladder at a time. If
+        that is not enough either, drops the newcomer.
+
+        Args:
+            newcomer: Not yet among the admitted; its rung is not looked at.
+            admitted: Everybody else.
+            engines: The lanes of the engines that can be used.
+        """
+        board = _Board(self._estimates, self._clock(), engines, len(admitted))
+        caller = newcomer.request.caller.hotkey
+        horizon = self._horizon_s * max(1, len(engines))
+        levels = _distinct(newcomer.routes)
+        lowest = levels[-1]
+        before = board.finishes(admitted, {})
+        waiting = [a for a in admitted if a.engine is None]
+        excess = 0.0
+
+        def fits(rungs: Mapping[ActiveRequest, int], rung: int) -> bool:
+            nonlocal excess
+            booked = total_by(
+                (a.request.caller.hotkey, board.booking(a, rungs.get(a, a.rung))) for a in admitted
+            )
+            excess = self._shares.excess(caller, board.booking(newcomer, rung), booked, horizon)
+            if excess > 0.0:
+                return False
+            margin = self._margins.admit if rung == lowest else self._margins.better
+            return board.all_on_time(
+                newcomer, rung, admitted, rungs, before, margin, self._margins.admit
+            )
+
+        def lowered(level: int) -> Mapping[ActiveRequest, int]:
+            return {a: min(level, len(a.routes) - 1) for a in waiting if a.rung < level}
+
+        rung = _first(levels, lambda rung: fits({}, rung))
+        if rung is not None:
+            return self._accept(board, newcomer, rung, admitted, {})
+        depths = range(1, max((len(a.routes) for a in waiting), default=1))
+        level = _first(depths, lambda level: bool(lowered(level)) and fits(lowered(level), lowest))
+        if level is not None:
+            return self._accept(board, newcomer, lowest, admitted, lowered(level))
+        if not admitted and engines and self._unobserved(newcomer, engines):
+            accepted = self._accept(board, newcomer, lowest, admitted, {})
+            return Verdict(
+                accepted.rung, "ok", f"probe: {accepted.reason}", accepted.predicted_s, probe=True
+            )
+        predicted, words = self._explain(board, newcomer, lowest, admitted, {})
+        if not engines:
+            return Verdict(None, "predicted_late", "no engine can be used at present", inf)
+        if excess > 0.0:
+            share = self._shares.share(horizon)
+            return Verdict(
+                None,
+                "caller_share",
+                f"{excess:.1f} s beyond the {share:.1f} s that one caller may book; {words}",
+                predicted,
+            )
+        return Verdict(None, "predicted_late", words, predicted)
+
+    def choose(
+        self,
+        active: ActiveRequest,
+        engine: str,
+        admitted: Sequence[ActiveRequest],
+        engines: Mapping[str, Lanes],
+    ) -> Verdict:
+        """Decides at which rung a waiting request starts now that an engine is free for it.
+
+        It may start at a better rung than it was admitted with if the machine has caught up, or at
+        a lower one. It is dropped only if even the lowest leaves it less than an even chance.
+
+        Args:
+            active: Waits; among the admitted.
+            engine: What is free for it.
+            admitted: Everybody.
+            engines: The lanes of the engines that can be used.
+        """
+        others = [a for a in admitted if a is not active]
+        board = _Board(self._estimates, self._clock(), engines, len(admitted))
+        before = board.finishes(others, {})
+        levels = _distinct(active.routes)
+        lowest = levels[-1]
+
+        def fits(rung: int) -> bool:
+            margin = self._margins.admit if rung == lowest else self._margins.better
+            return board.all_on_time(
+                active, rung, others, {}, before, margin, self._margins.admit, engine=engine
+            )
+
+        rung = _first(levels, fits)
+        if rung is not None:
+            return self._accept(board, active, rung, others, {}, engine=engine)
+        predicted, words = self._explain(board, active, lowest, others, {}, engine=engine)
+        steps = board.timed(engine, active.routes[lowest])
+        needed = sum(seconds for _, seconds, _ in steps)
+        spread = sqrt(sum(variance for _, _, variance in steps))
+        left = active.limit_at - active.delivery_s[lowest] - self._clock()
+        if needed + self._margins.dispatch * spread > left and not active.probe:
+            return Verdict(None, "predicted_late", words, predicted)
+        return Verdict(lowest, "ok", words, predicted)
+
+    def plan(self, active: ActiveRequest, engine: str, rung: int, plan: Plan) -> Plan:
+        """Adds to a plan when each step must have started and how long it may run.
+
+        Args:
+            active: Whose plan it is.
+            engine: Where it will run.
+            rung: Index in the ladder.
+            plan: Rung and steps.
+        """
+        costs = [self._estimates.cost(engine, step.cost_key) for step in plan.steps]
+        latest: list[float] = []
+        mean, variance = 0.0, 0.0
+        for cost in reversed(costs):
+            mean, variance = mean + cost.mean, variance + cost.variance
+            latest.append(max(0.0, mean + self._margins.start * sqrt(variance)))
+        if active.probe:
+            latest = [0.0] * len(costs)  # Its own estimates are what is in doubt.
+        return Plan(
+            plan.rung, plan.steps, tuple(reversed(latest)), tuple(step_limit(c) for c in costs)
+        )
+
+    def hopeless(self, active: ActiveRequest) -> str | None:
+        """Says why a request between two steps can no longer be on time, or returns None.
+
+        Its steps so far in the present lane tell how slow the next ones there will be.
+        """
+        if active.probe or active.position == 0 or active.position >= len(active.plan.steps):
+            return None
+        rest = self._estimates_of(active)
+        mean = sum(cost.mean for cost in rest)
+        spread = sqrt(sum(cost.variance for cost in rest))
+        left = active.deadline - self._clock()
+        if mean + self._margins.start * spread <= left:
+            return None
+        return f"{mean:.1f} s of steps are left, and {max(0.0, left):.1f} s"
+
+    def _estimates_of(self, active: ActiveRequest) -> list[Cost]:
+        steps = active.plan.steps[active.position :]
+        engine, pace, lane = active.engine or "", active.pace, steps[0].lane
+        costs = []
+        for step in steps:
+            if step.lane != lane:
+                pace = 1.0
+            cost = self._estimates.cost(engine, step.cost_key)
+            costs.append(Cost(pace * cost.mean, pace * pace * cost.variance))
+        return costs
+
+    def idle_seconds(self, engine: str, steps: Iterable[Step]) -> float:
+        """Returns the predicted seconds of these steps on an idle engine, at 95 %."""
+        costs = [self._estimates.cost(engine, step.cost_key) for step in steps]
+        total = Cost(sum(c.mean for c in costs), sum(c.variance for c in costs))
+        return total.quantile(1.645)
+
+    def _unobserved(self, newcomer: ActiveRequest, engines: Mapping[str, Lanes]) -> bool:
+        keys = {step.cost_key for step in newcomer.routes[-1]}
+        return any(
+            self._estimates.seconds_since_observed(engine, keys) >= PROBE_S for engine in engines
+        )
+
+    def _accept(
+        self,
+        board: "_Board",
+        active: ActiveRequest,
+        rung: int,
+        others: Sequence[ActiveRequest],
+        rungs: Mapping[ActiveRequest, int],
+        *,
+        engine: str | None = None,
+    ) -> Verdict:
+        predicted, words = self._explain(board, active, rung, others, rungs, engine=engine)
+        return Verdict(rung, "ok", words, predicted, rungs)
+
+    def _explain(
+        self,
+        board: "_Board",
+        active: ActiveRequest,
+        rung: int,
+        others: Sequence[ActiveRequest],
+        rungs: Mapping[ActiveRequest, int],
+        *,
+        engine: str | None = None,
+    ) -> tuple[float, str]:
+        """Returns the predicted seconds from the receipt to the answer, and the numbers."""
+        finish = board.finish_of(active, rung, others, rungs, engine)
+        margin = self._margins.admit
+        alone = board.alone(active, rung, margin, engine)
+        now = self._clock()
+        since = now - active.request.received_at
+        delivery = active.delivery_s[rung]
+        total = since + finish.mean + margin * sqrt(finish.variance) + delivery
+        budget = active.limit_at - active.request.received_at
+        queue = max(0.0, total - alone - delivery)
+        words = (
+            f"{_percentile(margin)} {queue:.1f} queue + {alone:.1f} steps + {delivery:.1f} "
+            f"delivery = {total:.1f} of {budget:.1f} s"
+        )
+        return total, words
+
+
+class _Board:
+    """The machine at one moment: remaining steps of everybody, timed once."""
+
+    def __init__(
+        self, estimates: Estimates, now: float, engines: Mapping[str, Lanes], count: int
+    ) -> None:
+        self._fine = count <= FINE_REQUESTS
+        self._blocks: dict[tuple[str, int], Sequence[TimedStep]] = {}
+        self._estimates = estimates
+        self._now = now
+        self._engines = engines
+        self._costs: dict[tuple[str, str], Cost] = {}
+        self._timed: dict[tuple[str, int], Sequence[TimedStep]] = {}
+        self._jobs: dict[tuple[int, int, str | None], Job] = {}
+        self._bookings: dict[tuple[int, int], float] = {}
+
+    def cost(self, engine: str, key: str) -> Cost:
+        """Returns what one step takes, as predicted at this moment."""
+        cost = self._costs.get((engine, key))
+        if cost is None:
+            cost = self._costs[engine, key] = self._estimates.cost(engine, key)
+        return cost
+
+    def timed(self, engine: str, steps: Sequence[Step]) -> Sequence[TimedStep]:
+        """Returns lane, seconds and variance of each step.
+
+        Steps of one stage are slow together, so their standard deviations add up: the variances
+        grow as 1, 3, 5 ..., whose sum is the square of their number. Different stages count as
+        independent.
+        """
+        key = (engine, id(steps))
+        timed = self._timed.get(key)
+        if timed is None:
+            timed = []
+            for step in steps:
+                cost = self.cost(engine, step.cost_key)
+                timed.append((step.lane, cost.mean, cost.variance * (2 * step.index + 1)))
+            self._timed[key] = timed
+        return timed
+
+    def _merged(
+        self, engine: str, steps: Sequence[Step], timed: Sequence[TimedStep]
+    ) -> Sequence[TimedStep]:
+        """Joins neighbouring steps of one lane."""
+        key = (engine, id(steps))
+        blocks = self._blocks.get(key)
+        if blocks is None:
+            joined: list[TimedStep] = []
+            for lane, seconds, variance in timed:
+                if joined and joined[-1][0] == lane:
+                    _, before, spread = joined.pop()
+                    seconds, variance = before + seconds, spread + variance
+                joined.append((lane, seconds, variance))
+            blocks = self._blocks[key] = joined
+        return blocks
+
+    def booking(self, active: ActiveRequest, rung: int) -> float:
+        """Returns the seconds that a request still takes of the lane that it uses most."""
+        key = (active.arrival, rung)
+        if key not in self._bookings:
+            self._bookings[key] = self._booking(active, rung)
+        return self._bookings[key]
+
+    def _booking(self, active: ActiveRequest, rung: int) -> float:
+        engine = active.engine or next(iter(self._engines), None)
+        if engine is None:
+            return 0.0
+        by_lane: dict[str, float] = {}
+        for lane, seconds, _ in self._left(active, rung, engine):
+            by_lane[lane] = by_lane.get(lane, 0.0) + seconds
+        return max(by_lane.values(), default=0.0)
+
+    def job(self, active: ActiveRequest, rung: int, engine: str | None = None) -> Job:
+        """Returns a request as the forecast takes it; `engine` binds one that waits."""
+        key = (active.arrival, rung, engine)
+        job = self._jobs.get(key)
+        if job is None:
+            bound = active.engine or engine
+            names = (bound,) if bound is not None else tuple(self._engines)
+            routes = {name: self._left(active, rung, name) for name in names}
+            job = Job(active.turn, routes, running=active.step_since is not None)
+            self._jobs[key] = job
+        return job
+
+    def finishes(
+        self, admitted: Sequence[ActiveRequest], rungs: Mapping[ActiveRequest, int]
+    ) -> list[Finish]:
+        """Forecasts everybody, some at other rungs."""
+        jobs = [self.job(a, rungs.get(a, a.rung)) for a in admitted]
+        return forecast(jobs, self._engines)
+
+    def finish_of(
+        self,
+        active: ActiveRequest,
+        rung: int,
+        others: Sequence[ActiveRequest],
+        rungs: Mapping[ActiveRequest, int],
+        engine: str | None,
+    ) -> Finish:
+        """Forecasts one request among the others."""
+        jobs = [self.job(a, rungs.get(a, a.rung)) for a in others]
+        return forecast([*jobs, self.job(active, rung, engine)], self._engines)[-1]
+
+    def alone(self, active: ActiveRequest, rung: int, z: float, engine: str | None) -> float:
+        """Returns what a request's own steps take on an idle engine."""
+        (finish,) = forecast([self.job(active, rung, engine)], self._engines)
+        return finish.mean + z * sqrt(finish.variance)
+
+    def all_on_time(
+        self,
+        newcomer: ActiveRequest,
+        rung: int,
+        others: Sequence[ActiveRequest],
+        rungs: Mapping[ActiveRequest, int],
+        before: Sequence[Finish],
+        margin: float,
+        margin_of_others: float,
+        *,
+        engine: str | None = None,
+    ) -> bool:
+        """Tells whether the newcomer is on time and makes nobody late who was on time before."""
+        jobs = [self.job(a, rungs.get(a, a.rung)) for a in others]
+        jobs.append(self.job(newcomer, rung, engine))
+        *after, own = forecast(jobs, self._engines)
+        if self._late(newcomer, rung, own, margin):
+            return False
+        return not any(
+            self._late(a, rungs.get(a, a.rung), new, margin_of_others)
+            and not self._late(a, a.rung, old, margin_of_others)
+            for a, old, new in zip(others, before, after, strict=True)
+        )
+
+    def _late(self, active: ActiveRequest, rung: int, finish: Finish, margin: float) -> bool:
+        if active.abandoned:
+            return False
+        left = active.limit_at - active.delivery_s[rung] - self._now
+        return finish.mean + margin * sqrt(finish.variance) > left
+
+    def _left(self, active: ActiveRequest, rung: int, engine: str) -> Sequence[TimedStep]:
+        if active.engine is None:
+            steps = self.timed(engine, active.routes[rung])
+            return steps if self._fine else self._merged(engine, active.routes[rung], steps)
+        steps = self.timed(engine, active.plan.steps)[active.position :]
+        if active.pace != 1.0 and steps:
+            steps = _paced(steps, active.pace)
+        if active.step_since is not None:
+            lane, _, variance = steps[0]
+            key = active.plan.steps[active.position].cost_key
+            left = residual(
+                self.cost(engine, key),
+                self._now - active.step_since,
+                active.plan.limit[active.position] if active.plan.limit else inf,
+            )
+            steps = [(lane, left, variance), *steps[1:]]
+        return steps[:1] if active.abandoned else steps
+
+
+def residual(cost: Cost, elapsed: float, limit: float) -> float:
+    """Returns the expected seconds that a running step still takes; never 0.
+
+    Up to its 95 %: the rest of the mean, or half of what is left to the 95 %. Past its prediction,
+    it is expected to take as long again, at most what is left of its limit.
+
+    Args:
+        cost: What was predicted.
+        elapsed: Seconds that it has run.
+        limit: Seconds that it may run.
+    """
+    late = cost.quantile(1.645)
+    if elapsed < late:
+        return max(cost.mean - elapsed, 0.5 * (late - elapsed))
+    return max(0.1 * cost.mean, min(limit - elapsed, elapsed))
+
+
+def _paced(steps: Sequence[TimedStep], pace: float) -> Sequence[TimedStep]:
+    """Stretches the first steps that share a lane."""
+    lane, count = steps[0][0], 0
+    while count < len(steps) and steps[count][0] == lane:
+        count += 1
+    stretched = [(name, pace * mean, pace * pace * spread) for name, mean, spread in steps[:count]]
+    return [*stretched, *steps[count:]]
+
+
+def _distinct(routes: Sequence[Sequence[Step]]) -> list[int]:
+    """Returns the rungs that differ in their steps, best first, and always the lowest."""
+    kept: list[int] = []
+    for rung, route in enumerate(routes):
+        if not kept or [s.cost_key for s in route] != [s.cost_key for s in routes[kept[-1]]]:
+            kept.append(rung)
+    return kept
+
+
+def _first(levels: Sequence[int], fits: Callable[[int], bool]) -> int | None:
+    """Returns the first level that fits, given that those after one that fits do, too.
+
+    The first and the last are tried first: most of the time the machine is either free or full.
+    """
+    if not levels:
+        return None
+    if fits(levels[0]):
+        return levels[0]
+    if len(levels) == 1 or not fits(levels[-1]):
+        return None
+    low, high = 0, len(levels) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(levels[middle]):
+            high = middle
+        else:
+            low = middle
+    return levels[high]
+
+
+def _percentile(z: float) -> str:
+    return f"p{50 * (1 + erf(z / sqrt(2))):.0f}"

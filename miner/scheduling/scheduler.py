@@ -1,0 +1,289 @@
+"""Every admitted request, and what happens to it next. Pure and synchronous: events in, values out.
+
+The service and the simulation in `scripts/benchmarks` drive the same object: the one with an event
+loop and a real clock, the other with a virtual one.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from generation.plan import Plan, Rung, Step, StepEvent
+from miner.request import ActiveRequest, ReasonCode, Request
+from miner.scheduling.estimates import DeliveryTimes, Estimates
+from miner.scheduling.guard import Guard, Lanes, Margins, Verdict
+from miner.scheduling.queueing import FairShares
+from miner.scheduling.watchdog import RECOVERY_S, Overrun, overruns
+
+SPZ_BYTES_PER_GAUSSIAN = 16
+DELIVERY_Z = 1.645
+MAX_ROUTES = 256
+
+Route = Callable[[Request, Rung], tuple[Step, ...]]
+"""The steps that a request takes at a rung."""
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """A request that an engine is to start now, by its plan."""
+
+    active: ActiveRequest
+    engine: str
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """A waiting request that is to be answered as dropped, with a reason code and the numbers."""
+
+    active: ActiveRequest
+    reason_code: ReasonCode
+    reason: str
+
+
+@dataclass
+class Next:
+    """What the driver does now: start these, answer those."""
+
+    dispatches: list[Dispatch] = field(default_factory=list)
+    given_up: list[GivenUp] = field(default_factory=list)
+
+
+class Scheduler:
+    """Admits, orders, dispatches and watches requests.
+
+    Args:
+        ladder: Quality levels of the preset, best first.
+        route: Gives the steps of a request at a rung.
+        estimates: What steps take; the warm-up's prior is in it before the first request.
+        delivery: What answers take to their callers.
+        budget_s: Seconds from the receipt of a request to the arrival of its answer, at most.
+        margin_s: Seconds of every budget kept for what cannot be seen: the way over the network.
+        clock: Monotonic clock, in seconds.
+        margins: How sure the guard wants to be.
+    """
+
+    def __init__(
+        self,
+        ladder: Sequence[Rung],
+        route: Route,
+        *,
+        estimates: Estimates,
+        delivery: DeliveryTimes,
+        budget_s: float,
+        margin_s: float,
+        clock: Callable[[], float],
+        margins: Margins | None = None,
+    ) -> None:
+        self._ladder = tuple(ladder)
+        self._route = route
+        self._estimates = estimates
+        self._delivery = delivery
+        self._budget_s = budget_s
+        self._margin_s = margin_s
+        self._clock = clock
+        self._shares = FairShares(clock)
+        self._guard = Guard(
+            estimates, self._shares, horizon_s=budget_s, clock=clock, margins=margins
+        )
+        self._routes: dict[tuple[Step, ...], tuple[Step, ...]] = {}
+        self._arrivals = itertools.count()
+        self._active: dict[str, ActiveRequest] = {}
+        self._engines: dict[str, Lanes] = {}
+        self._suspect: set[str] = set()
+
+    @property
+    def active(self) -> Sequence[ActiveRequest]:
+        """Everybody who is admitted and not answered."""
+        return [active for active in self._active.values() if not active.abandoned]
+
+    def add_engine(self, name: str, lanes: Lanes) -> None:
+        """Lets an engine take requests from now on."""
+        self._engines[name] = lanes
+
+    def remove_engine(self, name: str) -> list[ActiveRequest]:
+        """Takes an engine out for good, and returns the requests that it had."""
+        self._engines.pop(name, None)
+        self._suspect.discard(name)
+        lost = [active for active in self._active.values() if active.engine == name]
+        for active in lost:
+            del self._active[active.request.id]
+        return lost
+
+    def idle_seconds(self, engine: str, request: Request) -> Sequence[float]:
+        """Returns the predicted seconds of a request on an idle engine, by rung."""
+        return [
+            self._guard.idle_seconds(engine, self._route(request, rung)) for rung in self._ladder
+        ]
+
+    def arrive(self, request: Request) -> tuple[ActiveRequest, Verdict]:
+        """Decides about a request; if it is admitted, it waits for an engine from now on."""
+        budget = (
+            self._budget_s if request.allowed_s is None else min(self._budget_s, request.allowed_s)
+        )
+        active = ActiveRequest(
+            request=request,
+            arrival=next(self._arrivals),
+            limit_at=request.received_at + max(0.0, budget - self._margin_s),
+            routes=tuple(self._shared(self._route(request, rung)) for rung in self._ladder),
+            delivery_s=tuple(
+                self._delivery.predict(
+                    request.transport, SPZ_BYTES_PER_GAUSSIAN * rung.gaussians, DELIVERY_Z
+                )
+                for rung in self._ladder
+            ),
+            rung=len(self._ladder) - 1,
+            plan=Plan(self._ladder[-1], ()),
+        )
+        self._shares.note(request.caller.hotkey)
+        verdict = self._guard.admit(active, list(self._active.values()), self._usable())
+        active.predicted_s = verdict.predicted_s
+        if verdict.rung is None:
+            return active, verdict
+        active.probe = verdict.probe
+        for other, rung in verdict.lowered.items():
+            self._set_rung(other, rung)
+        self._set_rung(active, verdict.rung)
+        self._active[request.id] = active
+        return active, verdict
+
+    def next(self) -> Next:
+        """Says what to do now; to be asked after every arrival, event, departure and wake-up."""
+        due = Next()
+        self._expire(due)
+        while True:
+            chosen = self._free_for_next()
+            if chosen is None:
+                return due
+            active, engine = chosen
+            verdict = self._guard.choose(
+                active, engine, list(self._active.values()), self._usable()
+            )
+            if verdict.rung is None:
+                self._give_up(active, verdict, due)
+                continue
+            self._set_rung(active, verdict.rung)
+            active.engine = engine
+            active.plan = self._guard.plan(active, engine, verdict.rung, active.plan)
+            due.dispatches.append(Dispatch(active, engine, active.plan))
+
+    def wake_up_at(self) -> float | None:
+        """Returns when `next` or `overruns` has news although nothing happens."""
+        now = self._clock()
+        moments = [active.deadline for active in self._active.values() if active.engine is None]
+        for active in self._active.values():
+            if active.step_since is not None and active.plan.limit:
+                limit_at = active.step_since + active.plan.limit[active.position]
+                moments.append(limit_at if limit_at > now else limit_at + RECOVERY_S)
+        return min(moments, default=None)
+
+    def on_event(self, active: ActiveRequest, event: StepEvent) -> None:
+        """Takes in what an engine reports of a request."""
+        now = self._clock()
+        if event.kind == "started":
+            active.position, active.step_since = event.position, now
+            return
+        if event.kind == "skipped":
+            return
+        engine = active.engine or ""
+        active.step_since = None
+        active.position = event.position + 1
+        self._note_pace(active, event)
+        stage = event.step.stage
+        active.ran[stage] = active.ran.get(stage, 0.0) + event.ran_s
+        self._estimates.observe(
+            engine, event.step.cost_key, event.ran_s, failed=event.kind == "failed"
+        )
+        self._suspect.discard(engine)
+        if active.abandoned:
+            self._active.pop(active.request.id, None)
+
+    def _note_pace(self, active: ActiveRequest, event: StepEvent) -> None:
+        steps = active.plan.steps
+        following = steps[event.position + 1] if event.position + 1 < len(steps) else None
+        if following is None or following.lane != event.step.lane:
+            active.block_ran = active.block_predicted = 0.0
+            return
+        predicted = self._estimates.cost(active.engine or "", event.step.cost_key).mean
+        active.block_ran += event.ran_s
+        active.block_predicted += predicted
+
+    def leave(self, active: ActiveRequest) -> None:
+        """Takes out a request that has its answer; a step that still runs keeps its lane."""
+        if active.step_since is not None and active.engine in self._engines:
+            active.abandoned = True
+        else:
+            self._active.pop(active.request.id, None)
+
+    def overruns(self) -> list[Overrun]:
+        """Returns the steps past their limits; their engines take no request until they end."""
+        found = overruns(self._active.values(), self._clock())
+        self._suspect = {overrun.active.engine or "" for overrun in found}
+        return found
+
+    def suspect(self) -> set[str]:
+        """Returns the engines with a step past its limit."""
+        return set(self._suspect)
+
+    def _shared(self, route: tuple[Step, ...]) -> tuple[Step, ...]:
+        """Returns one object for equal routes, which the guard then times only once."""
+        if len(self._routes) > MAX_ROUTES:
+            self._routes.clear()
+        return self._routes.setdefault(route, route)
+
+    def _usable(self) -> Mapping[str, Lanes]:
+        return {n: lanes for n, lanes in self._engines.items() if n not in self._suspect}
+
+    def _set_rung(self, active: ActiveRequest, rung: int) -> None:
+        active.rung = rung
+        active.plan = Plan(self._ladder[rung], active.routes[rung])
+
+    def _expire(self, due: Next) -> None:
+        now = self._clock()
+        for active in list(self._active.values()):
+            if active.engine is None or active.step_since is not None or active.abandoned:
+                continue
+            verdict = self._guard.hopeless(active)
+            if verdict is not None:
+                self._give_up_with(active, "predicted_late_stage", verdict, due)
+        for active in [a for a in self._active.values() if a.engine is None]:
+            if now >= active.deadline:
+                budget = active.budget_s
+                self._give_up_with(
+                    active, "deadline_passed", f"waited all of its {budget:.1f} s", due
+                )
+
+    def _free_for_next(self) -> tuple[ActiveRequest, str] | None:
+        """Returns the first waiting request that an engine would run at once, and the engine."""
+        waiting = sorted(
+            (a for a in self._active.values() if a.engine is None), key=lambda a: a.turn
+        )
+        seen: set[str] = set()
+        for active in waiting:
+            lane = active.routes[active.rung][0].lane
+            if lane in seen:
+                continue
+            seen.add(lane)
+            for engine, lanes in self._usable().items():
+                in_lane = [
+                    a
+                    for a in self._active.values()
+                    if a.engine == engine
+                    and a.position < len(a.plan.steps)
+                    and a.plan.steps[a.position].lane == lane
+                ]
+                later = [a for a in in_lane if active.turn < a.turn]
+                ahead = [a for a in in_lane if a.turn < active.turn and a.step_since is None]
+                # A younger request that waits or runs in the lane would otherwise go first.
+                if len(in_lane) < lanes[lane] or (later and not ahead):
+                    return active, engine
+        return None
+
+    def _give_up(self, active: ActiveRequest, verdict: Verdict, due: Next) -> None:
+        self._give_up_with(active, "predicted_late_stage", verdict.reason, due)
+
+    def _give_up_with(
+        self, active: ActiveRequest, code: ReasonCode, reason: str, due: Next
+    ) -> None:
+        self._active.pop(active.request.id, None)
+        due.given_up.append(GivenUp(active, code, reason))
