@@ -1,4 +1,4 @@
-"""A subnet written down in a JSON file, for trials without a chain."""
+"""A subnet described in a JSON file, for trials without a chain."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from protocol.errors import SetupError
 
 
 class FileChain:
-    """A subnet written down in a JSON file: `[{uid, hotkey, coldkey, ip, port, ...}]`.
+    """A subnet described in a JSON file: `[{uid, hotkey, coldkey, ip, port, ...}]`.
 
     Args:
         path: The file.
@@ -26,7 +26,7 @@ class FileChain:
         self.deregistered = asyncio.Event()
 
     def is_stale(self) -> bool:
-        """A file does not age."""
+        """Returns False: a file does not age."""
         return False
 
     async def start(self, hotkey: str) -> Neuron:
@@ -54,7 +54,7 @@ class FileChain:
         return self.snapshot.neurons[hotkey]
 
     async def publish(self, axon: object) -> None:
-        """A file is not told."""
+        """Does nothing: the file states the address."""
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing."""

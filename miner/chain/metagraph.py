@@ -1,4 +1,4 @@
-"""Who is on the subnet, as a value; and the subnet that is written down in a file."""
+"""The neurons of a subnet as a value, and what the miner asks of a chain."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -37,12 +37,12 @@ class Snapshot:
 
 
 class Membership:
-    """Whether a hotkey is still on the subnet, from one reading to the next.
+    """Watches whether a hotkey keeps its place on the subnet.
 
     Args:
         hotkey: The miner's, registered at first.
-        lost: Set once it is no longer there.
-        readings: Readings in a row without it that count as proof: one may be garbled.
+        lost: Set once it has lost its place.
+        readings: Readings in a row without it that count as proof, since one may be garbled.
     """
 
     def __init__(self, hotkey: str, lost: asyncio.Event, *, readings: int = 2) -> None:
@@ -52,16 +52,16 @@ class Membership:
         self._missing = 0
 
     def observe(self, snapshot: Snapshot) -> Neuron | None:
-        """Takes a reading in and returns the neuron of the hotkey, if it is there."""
-        own = snapshot.neurons.get(self._hotkey)
-        self._missing = 0 if own is not None else self._missing + 1
+        """Counts a reading and returns the neuron of the hotkey, if it is there."""
+        neuron = snapshot.neurons.get(self._hotkey)
+        self._missing = 0 if neuron is not None else self._missing + 1
         if self._missing >= self._readings:
             self._lost.set()
-        return own
+        return neuron
 
 
 class Chain(Protocol):
-    """What the miner needs to know of a chain and to tell it.
+    """What the miner reads from a chain and publishes on it.
 
     `snapshot` may be read from any thread; everything else belongs to one event loop.
 
@@ -76,7 +76,7 @@ class Chain(Protocol):
         """The last reading; empty before `start`."""
 
     def is_stale(self) -> bool:
-        """Tells whether the last reading is too old to prove that a hotkey is absent."""
+        """Whether the last reading is too old to prove that a hotkey is absent."""
 
     async def start(self, hotkey: str) -> Neuron:
         """Reads the subnet, keeps reading it from now on, and returns the neuron of `hotkey`.
@@ -86,14 +86,17 @@ class Chain(Protocol):
         """
 
     async def publish(self, axon: object) -> None:
-        """Tells the subnet where the axon serves, now and whenever that changes.
+        """Publishes the address at which the axon serves, now and whenever it changes.
+
+        Returns once the chain has taken it, which may take minutes while the chain fails; the
+        miner serves meanwhile.
 
         Raises:
-            SetupError: The chain did not take it.
+            SetupError: The chain did not take it in the end.
         """
 
     async def close(self) -> None:
-        """Stops reading."""
+        """Stops reading and closes the connection."""
 
 
 def register_command(network: str, netuid: int) -> str:

@@ -1,16 +1,17 @@
-"""The subnet on a chain, and the wallets on this machine."""
+"""The subnet on a chain, through Bittensor 10."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from loguru import logger
 
+from miner.chain.connection import Connection
 from miner.chain.metagraph import Membership, Neuron, Snapshot, register_command
-from miner.daemon_call import in_daemon_thread, in_words
+from miner.daemon_call import LoneCall, in_words
 from protocol.errors import SetupError
 
 REFRESH_S = 120.0
@@ -19,19 +20,22 @@ REFRESH_S = 120.0
 TIME_LIMIT_S = 60.0
 """Seconds that one call to the chain may take."""
 
-CLOSE_LIMIT_S = 15.0
-"""Seconds that closing a connection may take; the other side is given 10 to say goodbye."""
-
 STALE_S = 3600.0
 """Age at which a reading no longer proves that a hotkey is absent."""
 
+PUBLISH_LIMIT_S = 660.0
+"""Seconds within which the chain must take the axon's address after a start. The chain's limit on
+the rate of such changes is ten minutes on most subnets."""
+
+PUBLISH_PAUSE_S = 2.0
+MAX_PUBLISH_PAUSE_S = 60.0
+"""The first pause between two attempts, doubled each time, and the longest."""
+
 REPUBLISH_S = 900.0
-"""Between two attempts to correct the address on the chain, which limits their rate."""
+"""Seconds between two attempts to correct the address on the chain, which limits their rate."""
 
 LOOK_UP_S = 600.0
-"""Between two look-ups of this machine's own address."""
-
-T = TypeVar("T")
+"""Seconds between two look-ups of this machine's public address."""
 
 
 class SubtensorChain:
@@ -40,11 +44,12 @@ class SubtensorChain:
     Args:
         network: finney, test, local, or the address of a node.
         netuid: The subnet.
-        connect: Opens the connection; bittensor's `Subtensor(network)` if not given.
+        connect: Opens the connection; bittensor's `Subtensor(network)` by default.
         refresh_s: Seconds between two readings.
-        time_limit_s: Seconds that one call may take, with connecting where that comes first.
+        time_limit_s: Seconds that one call may take, connecting included.
         clock: Monotonic clock, in seconds.
-        find_ip: Looks up this machine's public address; None if that is given once and for all.
+        sleep: Waits between two attempts to publish.
+        find_ip: Looks up this machine's public address; None if the operator has set it.
     """
 
     def __init__(
@@ -56,25 +61,27 @@ class SubtensorChain:
         refresh_s: float = REFRESH_S,
         time_limit_s: float = TIME_LIMIT_S,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         find_ip: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         self._network = network
         self._netuid = netuid
-        self._connect = connect or _subtensor
         self._refresh_s = refresh_s
-        self._time_limit_s = time_limit_s
         self._clock = clock
+        self._sleep = sleep
         self._find_ip = find_ip
-        self._subtensor: Any = None
-        self._calling = asyncio.Lock()  # A connection bears one call at a time.
+        self._connection = Connection(
+            partial(connect or _subtensor, network), time_limit_s=time_limit_s, clock=clock
+        )
         self._refreshing: asyncio.Task[None] | None = None
+        self._hotkey = ""
         self._axon: Any = None
         self._published_at = self._looked_up_at = clock()
         self.snapshot = Snapshot({}, clock())
         self.deregistered = asyncio.Event()
 
     def is_stale(self) -> bool:
-        """Tells whether the last reading is older than an hour."""
+        """Whether the last reading is older than an hour."""
         return self._clock() - self.snapshot.taken_at > STALE_S
 
     async def start(self, hotkey: str) -> Neuron:
@@ -93,6 +100,7 @@ class SubtensorChain:
                 f"{self._network}",
                 fix=register_command(self._network, self._netuid),
             )
+        self._hotkey = hotkey
         membership = Membership(hotkey, self.deregistered)
         self._refreshing = asyncio.create_task(self._keep_reading(membership))
         return self.snapshot.neurons[hotkey]
@@ -100,23 +108,40 @@ class SubtensorChain:
     async def publish(self, axon: object) -> None:
         """Publishes the axon's external address; see `Chain.publish`.
 
-        From then on the chain is corrected whenever it shows another address than the axon's.
+        Repeats what fails, refusals for the chain's rate limit among it, for 11 minutes. From the
+        first attempt on, the chain is corrected whenever it shows another address than the axon's.
         """
         self._axon = axon
-        if problem := await self._serve_axon():
-            raise SetupError(
-                f"the chain did not take the axon's address: {problem}",
-                fix="check --axon.external_ip and --axon.external_port; after a recent change wait "
-                "for the serving rate limit (about ten minutes) and start again",
+        until = self._clock() + PUBLISH_LIMIT_S
+        for pause in _pauses():
+            problem = await self._serve_axon()
+            if not problem:
+                return
+            neuron = self.snapshot.neurons.get(self._hotkey)
+            if neuron is not None and self._is_current(neuron):
+                logger.info("the chain shows the axon's address already ({})", problem)
+                return
+            if self._clock() + pause > until:
+                break
+            logger.warning(
+                "the chain did not take the axon's address ({}); next try in {:.0f} s",
+                problem,
+                pause,
             )
+            await self._sleep(pause)
+        raise SetupError(
+            f"the chain did not take the axon's address within {PUBLISH_LIMIT_S / 60:.0f} minutes: "
+            f"{problem}",
+            fix="check --axon.external_ip, --axon.external_port and --subtensor.network, and start "
+            "again",
+        )
 
     async def close(self) -> None:
-        """Stops reading and closes the connection."""
+        """Stops reading and closes the connection. Cancel `publish` before."""
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.wait({self._refreshing})
-        async with self._calling:
-            await self._close_connection()
+        await self._connection.close()
 
     async def _keep_reading(self, membership: Membership) -> None:
         while True:
@@ -131,45 +156,53 @@ class SubtensorChain:
                     ", callers that are not in it are refused" if self.is_stale() else "",
                 )
                 continue
-            own = membership.observe(self.snapshot)
-            if own is None:
+            neuron = membership.observe(self.snapshot)
+            if neuron is None:
                 logger.error("the metagraph does not list this miner's hotkey")
             elif self._axon is not None:
-                await self._correct_address(own)
+                await self._correct_address(neuron)
 
-    async def _correct_address(self, own: Neuron) -> None:
+    async def _correct_address(self, shown: Neuron) -> None:
         now = self._clock()
         if self._find_ip is not None and now - self._looked_up_at >= LOOK_UP_S:
             self._looked_up_at = now
-            with contextlib.suppress(SetupError):  # The address in use is as good as before.
+            with contextlib.suppress(SetupError):  # The address in use is the best guess.
                 self._axon.external_ip = await self._find_ip()
-        wanted = (self._axon.external_ip, self._axon.external_port)
-        if (own.ip, own.port) == wanted or now - self._published_at < REPUBLISH_S:
+        if self._is_current(shown) or now - self._published_at < REPUBLISH_S:
             return
         problem = await self._serve_axon()
         logger.warning(
             "the chain shows this miner at {}:{} instead of {}:{}; {}",
-            own.ip,
-            own.port,
-            *wanted,
+            shown.ip,
+            shown.port,
+            self._axon.external_ip,
+            self._axon.external_port,
             f"not corrected: {problem}" if problem else "corrected",
         )
+
+    def _is_current(self, neuron: Neuron) -> bool:
+        return (neuron.ip, neuron.port) == (self._axon.external_ip, self._axon.external_port)
 
     async def _serve_axon(self) -> str:
         """Publishes the address and returns what went wrong, or an empty string."""
 
-        def serve(subtensor: Any) -> Any:
-            return subtensor.serve_axon(netuid=self._netuid, axon=self._axon)
+        def serve(subtensor: Any) -> None:
+            response = subtensor.serve_axon(netuid=self._netuid, axon=self._axon)
+            if not response.success:
+                # Raised, because the library also reports a broken connection in this way.
+                raise _NotTaken(str(response.message or "no reason given"))
 
         self._published_at = self._clock()
         try:
-            response = await self._call(serve)
-            return "" if response.success else str(response.message)
+            await self._connection.call(serve)
+        except _NotTaken as error:
+            return str(error)
         except Exception as error:
             return in_words(error)
+        return ""
 
     async def _refresh(self) -> None:
-        self.snapshot = await self._call(self._read)
+        self.snapshot = await self._connection.call(self._read)
 
     def _read(self, subtensor: Any) -> Snapshot:
         metagraph = subtensor.metagraph(netuid=self._netuid)
@@ -197,49 +230,47 @@ class SubtensorChain:
             raise ValueError("the metagraph is empty")
         return Snapshot.of(neurons, self._clock())
 
-    async def _call(self, function: Callable[[Any], T]) -> T:
-        """Makes one call to the chain; a connection in which one fails is not used again."""
-        limit = self._time_limit_s
-        async with self._calling:
-            try:
-                async with asyncio.timeout(limit):
-                    if self._subtensor is None:
-                        connect = partial(self._connect, self._network)
-                        self._subtensor = await in_daemon_thread(connect, limit)
-                    return await in_daemon_thread(partial(function, self._subtensor), limit)
-            except Exception:
-                await self._close_connection()
-                raise
 
-    async def _close_connection(self) -> None:
-        """Ends a call that still hangs in it, too."""
-        closing, self._subtensor = self._subtensor, None
-        if closing is not None:
-            with contextlib.suppress(Exception):
-                await in_daemon_thread(closing.close, CLOSE_LIMIT_S)
+class _NotTaken(Exception):
+    """The chain, or the library, did not take the address; says why."""
 
 
 async def external_ip() -> str:
-    """Asks the internet for this machine's public address.
+    """Asks services on the internet for this machine's public address.
 
     Raises:
-        SetupError: Nobody answered.
+        SetupError: None of them answered.
     """
-    from bittensor.utils import networking
-
     try:
-        return str(await in_daemon_thread(networking.get_external_ip, TIME_LIMIT_S))
+        return await _external_ip()
     except Exception as error:
         raise SetupError(
-            f"the public address of this machine cannot be found out: {in_words(error)}",
-            fix="give it with --axon.external_ip",
+            f"the public address of this machine cannot be found: {in_words(error)}",
+            fix="set it with --axon.external_ip",
         ) from error
+
+
+def _ask_for_external_ip() -> str:
+    from bittensor.utils import networking
+
+    return str(networking.get_external_ip())
+
+
+# It has no time limits of its own.
+_external_ip = LoneCall(_ask_for_external_ip, "the look-up of the public address", TIME_LIMIT_S)
+
+
+def _pauses() -> Iterator[float]:
+    pause = PUBLISH_PAUSE_S
+    while True:
+        yield pause
+        pause = min(2.0 * pause, MAX_PUBLISH_PAUSE_S)
 
 
 def _subtensor(network: str) -> Any:
     import bittensor
 
     subtensor = bittensor.Subtensor(network=network)
-    # Or a call that hangs would, once its connection is closed, open the next and hang in that.
+    # Otherwise a call that hangs opens the next connection once its own is closed, and hangs again.
     subtensor.substrate.max_retries = 1
     return subtensor

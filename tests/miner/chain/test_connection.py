@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from websockets.sync.server import ServerConnection, serve
 
-from miner.chain.subtensor import SubtensorChain, _subtensor
+from miner.chain import subtensor as subtensor_module
+from miner.chain.subtensor import SubtensorChain, _subtensor, external_ip
+from protocol.errors import SetupError
 from tests.miner.chain.test_subtensor import FakeSubtensor, metagraph, until
+from tests.support.fakes import Clock
 
 
 class Hanging(FakeSubtensor):
-    """Does not answer until it is closed."""
+    """Hangs in every call until it is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,16 +70,87 @@ async def test_a_connection_in_which_publishing_hangs_is_closed() -> None:
     second.answer = lambda: metagraph("5A", "5B")
     contact = chain(first, second)
     await contact.start("5A")
-    with pytest.raises(Exception, match="no answer in time"):
-        await contact.publish(SimpleNamespace(external_ip="1.2.3.4", external_port=8000))
+    await contact.publish(SimpleNamespace(external_ip="9.8.7.6", external_port=8000))
     await until(first.ended.is_set)
+    assert len(second.calls) == 1
     await until(lambda: "5B" in contact.snapshot.neurons)
     await contact.close()
 
 
+class HangingConnect:
+    """Connects once, then hangs until it is released."""
+
+    def __init__(self) -> None:
+        self.first, self.late, self.last = FakeSubtensor(), FakeSubtensor(), FakeSubtensor()
+        self.last.answer = lambda: metagraph("5A", "5B", "5C")
+        self.release = threading.Event()
+        self.attempts = 0
+        self.threads: set[threading.Thread] = set()
+
+    def __call__(self, network: str) -> FakeSubtensor:
+        self.attempts += 1
+        if self.attempts == 1:
+            return self.first
+        if self.attempts > 2:
+            return self.last
+        self.threads.add(threading.current_thread())
+        self.release.wait(10.0)
+        return self.late
+
+
+async def test_a_connect_that_hangs_leaves_one_thread_however_often_the_chain_is_read(
+    log_lines: list[str],
+) -> None:
+    connect, clock = HangingConnect(), Clock()
+    contact = SubtensorChain(
+        "test", 17, connect=connect, refresh_s=0.001, time_limit_s=0.02, clock=clock
+    )
+    await contact.start("5A")
+    before = threading.active_count()
+    connect.first.answer = lambda: 1 / 0
+    await until(lambda: len(log_lines) >= 2)
+    clock.now += 240.0
+    await until(lambda: len(log_lines) >= 20)
+    assert connect.attempts == 2
+    assert threading.active_count() <= before + 1
+    assert "the attempt to connect of 240 s ago still hangs" in log_lines[-1]
+    assert "the one in use is 240 s old" in log_lines[-1]
+
+    connect.release.set()  # The connection that comes late is closed, and a new one opened.
+    await until(lambda: connect.late.closed)
+    await until(lambda: "5C" in contact.snapshot.neurons)
+    assert connect.attempts == 3
+    await contact.close()
+    await until(lambda: not any(thread.is_alive() for thread in connect.threads))
+
+
+async def test_a_look_up_of_the_address_that_hangs_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release, asked = threading.Event(), list[None]()
+
+    def hangs() -> str:
+        asked.append(None)
+        release.wait(10.0)
+        return "1.2.3.4"
+
+    monkeypatch.setattr("bittensor.utils.networking.get_external_ip", hangs)
+    monkeypatch.setattr(subtensor_module._external_ip, "_limit_s", 0.01)
+    with pytest.raises(SetupError, match="no answer in time"):
+        await external_ip()
+    for _ in range(5):
+        with pytest.raises(SetupError, match="the look-up of the public address of 0 s ago"):
+            await external_ip()
+    assert len(asked) == 1
+    release.set()
+    await until(lambda: subtensor_module._external_ip._running_since is None)
+    monkeypatch.setattr("bittensor.utils.networking.get_external_ip", lambda: "5.6.7.8")
+    assert await external_ip() == "5.6.7.8"
+
+
 @dataclass
 class SilentNode:
-    """Takes connections and requests and never answers."""
+    """Accepts connections and requests and never answers."""
 
     address: str = ""
     connections: int = 0

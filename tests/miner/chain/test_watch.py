@@ -1,16 +1,13 @@
-"""What the chain contact does while the miner runs: a lost uid, a wrong address, a dead chain."""
+"""The chain while the miner runs: a lost uid, a wrong address, a chain that fails."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import bittensor as bt
 import numpy as np
-import pytest
 from bittensor.utils.mock import MockSubtensor
-from loguru import logger
 
 from miner.chain.file_chain import FileChain
 from miner.chain.metagraph import Membership, Neuron, Snapshot
@@ -20,22 +17,14 @@ from tests.miner.chain.test_subtensor import FakeSubtensor, chain, fails, metagr
 from tests.support.fakes import Clock
 
 
-@pytest.fixture
-def log_lines() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(str(message)), level="WARNING")
-    yield lines
-    logger.remove(sink)
-
-
 def test_one_reading_without_the_hotkey_is_no_proof() -> None:
     lost = asyncio.Event()
     membership = Membership("5A", lost)
     with_it, without = Snapshot.of([Neuron(uid=3, hotkey="5A")], 0.0), Snapshot({}, 0.0)
     assert membership.observe(without) is None
-    own = membership.observe(with_it)
-    assert own is not None
-    assert own.uid == 3
+    neuron = membership.observe(with_it)
+    assert neuron is not None
+    assert neuron.uid == 3
     membership.observe(without)
     assert not lost.is_set()
     membership.observe(without)
@@ -53,7 +42,7 @@ async def test_a_lost_uid_is_noticed(log_lines: list[str]) -> None:
     assert "does not list this miner's hotkey" in log_lines[0]
 
 
-async def test_a_chain_that_fails_takes_nobody_s_uid(log_lines: list[str]) -> None:
+async def test_a_chain_that_fails_takes_no_uid(log_lines: list[str]) -> None:
     subtensor, clock = FakeSubtensor(), Clock()
     contact = chain(subtensor, clock=clock)
     await contact.start("5A")
@@ -151,8 +140,9 @@ async def test_bittensor_s_own_mock_chain(tmp_path: Path) -> None:
             balance=bt.Balance(100),
         )
     contact = SubtensorChain("test", 17, connect=lambda network: subtensor)
-    own = await contact.start(hotkeys[0])
-    assert (own.uid, own.stake, own.ip, own.port) == (0, 2000.0, "0.0.0.0", 0)
+    neuron = await contact.start(hotkeys[0])
+    assert (neuron.uid, neuron.stake) == (0, 2000.0)
+    assert (neuron.ip, neuron.port) == ("0.0.0.0", 0)
     assert set(contact.snapshot.neurons) == set(hotkeys)
     await contact.close()
 
