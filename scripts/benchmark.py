@@ -89,6 +89,23 @@ def _parser() -> argparse.ArgumentParser:
     splats.add_argument(
         "--views", type=_positive, default=16, help="how many of the 16 (%(default)s)"
     )
+    guard = command("guard", "the timing guard in a simulation, against other policies")
+    guard.add_argument(
+        "--requests", type=_positive, default=1500, help="in each simulation (%(default)s)"
+    )
+    guard.add_argument(
+        "--scenario", dest="scenarios", action="append", metavar="NAME", help="only this; repeat"
+    )
+    guard.add_argument(
+        "--card", dest="cards", action="append", metavar="NAME", help="only this; repeat"
+    )
+    guard.add_argument(
+        "--load", dest="loads", action="append", type=float, metavar="X", help="only this; repeat"
+    )
+    guard.add_argument("--seed", type=_positive, default=1, help="(%(default)s)")
+    guard.add_argument(
+        "--plots", type=Path, metavar="DIR", help="PNG plots, the trade-off curve among them"
+    )
     command("codecs", "PLY and SPZ: time and size")
     rendering = command("rendering", "both rasterisers: time and likeness", device="cpu")
     rendering.add_argument(

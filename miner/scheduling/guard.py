@@ -35,9 +35,9 @@ class Margins:
         start: That it can still be on time when a later step starts; 0 is an even chance.
     """
 
-    admit: float = 1.0
-    better: float = 1.645
-    dispatch: float = 1.0
+    admit: float = 2.0
+    better: float = 2.5
+    dispatch: float = 2.5
     start: float = 0.0
 
 

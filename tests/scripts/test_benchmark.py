@@ -27,7 +27,9 @@ def test_the_pipeline_benchmark_reports_every_stage(
     assert "text_to_image" in out
 
 
-@pytest.mark.parametrize("name", ["pipeline", "parts", "triposr", "splats", "codecs", "rendering"])
+@pytest.mark.parametrize(
+    "name", ["pipeline", "parts", "triposr", "splats", "codecs", "rendering", "guard"]
+)
 def test_every_option_is_an_argument_of_the_benchmark(name: str) -> None:
     options = vars(_parser().parse_args([name]))
     run = importlib.import_module(f"scripts.benchmarks.{options.pop('benchmark')}").run
