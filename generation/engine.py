@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from generation import collector
-from generation.errors import EngineDead, GenerationEnded, GenerationError
+from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
 from generation.lanes import Lane, TurnExpired
 from generation.lift import stages_of
 from generation.plan import Plan, Rung, Step, Turn
@@ -313,10 +313,16 @@ class Engine:
             )
         except TurnExpired:
             stop = run.stopped()
-            run.skip(stop)
+            run.skip(stop.reason)
             raise stop from None
-        except BaseException as error:
-            run.skip(error)
+        except GenerationStopped as stop:
+            run.skip(stop.reason)
+            raise
+        except asyncio.CancelledError:
+            run.skip("the request was cancelled")
+            raise
+        except EngineDead as error:
+            run.skip(str(error))
             raise
 
     @contextmanager

@@ -104,10 +104,10 @@ class StepRun:
         timings[stage] = timings.get(stage, 0.0) + ran
         self._emit("finished", ran_s=ran, waited_s=waited)
 
-    def skip(self, cause: BaseException) -> None:
+    def skip(self, reason: str) -> None:
         """Notes that it has been given up, if it has not been started."""
         if self._started is None:
-            self._emit("skipped", waited_s=self._clock() - self.asked, error=_first_line(cause))
+            self._emit("skipped", waited_s=self._clock() - self.asked, error=reason)
 
     def stopped(self) -> GenerationStopped:
         """Returns the error for a step whose latest start has passed."""

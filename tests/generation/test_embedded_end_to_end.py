@@ -5,8 +5,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from generation.pipeline import GenerationPipeline
-from generation.presets import preset
+from generation.engine import Engine, Generation
+from generation.plan import Plan
 from generation.scoring.validity import check
 from protocol import spz
 from protocol.gaussians import GaussianCloud
@@ -25,17 +25,17 @@ EXPECTED = {
 
 
 @pytest.fixture(scope="module")
-def clouds() -> dict[str, GaussianCloud]:
-    async def generate() -> dict[str, GaussianCloud]:
-        pipeline = GenerationPipeline(preset("embedded"), progress=False)
-        await pipeline.start()
-        results = await asyncio.gather(
-            *(pipeline.generate(TextTask(id=p, prompt=p, seed=0)) for p in EXPECTED)
-        )
-        await pipeline.close()
+def clouds(warm_engine: Engine) -> dict[str, GaussianCloud]:
+    async def generate(prompt: str) -> Generation:
+        task = TextTask(id=prompt, prompt=prompt, seed=0)
+        best = warm_engine.ladder[0]
+        return await warm_engine.run(task, Plan(best, warm_engine.route(task, best)))
+
+    async def generate_all() -> dict[str, GaussianCloud]:
+        results = await asyncio.gather(*map(generate, EXPECTED))
         return {result.task_id: spz.decode(result.spz) for result in results}
 
-    return asyncio.run(generate())
+    return asyncio.run(generate_all())
 
 
 @pytest.mark.parametrize("prompt", EXPECTED)

@@ -1,15 +1,28 @@
-"""Stages that do what a test tells them, in the pipeline's own threads."""
+"""Stage functions that do what a test tells them, in the engine's own threads."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from generation.stages import Stages
+from generation.engine import Engine
+from generation.errors import GenerationError
+from generation.plan import Plan, Rung
+from generation.presets import preset
+from generation.scoring.validity import check
+from generation.settings import GenerationSettings
+from generation.stage import Asset, Cutout, StageFunction, StepContext
 from protocol.gaussians import GaussianCloud
-from protocol.tasks import TextTask
+from protocol.tasks import Task, TextTask
+
+RUNG = Rung("short", steps=2, size=64, gaussians=8_000, skip_plain=False, back_end="triposr")
+"""A quality level with few steps."""
+
+STEPS = ("prompt", "denoise", "denoise", "decode", "cutout", "lift", "splats", "encode")
+"""The stages of a text task's steps at `RUNG`."""
+
+STAGES = tuple(dict.fromkeys(STEPS))
 
 
 def cloud(count: int = 7_000) -> GaussianCloud:
@@ -32,44 +45,80 @@ def task(name: str) -> TextTask:
     return TextTask(id=name, prompt=name)
 
 
+def plan(engine: Engine, task: Task, rung: Rung = RUNG, **limits: tuple[float, ...]) -> Plan:
+    """The way of a task, without latest starts unless given."""
+    return Plan(rung, engine.route(task, rung), **limits)
+
+
 class FakeStages:
     """Records what runs, and can hold or break any stage.
 
     Attributes:
         calls: (stage, thread name) in the order in which they started.
+        contexts: What the stages were told, in the same order.
+        drawn: Prompts, in the order in which they were encoded.
         faults: What a stage raises, by name.
         cures: Whether dropping caches ends all faults.
         drops: How often caches were dropped.
         result: The cloud that comes out.
+        on_call: Called in the thread of a stage with its name and context, before anything else.
     """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
+        self.contexts: list[StepContext] = []
         self.drawn: list[str] = []
-        self.faults: dict[str, Exception] = {}
+        self.faults: dict[str, BaseException] = {}
         self.cures = False
         self.drops = 0
         self.result = cloud()
         self.entered: dict[str, threading.Event] = {}
+        self.on_call: Callable[[str, StepContext], None] = lambda stage, context: None
         self._held: dict[str, threading.Event] = {}
+
+    def engine(self, settings: GenerationSettings | None = None, **options: Any) -> Engine:
+        """An engine with these stages; they need no start."""
+        given: dict[str, Any] = {
+            "functions": self.functions(),
+            "drop_caches": self._drop_caches,
+            "remembers": self.remembers,
+            "progress": False,
+        }
+        return Engine(settings or preset("embedded"), **(given | options))
 
     def hold(self, stage: str) -> Callable[[], None]:
         """Makes a stage wait inside its thread; call the result to let it go on."""
         self.entered[stage], self._held[stage] = threading.Event(), threading.Event()
         return self._held[stage].set
 
+    def remembers(self, prompt: str) -> bool:
+        """Whether a prompt is among the last 32."""
+        return prompt in self.drawn[-32:]
+
     def names(self) -> list[str]:
         return [stage for stage, _ in self.calls]
 
-    def stages(self) -> Stages:
-        return Stages(
-            text_to_image=self._draw,
-            background=lambda image: self._run("background", image.convert("RGBA")),
-            scene_code=lambda _: self._run("scene_code", "code"),
-            splats=lambda _: self._run("splats", self.result),
-            encode=lambda _: self._run("encode", b"spz"),
-            drop_caches=self._drop_caches,
-        )
+    def functions(self) -> Mapping[str, StageFunction]:
+        picture = np.zeros((8, 8, 3), np.uint8)
+        cutout = Cutout(picture, np.zeros((8, 8, 4), np.uint8), picture)
+        results: Mapping[str, Callable[[Any], Any]] = {
+            "prompt": self._begin,
+            "denoise": lambda drawing: drawing,
+            "decode": lambda drawing: picture,
+            "cutout": lambda source: cutout,
+            "lift": lambda cutout: "code",
+            "splats": lambda code: self.result,
+            "encode": _encode,
+        }
+
+        def function(stage: str) -> StageFunction:
+            def run(value: Any, context: StepContext) -> Any:
+                self._run(stage, context)
+                return results[stage](value)
+
+            return run
+
+        return {stage: function(stage) for stage in results}
 
     def _drop_caches(self) -> None:
         self.drops += 1
@@ -78,16 +127,23 @@ class FakeStages:
         if self.cures:
             self.faults.clear()
 
-    def _draw(self, prompt: str, _seed: int | None) -> Image.Image:
-        self.drawn.append(prompt)
-        image: Image.Image = self._run("text_to_image", Image.new("RGB", (8, 8)))
-        return image
+    def _begin(self, task: TextTask) -> str:
+        self.drawn.append(task.prompt)
+        return "drawing"
 
-    def _run(self, stage: str, result: Any) -> Any:
+    def _run(self, stage: str, context: StepContext) -> None:
+        self.on_call(stage, context)
         self.calls.append((stage, threading.current_thread().name))
+        self.contexts.append(context)
         if stage in self._held:
             self.entered[stage].set()
             assert self._held[stage].wait(10)
         if stage in self.faults:
             raise self.faults[stage]
-        return result
+
+
+def _encode(cloud: GaussianCloud) -> Asset:
+    report = check(cloud)
+    if not report.passed:
+        raise GenerationError(f"a validator would score the cloud 0: {report.summary()}")
+    return Asset(cloud, b"spz", report)

@@ -7,64 +7,79 @@ from collections.abc import AsyncIterator
 import pytest
 import torch
 
+from generation.engine import Engine
 from generation.errors import EngineDead, OutOfMemory
 from generation.lift.triposr.chunking import map_in_chunks
-from generation.pipeline import GenerationPipeline
-from generation.presets import preset
+from generation.plan import StepEvent
 from generation.recovery import attempt
-from tests.support.fake_stages import FakeStages, task
+from generation.stage import StepContext
+from tests.support.fake_stages import STAGES, STEPS, FakeStages, plan, task
 
 FULL = torch.OutOfMemoryError("tried to allocate 2 GiB")
 
 
 @pytest.fixture
-async def pipeline(fakes: FakeStages) -> AsyncIterator[GenerationPipeline]:
-    pipeline = GenerationPipeline(preset("embedded"), stages=fakes.stages(), progress=False)
-    await pipeline.start()
-    fakes.calls.clear()
-    yield pipeline
-    await pipeline.close()
+async def engine(fakes: FakeStages) -> AsyncIterator[Engine]:
+    engine = fakes.engine()
+    yield engine
+    assert await engine.close()
 
 
-@pytest.mark.parametrize("stage", ["text_to_image", "background", "scene_code", "splats"])
-async def test_a_stage_that_fits_without_caches_is_done_again(
-    pipeline: GenerationPipeline, fakes: FakeStages, stage: str
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_step_that_fits_without_caches_is_done_again(
+    engine: Engine, fakes: FakeStages, stage: str
 ) -> None:
+    events: list[StepEvent] = []
     fakes.faults[stage], fakes.cures = FULL, True
-    result = await pipeline.generate(task("x"))
+    result = await engine.run(task("x"), plan(engine, task("x")), on_event=events.append)
     assert result.spz == b"spz"
-    assert fakes.names().count(stage) == 2
-    assert (len(fakes.calls), fakes.drops) == (6, 1)
+    assert (len(fakes.calls), fakes.drops) == (len(STEPS) + 1, 1)
+    assert [event.step.stage for event in events if event.retried] == [stage]
 
 
-async def test_a_stage_that_does_not_fit_fails_its_request_alone(
-    pipeline: GenerationPipeline, fakes: FakeStages
+async def test_a_retried_step_counts_with_both_attempts(fakes: FakeStages) -> None:
+    now = 0.0
+
+    def take_two_seconds(stage: str, context: StepContext) -> None:
+        nonlocal now
+        now += 2.0
+
+    fakes.on_call = take_two_seconds
+    engine = fakes.engine(clock=lambda: now)
+    fakes.faults["splats"], fakes.cures = FULL, True
+    result = await engine.run(task("x"), plan(engine, task("x")))
+    assert (result.timings["lift"], result.timings["splats"]) == (2.0, 4.0)
+    assert await engine.close()
+
+
+async def test_a_step_that_does_not_fit_fails_its_request_alone(
+    engine: Engine, fakes: FakeStages
 ) -> None:
+    events: list[StepEvent] = []
     fakes.faults["splats"] = FULL
     with pytest.raises(OutOfMemory, match="splats ran out of memory"):
-        await pipeline.generate(task("x"))
+        await engine.run(task("x"), plan(engine, task("x")), on_event=events.append)
     assert (fakes.names().count("splats"), fakes.drops) == (2, 1)
+    assert (events[-1].kind, events[-1].retried) == ("failed", True)
     fakes.faults.clear()
-    assert (await pipeline.generate(task("next"))).spz == b"spz"
+    assert (await engine.run(task("next"), plan(engine, task("next")))).spz == b"spz"
 
 
-async def test_other_errors_are_not_tried_again(
-    pipeline: GenerationPipeline, fakes: FakeStages
-) -> None:
+async def test_other_errors_are_not_tried_again(engine: Engine, fakes: FakeStages) -> None:
     fakes.faults["splats"] = ValueError("bad shape")
     with pytest.raises(Exception, match="bad shape"):
-        await pipeline.generate(task("x"))
+        await engine.run(task("x"), plan(engine, task("x")))
     assert (fakes.names().count("splats"), fakes.drops) == (1, 0)
 
 
 async def test_a_device_lost_while_caches_are_dropped_ends_the_engine(
-    pipeline: GenerationPipeline, fakes: FakeStages
+    engine: Engine, fakes: FakeStages
 ) -> None:
     fakes.faults["splats"] = FULL
     fakes.faults["drop_caches"] = RuntimeError("CUDA error: an illegal memory access")
     for _ in range(2):
         with pytest.raises(EngineDead, match="lost the device"):
-            await pipeline.generate(task("x"))
+            await engine.run(task("x"), plan(engine, task("x")))
 
 
 class _Held:

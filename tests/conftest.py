@@ -1,0 +1,32 @@
+"""What tests of several rooms share: one warm engine with the shipped networks."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from generation.engine import Engine
+from generation.presets import preset
+
+
+@pytest.fixture(scope="session")
+def warm_up_seconds() -> dict[str, float]:
+    """Seconds by cost key of the warm-up of `warm_engine`, once that has been asked for."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def warm_engine(warm_up_seconds: dict[str, float]) -> Iterator[Engine]:
+    """An engine of the preset `embedded`, started once for the whole run.
+
+    It may be used from the event loop of any test, as long as no step runs beyond that test's end.
+    """
+    engine = Engine(preset("embedded"), progress=False)
+
+    async def warm() -> Mapping[str, float]:
+        await engine.start()
+        return await engine.warm_up()
+
+    warm_up_seconds |= asyncio.run(warm())
+    yield engine
+    asyncio.run(engine.close())

@@ -1,0 +1,158 @@
+"""The warm-up visits what requests will meet, and times it when nothing is left to compile."""
+
+import io
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from generation.engine import Engine
+from generation.presets import preset
+from generation.stage import LARGE_PIXELS, StepContext
+from generation.warm_up import count_steps, rounds_of
+from protocol.errors import SetupError, TaskError
+from protocol.images import read_size
+from protocol.tasks import ImageTask, TextTask
+from tests.support.fake_stages import FakeStages, task
+
+
+@pytest.fixture
+async def engine(fakes: FakeStages) -> AsyncIterator[Engine]:
+    engine = fakes.engine(preset("gpu80"))
+    yield engine
+    assert await engine.close()
+
+
+def _keys_of(engine: Engine) -> set[str]:
+    """Every cost key that a request can meet."""
+    small, large = (_picture(side) for side in (64, 2000))
+    old = TextTask(id="x", prompt="an old prompt")
+    keys = set()
+    for rung in engine.ladder:
+        for given in (task("new"), old, small, large):
+            keys |= {step.cost_key for step in engine.route(given, rung)}
+    return keys
+
+
+def _picture(side: int) -> ImageTask:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "PNG")
+    return ImageTask(id="i", image=file.getvalue())
+
+
+async def test_every_cost_key_of_the_ladder_is_timed(engine: Engine, fakes: FakeStages) -> None:
+    seconds = await engine.warm_up()
+    fakes.drawn.append("an old prompt")
+    assert set(seconds) == _keys_of(engine)
+    assert all(value >= 0 for value in seconds.values())
+
+
+async def test_what_the_first_visit_costs_is_not_counted(fakes: FakeStages) -> None:
+    """Every stage takes a minute when it first meets a shape, and then as long as it ought to."""
+    now, seen = 0.0, set[tuple[str, int, int]]()
+    cost = {"prompt": 1.0, "denoise": 2.0, "decode": 3.0, "cutout": 4.0, "lift": 5.0}
+    cost |= {"splats": 6.0, "encode": 7.0}
+
+    def work(stage: str, context: StepContext) -> None:
+        nonlocal now
+        shape = (stage, context.rung.size, context.rung.gaussians)
+        now += cost[stage] if shape in seen else 60.0
+        seen.add(shape)
+
+    fakes.on_call = work
+    engine = fakes.engine(preset("gpu80"), clock=lambda: now)
+    seconds = await engine.warm_up()
+    assert {key: cost[key.partition(":")[0]] for key in seconds} == seconds
+    assert await engine.close()
+
+
+async def test_prompts_are_new_even_in_a_second_warm_up(engine: Engine, fakes: FakeStages) -> None:
+    first = await engine.warm_up()
+    again = await engine.warm_up()
+    assert set(again) == set(first)
+    # Each round of a warm-up asks once for a prompt that it has just used.
+    assert max(Counter(fakes.drawn).values()) == 2
+    assert sum(count - 1 for count in Counter(fakes.drawn).values()) == 4
+
+
+async def test_an_engine_that_remembers_nothing_has_a_prior_for_remembered_prompts(
+    fakes: FakeStages,
+) -> None:
+    engine = fakes.engine(remembers=lambda prompt: False)
+    seconds = await engine.warm_up()
+    assert seconds["prompt:remembered"] == seconds["prompt:new"]
+    assert await engine.close()
+
+
+async def test_image_tasks_are_visited_small_and_large(engine: Engine, fakes: FakeStages) -> None:
+    await engine.warm_up()
+    sizes = Counter(
+        (read_size(context.task.image)[0] ** 2 > LARGE_PIXELS, context.rung.skip_plain)
+        for context in fakes.contexts
+        if isinstance(context.task, ImageTask)
+    )
+    assert set(sizes) == set(itertools.product((False, True), (False, True)))
+
+
+def test_rungs_that_cost_nothing_new_are_left_out() -> None:
+    engine = FakeStages().engine(preset("gpu80"))
+    compiled, timed = rounds_of(engine.ladder, engine.route, compiles=True)
+    assert [rung.name for rung in timed] == ["full", "small", "draft"]
+    assert compiled == timed
+    eager, timed = rounds_of(engine.ladder, engine.route, compiles=False)
+    assert [rung.name for rung in eager] == ["full"]
+    assert [rung.name for rung in timed] == ["full", "small", "draft"]
+
+
+@pytest.mark.parametrize("name", ["gpu80", "embedded"])
+async def test_the_progress_bar_ends_where_it_says(
+    fakes: FakeStages, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = preset(name)
+    engine = fakes.engine(settings, progress=True)
+    await engine.warm_up()
+    total = count_steps(engine.ladder, engine.route, compiles=settings.accelerate)
+    assert total == len(fakes.calls)
+    assert f"/{total} [" in capsys.readouterr().err
+    assert await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            RuntimeError("broken"),
+            "embedded failed its warm-up: cutout failed: RuntimeError: broken",
+        ),
+        (TaskError("no object"), "embedded failed its warm-up: no object"),
+        (torch.AcceleratorError("CUDA error: 700"), "failed its warm-up: cutout lost the device"),
+    ],
+)
+async def test_a_failing_warm_up_is_a_setup_error(
+    fakes: FakeStages, error: Exception, message: str
+) -> None:
+    engine = fakes.engine()
+    fakes.faults["cutout"] = error
+    with pytest.raises(SetupError, match=message):
+        await engine.warm_up()
+    assert await engine.close()
+
+
+async def test_missing_weights_stop_the_start(tmp_path: Path) -> None:
+    settings = preset("gpu80").model_copy(update={"device": "cpu"})
+    engine = Engine(settings, models_dir=tmp_path, progress=False)
+    with pytest.raises(SetupError, match="has not been downloaded"):
+        await engine.start()
+    assert await engine.close()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+async def test_a_missing_device_stops_the_start(tmp_path: Path) -> None:
+    engine = Engine(preset("gpu80"), models_dir=tmp_path, progress=False)
+    with pytest.raises(SetupError, match=r"runs on cuda.*finds no CUDA device"):
+        await engine.start()
+    assert await engine.close()
