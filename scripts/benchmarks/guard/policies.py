@@ -67,7 +67,7 @@ def _guard(
         estimates.set_prior(
             ENGINE, {key: scenario.prior * value for key, value in card.medians.items()}
         )
-        return _scheduler(card, clock, estimates, delivery, card.steps, margins)
+        return make_scheduler(card, clock, estimates, delivery=delivery, margins=margins)
 
     return run_scheduler(
         make,
@@ -123,24 +123,42 @@ def _perfect(scenario: Scenario, card: Card, requests: Iterable[Request], truth:
 
     def make(clock: Clock) -> Scheduler:
         estimates = _KnownTimes(clock, card, truth)
-        return _scheduler(card, clock, estimates, _KnownDelivery(), steps, Margins(0.0, 0.0, 0.0))
+        return make_scheduler(
+            card,
+            clock,
+            estimates,
+            delivery=_KnownDelivery(),
+            steps=steps,
+            margins=Margins(0.0, 0.0, 0.0, 0.0),
+        )
 
     return run_scheduler(make, requests, card.lanes, keyed, hang_at=scenario.hang_at)
 
 
-def _scheduler(
+def make_scheduler(
     card: Card,
     clock: Clock,
     estimates: Estimates,
-    delivery: DeliveryTimes,
-    steps: Callable[[Request, Rung], tuple[Step, ...]],
-    margins: Margins | None,
+    *,
+    delivery: DeliveryTimes | None = None,
+    steps: Callable[[Request, Rung], tuple[Step, ...]] | None = None,
+    margins: Margins | None = None,
 ) -> Scheduler:
+    """Returns a scheduler with one engine, `ENGINE`.
+
+    Args:
+        card: The machine.
+        clock: Virtual.
+        estimates: What the guard knows of it.
+        delivery: What it knows of the way to the callers.
+        steps: Those of a request at a rung; the card's when None.
+        margins: Those of the guard, if not its own.
+    """
     scheduler = Scheduler(
         card.ladder,
-        steps,
+        steps or card.steps,
         estimates=estimates,
-        delivery=delivery,
+        delivery=delivery or DeliveryTimes(),
         budget_s=BUDGET_S,
         margin_s=MARGIN_S,
         clock=clock,

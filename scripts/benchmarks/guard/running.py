@@ -14,6 +14,7 @@ from tqdm import tqdm
 from miner.scheduling.guard import Margins
 from protocol.errors import SetupError
 from scripts.benchmarks.guard.policies import POLICIES, simulate
+from scripts.benchmarks.guard.recovery import CHANGES, recover
 from scripts.benchmarks.guard.scenarios import (
     CARDS,
     LOADS,
@@ -45,7 +46,7 @@ def run(
     seed: int = 1,
     plots: Path | None = None,
     out: Path | None = None,
-) -> list[Row]:
+) -> dict[str, Any]:
     """Simulates all policies and prints a table.
 
     Args:
@@ -56,10 +57,11 @@ def run(
         seed: Of arrivals and noise.
         plots: Folder for PNG plots, the trade-off between wasted work and served requests among
             them, which is then simulated too; needs matplotlib.
-        out: JSON file for the rows.
+        out: JSON file for what is returned.
 
     Returns:
-        One row per card, scenario, load and policy: `asked`, `accepted`, `on_time`, `late` (the
+        `rows`, `recovery` (see `recovery.recover`) and, with `plots`, `trade_off`. There is one row
+        per card, scenario, load and policy: `asked`, `accepted`, `on_time`, `late` (the
         asset came after the limit), `stopped_half_way` (with `cut_off`: while a step ran),
         `dropped_waiting`, `wasted_share` (of the `gpu` lane's seconds, spent on accepted requests
         that were not on time), `mean_rung`, `on_time_of_perfect`.
@@ -84,10 +86,11 @@ def run(
         for load in loads or LOADS
     ]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        rows: list[Row] = []
+        figures: dict[str, Any] = {"rows": [], "recovery": list(pool.map(_recovery, CHANGES))}
+        rows: list[Row] = figures["rows"]
         for found in tqdm(pool.map(_all_policies, jobs), total=len(jobs), unit="scenario"):
             rows += found
-            _write(out, {"rows": rows})
+            _write(out, figures)
         if plots is not None:
             from scripts.benchmarks.guard import plotting
 
@@ -96,12 +99,19 @@ def run(
                 for scenario in TRADE_OFF_SCENARIOS
                 for caution in CAUTIONS
             ]
-            trade_off = list(tqdm(pool.map(_caution, sweep), total=len(sweep), unit="margin"))
-            _write(out, {"rows": rows, "trade_off": trade_off})
-            plotting.plot(rows, trade_off, plots)
-    console = Console()
-    Console(width=max(console.width, TABLE_WIDTH)).print(table(rows))
-    return rows
+            swept = tqdm(pool.map(_caution, sweep), total=len(sweep), unit="margin")
+            figures["trade_off"] = list(swept)
+            _write(out, figures)
+            plotting.plot(rows, figures["trade_off"], plots)
+    console = Console(width=max(Console().width, TABLE_WIDTH))
+    console.print(table(rows))
+    for change in figures["recovery"]:
+        lasts = "for good" if change["lasts_s"] is None else f"for {change['lasts_s']:g} s"
+        console.print(
+            f"{change['card']}, seconds x {change['slowdown']:g} {lasts}: predictions "
+            f"right again after {change['requests']} requests, {change['seconds']:.0f} s"
+        )
+    return figures
 
 
 def row(scenario: Scenario, machine: Card, load: float, policy: str, outcome: Outcome) -> Row:
@@ -159,6 +169,10 @@ def _all_policies(job: tuple[str, str, float, int, int]) -> list[Row]:
     for r in rows:
         r["on_time_of_perfect"] = r["on_time"] / max(1, perfect)
     return rows
+
+
+def _recovery(change: tuple[str, float, float | None]) -> Row:
+    return recover(*change)
 
 
 def _caution(job: tuple[float, str, int, int]) -> Row:

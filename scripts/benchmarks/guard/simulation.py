@@ -214,6 +214,7 @@ def run_scheduler(
     *,
     hang_at: float | None = None,
     observe_delivery: Callable[[str, int, float], None] = lambda transport, size, seconds: None,
+    watch: Callable[[Scheduler, Request, float], None] = lambda scheduler, request, now: None,
 ) -> Outcome:
     """Drives a scheduler through requests.
 
@@ -224,6 +225,7 @@ def run_scheduler(
         truth: How long steps take.
         hang_at: When one step hangs; the engine comes back once the watchdog calls it lost.
         observe_delivery: Takes transport, bytes and seconds of each delivered answer.
+        watch: Called after each request whose asset was made.
     """
     clock = Clock()
     machine = Machine(lanes, truth, clock, hang_at)
@@ -269,6 +271,8 @@ def run_scheduler(
             if completed:
                 complete(active, record)
             scheduler.leave(active)
+            if completed:
+                watch(scheduler, active.request, clock.now)
             proceed()
 
         run = Run(record, dispatch.plan, active.turn, active.deadline, on_event, on_end)

@@ -1,0 +1,133 @@
+"""The guard's promises in the simulation: shorter runs of `scripts.benchmark guard`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from miner.scheduling.guard import Margins
+from protocol.errors import SetupError
+from scripts.benchmarks.guard import running
+from scripts.benchmarks.guard.policies import POLICIES, simulate
+from scripts.benchmarks.guard.recovery import CHANGES, recover
+from scripts.benchmarks.guard.scenarios import SCENARIOS, Scenario, Truth, arrivals, card
+from scripts.benchmarks.guard.simulation import Outcome
+
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+
+
+def simulated(
+    policy: str, scenario: Scenario, name: str, load: float, requests: int = 1000
+) -> tuple[running.Row, Outcome]:
+    machine = card(name)
+    asked = arrivals(scenario, machine, load, requests, seed=1)
+    outcome = simulate(policy, scenario, machine, asked, Truth(scenario, machine, seed=1))
+    return running.row(scenario, machine, load, policy, outcome), outcome
+
+
+@pytest.mark.parametrize(
+    ("scenario", "least_of_perfect", "most_wasted"),
+    [
+        ("even", 0.95, 0.02),
+        ("even, mixed deadlines", 0.95, 0.02),
+        ("uneven", 0.90, 0.05),
+        ("uneven, mixed deadlines", 0.90, 0.05),
+        ("heavy tails", 0.85, 0.08),
+        ("spikes", 0.85, 0.08),
+    ],
+)
+@pytest.mark.parametrize("load", [1.0, 3.0])
+def test_the_slow_card_serves_nearly_what_perfect_knowledge_would(
+    scenario: str, least_of_perfect: float, most_wasted: float, load: float
+) -> None:
+    found, _ = simulated("guard", BY_NAME[scenario], "slow", load)
+    perfect, _ = simulated("perfect", BY_NAME[scenario], "slow", load)
+    assert found["on_time"] >= least_of_perfect * perfect["on_time"]
+    assert found["wasted_share"] <= most_wasted
+    assert found["late"] <= 0.005 * found["accepted"]
+
+
+@pytest.mark.parametrize("scenario", ["even", "uneven, mixed deadlines"])
+def test_a_fast_card_serves_what_fits_at_a_lower_rung(scenario: str) -> None:
+    found, _ = simulated("guard", BY_NAME[scenario], "gpu80", 1.5, requests=400)
+    assert found["on_time"] >= 0.97 * found["asked"]
+    assert found["late"] == 0
+
+
+@pytest.mark.parametrize("scenario", ["prior 3 x too high", "prior 3 x too low"])
+def test_a_wrong_warm_up_is_made_good_by_the_first_requests(scenario: str) -> None:
+    found, _ = simulated("guard", BY_NAME[scenario], "slow", 0.7)
+    assert found["on_time"] >= 0.95 * found["asked"]
+
+
+def test_a_hang_costs_what_is_asked_until_the_engine_is_replaced_and_no_more() -> None:
+    scenario = BY_NAME["hang"]
+    found, outcome = simulated("guard", scenario, "slow", 0.7)
+    assert found["late"] == 0
+    assert found["on_time"] >= 0.9 * found["asked"]
+    hung = [r for r in outcome.records if r.accepted and not r.on_time]
+    assert 1 <= len(hung) <= 10
+
+
+def test_perfect_knowledge_is_never_wrong_about_a_single_rung() -> None:
+    found, _ = simulated("perfect", BY_NAME["uneven"], "slow, one rung", 1.5)
+    assert found["accepted"] == found["on_time"] > 0
+
+
+def test_every_policy_sees_the_same_requests_and_the_same_machine() -> None:
+    rows = [simulated(policy, BY_NAME["uneven"], "slow", 1.0, 200)[0] for policy in POLICIES]
+    assert len({row["asked"] for row in rows}) == 1
+    by_policy = {row["policy"]: row for row in rows}
+    assert by_policy["no guard"]["accepted"] == by_policy["no guard"]["asked"]
+    assert by_policy["guard"]["on_time"] > by_policy["version 0.1.0"]["on_time"]
+    assert by_policy["fixed queue"]["late"] > 0
+
+
+def test_more_caution_wastes_less() -> None:
+    machine, scenario = card("slow"), BY_NAME["uneven, mixed deadlines"]
+    wasted = []
+    for caution in (0.0, 3.0):
+        margins = Margins(admit=caution, better=caution, dispatch=caution, start=0.0)
+        asked = arrivals(scenario, machine, 1.5, 500, seed=1)
+        truth = Truth(scenario, machine, seed=1)
+        outcome = simulate("guard", scenario, machine, asked, truth, margins=margins)
+        wasted.append(running.row(scenario, machine, 1.5, "guard", outcome)["wasted_share"])
+    assert wasted[1] < 0.5 * wasted[0]
+
+
+@pytest.mark.parametrize(("name", "slowdown", "lasts_s"), CHANGES)
+def test_predictions_follow_a_changed_speed_within_20_requests_or_a_minute(
+    name: str, slowdown: float, lasts_s: float | None
+) -> None:
+    found = recover(name, slowdown, lasts_s)
+    if slowdown == 2.0:
+        assert found["requests"] <= 20
+    else:
+        assert found["seconds"] <= 60.0
+
+
+def test_the_benchmark_writes_rows_and_plots(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "TRADE_OFF_SCENARIOS", ("even",))
+    monkeypatch.setattr(running, "CAUTIONS", (0.0, 2.0))
+    monkeypatch.setattr(running, "CHANGES", CHANGES[-1:])
+    file = tmp_path / "rows.json"
+    running.run(
+        requests=100, scenarios=["even"], cards=["slow"], loads=[1.0], plots=tmp_path, out=file
+    )
+    figures = json.loads(file.read_text())
+    assert [row["policy"] for row in figures["rows"]] == list(POLICIES)
+    assert {"scenario", "load", "asked", "accepted", "on_time", "late", "stopped_half_way"} <= set(
+        figures["rows"][0]
+    )
+    assert figures["rows"][-1]["on_time_of_perfect"] == 1.0
+    assert len(figures["trade_off"]) == 2
+    for name in ("guard-served.png", "guard-trade-off.png"):
+        assert (tmp_path / name).stat().st_size > 1000
+    assert "perfect" in capsys.readouterr().out
+
+
+def test_an_unknown_scenario_is_refused_with_the_names() -> None:
+    with pytest.raises(SetupError, match="uneven, bursts"):
+        running.run(scenarios=["evn"])
