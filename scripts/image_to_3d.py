@@ -68,9 +68,9 @@ def make(
 
     from generation.lift.triposr import TripoSR
     from generation.lift.triposr.splats import extract_cloud
+    from generation.loading import require_device
     from generation.pictures.cutout import BackgroundRemover
     from generation.pictures.framing import composite_on_grey
-    from generation.stages import require_device
     from generation.weights.store import locate_models
     from protocol import ply, spz
 

@@ -15,16 +15,18 @@ class DeviceMemory:
         import torch
 
         self._cuda = torch.cuda if device.startswith("cuda") and torch.cuda.is_available() else None
+        self._index = torch.device(device).index or 0
         self._start: dict[str, float] = {}
         if self._cuda is not None and limit_gib is not None:
-            total = self._cuda.get_device_properties(0).total_memory
-            self._cuda.set_per_process_memory_fraction(min(1.0, limit_gib * 2**30 / total))
+            total = self._cuda.get_device_properties(self._index).total_memory
+            share = min(1.0, limit_gib * 2**30 / total)
+            self._cuda.set_per_process_memory_fraction(share, self._index)
 
     def mark_ready(self) -> None:
         """Ends the start."""
         self._start = self._now()
         if self._cuda is not None:
-            self._cuda.reset_peak_memory_stats()
+            self._cuda.reset_peak_memory_stats(self._index)
 
     def peaks(self) -> dict[str, float]:
         """Peaks in 10^6 bytes, after `mark_ready`.
@@ -38,7 +40,7 @@ class DeviceMemory:
         if self._cuda is None:
             return peaks
         serving = self._now()
-        free, total = self._cuda.mem_get_info()
+        free, total = self._cuda.mem_get_info(self._index)
         return peaks | {
             "device": max(serving["reserved"], self._start["reserved"]),
             "device_allocated": max(serving["allocated"], self._start["allocated"]),
@@ -51,8 +53,8 @@ class DeviceMemory:
         if self._cuda is None:
             return {}
         return {
-            "reserved": self._cuda.max_memory_reserved() / 1e6,
-            "allocated": self._cuda.max_memory_allocated() / 1e6,
+            "reserved": self._cuda.max_memory_reserved(self._index) / 1e6,
+            "allocated": self._cuda.max_memory_allocated(self._index) / 1e6,
         }
 
 

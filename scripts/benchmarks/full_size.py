@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from generation.acceleration.eight_bit import Float8Linear, Int8Linear
 from generation.lift.triposr import TripoSR, TripoSRConfig
-from generation.loading import require_device
+from generation.loading import PictureNetworks, require_device
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.flux1 import Flux1, hold_in_eight_bits
 from generation.quiet import quiet_libraries
 from generation.settings import CutoutSettings, GenerationSettings, TextToImageSettings
-from generation.stages import Networks
 from generation.weights.store import EMBEDDED
+from scripts.benchmarks.networks import Networks
 from scripts.benchmarks.random_triposr import untrained
 from scripts.benchmarks.u2net import write_random
 
@@ -111,7 +111,7 @@ def build(settings: GenerationSettings, folder: Path, sizes: Sizes = FULL) -> Ne
         accelerate=settings.accelerate,
     )
     cut_out = background(settings.cutout, device, folder, sizes)
-    networks = Networks(draw, cut_out, triposr(settings, device, sizes))
+    networks = Networks(PictureNetworks(draw, cut_out), triposr(settings, device, sizes))
     if device.type == "cuda":
         # The room that wide blocks took before they were held in 8 bits.
         torch.cuda.empty_cache()

@@ -3,7 +3,6 @@
 Each recipe records what its networks answer to the same inputs; the recordings are compared.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from generation.lift.triposr import SceneCode
 from generation.lift.triposr.splats import extract_cloud
 from generation.pictures.flux1 import Flux1
 from generation.pictures.framing import composite_on_grey
 from generation.rendering import render_views
 from generation.settings import GenerationSettings
-from generation.stages import Networks
 from protocol import ply
+from scripts.benchmarks.networks import Networks
 
 PROMPTS = ("a blue cube", "a red sports car", "a detailed dragon statue", "a wooden chair")
 VIEWS, SIZE = (1, 5, 9, 13), 256
@@ -36,7 +34,6 @@ Inputs = dict[str, Tensor]
 def record(
     networks: Networks,
     settings: GenerationSettings,
-    scene_code: Callable[[Image.Image], SceneCode],
     folder: Path,
     reference: Path | None = None,
 ) -> None:
@@ -45,12 +42,11 @@ def record(
     Args:
         networks: Warm.
         settings: What they were loaded with.
-        scene_code: The recipe's stage of that name.
         folder: Where to write.
         reference: Folder of an earlier recording, whose inputs of the transformer are used again;
             when None, those of the first picture are recorded and used.
     """
-    draw = networks.text_to_image
+    draw = networks.pictures.flux
     pictures = [np.asarray(draw(prompt, seed)) for seed, prompt in enumerate(PROMPTS)]
     embeddings = [draw.embed(prompt) for prompt in PROMPTS]
     steps = _inputs_of_a_picture(draw) if reference is None else _read(reference)["inputs"]
@@ -59,7 +55,7 @@ def record(
         transformer(**{key: value.to(device) for key, value in step.items()}, return_dict=False)[0]
         for step in steps
     ]
-    code = scene_code(composite_on_grey(_cutout()))
+    code = networks.triposr.scene_codes(composite_on_grey(_cutout()))
     cloud = extract_cloud(networks.triposr, code, settings.splats)
     folder.mkdir(parents=True, exist_ok=True)
     content = {

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from generation.pipeline import STAGES
 from generation.presets import preset
 from generation.settings import GenerationSettings
 from protocol.errors import SetupError
@@ -47,8 +46,8 @@ def run(
         recipes: "plain", "fast" or both, which gives their ratio and likeness; "fast" when None.
         weights: "real" loads the preset's weights, "random" draws FLUX.1-schnell's size on a GPU.
         runs: Tasks one after the other; 30 on CUDA and 10 on the CPU when None.
-        requests: Tasks at each concurrency; 24 on CUDA, none on the CPU when None. The plain recipe
-            takes at most 8, since each takes seconds.
+        requests: Tasks at each concurrency and each rung; 24 on CUDA, none on the CPU when None.
+            The plain recipe takes at most 8, since each takes seconds.
         plain_runs: Tasks of the plain recipe one after the other; as `runs` when None.
         memory_gib: Most device memory of the fast recipe in GiB; 22 for gpu24 when None.
         models_dir: The models folder; the default one when None.
@@ -117,9 +116,7 @@ def combine(figures: Figures) -> None:
     }
     if len(measured) == 2:
         plain, fast = measured["plain"]["seconds"], measured["fast"]["seconds"]
-        figures["ratio"] = {
-            name: plain[name]["median"] / fast[name]["median"] for name in (*STAGES, "total")
-        }
+        figures["ratio"] = {name: plain[name]["median"] / fast[name]["median"] for name in fast}
         folders = [row.pop("likeness", None) for row in (measured["plain"], measured["fast"])]
         if all(folders):
             from scripts.benchmarks.likeness import compare

@@ -16,10 +16,13 @@ from torch import Tensor
 from generation.lift.triposr import SceneCode, TripoSR
 from generation.lift.triposr.mesh import coloured_mesh, marching_cubes
 from generation.lift.triposr.splats import LARGEST_SIDE, TO_SUBNET
+from generation.loading import LoadedStages
+from generation.scoring.validity import check
 from generation.settings import GenerationSettings
-from generation.stages import Networks, Stages, assemble
+from generation.stage import Asset, StageFunction, StepContext
 from protocol import ply
 from protocol.gaussians import SH_C0, GaussianCloud
+from scripts.benchmarks.networks import Networks, fast_stages
 
 if TYPE_CHECKING:
     import trimesh
@@ -34,6 +37,7 @@ def plain_settings(settings: GenerationSettings) -> GenerationSettings:
     return settings.model_copy(
         update={
             "accelerate": False,
+            "rungs": (),
             "text_to_image": settings.text_to_image.model_copy(update={"eight_bit": False}),
             "cutout": settings.cutout.model_copy(
                 update={
@@ -49,7 +53,7 @@ def plain_settings(settings: GenerationSettings) -> GenerationSettings:
     )
 
 
-def plain_stages(settings: GenerationSettings, networks: Networks) -> Stages:
+def plain_stages(settings: GenerationSettings, networks: Networks) -> LoadedStages:
     """Puts the plain recipe together.
 
     Args:
@@ -58,14 +62,19 @@ def plain_stages(settings: GenerationSettings, networks: Networks) -> Stages:
     """
     triposr = networks.triposr
 
-    def splats(code: SceneCode) -> GaussianCloud:
+    def splats(code: SceneCode, context: StepContext) -> GaussianCloud:
         mesh = point_by_point_mesh(
             triposr, code, _FINER * settings.splats.resolution, settings.splats.threshold
         )
         scale = LARGEST_SIDE / float(mesh.extents.max())
-        return round_gaussians(mesh, settings.splats.max_gaussians, scale)
+        return round_gaussians(mesh, context.rung.gaussians, scale)
 
-    return replace(assemble(settings, networks), splats=splats, encode=ply.encode)
+    def encode(cloud: GaussianCloud, context: StepContext) -> Asset:
+        return Asset(cloud, ply.encode(cloud), check(cloud))
+
+    fast = fast_stages(settings, networks)
+    plain: dict[str, StageFunction] = {"splats": splats, "encode": encode}
+    return replace(fast, functions={**fast.functions, **plain})
 
 
 @torch.no_grad()

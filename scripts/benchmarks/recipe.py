@@ -10,7 +10,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from loguru import logger
 
-from generation.pipeline import STAGES, GenerationPipeline
+from generation.engine import Engine, Generation
+from generation.lift import stages_of
+from generation.plan import Plan, Rung
 from generation.presets import preset
 from generation.quiet import quiet_libraries
 from generation.settings import GenerationSettings
+from generation.stage import PROMPT_NEW
 from protocol.errors import SetupError
 from protocol.tasks import TextTask
 from scripts.benchmarks.device_memory import DeviceMemory
@@ -30,10 +33,11 @@ from scripts.benchmarks.timing import wait
 
 if TYPE_CHECKING:
     # Both load torch, whose import is measured.
-    from generation.stages import Networks
     from scripts.benchmarks.full_size import Sizes
+    from scripts.benchmarks.networks import Networks
 
 CONCURRENCIES = (1, 4, 8)
+DRAWING = ("prompt", "denoise", "decode")
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "brown", "white")
 THINGS = ("cube", "car", "house", "chair", "mug", "rocket", "sphere", "mushroom", "table")
 
@@ -51,7 +55,7 @@ class Request:
         recipe: "fast" is the preset as it is, "plain" what it is compared with.
         weights: "random" builds full-size networks, "real" loads the preset's.
         runs: Tasks one after the other; 0 ends at ready.
-        requests: Tasks at each concurrency; 0 leaves throughput out.
+        requests: Tasks at each concurrency and each rung; 0 leaves both out.
         models_dir: The models folder; the default one when None.
         memory_gib: Most memory of the device that may be allocated, in GiB.
         likeness: Folder for a recording of what the networks answer, if any.
@@ -76,10 +80,11 @@ def measure(
 
     Figures are `machine`; `imports_s`, `weights_s` (reading or drawing them), `ready_s` (imports,
     compiling, recording and warm-up, without the weights) and `start_s` (all of it); `seconds` by
-    stage and for `total`, each `median` and `p95`; `rows`, the seconds of each task;
-    `objects_per_s` of the same tasks; `gaussians`
-    and `spz_bytes`, of the median file in the recipe's own format; `peak_memory_mb` (see
-    `DeviceMemory.peaks`); `throughput` by concurrency; `warnings` of the log.
+    stage, for `text_to_image` (see `seconds_by_stage`) and for `total`, each `median` and `p95`;
+    `rows`, the seconds of each task; `objects_per_s` of the same tasks; `gaussians` and
+    `spz_bytes`, of the median file in the recipe's own format; `peak_memory_mb` (see
+    `DeviceMemory.peaks`); `rungs`, `median` and `p95` of a task by rung; `throughput` by
+    concurrency; `warnings` of the log.
 
     Args:
         request: What to measure.
@@ -98,8 +103,8 @@ def measure(
             # With what the libraries only import when it is named.
             from diffusers import FluxPipeline  # noqa: F401
 
-        from generation.stages import assemble
         from scripts.benchmarks.likeness import record
+        from scripts.benchmarks.networks import fast_stages
         from scripts.benchmarks.plain import plain_settings, plain_stages
 
         imported = time.perf_counter()
@@ -112,12 +117,18 @@ def measure(
         figures["machine"] = _machine(settings.device)
         figures["imports_s"] = imported - begin
         figures["weights_s"] = read - imported
-        stages = (plain_stages if plain else assemble)(settings, networks)
-        pipeline = GenerationPipeline(settings, stages=stages, progress=False)
-        asyncio.run(_serve(pipeline, request, memory, figures, save, begin=read))
+        stages = (plain_stages if plain else fast_stages)(settings, networks)
+        engine = Engine(
+            settings,
+            functions=stages.functions,
+            drop_caches=stages.drop_caches,
+            remembers=stages.remembers,
+            progress=False,
+        )
+        asyncio.run(_serve(engine, request, memory, figures, save, begin=read))
         if request.likeness is not None and request.runs:
             reference = None if request.reference is None else Path(request.reference)
-            record(networks, settings, stages.scene_code, Path(request.likeness), reference)
+            record(networks, settings, Path(request.likeness), reference)
             figures["likeness"] = request.likeness
             save(figures)
 
@@ -129,14 +140,13 @@ def _networks(
         from scripts.benchmarks.full_size import FULL, build
 
         return build(settings, folder, sizes or FULL)
-    from generation.stages import load_networks
+    from scripts.benchmarks.networks import load_networks
 
-    models_dir = None if request.models_dir is None else Path(request.models_dir)
-    return load_networks(settings, models_dir, lambda what: None)
+    return load_networks(settings, None if request.models_dir is None else Path(request.models_dir))
 
 
 async def _serve(
-    pipeline: GenerationPipeline,
+    engine: Engine,
     request: Request,
     memory: DeviceMemory,
     figures: Figures,
@@ -145,22 +155,56 @@ async def _serve(
     begin: float,
 ) -> None:
     try:
-        await pipeline.start()
+        await engine.start()
+        await engine.warm_up()
         figures["ready_s"] = figures["imports_s"] + time.perf_counter() - begin
         figures["start_s"] = figures["ready_s"] + figures["weights_s"]
         memory.mark_ready()
-        prompts = distinct_prompts()
+        client = _Client(engine)
         if request.runs:
-            await _solo(pipeline, request.runs, prompts, figures)
+            await _solo(client, request.runs, figures)
         figures["peak_memory_mb"] = memory.peaks()
         save(figures)
-        for concurrency in CONCURRENCIES if request.runs and request.requests else ():
-            row = await _throughput(pipeline, concurrency, request.requests, prompts, figures)
-            figures.setdefault("throughput", {})[str(concurrency)] = row
-            figures["peak_memory_mb"] = memory.peaks()
+        if request.runs and request.requests:
+            figures["rungs"] = await _rungs(client, request.requests)
             save(figures)
+            for concurrency in CONCURRENCIES:
+                row = await _throughput(client, concurrency, request.requests, figures)
+                figures.setdefault("throughput", {})[str(concurrency)] = row
+                figures["peak_memory_mb"] = memory.peaks()
+                save(figures)
     finally:
-        await pipeline.close()
+        await engine.close()
+
+
+class _Client:
+    """Asks an engine for text tasks, no two with the same prompt.
+
+    Args:
+        engine: Warm.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.stages = [
+            stage.name for stage in stages_of(engine.settings, engine.settings.lift.back_end)
+        ]
+        self._prompts = distinct_prompts()
+        self._arrivals = itertools.count()
+
+    async def ask(self, rung: Rung | None = None) -> tuple[Generation, float]:
+        """Makes an object, at the highest rung unless told otherwise; returns its seconds, too."""
+        rung = rung or self.engine.ladder[0]
+        arrival = next(self._arrivals)
+        begin = time.perf_counter()
+        while True:
+            task = TextTask(id=f"run-{arrival}", prompt=next(self._prompts), seed=arrival)
+            plan = Plan(rung, self.engine.route(task, rung))
+            if plan.steps[0].cost_key == PROMPT_NEW:
+                break
+            # The warm-up has used this prompt.
+        result = await self.engine.run(task, plan, turn=(0.0, arrival))
+        return result, time.perf_counter() - begin
 
 
 def distinct_prompts() -> Iterator[str]:
@@ -172,54 +216,57 @@ def distinct_prompts() -> Iterator[str]:
         yield f"a {COLOURS[index % len(COLOURS)]} {THINGS[index % len(THINGS)]}{ending}"
 
 
-async def _solo(
-    pipeline: GenerationPipeline, runs: int, prompts: Iterator[str], figures: Figures
-) -> None:
+def seconds_by_stage(rows: Sequence[Mapping[str, float]], stages: Iterable[str]) -> Figures:
+    """Quantiles by stage, and of `text_to_image`: prompt, denoising and decoding together."""
+    found = {name: quantiles([row[name] for row in rows]) for name in stages}
+    drawing = quantiles([sum(row[name] for name in DRAWING) for row in rows])
+    return {"text_to_image": drawing} | found
+
+
+async def _solo(client: _Client, runs: int, figures: Figures) -> None:
     rows: list[dict[str, float]] = []
     sizes, gaussians = [], []
-    for index in range(runs):
-        task = TextTask(id=f"run-{index}", prompt=next(prompts), seed=index)
-        begin = time.perf_counter()
-        result = await pipeline.generate(task)
-        rows.append({**result.timings, "total": time.perf_counter() - begin})
+    for _ in range(runs):
+        result, total = await client.ask()
+        rows.append({**result.timings, "total": total})
         sizes.append(len(result.spz))
         gaussians.append(len(result.cloud))
-    figures["seconds"] = {
-        name: quantiles([row[name] for row in rows]) for name in (*STAGES, "total")
-    }
+    figures["seconds"] = seconds_by_stage(rows, [*client.stages, "total"])
     figures["rows"] = rows
     figures["objects_per_s"] = runs / sum(row["total"] for row in rows)
     figures["spz_bytes"] = int(np.median(sizes))
     figures["gaussians"] = int(np.median(gaussians))
 
 
+async def _rungs(client: _Client, runs: int) -> Figures:
+    """Seconds of a task that has the machine to itself, by rung."""
+    return {
+        rung.name: quantiles([(await client.ask(rung))[1] for _ in range(runs)])
+        for rung in client.engine.ladder
+    }
+
+
 async def _throughput(
-    pipeline: GenerationPipeline,
-    concurrency: int,
-    requests: int,
-    prompts: Iterator[str],
-    figures: Figures,
+    client: _Client, concurrency: int, requests: int, figures: Figures
 ) -> Figures:
     """Keeps `concurrency` tasks under way until `requests` are done."""
     waiting = iter(range(requests))
     latencies: list[float] = []
     rows: list[Mapping[str, float]] = []
 
-    async def client() -> None:
-        for index in waiting:
-            task = TextTask(id=f"{concurrency}-{index}", prompt=next(prompts), seed=index)
-            begin = time.perf_counter()
-            result = await pipeline.generate(task)
-            latencies.append(time.perf_counter() - begin)
+    async def keep_asking() -> None:
+        for _ in waiting:
+            result, seconds = await client.ask()
+            latencies.append(seconds)
             rows.append(result.timings)
 
     begin = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(concurrency)))
+    await asyncio.gather(*(keep_asking() for _ in range(concurrency)))
     return {
         "requests": requests,
         "objects_per_s": requests / (time.perf_counter() - begin),
         "latency_s": quantiles(latencies) | {"max": max(latencies)},
-        "seconds": {name: quantiles([row[name] for row in rows]) for name in STAGES},
+        "seconds": seconds_by_stage(rows, client.stages),
         # Without waiting, against a task that had the machine to itself.
         "own_time_ratio": max(sum(row.values()) for row in rows)
         / figures["seconds"]["total"]["median"],

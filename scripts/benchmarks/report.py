@@ -77,6 +77,8 @@ def show(figures: Figures) -> None:
         console.print(f"{name}: {made}; {pace}")
         for warning in dict.fromkeys(row["warnings"]):
             console.print(f"{name}: warning: {warning}", markup=False)
+    if any("rungs" in row for row in measured.values()):
+        console.print(_rungs(measured))
     if any("throughput" in row for row in measured.values()):
         console.print(_throughput(measured))
     if "likeness" in figures:
@@ -116,6 +118,15 @@ def _start(row: Figures) -> str:
     if "cold" in row:
         text += f"; ready with an empty cache {row['cold']['ready_s']:.1f} s"
     return text
+
+
+def _rungs(measured: Figures) -> Table:
+    table = _table("one task at a time", "recipe, rung", "median ms", "p95 ms")
+    for name, row in measured.items():
+        for rung, found in row.get("rungs", {}).items():
+            cells = (f"{1000 * found[key]:.1f}" for key in ("median", "p95"))
+            table.add_row(f"{name}, {rung}", *cells)
+    return table
 
 
 def _throughput(measured: Figures) -> Table:

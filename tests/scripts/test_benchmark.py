@@ -2,29 +2,11 @@
 
 import importlib
 import inspect
-import json
 from pathlib import Path
 
 import pytest
 
-from generation.pipeline import STAGES
 from scripts.benchmark import _parser, main
-
-
-def test_the_pipeline_benchmark_reports_every_stage(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    file = tmp_path / "figures.json"
-    assert main(["pipeline", "--runs", "2", "--json", str(file)]) == 0
-    figures = json.loads(file.read_text())
-    seconds = figures["seconds"]
-    assert list(seconds) == [*STAGES, "total"]
-    assert all(0 < row["median"] <= row["p95"] for row in seconds.values())
-    assert seconds["total"]["median"] >= max(seconds[stage]["median"] for stage in STAGES)
-    assert figures["peak_memory_mb"]["host"] > 50
-    out = capsys.readouterr().out
-    assert "text_to_image" in out
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_clouds_and_meshes_are_the_same_object(
     [
         (["--resolution", "1"], "splats.resolution"),
         (["--threshold", "-1"], "splats.threshold"),
-        (["--foreground-ratio", "2"], "background.foreground_ratio"),
+        (["--foreground-ratio", "2"], "cutout.foreground_ratio"),
         (["--thresh", "3"], "unrecognized arguments"),
     ],
 )

@@ -10,10 +10,21 @@ import pytest
 
 from generation.acceleration.eight_bit import quantise
 from generation.pictures import flux1
-from generation.pipeline import STAGES
 from protocol.errors import SetupError
+from scripts.benchmark import main
 from scripts.benchmarks import likeness, pipeline, plain, recipe, report
 from tests.support.tiny_networks import SIZES, tiny_settings
+
+STAGES = (
+    "text_to_image",
+    "prompt",
+    "denoise",
+    "decode",
+    "cutout",
+    "lift",
+    "splats",
+    "encode",
+)
 
 
 def _measured(**options: Any) -> dict[str, Any]:
@@ -38,7 +49,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         rows = {
             "plain": _measured(recipe="plain", likeness=reference),
             "fast": _measured(
-                recipe="fast", requests=4, likeness=str(folder / "fast"), reference=reference
+                recipe="fast", requests=2, likeness=str(folder / "fast"), reference=reference
             ),
         }
     figures = {"preset": "gpu80", "runs": 2, "weights": "random", "recipes": rows}
@@ -59,12 +70,25 @@ def test_every_recipe_is_measured_by_stage(both: dict[str, Any]) -> None:
     assert sizes[0] > 2 * sizes[1]  # PLY against SPZ
 
 
+def test_drawing_is_reported_as_a_whole_and_in_parts(both: dict[str, Any]) -> None:
+    for row in both["recipes"].values():
+        drawing = [r["prompt"] + r["denoise"] + r["decode"] for r in row["rows"]]
+        assert row["seconds"]["text_to_image"] == recipe.quantiles(drawing)
+
+
+def test_every_rung_is_measured_alone(both: dict[str, Any]) -> None:
+    assert "rungs" not in both["recipes"]["plain"]
+    rungs = both["recipes"]["fast"]["rungs"]
+    assert list(rungs) == [rung.name for rung in tiny_settings().ladder] == ["full", "draft"]
+    assert all(0 < entry["median"] <= entry["p95"] for entry in rungs.values())
+
+
 def test_throughput_is_measured_at_every_concurrency(both: dict[str, Any]) -> None:
     assert "throughput" not in both["recipes"]["plain"]
     found = both["recipes"]["fast"]["throughput"]
     assert list(found) == ["1", "4", "8"]
     for row in found.values():
-        assert row["requests"] == 4
+        assert row["requests"] == 2
         assert 0 < row["latency_s"]["median"] <= row["latency_s"]["max"]
         assert row["objects_per_s"] >= 1 / row["latency_s"]["max"]
         assert row["own_time_ratio"] > 0
@@ -98,7 +122,14 @@ def test_tables_name_stages_targets_and_verdicts(
 ) -> None:
     report.show(both)
     out = capsys.readouterr().out
-    for word in (*STAGES, "plain / fast", "objects / s", "scene code, relative error", "ok"):
+    for word in (
+        *STAGES,
+        "plain / fast",
+        "fast, draft",
+        "objects / s",
+        "scene code, relative error",
+        "ok",
+    ):
         assert word in out
 
 
@@ -148,14 +179,20 @@ def test_random_weights_need_a_gpu() -> None:
         pipeline.run(weights="random")
 
 
-def test_both_recipes_run_in_processes_of_their_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_command_measures_each_recipe_in_a_process_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "figures.json"
-    figures = pipeline.run(recipes=["fast", "plain"], runs=2, plain_runs=1, out=out)
-    assert json.loads(out.read_text()) == figures
+    command = ["pipeline", "--recipe", "fast", "--recipe", "plain", "--runs", "2"]
+    assert main([*command, "--plain.runs", "1", "--json", str(out)]) == 0
+    figures = json.loads(out.read_text())
     assert [len(row["rows"]) for row in figures["recipes"].values()] == [1, 2]
     assert list(figures["recipes"]) == ["plain", "fast"]
+    seconds = figures["seconds"]
+    assert list(seconds) == [*STAGES, "total"]
+    assert seconds["total"]["median"] >= max(seconds[stage]["median"] for stage in STAGES)
+    assert figures["peak_memory_mb"]["host"] > 50
     assert figures["likeness"]["image_psnr_db"] == [likeness.LARGEST_PSNR] * 4
     machine_wide = {row["machine"] for row in figures["recipes"].values()}
     assert machine_wide == {figures["machine"]}

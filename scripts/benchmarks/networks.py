@@ -1,0 +1,49 @@
+"""The networks of a preset by themselves, for benchmarks that draw them or look into them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from generation.lift.triposr import TripoSR
+from generation.lift.triposr.loading import functions_of, load_network
+from generation.loading import (
+    LoadedStages,
+    PictureNetworks,
+    assemble,
+    load_pictures,
+    require_device,
+)
+from generation.settings import GenerationSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """What a preset keeps resident.
+
+    Attributes:
+        pictures: From a task to a cut-out.
+        triposr: From there to a scene code.
+    """
+
+    pictures: PictureNetworks
+    triposr: TripoSR
+
+
+def load_networks(settings: GenerationSettings, models_dir: Path | None) -> Networks:
+    """Loads every network of a preset.
+
+    Args:
+        settings: The preset.
+        models_dir: The models folder; the default one when None.
+
+    Raises:
+        SetupError: The device is not there, or a file is missing or wrong.
+    """
+    device = require_device(settings)
+    pictures = load_pictures(settings, models_dir, device)
+    return Networks(pictures, load_network(settings, models_dir, device))
+
+
+def fast_stages(settings: GenerationSettings, networks: Networks) -> LoadedStages:
+    """Makes a preset's own stages of its networks; accelerates them in place if it says so."""
+    back_ends = {"triposr": functions_of(settings, networks.triposr)}
+    return assemble(settings, networks.pictures, back_ends)
