@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from math import isfinite
 
 from loguru import logger
 
@@ -18,12 +19,10 @@ from miner.estimates_file import EstimatesFile
 from miner.request import ActiveRequest, Answer, Caller, Outcome, ReasonCode, Request
 from miner.scheduling.estimates import DeliveryTimes, Estimates
 from miner.scheduling.scheduler import Dispatch, Scheduler
+from miner.scheduling.watchdog import Overrun
 from miner.score.log import ScoreLog
 from protocol.errors import SetupError, TaskError
 from protocol.tasks import TextTask
-
-DRAIN_GRACE_S = 2.0
-"""How long past the last deadline draining waits for answers."""
 
 SAVE_EVERY_S = 60.0
 """Seconds between two writes of the estimates."""
@@ -106,6 +105,7 @@ class MinerService:
             margin_s=margin_s,
             clock=clock,
         )
+        self._lost: list[EngineClient] = []
         self._entries: dict[str, _Entry] = {}
         self._state = State.STARTING
         self._suspected: set[str] = set()
@@ -137,15 +137,16 @@ class MinerService:
             SetupError: None of them can start.
         """
         self._move(State.WARMING_UP)
-        results = await asyncio.gather(
-            *(self._start_engine(engine) for engine in self._engines.values()),
-            return_exceptions=True,
-        )
-        errors = [result for result in results if isinstance(result, BaseException)]
-        for error in errors:
-            if not isinstance(error, SetupError) or len(errors) == len(results):
+        engines = list(self._engines.values())
+        results = await asyncio.gather(*map(self._start_engine, engines), return_exceptions=True)
+        for engine, error in zip(engines, results, strict=True):
+            if error is None:
+                continue
+            if not isinstance(error, SetupError) or len(self._engines) == 1:
                 raise error
-            logger.error("an engine does not start, the others serve without it: {}", error)
+            logger.error("engine {} does not start, the others serve: {}", engine.name, error)
+            del self._engines[engine.name]
+            self._lost.append(engine)
         if self._estimates_file is not None:
             self._saving = asyncio.create_task(self._keep_saving(self._estimates_file))
         self._move(State.READY)
@@ -156,49 +157,11 @@ class MinerService:
         Cancelling it means that the caller has left: the request is given up, and its place is
         free at once.
         """
-        refusal = self._refusal()
-        if refusal is not None:
-            return self._finish(request, Answer("dropped", *refusal, request.task.id))
         try:
-            active, verdict = self._scheduler.arrive(request)
-        except TaskError as error:
-            return self._finish(
-                request, Answer("rejected", "bad_task", str(error), request.task.id)
-            )
-        if verdict.rung is None:
-            self._warn_if_idle(verdict.reason)
-            dropped = Answer(
-                "dropped",
-                verdict.reason_code,
-                verdict.reason,
-                request.task.id,
-                predicted_s=verdict.predicted_s,
-                budget_s=active.budget_s,
-            )
-            return self._finish(request, dropped)
-        if verdict.probe:
-            self._warn(f"a request is let in to see what the machine takes now: {verdict.reason}")
-        entry = _Entry(active, asyncio.get_running_loop().create_future())
-        self._entries[request.id] = entry
-        self._log_admission(active)
-        try:
-            self._proceed()
-            end = await self._end_of(entry)
-        except asyncio.CancelledError:
-            self._finish(
-                request,
-                self._answer(
-                    active, _End("dropped", "caller_left", "the caller closed the connection")
-                ),
-            )
-            raise
-        finally:
-            del self._entries[request.id]
-            if entry.run is not None:
-                entry.run.cancel()
-            self._scheduler.leave(active)
-            self._proceed()
-        return self._finish(request, self._answer(active, end))
+            answer = await self._handle(request)
+        except Exception as error:
+            answer = Answer("failed", *self._unexpected(request, error), request.task.id)
+        return self._finish(request, answer)
 
     def reject(
         self, *, task_id: str, caller: Caller, transport: str, received_at: float, reason: str
@@ -218,29 +181,72 @@ class MinerService:
     async def drain(self) -> None:
         """Accepts nothing more and returns once every admitted request has its answer.
 
-        What is not done by its deadline is answered as dropped.
+        That is at the last of their deadlines, at the latest.
         """
         self._move(State.DRAINING)
         while self._entries:
-            last = max(entry.active.limit_at for entry in self._entries.values())
-            left = last + DRAIN_GRACE_S - self._clock()
-            ends = {entry.end for entry in self._entries.values()}
-            _, late = await asyncio.wait(ends, timeout=max(0.0, left))
-            for end in late:
-                end.cancel()
+            await asyncio.wait({entry.end for entry in self._entries.values()})
             await asyncio.sleep(0)  # Lets the handlers take their results and leave.
 
     async def close(self) -> None:
-        """Frees the engines; does not wait for a step that hangs."""
+        """Ends the engines' threads; waits only seconds for a step that hangs."""
         if self._alarm is not None:
             self._alarm.cancel()
         if self._saving is not None:
             self._saving.cancel()
             await asyncio.wait({self._saving})
             self._save()
-        for engine in self._engines.values():
-            if not await engine.close():
-                self.hung = True
+        engines = (*self._engines.values(), *self._lost)
+        if not all(await asyncio.gather(*(engine.close() for engine in engines))):
+            self.hung = True
+
+    async def _handle(self, request: Request) -> Answer:
+        entry = self._admit(request)
+        if isinstance(entry, Answer):
+            return entry
+        active = entry.active
+        try:
+            self._proceed()
+            end = await self._end_of(entry)
+        except asyncio.CancelledError:
+            left = _End("dropped", "caller_left", "the caller closed the connection")
+            self._finish(request, self._answer(active, left))
+            raise
+        finally:
+            del self._entries[request.id]
+            entry.end.cancel()  # Draining waits for it.
+            if entry.run is not None:
+                entry.run.cancel()
+            self._scheduler.leave(active)
+            self._proceed()
+        return self._answer(active, end)
+
+    def _admit(self, request: Request) -> Answer | _Entry:
+        """Returns the answer of a request that is not admitted, or the entry of one that is."""
+        task_id = request.task.id
+        refusal = self._refusal()
+        if refusal is not None:
+            return Answer("dropped", *refusal, task_id)
+        try:
+            active, verdict = self._scheduler.arrive(request)
+        except TaskError as error:
+            return Answer("rejected", "bad_task", str(error), task_id)
+        if verdict.rung is None:
+            self._warn_if_idle(verdict.reason)
+            return Answer(
+                "dropped",
+                verdict.reason_code,
+                verdict.reason,
+                task_id,
+                predicted_s=verdict.predicted_s if isfinite(verdict.predicted_s) else None,
+                budget_s=active.budget_s,
+            )
+        if verdict.probe:
+            self._warn(f"a request is let in to see what the machine takes now: {verdict.reason}")
+        entry = _Entry(active, asyncio.get_running_loop().create_future())
+        self._entries[request.id] = entry
+        self._log_admission(active)
+        return entry
 
     async def _start_engine(self, engine: EngineClient) -> None:
         await engine.start()
@@ -282,14 +288,12 @@ class MinerService:
         """Waits for the end of a request, at most until its answer would come too late."""
         left = entry.active.limit_at - self._clock()
         await asyncio.wait({entry.end}, timeout=max(0.0, left))
-        if entry.end.cancelled():
-            return _End("dropped", "draining", "given up half way: the miner is shutting down")
         if entry.end.done():
             return entry.end.result()
         active = entry.active
-        stage = active.plan.steps[active.position].stage if active.engine is not None else None
         budget = active.limit_at - active.request.received_at
-        return _End("dropped", "deadline_passed", f"not done after {budget:.2f} s", stage)
+        reason = f"not done after {budget:.2f} s"
+        return _End("dropped", "deadline_passed", reason, _stage_of(active))
 
     def _proceed(self) -> None:
         """Does what the scheduler says is due now, and sets the alarm for the next time."""
@@ -298,13 +302,20 @@ class MinerService:
         self._watch()
         due = self._scheduler.next()
         for given_up in due.given_up:
-            stage = given_up.active.plan.steps[0].stage
+            active = given_up.active
             self._end(
-                given_up.active, _End("dropped", given_up.reason_code, given_up.reason, stage)
+                active, _End("dropped", given_up.reason_code, given_up.reason, _stage_of(active))
             )
+            entry = self._entries.get(active.request.id)
+            if entry is not None and entry.run is not None:
+                # Now: by the time that its handler leaves, its next step would have started.
+                entry.run.cancel()
         for dispatch in due.dispatches:
             entry = self._entries[dispatch.active.request.id]
             entry.run = asyncio.create_task(self._run(entry, dispatch))
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -336,10 +347,7 @@ class MinerService:
             self._lose(dispatch.engine, str(error), entry)
             return
         except Exception as error:
-            logger.opt(exception=error).error("request {} failed", active.request.id)
-            end = _End(
-                "failed", "internal_error", f"unexpected {type(error).__name__}", entry.failed_stage
-            )
+            end = _End("failed", *self._unexpected(active.request, error), entry.failed_stage)
         else:
             total = self._clock() - active.request.received_at
             words = f"done in {total:.2f} s of {active.budget_s:.2f} s"
@@ -353,6 +361,7 @@ class MinerService:
         name, task = event.step.stage, entry.active.request.task.log_id
         if event.kind == "started":
             logger.debug("{} started for {} after {:.3f} s", name, task, event.waited_s)
+            self._set_alarm()  # The step has a limit from now on.
             return
         logger.debug("{} {} for {} in {:.3f} s", name, event.kind, task, event.ran_s)
         self._proceed()
@@ -360,7 +369,9 @@ class MinerService:
     def _watch(self) -> None:
         """Notices steps past their limits, engines that come back, and those that do not."""
         overruns = self._scheduler.overruns()
-        suspects = {overrun.active.engine or "": overrun for overrun in overruns}
+        suspects: dict[str, Overrun] = {}
+        for overrun in sorted(overruns, key=lambda overrun: overrun.lost):
+            suspects[overrun.active.engine or ""] = overrun  # One that is lost counts most.
         for name, overrun in suspects.items():
             if name not in self._suspected:
                 logger.error("engine {} is suspected to hang: {}", name, overrun)
@@ -372,20 +383,22 @@ class MinerService:
         for name, overrun in suspects.items():
             if overrun.lost:
                 self.hung = True
-                self._lose(name, f"{overrun} and did not come back", None)
+                self._lose(name, f"{overrun} and did not come back", None, hangs=True)
         usable = self._engines.keys() - self._suspected
         if self._state is State.READY and not usable:
             self._move(State.SUSPECT, "; ".join(str(overrun) for overrun in overruns))
         elif self._state is State.SUSPECT and usable:
             self._move(State.READY)
 
-    def _lose(self, name: str, reason: str, entry: _Entry | None) -> None:
+    def _lose(self, name: str, reason: str, entry: _Entry | None, *, hangs: bool = False) -> None:
         """Goes on without an engine, or dies with the last one."""
         if name not in self._engines:
             return
         logger.error("engine {} is lost: {}", name, reason)
         self._score_log.write("engine_lost", engine=name, reason=reason)
-        del self._engines[name]
+        engine = self._engines.pop(name)
+        if not hangs:
+            self._lost.append(engine)
         self._suspected.discard(name)
         end = partial(_End, "failed", "engine_dead", f"the engine died: {reason}")
         if entry is not None:
@@ -429,6 +442,10 @@ class MinerService:
             asset=made.spz,
             cloud=made.cloud,
         )
+
+    def _unexpected(self, request: Request, error: Exception) -> tuple[ReasonCode, str]:
+        logger.opt(exception=error).error("request {} failed", request.id)
+        return "internal_error", f"unexpected {type(error).__name__}"
 
     def _log_admission(self, active: ActiveRequest) -> None:
         request = active.request
@@ -489,3 +506,9 @@ class MinerService:
         previous, self._state = self._state, state
         logger.info("state: {}", state)
         self._score_log.write("state_changed", state=state, previous=previous, reason=reason)
+
+
+def _stage_of(active: ActiveRequest) -> str | None:
+    """Returns the stage that runs or comes next, None after the last one."""
+    steps = active.plan.steps
+    return steps[active.position].stage if active.position < len(steps) else None

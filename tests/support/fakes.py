@@ -70,12 +70,16 @@ def ball_spz() -> bytes:
 class FakeEngine:
     """Goes through the steps of a plan as an engine does, making the same ball every time.
 
-    Nothing takes time; what its events report is up to the test.
+    Nothing takes time unless told; what its events report is up to the test. There are no lanes:
+    every request goes on as soon as it can.
 
     Attributes:
         seconds: What a step of each stage is reported to take, by stage.
+        takes_time: Whether a step takes these seconds on the event loop's clock.
         ran: (task id, stage) of every step that was started.
-        hold_at: A stage in which requests stay until `release` is set.
+        hold_at: A stage in which requests stay until `release` is set; "return" holds them after
+            their last step.
+        held_task: Id of the only task that is held, if not all are.
         error_at: A stage that raises `error`.
         threads_end: Whether `close` finds all threads ended.
     """
@@ -88,10 +92,12 @@ class FakeEngine:
         self.stages = stages_of(self.settings, "triposr")
         self.lanes = lane_workers(self.stages)
         self.seconds = dict(SECONDS if seconds is None else seconds)
+        self.takes_time = False
         self.warm_ups: list[Mapping[str, float]] = []
         self.ran: list[tuple[str, str]] = []
         self.plans: list[Plan] = []
         self.hold_at: str | None = None
+        self.held_task: str | None = None
         self.holding = asyncio.Event()
         self.release = asyncio.Event()
         self.error_at: str | None = None
@@ -129,21 +135,20 @@ class FakeEngine:
             on_event(StepEvent("started", position, step))
             self.ran.append((task.id, step.stage))
             ran = self.seconds[step.stage]
-            if step.stage == self.hold_at:
-                self.holding.set()
-                thread = asyncio.ensure_future(self.release.wait())
-                try:
-                    await asyncio.shield(thread)
-                except asyncio.CancelledError:
-                    # The thread goes on unobserved, and its end is reported.
-                    end = StepEvent("finished", position, step, ran_s=ran)
-                    thread.add_done_callback(partial(_report, on_event, end))
-                    raise
+            thread = asyncio.ensure_future(self._work(task.id, step.stage))
+            try:
+                await asyncio.shield(thread)
+            except asyncio.CancelledError:
+                # The thread goes on unobserved, and its end is reported.
+                end = StepEvent("finished", position, step, ran_s=ran)
+                thread.add_done_callback(partial(_report, on_event, end))
+                raise
             if step.stage == self.error_at and self.error is not None:
                 on_event(StepEvent("failed", position, step, ran_s=ran, error=str(self.error)))
                 raise self.error
             timings[step.stage] = timings.get(step.stage, 0.0) + ran
             on_event(StepEvent("finished", position, step, ran_s=ran))
+        await self._work(task.id, "return")
         pixels = np.zeros((8, 8, 4), np.uint8)
         return Generation(
             task_id=task.id,
@@ -160,6 +165,13 @@ class FakeEngine:
         self.closed = True
         return self.threads_end
 
+    async def _work(self, task_id: str, stage: str) -> None:
+        if self.takes_time and stage in self.seconds:
+            await asyncio.sleep(self.seconds[stage])
+        if stage == self.hold_at and self.held_task in (None, task_id):
+            self.holding.set()
+            await self.release.wait()
+
 
 @cache
 def picture() -> bytes:
@@ -175,7 +187,7 @@ def stopped(stage: str) -> GenerationStopped:
 
 
 def _report(
-    on_event: Callable[[StepEvent], None], event: StepEvent, thread: "asyncio.Future[bool]"
+    on_event: Callable[[StepEvent], None], event: StepEvent, thread: "asyncio.Future[None]"
 ) -> None:
     if not thread.cancelled():
         on_event(event)
