@@ -68,7 +68,7 @@ async def visit_cost_keys(
     """Visits every cost key of text and image tasks.
 
     A text task with a new prompt runs at every rung of `rounds_of`. Its picture, as a small and as
-    a large PNG file, visits the cut-outs of image tasks.
+    a large JPEG file, visits the cut-outs of image tasks.
 
     Args:
         ladder: The quality levels.
@@ -121,13 +121,16 @@ def _new_prompts(remembers: Callable[[str], bool]) -> Iterator[str]:
 
 
 def _image_tasks(picture: NDArray[np.uint8]) -> list[ImageTask]:
-    """The same picture as two PNG files, one that counts as small and one as large."""
+    """The same picture as two JPEG files, one that counts as small and one as large.
+
+    As a PNG file, a large picture with much noise would be beyond the limit of image tasks.
+    """
     small = Image.fromarray(picture)
     large = small.resize((_LARGE_SIDE, _LARGE_SIDE))
-    return [ImageTask(id="warm-up", image=_png(image), seed=0) for image in (small, large)]
+    return [ImageTask(id="warm-up", image=_jpeg(image), seed=0) for image in (small, large)]
 
 
-def _png(image: Image.Image) -> bytes:
+def _jpeg(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)
+    image.save(file, "JPEG", quality=75)
     return file.getvalue()
