@@ -4,6 +4,7 @@ import asyncio
 import io
 import itertools
 import math
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -170,6 +171,26 @@ async def test_timings_leave_out_the_waiting(fakes: FakeStages) -> None:
     (prompt,) = (e for e in events if e.kind == "finished" and e.step.stage == "prompt")
     assert prompt.waited_s >= 100
     assert prompt.ran_s == waited.timings["prompt"]
+    assert await engine.close()
+
+
+async def test_timings_leave_out_what_the_loop_does_after_the_work(fakes: FakeStages) -> None:
+    now, stamped = 0.0, threading.Event()
+
+    def clock() -> float:
+        if threading.current_thread() is not threading.main_thread():
+            stamped.set()
+        return now
+
+    engine = fakes.engine(clock=clock)
+    release = fakes.hold("prompt")
+    request = asyncio.create_task(engine.run(task("x"), plan(engine, task("x"))))
+    assert await asyncio.to_thread(fakes.entered["prompt"].wait, 10)
+    release()
+    assert stamped.wait(10)
+    now = 100.0
+    result = await request
+    assert result.timings["prompt"] == 0.0
     assert await engine.close()
 
 

@@ -179,6 +179,7 @@ def test_random_weights_need_a_gpu() -> None:
         pipeline.run(weights="random")
 
 
+@pytest.mark.timeout(300)
 def test_the_command_measures_each_recipe_in_a_process_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
