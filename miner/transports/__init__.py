@@ -1,25 +1,25 @@
-"""The ways a request reaches the miner; each turns bytes and a caller into a `Request`."""
+"""How requests reach the miner: each transport turns bytes and a caller into a `Request`."""
 
 from typing import Protocol
 
 
 class Transport(Protocol):
-    """A way on which requests reach the service.
+    """One kind of connection over which requests reach the service.
 
     Attributes:
-        name: As the score log calls it.
+        name: Its name in the score log.
     """
 
     name: str
 
     async def serve(self) -> None:
-        """Opens the way and returns.
+        """Starts to serve and returns.
 
-        Before the service is ready, requests are answered as dropped or not fetched at all.
+        Before the service is ready, requests are answered as dropped, or not fetched.
 
         Raises:
-            SetupError: It cannot be opened.
+            SetupError: The transport cannot start.
         """
 
     async def close(self) -> None:
-        """Delivers what is under way and closes it; the service has been drained before."""
+        """Sends the answers that are ready and stops; call it after the service has drained."""

@@ -1,4 +1,4 @@
-"""Runs the server of a Bittensor axon, and knows whether it listens."""
+"""Runs the server of a Bittensor axon."""
 
 import asyncio
 import socket
@@ -12,13 +12,13 @@ START_LIMIT_S = 10.0
 
 
 class AxonServer:
-    """The server in an event loop and a thread of its own.
+    """Runs the server in an event loop and a thread of its own.
 
-    Instead of `Axon.start`, which reports success before the server listens, or if it never does.
+    `Axon.start` reports success before the server listens, and also if it never does.
 
     Args:
-        axon: The axon, with everything attached.
-        bound: Its socket, bound and not yet listening.
+        axon: A Bittensor axon with its handlers attached.
+        bound: A socket, bound and not yet listening.
     """
 
     def __init__(self, axon: Any, bound: socket.socket) -> None:
@@ -48,7 +48,7 @@ class AxonServer:
         self._axon.started = True
 
     async def stop(self) -> None:
-        """Delivers the answers that are under way and stops listening."""
+        """Sends the answers that are ready and stops listening."""
         self._axon.fast_server.should_exit = True
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, START_LIMIT_S)

@@ -18,7 +18,7 @@ class BodyLimit:
         app: The application behind.
         max_bytes: Largest body.
         time_limit_s: Seconds in which the whole body must have arrived.
-        on_refusal: Told the number of bytes that were refused, or 0 for a stalled body.
+        on_refusal: Called with the number of bytes refused, or with 0 for a stalled body.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class BodyLimit:
             if body.problem_bytes is None:
                 await send(message)
             elif not refused:
-                # The application only saw a disconnect; whatever it says now is beside the point.
+                # The application saw a disconnect; its own answer would not say why.
                 refused = True
                 await self._refuse(send, body.problem_bytes)
 
@@ -79,7 +79,7 @@ class BodyLimit:
 
 
 class _Body:
-    """Counts a request's body as it arrives; turns one beyond the limits into a disconnect."""
+    """Counts a request's body as it arrives, and ends one beyond the limits with a disconnect."""
 
     def __init__(self, receive: Receive, max_bytes: int, time_limit_s: float) -> None:
         self._receive = receive
@@ -90,7 +90,7 @@ class _Body:
         self.problem_bytes: int | None = None
 
     async def receive(self) -> Message:
-        if self._complete:  # From here on only the end of the connection can come.
+        if self._complete:  # Only the end of the connection can follow.
             return await self._receive()
         try:
             async with asyncio.timeout_at(self._deadline):

@@ -1,4 +1,4 @@
-"""Ports."""
+"""TCP ports."""
 
 import socket
 
@@ -6,12 +6,12 @@ from protocol.errors import SetupError
 
 
 def bound_socket(ip: str, port: int, *, setting: str = "--axon.port") -> socket.socket:
-    """Binds a TCP port without listening, so that a taken one is known before models are loaded.
+    """Binds a TCP port without listening, so that a taken one is reported before models are loaded.
 
     Args:
         ip: Address to listen on.
         port: Port to listen on.
-        setting: What the operator changes to have another port.
+        setting: The flag with which the operator chooses another port.
 
     Raises:
         SetupError: The port or the address cannot be used.
@@ -25,6 +25,6 @@ def bound_socket(ip: str, port: int, *, setting: str = "--axon.port") -> socket.
         bound.close()
         raise SetupError(
             f"port {port} on {ip} cannot be used: {error.strerror}",
-            fix=f"choose another {setting}, or see who has it: ss -ltnp 'sport = :{port}'",
+            fix=f"choose another {setting}, or see what uses it: ss -ltnp 'sport = :{port}'",
         ) from error
     return bound

@@ -1,4 +1,4 @@
-"""Validators without a network for the tests of the pull way, and a clock that waits for nobody."""
+"""Validators without a network for tests of the pull transport, and a clock that sleep moves."""
 
 import asyncio
 import json
@@ -12,11 +12,11 @@ from miner.service import MinerService
 from miner.transports.pull import puller
 from miner.transports.pull.calls import PullAnswer, SubmitAnswer
 from miner.transports.pull.puller import PullTransport
-from miner.transports.pull.state import PullStateFile, TaskInHand
+from miner.transports.pull.state import AssignedTask, PullState, PullStateFile
 from miner.transports.pull.validators import Selection
 from protocol.synapses import Feedback, WireTask
 from tests.miner.transports.push.test_axon_checks import StaticChain
-from tests.support.fakes import FakeGenerator
+from tests.support.fakes import FakeEngine
 
 START = 1_800_000_000.0
 VALIDATOR = Neuron(uid=1, hotkey="5V", ip="1.1.1.1", port=8091, stake=900.0, validator_permit=True)
@@ -24,7 +24,7 @@ ACCEPTED = SubmitAnswer(Feedback(task_fidelity_score=0.8), START + 1e6)
 
 
 class Time:
-    """A clock that sleeping moves, so that nothing is waited for."""
+    """A clock that sleeping moves, so that no time passes."""
 
     def __init__(self) -> None:
         self.now = START
@@ -44,7 +44,7 @@ class Time:
 
 
 class Calls:
-    """Answers what it is told to and remembers what it was sent."""
+    """Returns the answers that a test sets, and remembers what it was sent."""
 
     def __init__(self) -> None:
         self.pulls: list[Any] = []
@@ -64,7 +64,7 @@ class Calls:
         assert isinstance(answer, PullAnswer)
         return answer
 
-    async def submit(self, validator: Neuron, task: TaskInHand, asset: bytes) -> SubmitAnswer:
+    async def submit(self, validator: Neuron, task: AssignedTask, asset: bytes) -> SubmitAnswer:
         self.before_submit()
         self.submitted.append((validator.hotkey, task.id, asset))
         answer = self.answers.pop(0) if self.answers else ACCEPTED
@@ -80,10 +80,10 @@ class Calls:
 class Pulling:
     def __init__(self, folder: Path, time: Time, **settings: Any) -> None:
         self.time = time
-        self.generator = FakeGenerator()
+        self.engine = FakeEngine()
         self.log = ScoreLog(folder)
         self.service = MinerService(
-            self.generator, self.log, budget_s=30.0, margin_s=1.0, clock=time
+            [self.engine], self.log, budget_s=30.0, margin_s=1.0, clock=time
         )
         self.calls = Calls()
         self.file = PullStateFile(folder / "state.json", "5M")
@@ -107,6 +107,18 @@ class Pulling:
     def events(self, *names: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.log.path.read_text().splitlines()]
         return [line for line in lines if line["event"] in names]
+
+    def saved(self) -> PullState:
+        """What the state file holds now. `file.load` would write it too, while the miner does."""
+        return PullState.model_validate_json(self.file._path.read_bytes())
+
+    async def forgotten(self) -> None:
+        """Waits until a result has been submitted and no task is left in the file."""
+        for _ in range(2000):
+            if self.calls.submitted and not self.saved().tasks:
+                return
+            await asyncio.sleep(0.001)
+        raise AssertionError("a task is left in the file")
 
     async def settled(self, count: int = 1) -> list[dict[str, Any]]:
         for _ in range(2000):

@@ -1,4 +1,4 @@
-"""A real server on loopback in front of a fake generator, and what asks it."""
+"""A real server on loopback in front of a fake engine, and a client."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -12,13 +12,13 @@ import aiohttp
 from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.http.server import HttpTransport
-from tests.support.fakes import FakeGenerator
+from tests.support.fakes import FakeEngine
 from tests.support.loopback import free_port
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back: status, headers, body."""
+    """An HTTP answer."""
 
     status: int
     headers: Any
@@ -38,14 +38,10 @@ class Running:
     """A service and its HTTP transport."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        self.generator: Any = settings.pop("generator", None) or FakeGenerator()
+        self.engine: Any = settings.pop("engine", None) or FakeEngine()
         self.log = ScoreLog(folder)
         self.service = MinerService(
-            self.generator,
-            self.log,
-            budget_s=settings.pop("budget_s", 30.0),
-            margin_s=1.0,
-            max_pending_per_caller=settings.pop("max_pending_per_caller", 8),
+            [self.engine], self.log, budget_s=settings.pop("budget_s", 30.0), margin_s=1.0
         )
         self.port = free_port()
         values = {"ip": "127.0.0.1", "port": self.port, **settings}
@@ -81,8 +77,8 @@ async def running(folder: Path, *, ready: bool = True, **settings: Any) -> Async
             await miner.service.start()
         yield miner
     finally:
-        if isinstance(miner.generator, FakeGenerator):
-            miner.generator.release.set()
+        if isinstance(miner.engine, FakeEngine):
+            miner.engine.release.set()
         await miner.service.drain()
         await miner.transport.close()
         await miner.service.close()

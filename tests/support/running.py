@@ -16,7 +16,7 @@ from miner.transports.push.axon import AxonTransport
 from miner.transports.push.checks import Admission
 from protocol.synapses import GenerateAsset
 from tests.miner.transports.push.test_axon_checks import StaticChain
-from tests.support.fakes import FakeGenerator
+from tests.support.fakes import FakeEngine
 from tests.support.loopback import free_port
 
 
@@ -33,14 +33,14 @@ class MinerWallet:
 
 
 class Running:
-    """A miner on a fake generator, and a plain Dendrite to ask it with."""
+    """A miner on a fake engine, and a plain Dendrite to ask it with."""
 
     def __init__(self, folder: Path, dendrite: Any, **settings: Any) -> None:
-        self.generator = FakeGenerator()
+        self.engine = FakeEngine()
         self.log = ScoreLog(folder)
         self.dendrite = dendrite
         self.service = MinerService(
-            self.generator,
+            [self.engine],
             self.log,
             budget_s=settings.pop("budget_s", 30.0),
             margin_s=settings.pop("margin_s", 1.0),
@@ -101,6 +101,14 @@ class Running:
     def events(self, *names: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.log.path.read_text().splitlines()]
         return [line for line in lines if line["event"] in names]
+
+
+def seconds_by_stage(engine: FakeEngine) -> dict[str, float]:
+    """What the last plan of a fake engine has taken, by stage, as it was reported."""
+    seconds: dict[str, float] = {}
+    for step in engine.plans[-1].steps:
+        seconds[step.stage] = seconds.get(step.stage, 0.0) + engine.seconds[step.stage]
+    return seconds
 
 
 Start = Callable[..., Any]

@@ -1,4 +1,4 @@
-"""Tasks as HTML forms carry them."""
+"""Reads tasks from HTML forms."""
 
 import asyncio
 
@@ -11,26 +11,26 @@ from protocol.tasks import MAX_SEED, ImageTask, Task, TaskLimits, log_safe, pars
 
 MAX_FIELDS = 16
 FIELD_BYTES = 16 * 1024
-"""Longest field that is not a file: a prompt of the greatest length, percent-encoded."""
+"""Longest field that is not a file; holds the longest prompt, percent-encoded."""
 
 ENVELOPE_BYTES = 64 * 1024
-"""What a form may hold beside the image."""
+"""Bytes of a form beside the image, at most."""
 
 
 async def read_task(request: Request, task_id: str, limits: TaskLimits) -> Task:
-    """Reads a form of `prompt` or the file `prompt_image_file`, either with a `seed`.
+    """Reads a form with the field `prompt` or the file `prompt_image_file`, and perhaps `seed`.
 
-    Fields of other names are ignored.
+    Other fields are ignored.
 
     Args:
-        request: Its body has not been read yet.
-        task_id: What to call the task.
-        limits: What is acceptable.
+        request: The request; its body has not been read yet.
+        task_id: The id that the task gets.
+        limits: Limits on tasks.
 
     Raises:
         TaskError: A field is missing, of the wrong kind or beyond its limit.
         starlette.exceptions.HTTPException: Status 400, the form itself is damaged or too large.
-        starlette.requests.ClientDisconnect: The body ended early.
+        starlette.requests.ClientDisconnect: The client left before the body was complete.
     """
     async with request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=FIELD_BYTES) as form:
         return await _task(form, task_id, limits)

@@ -1,4 +1,4 @@
-"""The HTTP way: a form in, a PLY file out, for programs on this machine or holders of a key."""
+"""The HTTP transport: a form in, a PLY file out, for programs on this machine or with a key."""
 
 import asyncio
 import hmac
@@ -23,7 +23,7 @@ from miner.request import Answer, Caller, Request
 from miner.score.log import ScoreLog
 from miner.service import MinerService, State
 from miner.transports.body_limit import BodyLimit
-from miner.transports.disconnects import ClientConnections, while_connected
+from miner.transports.connections import ClientConnections, when_sent, while_connected
 from miner.transports.http.forms import ENVELOPE_BYTES, read_task
 from miner.transports.push.checks import Refusal, RefusalLog
 from miner.transports.sockets import bound_socket
@@ -35,13 +35,13 @@ from protocol.tasks import TaskLimits
 
 NAME = "http"
 CALLER = Caller("local")
-"""Who every request over HTTP is from: nobody signs here."""
+"""The caller of every request over HTTP, where requests are not signed."""
 
 START_LIMIT_S = 10.0
 BODY_TIME_LIMIT_S = 20.0
 MAX_CONNECTIONS = 64
 RETRY_AFTER_S = 5
-"""When to ask again if nothing was predicted: still loading, or too many requests in hand."""
+"""Sent with a drop for which no later time was predicted: while the miner loads, for example."""
 
 _STATUS = {"dropped": 503, "rejected": 422, "failed": 500}
 
@@ -52,17 +52,18 @@ class HttpTransport:
     Both paths take both forms: `prompt`, or the file `prompt_image_file`, either with a `seed`.
 
     Args:
-        service: Answers; lives in the event loop that calls `serve`.
+        service: Answers requests, in the event loop that calls `serve`.
         score_log: Receives `refused` lines.
         ip: Address to listen on.
         port: Port to listen on.
-        api_key: What a caller has to bring, as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+        api_key: The key that callers must send, as `Authorization: Bearer KEY` or
+            `X-API-Key: KEY`.
         allow_open: Listen beyond this machine without a key.
         up_axis: Up axis of the PLY files.
-        limits: What a task may be.
+        limits: Limits on tasks.
 
     Raises:
-        SetupError: The port cannot be used, or everybody could reach it without a key.
+        SetupError: The port cannot be used, or it would be open to the network without a key.
     """
 
     name = NAME
@@ -121,7 +122,7 @@ class HttpTransport:
         logger.info("listening on {} ({} key)", self.url, "with a" if self._api_key else "no")
 
     async def close(self) -> None:
-        """Delivers the answers that are under way and stops listening."""
+        """Sends the answers that are ready and stops listening."""
         self._server.should_exit = True
         if self._serving is not None:
             await asyncio.wait({self._serving}, timeout=START_LIMIT_S)
@@ -161,7 +162,7 @@ class HttpTransport:
     async def _generate(self, request: HttpRequest) -> Response:
         received_at = time.monotonic()
         if not self._has_key(request):
-            self._refusals.note(Refusal("bad_api_key", "the API key is missing or another"))
+            self._refusals.note(Refusal("bad_api_key", "the API key is missing or wrong"))
             return _json(
                 401,
                 {"message": "send the API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"},
@@ -185,6 +186,8 @@ class HttpTransport:
         if answer.cloud is None:
             logger.info("{}: {}, {}", task_id, answer.outcome, answer.reason)
             return _without_asset(answer)
+        answered_at, size = time.monotonic(), len(answer.asset)
+        when_sent(lambda: self._service.delivered(NAME, size, time.monotonic() - answered_at))
         body = await asyncio.to_thread(_encode, answer.cloud, self._up_axis)
         total_s = time.monotonic() - received_at
         stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in answer.timings.items())
@@ -213,10 +216,10 @@ class HttpTransport:
 
 
 def check_exposure(ip: str, api_key: str | None, *, allow_open: bool) -> None:
-    """Checks that nobody but this machine's users gets at the GPU without a key.
+    """Checks that only users of this machine can reach the GPU without a key.
 
     Raises:
-        SetupError: Somebody would, and `allow_open` does not say that this is meant.
+        SetupError: Others could, and `allow_open` does not say that this is intended.
     """
     if api_key is not None and not api_key.strip():
         raise SetupError(
@@ -225,9 +228,9 @@ def check_exposure(ip: str, api_key: str | None, *, allow_open: bool) -> None:
         )
     if api_key is None and not allow_open and not _is_loopback(ip):
         raise SetupError(
-            f"with --http.ip {ip} and no API key, whoever reaches this machine could use its GPU",
+            f"with --http.ip {ip} and no API key, anybody on the network could use this GPU",
             fix="put a key into MINER_HTTP_API_KEY, or listen on --http.ip 127.0.0.1, "
-            "or insist with --http.allow_open",
+            "or allow it with --http.allow_open",
         )
 
 
@@ -239,7 +242,7 @@ def _is_loopback(ip: str) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves the signals to the program."""
+    """A server that does not handle signals; the program does."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -256,6 +259,7 @@ def _without_asset(answer: Answer) -> Response:
         "message": answer.reason,
         "outcome": answer.outcome,
         "reason_code": answer.reason_code,
+        "stage": answer.stage,
         "predicted_s": answer.predicted_s,
         "budget_s": answer.budget_s,
     }
@@ -266,14 +270,19 @@ def _without_asset(answer: Answer) -> Response:
 
 
 def _retry_after(answer: Answer) -> int:
-    """Whole seconds after which, as far as was predicted, the backlog lets this request through."""
+    """Seconds, rounded up, after which the present queue would have left this request its time.
+
+    That is known only for a request that was predicted late on arrival. Others (the miner loads or
+    drains, a stage hangs, a step took longer than predicted) get a fixed time.
+    """
     if answer.predicted_s is None or answer.budget_s is None:
         return RETRY_AFTER_S
-    return max(1, math.ceil(answer.predicted_s - answer.budget_s))
+    late_s = answer.predicted_s - answer.budget_s
+    return math.ceil(late_s) if late_s > 0.0 else RETRY_AFTER_S
 
 
 def _server_timing(timings: Mapping[str, float]) -> str:
-    """Stage times as W3C Server Timing writes them: milliseconds."""
+    """Formats seconds by stage as a `Server-Timing` header (W3C), in milliseconds."""
     return ", ".join(f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in timings.items())
 
 
@@ -287,5 +296,5 @@ async def _on_http_exception(request: HttpRequest, error: Exception) -> Response
 
 
 async def _on_disconnect(request: HttpRequest, error: Exception) -> Response:
-    # Nobody hears this, unless it was BodyLimit that cut the body off: then it says what it has to.
-    return _json(400, {"message": "the body ended early"})
+    # Reaches nobody. If BodyLimit has cut the body off, it sends its own answer instead.
+    return _json(400, {"message": "the client closed the connection"})

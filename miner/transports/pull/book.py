@@ -1,11 +1,11 @@
-"""The pull way's memory while it runs: validators and tasks in hand, every change written down."""
+"""What the pull transport remembers while it runs: validators and tasks, every change written."""
 
 import asyncio
 from collections.abc import Callable
 
 from loguru import logger
 
-from miner.transports.pull.state import PullState, PullStateFile, TaskInHand
+from miner.transports.pull.state import AssignedTask, PullState, PullStateFile
 from miner.transports.pull.validators import Selection, Validators
 
 
@@ -13,13 +13,13 @@ class PullBook:
     """Keeps the state file up to date, off the event loop.
 
     Args:
-        file: Read now; written at every change.
-        selection: Whom to ask.
+        file: The state file, read now and written at every change.
+        selection: Which validators to ask.
         wall: Wall clock, in seconds since the epoch.
 
     Attributes:
-        validators: The policy, with what an earlier run remembered; those that have a task with us
-            are busy.
+        validators: The policy, with the standings of an earlier run. Validators whose tasks are not
+            settled are busy.
 
     Raises:
         SetupError: The file cannot be read or written.
@@ -38,29 +38,29 @@ class PullBook:
             self.validators.occupy(task.validator)
 
     @property
-    def tasks(self) -> tuple[TaskInHand, ...]:
-        """The tasks in hand, as they are noted."""
+    def tasks(self) -> tuple[AssignedTask, ...]:
+        """The tasks that are not settled, as they are written."""
         return tuple(self._tasks.values())
 
-    async def note(self, task: TaskInHand, **changes: object) -> TaskInHand:
-        """Writes down a task in hand with these changes, and returns it."""
+    async def note(self, task: AssignedTask, **changes: object) -> AssignedTask:
+        """Writes a task with these changes, and returns it."""
         noted = task.model_copy(update=changes)
         self._tasks[task.validator] = noted
         await self.save()
         return noted
 
-    async def strike(self, task: TaskInHand) -> None:
-        """Strikes out a task that is settled."""
+    async def remove(self, task: AssignedTask) -> None:
+        """Removes a settled task."""
         self._tasks.pop(task.validator, None)
         await self.save()
 
     async def save(self) -> None:
-        """Writes the state; a disk that does not take it is reported and work goes on."""
+        """Writes the state. A failure is logged, and work goes on."""
         async with self._saving:
-            state = PullState(
-                hotkey=self._hotkey, validators=self.validators.export(), tasks=self.tasks
-            )
             try:
+                state = PullState(
+                    hotkey=self._hotkey, validators=self.validators.export(), tasks=self.tasks
+                )
                 await asyncio.to_thread(self._file.save, state)
-            except OSError as error:
-                logger.error("the state is not written, a restart would lose it: {}", error)
+            except Exception as error:  # A full disk, above all.
+                logger.error("the state is not written, a restart would lose it: {!r}", error)

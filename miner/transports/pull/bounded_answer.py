@@ -1,9 +1,9 @@
-"""Answers over HTTP that are not read beyond a limit."""
+"""HTTP answers that are read up to a limit."""
 
 import aiohttp
 
 MAX_ANSWER_BYTES = 16 * 2**20
-"""An image task is the largest answer there is: 8 MiB in base64."""
+"""Image tasks are the largest answers: 8 MiB in base64."""
 
 _CHUNK_BYTES = 2**16
 

@@ -1,4 +1,4 @@
-"""The two calls of the pull protocol, as plain values: everything Bittensor ends here."""
+"""The two calls of the pull protocol. Bittensor's synapses and Dendrite go no further."""
 
 import asyncio
 import base64
@@ -8,29 +8,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from miner.chain.metagraph import Neuron
-from miner.transports.pull.state import TaskInHand
+from miner.transports.pull.state import AssignedTask
 from protocol.consent import encode_signature, signing_payload
 from protocol.synapses import Feedback, PullTask, SubmitResults, WireTask
 
 PULL_TIMEOUT_S = 12.0
 SUBMIT_TIMEOUT_S = 300.0
-"""Validation is part of a submission's answer."""
+"""A validator answers a submission after its validation."""
 
 MAX_CLOCK_OFFSET_S = 12 * 3600.0
-"""A validator's clock that is further off is not a clock."""
+"""A clock of a validator that is further off is ignored."""
 
 UNREADABLE = 422
-"""The status that a Dendrite, too, gives an answer that it cannot read."""
+"""Status of an answer that cannot be read; a Dendrite uses the same."""
 
 _NOT_CONNECTED = "Service unavailable at "
-"""How a Dendrite begins its message when there was no connection; other failures come later."""
+"""The beginning of a Dendrite's message if there was no connection. Other failures come later."""
 
 
 class NoAnswer(Exception):
-    """A call that brought nothing usable.
+    """A call without a usable answer.
 
     Attributes:
-        status: HTTP status, 408 for a timeout, 503 without a connection.
+        status: HTTP status; 408 for a timeout, 503 without a connection.
         reached: Whether the validator may have received the request.
     """
 
@@ -42,13 +42,13 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class PullAnswer:
-    """What a validator said to a pull.
+    """A validator's answer to a pull.
 
     Attributes:
         task: The task in its wire form, or None.
         threshold: Least score that the validator accepts.
-        cooldown_until: When it may be asked again, on our clock; 0 if it does not say.
-        violations: Pulls of ours during a cooldown, as it counts them.
+        cooldown_until: When it may be asked again, on this miner's clock; 0 if it does not say.
+        violations: This miner's pulls during a cooldown, as the validator counts them.
     """
 
     task: WireTask | None
@@ -59,7 +59,7 @@ class PullAnswer:
 
 @dataclass(frozen=True)
 class SubmitAnswer:
-    """What a validator said to a submission; see `PullAnswer`."""
+    """A validator's answer to a submission; see `PullAnswer`."""
 
     feedback: Feedback | None
     cooldown_until: float
@@ -69,7 +69,7 @@ class ValidatorCalls:
     """Calls validators with one Dendrite.
 
     Args:
-        dendrite: Signs and sends; `close` closes its session.
+        dendrite: Signs and sends requests; `close` closes its session.
         keypair: The miner's hotkey, which signs results.
         wall: Wall clock, in seconds since the epoch.
     """
@@ -96,11 +96,11 @@ class ValidatorCalls:
             violations=reply.cooldown_violations,
         )
 
-    async def submit(self, validator: Neuron, task: TaskInHand, asset: bytes) -> SubmitAnswer:
-        """Submits a result, or with an empty asset says that there is none.
+    async def submit(self, validator: Neuron, task: AssignedTask, asset: bytes) -> SubmitAnswer:
+        """Submits a result; an empty asset tells the validator that there is none.
 
         Raises:
-            NoAnswer: As `pull`; with status 403 the validator does not know of the task any more.
+            NoAnswer: As `pull`. Status 403: the validator has no such task any more.
         """
         results = await asyncio.to_thread(lambda: base64.b64encode(asset).decode("ascii"))
         sent_at = self._wall()
@@ -130,13 +130,13 @@ class ValidatorCalls:
 
     async def _call(self, validator: Neuron, request: Any, timeout_s: float) -> Any:
         try:
-            # A Dendrite reads nothing but ip, port and hotkey of its target.
+            # A Dendrite reads only ip, port and hotkey of its target.
             reply = await self._dendrite.call(
                 validator, request, timeout=timeout_s, deserialize=False
             )
             status = int(reply.dendrite.status_code or 0)
         except Exception as error:
-            # It stumbles over bodies that take away its own fields, e.g. {"dendrite": null}.
+            # A Dendrite fails at bodies that remove its own fields, such as {"dendrite": null}.
             reason = f"the answer cannot be read: {type(error).__name__}"
             raise NoAnswer(reason, status=UNREADABLE, reached=True) from error
         if status != 200:
@@ -150,14 +150,15 @@ class ValidatorCalls:
 
 
 def _on_our_clock(reply: Any, sent_at: float) -> float:
-    """Brings `cooldown_until` onto our clock, by the time at which the validator got the request.
+    """Converts `cooldown_until` to this miner's clock.
 
-    Every axon notes that time as the nonce of its answer. Without this, a validator whose clock is
-    a minute late would count a violation every time.
+    Every axon puts the time at which it received a request into its answer, as the nonce; the
+    difference to `sent_at` is the offset of the clocks. Without the conversion, a validator whose
+    clock is a minute late would count a violation at every pull.
     """
     until = _finite(reply.cooldown_until)
     nonce = getattr(reply.axon, "nonce", None)
-    if not nonce or abs(nonce) >= 2**63:  # One of hundreds of digits fits no float.
+    if not nonce or abs(nonce) >= 2**63:  # A number of hundreds of digits fits no float.
         return max(0.0, until)
     offset = nonce / 1e9 - sent_at
     if abs(offset) > MAX_CLOCK_OFFSET_S:
@@ -166,11 +167,11 @@ def _on_our_clock(reply: Any, sent_at: float) -> float:
 
 
 def _on_one_line(text: str) -> str:
-    """The beginning of a stranger's words, without what a terminal would obey."""
+    """Returns the beginning of a foreign text, without control characters."""
     printable = "".join(c if c.isprintable() else " " for c in text[:1000])
     return " ".join(printable.split())[:200]
 
 
 def _finite(value: float) -> float:
-    """Returns 0 for what no sensible validator sends: infinities, NaN, integers beyond 2**53."""
+    """Returns the value, or 0 for infinities, NaN and integers beyond 2**53."""
     return value if -(2**53) <= value <= 2**53 else 0

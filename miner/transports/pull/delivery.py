@@ -1,4 +1,4 @@
-"""The second half of a pulled task: submitting the result until its fate is known."""
+"""The second half of a pulled task: its result is submitted until its fate is known."""
 
 import asyncio
 import itertools
@@ -17,30 +17,31 @@ from miner.transports.pull.outcome import (
     judge_silence,
     result_to_submit,
 )
-from miner.transports.pull.state import TaskInHand
+from miner.transports.pull.state import AssignedTask
+from miner.transports.pull.tasks import contained
 from protocol.tasks import log_safe
 
 SUBMIT_LIMIT_S = 300.0
-"""From the first attempt to submit a result until no further one is made."""
+"""Seconds from the first attempt to submit a result within which others may follow."""
 
 RESUBMIT_S = 31.0
-"""Validators ignore a submission within 30 s of the previous one."""
+"""Seconds between two submissions. Validators ignore one within 30 s of the previous one."""
 
 MAX_RETRY_S = 30.0
-"""The longest pause between attempts that did not reach the validator."""
+"""Longest pause between two attempts that did not reach the validator."""
 
 _FINAL = frozenset({401, 403, 404})
-"""Refusals: the same submission would only be refused again."""
+"""Statuses of refusals, which would only be repeated."""
 
 
 class Delivery:
     """Submits results, settles the turns and writes the `feedback` lines.
 
     Args:
-        book: The memory.
-        chain: Tells where the validators serve.
+        book: What the transport remembers.
+        chain: Lists the validators with their addresses.
         score_log: Receives one `feedback` line per task.
-        calls: The way to the validators.
+        calls: Calls the validators.
         wall: Wall clock, in seconds since the epoch.
         monotonic: Monotonic clock, in seconds.
     """
@@ -62,49 +63,57 @@ class Delivery:
         self._wall = wall
         self._monotonic = monotonic
 
-    async def deliver(self, task: TaskInHand, answer: Answer | None) -> None:
-        """Submits a result, or an empty one where there is none worth submitting."""
-        asset, reason = result_to_submit(answer)
-        if not asset:
-            logger.warning("task {}: an empty result, {}", log_safe(task.id), reason)
+    async def deliver(self, task: AssignedTask, answer: Answer | None) -> None:
+        """Submits a result, or an empty one where there is none worth submitting.
+
+        Settles the task whatever happens, because its validator is busy until then. Only if it is
+        cancelled, the task stays in the book for the next start.
+        """
         try:
-            reply, repeated = await self._submit(task, asset)
-            outcome = judge_answer(
-                reply,
-                threshold=task.threshold,
-                empty=not asset,
-                repeated=repeated,
-                now=self._wall(),
-            )
+            outcome = await contained(self._outcome(task, answer))
         except NoAnswer as error:
             outcome = judge_silence(error)
+        except Exception as error:
+            logger.opt(exception=error).error("task {}: not delivered", log_safe(task.id))
+            outcome = Outcome("unknown", f"given up: unexpected {type(error).__name__}")
         self._book.validators.settled(
             task.validator,
             outcome.fate,
             assigned_at=task.assigned_at,
             cooldown_until=outcome.cooldown_until,
         )
-        self._report(task, outcome)
-        await self._book.strike(task)
+        try:
+            self._report(task, outcome)
+        finally:
+            await self._book.remove(task)
 
-    async def _submit(self, task: TaskInHand, asset: bytes) -> tuple[SubmitAnswer, bool]:
-        """Submits until there is an answer; what may have arrived is not repeated within 30 s.
+    async def _outcome(self, task: AssignedTask, answer: Answer | None) -> Outcome:
+        asset, reason = result_to_submit(answer)
+        if not asset:
+            logger.warning("task {}: an empty result, {}", log_safe(task.id), reason)
+        reply, repeated = await self._submit(task, asset)
+        return judge_answer(
+            reply, threshold=task.threshold, empty=not asset, repeated=repeated, now=self._wall()
+        )
+
+    async def _submit(self, task: AssignedTask, asset: bytes) -> tuple[SubmitAnswer, bool]:
+        """Submits until there is an answer. Waits 30 s if the last submission may have arrived.
 
         Returns:
             The answer, and whether an earlier submission may have arrived as well.
 
         Raises:
-            NoAnswer: There is none, or one that the same words would only get again.
+            NoAnswer: There is none, or a refusal that would only be repeated.
         """
         until = self._monotonic() + SUBMIT_LIMIT_S
         repeated = task.submitted_at is not None
         if task.submitted_at is not None:
-            # By an earlier run, which did not live to see the answer.
+            # By an earlier run, which ended before the answer came.
             await asyncio.sleep(max(0.0, task.submitted_at + RESUBMIT_S - self._wall()))
         for attempt in itertools.count(1):
             sent_at = self._monotonic()
             try:
-                # Looked up each time: a reading of the chain may lack it, or bring a new address.
+                # Looked up each time: a reading of the chain may lack it, or have a new address.
                 validator = self._chain.snapshot.neurons.get(task.validator)
                 if validator is None:
                     raise NoAnswer("the validator has left the subnet", status=0, reached=False)
@@ -126,7 +135,7 @@ class Delivery:
             await asyncio.sleep(wait)
         raise AssertionError("unreachable")
 
-    def _report(self, task: TaskInHand, outcome: Outcome) -> None:
+    def _report(self, task: AssignedTask, outcome: Outcome) -> None:
         now = self._wall()
         turnaround = now - task.assigned_at
         wait = self._book.validators.standing(task.validator).ask_after - now
@@ -150,7 +159,7 @@ class Delivery:
 
 
 def in_words(validator: Neuron) -> str:
-    """Names a validator in a log line."""
+    """Returns the name of a validator for log lines."""
     return f"validator {validator.hotkey} (uid {validator.uid})"
 
 

@@ -1,7 +1,7 @@
 """What a validator's answer to a submission means. Pure: values in, values out.
 
-The protocol has no word for most of it: a score of 0.0 stands for anything but an accepted result,
-and only the cooldown tells whether the submission was looked at.
+The protocol does not say most of it: a score of 0.0 stands for everything but an accepted result,
+and only the cooldown shows whether the submission was judged.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from miner.transports.pull.validators import Fate
 from protocol.synapses import Feedback
 
 FORBIDDEN = 403
-"""A validator answers so to a submission for which it has no task assigned."""
+"""Status of a validator's answer to a submission for which it has no task assigned."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,11 @@ class Outcome:
     """The end of a task.
 
     Attributes:
-        fate: In one word.
-        words: In a sentence's part, for the log.
-        cooldown_until: When the validator may be asked again, on our clock; None if it did not say.
-        feedback: The fields that the score log takes from the validator's feedback.
+        fate: What became of it, in one word.
+        words: The same as a phrase, for the log.
+        cooldown_until: When the validator may be asked again, on this miner's clock; None if it did
+            not say.
+        feedback: The fields of the validator's feedback that go into the score log.
     """
 
     fate: Fate
@@ -37,10 +38,10 @@ def result_to_submit(answer: Answer | None) -> tuple[bytes, str]:
     """Returns what to submit, and why it is empty where it is.
 
     Args:
-        answer: The service's; None for a task that is not to be started again.
+        answer: The answer of the service; None for a task that must not be started again.
     """
     if answer is None:
-        return b"", "its generation has ended the process before"
+        return b"", "its generation ended the process before"
     if answer.outcome != "completed":
         return b"", f"{answer.outcome} ({answer.reason})"
     if answer.validity is not None and not answer.validity.passed:
@@ -55,11 +56,11 @@ def judge_answer(
     """Judges an answer.
 
     Args:
-        reply: What the validator said.
+        reply: The validator's answer.
         threshold: The least score that it accepts.
         empty: Whether the result was empty.
-        repeated: Whether the validator may have had this result before and judged it then.
-        now: Our wall clock.
+        repeated: Whether the validator may have received and judged this result before.
+        now: Wall clock, in seconds since the epoch.
     """
     until, feedback = reply.cooldown_until, reply.feedback
     if feedback is None:
@@ -86,7 +87,7 @@ def judge_answer(
 
 
 def judge_silence(error: NoAnswer) -> Outcome:
-    """Judges a submission that got no answer to the end."""
+    """Judges a submission that was given up without an answer."""
     if error.status == FORBIDDEN:
         return Outcome(
             "unknown",
@@ -97,7 +98,7 @@ def judge_silence(error: NoAnswer) -> Outcome:
 
 
 def _fields(feedback: Feedback, *, scored: bool) -> Mapping[str, object]:
-    """The feedback as the score log has it; the score is left out where it judges nothing."""
+    """Returns the fields for the score log, without a score that judges nothing."""
     values: dict[str, object] = dict(feedback)
     if not scored:
         values["task_fidelity_score"] = None

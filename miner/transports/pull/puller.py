@@ -1,14 +1,14 @@
-"""The pull way: this miner asks validators for tasks and submits the results to them.
+"""The pull transport: this miner asks validators for tasks and submits the results to them.
 
 A task is pulled only when its generation can start at once, because its clock runs from the
-assignment. What is in hand is written down before anything is done with it, so that it survives
+assignment. An assigned task is written down before anything is done with it, so that it survives
 whatever ends the process.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -24,33 +24,33 @@ from miner.transports.pull.book import PullBook
 from miner.transports.pull.bounded_answer import BoundedResponse
 from miner.transports.pull.calls import NoAnswer, ValidatorCalls
 from miner.transports.pull.delivery import Delivery, in_words
-from miner.transports.pull.state import PullStateFile, TaskInHand
+from miner.transports.pull.state import AssignedTask, PullStateFile
+from miner.transports.pull.tasks import Group, cancel, contained, spawn
 from miner.transports.pull.validators import Selection
 from protocol.errors import TaskError
 from protocol.tasks import TaskLimits, log_safe, parse_task
 
 NAME = "pull"
 POLL_S = 0.25
-"""How often it is looked whether there is room for a task and a validator to ask."""
+"""Seconds between two looks for a free place and a validator that may be asked."""
 
 MAX_STARTS = 2
-"""A task whose generation ended the process so often is not started again."""
+"""A task whose generation has ended the process so often is not started again."""
 
 CLOSE_LIMIT_S = 8.0
-"""How long submissions that are under way may take when the miner stops."""
+"""Seconds that pulls and submissions may still take when the miner stops."""
 
 _ENDED = "engine_dead"
-_KEPT = frozenset({"draining", "not_ready", _ENDED})
-"""Answers of a miner that stops: the task is better done after the next start."""
+_PUT_OFF = frozenset({"draining", "not_ready", "engine_suspect", _ENDED})
+"""Reason codes of a service that cannot generate now. The task is done once it can again, in this
+run or the next."""
 
 
 def offline_dendrite(key: Any) -> Any:
-    """Builds a Dendrite for talking to strangers.
+    """Builds a Dendrite for calls to strangers.
 
-    It neither asks the internet for our address nor remembers every call, and reads no endless
-    answers.
-
-    It is to be used with `async with`, or closed with `aclose_session`.
+    It neither asks the internet for this machine's address nor keeps every call, and reads no
+    endless answers. Use it with `async with`, or close it with `aclose_session`.
 
     Args:
         key: A wallet or a keypair to sign with.
@@ -61,17 +61,17 @@ def offline_dendrite(key: Any) -> Any:
 
         @property
         async def session(self) -> aiohttp.ClientSession:
-            """The connections, made at the first call."""
+            """The connections, opened at the first call."""
             if self._session is None:
                 self._session = aiohttp.ClientSession(response_class=BoundedResponse)
             return self._session
 
         def __del__(self) -> None:
-            """Does nothing: the session has been closed, the loop may be gone."""
+            """Does nothing: the session has been closed, and the loop may be gone."""
 
-    bt.logging.off()  # It would print validators' bytes unescaped.
+    bt.logging.off()  # It prints validators' bytes unescaped.
     ask_internet = networking.get_external_ip
-    # An address that no miner has: for a target at its own address a dendrite calls 0.0.0.0.
+    # An address that no miner has: a dendrite calls 0.0.0.0 for a target at its own address.
     networking.get_external_ip = lambda: "0.0.0.0"
     try:
         dendrite = OfflineDendrite(key)
@@ -82,17 +82,17 @@ def offline_dendrite(key: Any) -> Any:
 
 
 class PullTransport:
-    """Pulls tasks, hands them to the service and has the results delivered.
+    """Pulls tasks, has the service answer them, and has the results delivered.
 
     Args:
-        service: Answers; everything here runs in its event loop.
-        chain: Tells who the validators are and where they serve.
+        service: Answers requests, in the event loop of this transport.
+        chain: Lists the validators with their addresses.
         score_log: Receives one `feedback` line per task.
-        calls: The way to the validators; closed with this.
-        selection: Whom to ask.
-        state_file: Where the state is kept.
+        calls: Calls the validators; closed with this transport.
+        selection: Which validators to ask.
+        state_file: Keeps tasks and cooldowns over a restart.
         workers: Tasks in generation at once.
-        limits: What a task may be.
+        limits: Limits on tasks.
         wall: Wall clock, in seconds since the epoch.
         monotonic: The clock of the service.
 
@@ -130,8 +130,9 @@ class PullTransport:
             self._book, chain, score_log, calls, wall=wall, monotonic=monotonic
         )
         self._active = 0
-        self._workers: set[asyncio.Task[None]] = set()
-        self._deliveries: set[asyncio.Task[None]] = set()
+        self._workers: Group = set()
+        self._pulls: Group = set()
+        self._deliveries: Group = set()
 
     async def serve(self) -> None:
         """Starts to pull, as soon as the service is ready."""
@@ -139,14 +140,16 @@ class PullTransport:
         report = logger.info if validators else logger.warning
         report("pulling tasks; validators that serve them: {}", validators)
         for _ in range(self._count):
-            _spawn(self._work(), self._workers)
+            spawn(self._work(), self._workers)
 
     async def close(self) -> None:
-        """Pulls no more, delivers what is made, and keeps the rest for the next start."""
-        await _cancel(self._workers)
-        if self._deliveries:
-            await asyncio.wait(self._deliveries, timeout=CLOSE_LIMIT_S)
-        await _cancel(self._deliveries)
+        """Pulls no more, delivers the results that are ready, and keeps the rest."""
+        await cancel(self._workers)
+        # A pull that is under way may bring a task, which the book keeps for the next start.
+        if ending := self._pulls | self._deliveries:
+            await asyncio.wait(ending, timeout=CLOSE_LIMIT_S)
+        await cancel(self._pulls)
+        await cancel(self._deliveries)
         await self._book.save()
         await self._calls.close()
 
@@ -158,57 +161,72 @@ class PullTransport:
                 try:
                     worked = await self._turn()
                 except Exception as error:
-                    logger.opt(exception=error).error("a turn of the pull way failed")
+                    logger.opt(exception=error).error("a turn of the pull transport failed")
                 finally:
                     self._active -= 1
             if not worked:
                 await asyncio.sleep(POLL_S)
 
     def _has_room(self) -> bool:
-        return self._active + self._service.pending(but=NAME) < self._count
+        return self._active + self._service.active(except_transport=NAME) < self._count
 
     async def _turn(self) -> bool:
-        """Brings a task from its assignment, or from an earlier run, to its delivery.
+        """Takes a task from its assignment, or from an earlier attempt, to its delivery.
 
         Returns:
-            Whether there was anything to do.
+            Whether there may be more to do at once.
         """
         if self._resumable:
             # Its result is late but still worth a turn, so its budget begins anew.
             task, received_at = self._resumable.popleft(), self._monotonic()
             age = self._wall() - task.assigned_at
-            logger.info("task {} of an earlier run, {:.0f} s old", log_safe(task.id), age)
+            logger.info("task {} is resumed, {:.0f} s old", log_safe(task.id), age)
         else:
             validator = self._book.validators.choose(self._chain.snapshot.neurons.values())
             if validator is None:
                 return False
             received_at = self._monotonic()
-            pulled = await self._pull(validator)
+            pulled = await asyncio.shield(spawn(self._pull(validator), self._pulls))
             if pulled is None:
                 return True
             task = pulled
         answer = None
         if task.starts < MAX_STARTS:
             task = await self._book.note(task, starts=task.starts + 1)
-            answer = await self._generate(task, received_at)
-        if answer is not None and answer.reason_code in _KEPT:
-            logger.info("task {} is kept for the next start", log_safe(task.id))
-            # It counts as started only if it may be what ended the process.
-            await self._book.note(task, starts=task.starts - (answer.reason_code != _ENDED))
-        else:
-            _spawn(self._delivery.deliver(task, answer), self._deliveries)
-        return True
+            answer = await self._answer(task, received_at)
+        if answer is None or not self._is_put_off(answer):
+            spawn(self._delivery.deliver(task, answer), self._deliveries)
+            return True
+        logger.info("task {} is kept: {}", log_safe(task.id), answer.reason)
+        # It counts as started only if it may be what ended the engine.
+        starts = task.starts - (answer.reason_code != _ENDED)
+        self._resumable.append(await self._book.note(task, starts=starts))
+        return False
 
-    async def _pull(self, validator: Neuron) -> TaskInHand | None:
-        hotkey, name, asked_at = validator.hotkey, in_words(validator), self._wall()
-        validators = self._book.validators
+    def _is_put_off(self, answer: Answer) -> bool:
+        """Whether a task may still be done later, because its service cannot generate now."""
+        stopping = self._service.state is State.DRAINING and answer.outcome == "dropped"
+        return stopping or answer.reason_code in _PUT_OFF
+
+    async def _pull(self, validator: Neuron) -> AssignedTask | None:
+        """Asks a validator for a task. Whatever happens, a validator without one is free again."""
+        hotkey, name = validator.hotkey, in_words(validator)
         try:
-            answer = await self._calls.pull(validator)
+            return await contained(self._ask(validator, name))
         except NoAnswer as error:
-            backoff = validators.unanswered(hotkey)
-            logger.warning("{} gave no answer ({}); next pull in {:.0f} s", name, error, backoff)
-            await self._book.save()
-            return None
+            reason = str(error)
+        except Exception as error:
+            logger.opt(exception=error).error("a pull failed")
+            reason = f"unexpected {type(error).__name__}"
+        backoff = self._book.validators.unanswered(hotkey)
+        logger.warning("{} gave no answer ({}); next pull in {:.0f} s", name, reason, backoff)
+        await self._book.save()
+        return None
+
+    async def _ask(self, validator: Neuron, name: str) -> AssignedTask | None:
+        hotkey, asked_at = validator.hotkey, self._wall()
+        validators = self._book.validators
+        answer = await self._calls.pull(validator)
         if answer.task is None:
             validators.without_task(hotkey, answer.cooldown_until)
             logger.info(
@@ -219,10 +237,8 @@ class PullTransport:
             )
             await self._book.save()
             return None
-        validators.assigned(hotkey)
         task = answer.task
-        logger.info("{} assigned the {} task {}", name, log_safe(task.type), log_safe(task.id))
-        return TaskInHand(
+        assigned = AssignedTask(
             validator=hotkey,
             id=task.id,
             kind=task.type,
@@ -230,8 +246,19 @@ class PullTransport:
             threshold=answer.threshold,
             assigned_at=asked_at,
         )
+        validators.assigned(hotkey)
+        logger.info("{} assigned the {} task {}", name, log_safe(task.type), log_safe(task.id))
+        return await self._book.note(assigned)
 
-    async def _generate(self, task: TaskInHand, received_at: float) -> Answer:
+    async def _answer(self, task: AssignedTask, received_at: float) -> Answer:
+        """Has a task generated; an unexpected error is an answer too, which ends the turn."""
+        try:
+            return await contained(self._generate(task, received_at))
+        except Exception as error:
+            logger.opt(exception=error).error("task {}: no answer", log_safe(task.id))
+            return Answer("failed", "internal_error", f"unexpected {type(error).__name__}", task.id)
+
+    async def _generate(self, task: AssignedTask, received_at: float) -> Answer:
         validator = self._chain.snapshot.neurons.get(task.validator)
         caller = Caller(task.validator)
         if validator is not None:
@@ -253,23 +280,3 @@ class PullTransport:
                 reason=str(error),
             )
         return await self._service.handle(Request(parsed, caller, NAME, received_at))
-
-
-def _spawn(work: Coroutine[Any, Any, None], group: set[asyncio.Task[None]]) -> None:
-    task = asyncio.create_task(_logged(work))
-    group.add(task)
-    task.add_done_callback(group.discard)
-
-
-async def _logged(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except Exception as error:
-        logger.opt(exception=error).error("the delivery of a result failed")
-
-
-async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)

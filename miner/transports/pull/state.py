@@ -1,7 +1,7 @@
-"""What the pull way has to remember over a restart, in one JSON file.
+"""What the pull transport remembers over a restart, in one JSON file.
 
-A task that was assigned is ours until it is submitted; a validator that is cooling down must not be
-asked. Losing either costs turns, so both are written before anything is done with them.
+An assigned task is this miner's until its result is submitted, and a validator that is cooling down
+must not be asked. Losing either costs turns, so both are written before anything is done with them.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ from protocol.errors import SetupError
 FILE_NAME = "pull-state.json"
 
 
-class TaskInHand(BaseModel):
+class AssignedTask(BaseModel):
     """A task that a validator has assigned and that has not been settled.
 
     Attributes:
         validator: Hotkey of the validator.
         id: The validator's id of the task.
-        kind: "text" or "image", as the validator says.
-        prompt: Exactly as it came; the signature covers it.
-        threshold: The validator's.
-        assigned_at: Seconds since the epoch, when the pull that brought it was sent.
+        kind: The validator's word for its kind: "text" or "image".
+        prompt: The prompt, unchanged, because the signature of a submission covers it.
+        threshold: Least score that the validator accepts.
+        assigned_at: When the pull that brought it was sent, in seconds since the epoch.
         starts: How often its generation has been started.
-        submitted_at: When a result was last sent for it; None if never.
+        submitted_at: When a result was last sent for it, None if never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -49,10 +49,10 @@ class PullState(BaseModel):
     """The content of the file.
 
     Attributes:
-        version: Of this layout.
-        hotkey: The miner's; cooldowns and tasks are bound to it.
+        version: Version of this layout.
+        hotkey: The miner's hotkey, to which cooldowns and tasks belong.
         validators: Standings by hotkey.
-        tasks: Tasks in hand.
+        tasks: Tasks that are not settled.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,15 +60,15 @@ class PullState(BaseModel):
     version: Literal[1] = 1
     hotkey: str
     validators: dict[str, Standing] = Field(default_factory=dict)
-    tasks: tuple[TaskInHand, ...] = ()
+    tasks: tuple[AssignedTask, ...] = ()
 
 
 class PullStateFile:
     """Reads and writes the state.
 
     Args:
-        path: The file; its folder is made.
-        hotkey: The miner's.
+        path: The file; its folder is created.
+        hotkey: The miner's hotkey.
     """
 
     def __init__(self, path: Path, hotkey: str) -> None:
@@ -76,7 +76,7 @@ class PullStateFile:
         self._hotkey = hotkey
 
     def load(self) -> PullState:
-        """Reads the state; one that cannot be used is set aside, and an empty one returned.
+        """Reads the state. A file that cannot be used is set aside, and an empty state returned.
 
         Raises:
             SetupError: The file cannot be read, or its folder cannot be written.
@@ -100,7 +100,7 @@ class PullStateFile:
         return self._written(state)
 
     def save(self, state: PullState) -> None:
-        """Replaces the file in one step: after a crash it holds the old state or the new one.
+        """Replaces the file atomically: after a crash it holds the old state or the new one.
 
         Raises:
             OSError: It cannot be written.
@@ -134,7 +134,7 @@ class PullStateFile:
         return self._written(PullState(hotkey=self._hotkey))
 
     def _written(self, state: PullState) -> PullState:
-        """Proves at the start that the file can be written."""
+        """Writes the state at the start, to find out whether the file can be written."""
         try:
             self.save(state)
         except OSError as error:
@@ -143,6 +143,7 @@ class PullStateFile:
 
     def _unusable(self, error: OSError) -> SetupError:
         return SetupError(
-            f"the state of the pull way cannot be kept in {self._path}: {error.strerror or error}",
-            fix="give a writable file with --pull.state",
+            f"the state of the pull transport cannot be kept in {self._path}: "
+            f"{error.strerror or error}",
+            fix="choose a writable file with --pull.state",
         )

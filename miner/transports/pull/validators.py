@@ -1,7 +1,7 @@
 """Which validator to ask for a task next. Pure: a wall clock and numbers.
 
-Times are seconds since the epoch by the miner's own clock, because cooldowns have to survive a
-restart; a validator's times are brought onto that clock before they come here.
+Times are seconds since the epoch on this miner's clock, because cooldowns must survive a restart. A
+validator's times are converted to that clock first.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,32 +14,32 @@ from pydantic import BaseModel, ConfigDict, Field
 from miner.chain.metagraph import Neuron
 
 COOLDOWN_S = 300.0
-"""From an assignment to the next pull, when a validator did not say."""
+"""Seconds from an assignment to the next pull, if a validator does not say."""
 
 MARGIN_S = 1.0
-"""Added to every cooldown: pulling a moment early is a violation, a moment late is a moment."""
+"""Seconds added to every cooldown, because a pull during a cooldown is a violation."""
 
 BACKOFF_S = 60.0
 MAX_BACKOFF_S = 900.0
-"""A validator that does not answer is left alone for so long, doubled each time up to the cap; one
-that has no task is left alone for the first of these."""
+"""Seconds until a validator that did not answer is asked again, doubled each time up to the cap.
+One that had no task is asked again after the first of these."""
 
 MAX_WAIT_S = 24 * 3600.0
-"""The longest that a validator's word keeps us away: a garbled time must not do so for ever."""
+"""Longest cooldown that is respected: a garbled time must not exclude a validator for ever."""
 
 FORGET_S = 14 * 24 * 3600.0
-"""A validator that was not asked for so long is forgotten."""
+"""A validator that has not been asked for so long is forgotten."""
 
 Fate = Literal["accepted", "refused", "skipped", "failed", "unknown"]
-"""What became of a task: a score above the threshold, one below it or a bad signature, an empty
-result of ours, a failure of the validator's own, or no answer that says."""
+"""What became of a task: accepted (a score above the threshold), refused (below it, or a bad
+signature), skipped (the result was empty), failed (on the validator's side), or unknown."""
 
 
 class Standing(BaseModel):
     """What is remembered of one validator.
 
     Attributes:
-        ask_after: Not to be asked before; seconds since the epoch.
+        ask_after: When it may be asked again; seconds since the epoch.
         asked_at: When it was last asked.
         failures: Calls in a row that it did not answer.
         pulled: Tasks that it assigned.
@@ -58,17 +58,17 @@ class Standing(BaseModel):
 
     @property
     def worth(self) -> float:
-        """Share of its judgements that were in our favour, 0..1; 1 while there are none."""
+        """Share of results that it accepted, 0..1; 1 while there are none."""
         return (self.accepted + 1) / (self.accepted + self.refused + 1)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Whom to ask at all, and whom to prefer.
+    """Which validators to ask, and which to prefer.
 
     Attributes:
-        own_hotkey: Ours, which is never asked.
-        min_stake: A neuron without a validator permit needs at least this stake.
+        own_hotkey: The miner's hotkey, which is never asked.
+        min_stake: Least stake of a neuron without a validator permit.
         preferred: Hotkey that is asked every `every`-th turn, if it may be asked then.
         every: See `preferred`.
     """
@@ -79,7 +79,7 @@ class Selection:
     every: int = 5
 
     def eligible(self, neuron: Neuron) -> bool:
-        """Tells whether a neuron counts as a validator that serves tasks."""
+        """Whether a neuron counts as a validator that serves tasks."""
         serving = neuron.port > 0 and neuron.ip not in ("", "0.0.0.0", "::")
         trusted = neuron.validator_permit or neuron.stake >= self.min_stake
         return serving and trusted and neuron.hotkey != self.own_hotkey
@@ -89,12 +89,12 @@ class Validators:
     """Chooses the next validator and learns from what became of it.
 
     Between `choose` and the call that ends a turn (`unanswered`, `without_task`, `settled`) a
-    validator is busy and is not chosen again: it has one task with us at most.
+    validator is busy and is not chosen again: this miner has one task of it at most.
 
     Args:
-        selection: Whom to ask.
+        selection: Which validators to ask.
         clock: Wall clock, in seconds since the epoch.
-        standings: What an earlier run remembered, by hotkey.
+        standings: The standings of an earlier run, by hotkey.
     """
 
     def __init__(
@@ -111,33 +111,33 @@ class Validators:
         self._since_preferred = 0
 
     def standing(self, hotkey: str) -> Standing:
-        """What is remembered of a validator."""
+        """Returns what is remembered of a validator."""
         return self._standings.get(hotkey, Standing())
 
     def choose(self, neurons: Iterable[Neuron]) -> Neuron | None:
         """Returns the validator to ask now, and marks it busy; None if there is none.
 
-        Of those that may be asked, it is the one with the largest (seconds since it could have
-        been asked) x (share of its judgements in our favour). Waiting adds up without limit, so
-        everybody has a turn; who refuses often has fewer.
+        Of those that may be asked, it is the one with the largest product of the seconds since when
+        it may be asked and the share of results that it accepted. The wait grows without limit, so
+        every validator has its turn, and one that refuses often has fewer.
         """
         now = self._clock()
         ready = [neuron for neuron in self._candidates(neurons) if self._ask_at(neuron) <= now]
         if not ready:
             return None
         chosen = max(ready, key=lambda neuron: (self._urgency(neuron, now), -neuron.uid))
-        favourites = [neuron for neuron in ready if neuron.hotkey == self._selection.preferred]
+        preferred = [neuron for neuron in ready if neuron.hotkey == self._selection.preferred]
         self._since_preferred += 1
-        if favourites and self._since_preferred >= self._selection.every:
-            chosen = favourites[0]
-        if chosen in favourites:
+        if preferred and self._since_preferred >= self._selection.every:
+            chosen = preferred[0]
+        if chosen in preferred:
             self._since_preferred = 0
         self._busy.add(chosen.hotkey)
         self._update(chosen.hotkey, asked_at=now)
         return chosen
 
     def wait(self, neurons: Iterable[Neuron]) -> float | None:
-        """Seconds until somebody may be asked, 0 if now; None if nobody is eligible and free."""
+        """Returns the seconds until a validator may be asked; None if none is eligible and free."""
         times = [self._ask_at(neuron) for neuron in self._candidates(neurons)]
         return max(0.0, min(times) - self._clock()) if times else None
 
@@ -146,7 +146,7 @@ class Validators:
         self._busy.add(hotkey)
 
     def unanswered(self, hotkey: str) -> float:
-        """A pull got no answer, or none that can be used; returns the seconds of back-off."""
+        """Notes a pull without a usable answer, and returns the seconds of back-off."""
         failures = self.standing(hotkey).failures + 1
         backoff = min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** min(failures - 1, 30))
         self._update(hotkey, failures=failures, ask_after=self._clock() + backoff)
@@ -154,7 +154,7 @@ class Validators:
         return backoff
 
     def without_task(self, hotkey: str, cooldown_until: float) -> None:
-        """A pull was answered without a task: for a cooldown, or because there is none just now."""
+        """Notes a pull without a task, during a cooldown or because there is none now."""
         now = self._clock()
         cooling = cooldown_until > now
         after = self._after(cooldown_until) if cooling else now + BACKOFF_S
@@ -162,21 +162,21 @@ class Validators:
         self._busy.discard(hotkey)
 
     def assigned(self, hotkey: str) -> None:
-        """A pull brought a task: the validator is alive, and busy until `settled`."""
+        """Notes a pull that brought a task; the validator stays busy until `settled`."""
         standing = self.standing(hotkey)
         self._update(hotkey, failures=0, pulled=standing.pulled + 1)
 
     def settled(
         self, hotkey: str, fate: Fate, *, assigned_at: float, cooldown_until: float | None = None
     ) -> None:
-        """A task is over.
+        """Notes the end of a task.
 
         Args:
-            hotkey: The validator's.
-            fate: What became of it.
+            hotkey: The validator's hotkey.
+            fate: What became of the task.
             assigned_at: When it was assigned.
-            cooldown_until: When the validator may be asked again; None if it did not say, which
-                is then reckoned by the published rule.
+            cooldown_until: When the validator may be asked again. If it did not say (None), the
+                published rule applies.
         """
         standing = self.standing(hotkey)
         until = assigned_at + COOLDOWN_S if cooldown_until is None else cooldown_until
@@ -189,7 +189,7 @@ class Validators:
         self._busy.discard(hotkey)
 
     def export(self) -> dict[str, Standing]:
-        """What is worth remembering over a restart, by hotkey."""
+        """Returns the standings to keep over a restart, by hotkey."""
         oldest = self._clock() - FORGET_S
         return {
             hotkey: standing

@@ -1,7 +1,8 @@
-"""The push way: validators call this miner's axon, through Bittensor 10."""
+"""The push transport: validators call this miner's axon, through Bittensor 10."""
 
 import asyncio
 import base64
+import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
@@ -19,7 +20,7 @@ from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.axon_server import AxonServer
 from miner.transports.body_limit import BodyLimit
-from miner.transports.disconnects import ClientConnections, while_connected
+from miner.transports.connections import ClientConnections, when_sent, while_connected
 from miner.transports.push.checks import (
     Admission,
     RateLimit,
@@ -37,12 +38,12 @@ NAME = "axon"
 BODY_TIME_LIMIT_S = 20.0
 MAX_CONNECTIONS = 512
 ENVELOPE_BYTES = 64 * 1024
-"""What a request's JSON may hold beside the prompt."""
+"""Bytes of a request's JSON beside the prompt, at most."""
 
 
 @dataclass(frozen=True)
 class _Verified:
-    """What the signature proves, and when the request came."""
+    """What the signature proves, and the time of receipt (monotonic seconds)."""
 
     caller: Caller
     received_at: float
@@ -54,7 +55,7 @@ _verified: ContextVar[_Verified] = ContextVar("verified")
 
 
 class _CheckedAxon(bt.Axon):  # type: ignore[misc]
-    """An axon that answers 400 with the reason to a body that it cannot use, instead of 500."""
+    """An axon that answers an unusable body with 400 and the reason, instead of 500."""
 
     async def verify_body_integrity(self, request: HttpRequest) -> dict[str, object]:
         try:
@@ -72,22 +73,23 @@ def _bad_request(reason: str) -> SynapseException:
 class AxonTransport:
     """Serves `GenerateAsset` on a Bittensor axon, in an event loop and a thread of its own.
 
-    The order of one request: body limit, blacklist (unverified headers: a look-up, nothing is
-    counted), verification (who, once, and recently), rate limit, body, forward.
+    A request passes, in this order: body limit, blacklist (a look-up of headers that nobody has
+    verified yet, which counts nothing), verification (signed, recent, not seen before), rate
+    limit, body, forward.
 
     Args:
-        service: Answers; lives in the event loop that calls `serve`.
-        chain: Tells who is registered.
+        service: Answers requests, in the event loop that calls `serve`.
+        chain: Lists the registered hotkeys.
         score_log: Receives `refused` lines.
         wallet: Its hotkey signs the answers.
-        admission: Whom to serve.
+        admission: Rules for callers.
         ip: Address to listen on.
         port: Port to listen on, 1025..65534.
-        external_ip: Address that validators are told.
-        external_port: Port that validators are told; `port` if not given.
+        external_ip: Address that the chain publishes.
+        external_port: Port that the chain publishes; `port` if not given.
         per_minute: Requests of one caller in any minute.
-        version: The miner's version, told in every answer.
-        limits: What a task may be.
+        version: The miner's version, sent in every answer.
+        limits: Limits on tasks.
     """
 
     name = NAME
@@ -108,7 +110,7 @@ class AxonTransport:
         version: str = "",
         limits: TaskLimits | None = None,
     ) -> None:
-        bt.logging.off()  # It would print callers' bytes unescaped; what matters goes to our logs.
+        bt.logging.off()  # It prints callers' bytes unescaped; the logs of this miner do not.
         self._service = service
         self._chain = chain
         self._admission = admission
@@ -122,7 +124,7 @@ class AxonTransport:
         bound = bound_socket(ip, port)
         self.axon = _CheckedAxon(
             wallet=wallet,
-            config=bt.Config(),  # Without a parser it cannot read our command line.
+            config=bt.Config(),  # Without a parser, so that it does not read our command line.
             ip=ip,
             port=port,
             external_ip=external_ip,  # Otherwise the constructor asks the internet.
@@ -142,7 +144,7 @@ class AxonTransport:
         logger.info("listening on {}", self.axon.full_address)
 
     async def close(self) -> None:
-        """Delivers the answers that are under way and stops listening."""
+        """Sends the answers that are ready and stops listening."""
         await self._server.stop()
         self._refusals.flush()
 
@@ -154,7 +156,7 @@ class AxonTransport:
             verify_fn=self._verify,
             priority_fn=self._priority,
         )
-        # The built-in ping answers any key and remembers each for ever.
+        # The built-in ping answers any key and never forgets one.
         del axon.forward_class_types["Synapse"]
         axon.app.add_middleware(
             BodyLimit,
@@ -199,7 +201,8 @@ class AxonTransport:
         _verified.set(_Verified(caller, received_at, synapse.computed_body_hash, sender))
 
     def _priority(self, synapse: GenerateAsset) -> float:
-        # It orders nothing, but it is called between verification and body: the place for a limit.
+        # Bittensor calls this between verification and body, which is where the limit belongs. The
+        # priority itself orders nothing here.
         caller = _verified.get().caller
         if not self._rate.allow(caller.hotkey):
             refusal = Refusal("rate_limited", "too many requests in the last minute")
@@ -209,15 +212,22 @@ class AxonTransport:
         return 0.0
 
     async def _forward(self, synapse: GenerateAsset) -> GenerateAsset:
-        # Everything but the caller is taken from the body, which the signature covers by its hash;
-        # synapse.dendrite in it is hearsay.
+        # The signature covers the body by its hash. The caller comes from the verified headers, not
+        # from synapse.dendrite, which anybody can write into a body.
         verified = _verified.get()
         if await asyncio.to_thread(lambda: synapse.body_hash) != verified.body_hash:
             raise _bad_request("the body can be read in two ways; send plain JSON")
-        answer = await self._ask(synapse, verified)
+        answer, answered_at = await self._ask(synapse, verified)
+        when_sent(lambda: self._note_delivery(len(answer.asset), time.monotonic() - answered_at))
         return await asyncio.to_thread(_reply, synapse, verified, answer, self._version)
 
-    async def _ask(self, synapse: GenerateAsset, verified: _Verified) -> Answer:
+    def _note_delivery(self, size: int, seconds: float) -> None:
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # The loop of the service is closed.
+            self._loop.call_soon_threadsafe(self._service.delivered, NAME, size, seconds)
+
+    async def _ask(self, synapse: GenerateAsset, verified: _Verified) -> tuple[Answer, float]:
+        """Returns the answer of the service, and when it was there (monotonic seconds)."""
         try:
             allowed = _allowed_seconds(synapse)
             task = await asyncio.to_thread(
@@ -244,9 +254,14 @@ class AxonTransport:
         request = Request(task, verified.caller, NAME, verified.received_at, allowed)
         return await self._in_service_loop(lambda: self._service.handle(request))
 
-    async def _in_service_loop(self, call: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+    async def _in_service_loop(
+        self, call: Callable[[], Coroutine[Any, Any, Answer]]
+    ) -> tuple[Answer, float]:
+        async def timed() -> tuple[Answer, float]:
+            return await call(), time.monotonic()
+
         assert self._loop is not None
-        future = asyncio.run_coroutine_threadsafe(call(), self._loop)
+        future = asyncio.run_coroutine_threadsafe(timed(), self._loop)
         return await while_connected(asyncio.wrap_future(future))  # Cancels it in its own loop.
 
 
@@ -261,7 +276,7 @@ def _allowed_seconds(synapse: GenerateAsset) -> float | None:
 def _reply(
     synapse: GenerateAsset, verified: _Verified, answer: Answer, version: str
 ) -> GenerateAsset:
-    """Builds the answer from checked values only; nothing unchecked is echoed."""
+    """Builds the answer from checked values only, and echoes nothing else."""
     sound = answer.outcome != "rejected"
     echo = sound and synapse.task_type == "text" and len(synapse.prompt) <= MAX_PROMPT_CHARACTERS
     return GenerateAsset(

@@ -1,4 +1,4 @@
-"""Who may ask, how often, and with which headers. Pure: clocks and values, no Bittensor."""
+"""Who may call the axon, how often, with which headers. Pure: clocks and values, no Bittensor."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from miner.score.log import ScoreLog
 
 NANOSECONDS = 1_000_000_000
 MIN_VERSION = 7_002_000
-"""Bittensor 7.2.0: older callers sign nonces that are not times and could be replayed for ever."""
+"""Bittensor 7.2.0. Nonces of older versions are not times, so their messages could be replayed."""
 
 MAX_TIMEOUT_S = 6.0
-"""What `timeout` may add to Bittensor's own 4 s of age; the header is not signed."""
+"""Seconds that `timeout` may add to the 4 s of age that Bittensor allows; it is not signed."""
 
 MAX_AGE_S = 4.0 + MAX_TIMEOUT_S
 MAX_AHEAD_S = 4.0
-"""How far a caller's clock may be ahead of ours."""
+"""Seconds that a caller's clock may be ahead of ours."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a caller is turned away: a short word for the log, a sentence for the caller (ASCII)."""
+    """Why a caller is refused: a short word for the log, an ASCII sentence for the caller."""
 
     code: str
     reason: str
@@ -31,12 +31,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Admission:
-    """Whom the miner serves.
+    """Which callers the miner serves.
 
     Attributes:
         min_stake: Least stake of a registered caller.
         allow_no_permit: Serve registered callers without a validator permit.
-        allow_non_registered: Serve everybody.
+        allow_non_registered: Serve hotkeys that are not registered.
     """
 
     min_stake: float = 0.0
@@ -46,7 +46,7 @@ class Admission:
     def refusal(self, chain: Chain, hotkey: str) -> Refusal | None:
         """Returns why a hotkey is not served, or None.
 
-        The hotkey may be a mere claim: nothing is remembered here.
+        The hotkey is not verified yet, so nothing is remembered here.
         """
         neuron = chain.snapshot.neurons.get(hotkey)
         if neuron is None:
@@ -55,7 +55,8 @@ class Admission:
             if chain.is_stale():
                 return Refusal(
                     "chain_unavailable",
-                    "the miner could not read the chain lately and serves known hotkeys only",
+                    "the miner has not read the chain lately and serves the hotkeys of its last "
+                    "reading only",
                 )
             return Refusal("unknown_hotkey", "the hotkey is not registered on this subnet")
         if not neuron.validator_permit and not self.allow_no_permit:
@@ -72,17 +73,17 @@ class Admission:
 def check_headers(
     *, nonce: int | None, version: int | None, timeout: float | None, now: int, started: int
 ) -> float:
-    """Checks what Bittensor leaves to the caller, and returns the timeout that may count.
+    """Checks what Bittensor trusts the caller with, and returns the timeout to be used.
 
     Args:
         nonce: The caller's time in nanoseconds since the epoch; signed.
         version: The caller's Bittensor version as an integer; not signed.
         timeout: Seconds; not signed.
         now: Our time in nanoseconds since the epoch.
-        started: The time from which on we remember nonces; an older one may have been used.
+        started: Since when nonces are remembered; an older one may have been used before.
 
     Raises:
-        ValueError: A header is missing or out of range; says which.
+        ValueError: A header is missing or out of range; names it.
     """
     if version is None or version < MIN_VERSION:
         raise ValueError("version is missing or before 7.2.0; update bittensor")
@@ -98,11 +99,11 @@ def check_headers(
 
 
 class ReplayGuard:
-    """Lets every signed message through once.
+    """Accepts every signed message once.
 
-    Bittensor itself keeps the last nonce of each sender, which refuses concurrent requests that
-    arrive out of order, and grows for ever. This keeps every message for as long as its age alone
-    would not refuse it, which is exact and bounded.
+    Bittensor keeps the last nonce of each sender, which refuses concurrent requests that arrive out
+    of order, and grows without bound. This remembers every message for as long as its age would
+    pass the check, which is exact and bounded.
 
     Args:
         clock: Monotonic clock, in seconds.
@@ -115,10 +116,10 @@ class ReplayGuard:
         self._seen: OrderedDict[bytes, float] = OrderedDict()
 
     def remember(self, hotkey: str, uuid: str, nonce: int) -> None:
-        """Notes a verified message.
+        """Remembers a verified message.
 
         Raises:
-            ValueError: It was seen before, or too many are remembered.
+            ValueError: It was received before, or too many are remembered.
         """
         now = self._clock()
         while self._seen and next(iter(self._seen.values())) <= now:
@@ -132,7 +133,7 @@ class ReplayGuard:
 
 
 class RateLimit:
-    """At most so many requests of one caller in any minute; callers must be verified.
+    """Limits the requests of one verified caller in any minute.
 
     Args:
         per_minute: Requests.
@@ -145,7 +146,7 @@ class RateLimit:
         self._times: dict[str, deque[float]] = {}
 
     def allow(self, hotkey: str) -> bool:
-        """Counts a request and tells whether it is within the limit; one over it costs nothing."""
+        """Returns whether a request is within the limit; one beyond it is not counted."""
         start = self._clock() - 60.0
         for key in [key for key, times in self._times.items() if times[-1] <= start]:
             del self._times[key]
@@ -159,9 +160,9 @@ class RateLimit:
 
 
 class RefusalLog:
-    """Writes refusals to the score log, at most once a minute for each code.
+    """Writes refusals to the score log, at most one line a minute for each code.
 
-    Anybody can be refused without a valid signature, so single lines would let anybody fill disks.
+    Refused callers need no valid signature, so with a line each, anybody could fill the disk.
 
     Args:
         score_log: Receives `refused` lines.
@@ -177,7 +178,7 @@ class RefusalLog:
         self._written: dict[str, float] = {}
 
     def note(self, refusal: Refusal) -> None:
-        """Counts a refusal and writes the count if a minute has passed since the last line."""
+        """Counts a refusal, and writes the count once a minute has passed since the last line."""
         count, _ = self._pending.get(refusal.code, (0, ""))
         self._pending[refusal.code] = (count + 1, refusal.reason)
         last = self._written.get(refusal.code)
@@ -185,7 +186,7 @@ class RefusalLog:
             self._write(refusal.code)
 
     def flush(self) -> None:
-        """Writes what has been counted since."""
+        """Writes the counts that have not been written."""
         for code in list(self._pending):
             self._write(code)
 

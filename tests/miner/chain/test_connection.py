@@ -47,7 +47,12 @@ def chain(*connections: FakeSubtensor) -> SubtensorChain:
     def connect(network: str) -> FakeSubtensor:
         return next(following)
 
-    return SubtensorChain("test", 17, connect=connect, refresh_s=0.01, time_limit_s=0.05)
+    async def no_pause(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    return SubtensorChain(
+        "test", 17, connect=connect, refresh_s=0.01, time_limit_s=0.05, sleep=no_pause
+    )
 
 
 async def test_every_connection_in_which_a_reading_hangs_is_closed() -> None:

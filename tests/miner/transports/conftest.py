@@ -31,7 +31,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
                 await miner.transport.serve()
                 yield miner
             finally:
-                miner.generator.release.set()
+                miner.engine.release.set()
                 await miner.service.drain()
                 await miner.transport.close()
                 miner.log.close()

@@ -88,3 +88,29 @@ async def test_an_axon_that_closes_for_good_cancels_what_it_cannot_wait_for(star
         await asyncio.wait_for(held.cancelled.wait(), 5.0)
         await asyncio.wait({asking})
         asking.exception()
+
+
+async def test_a_caller_that_leaves_frees_its_place_and_is_logged_once(tmp_path: Path) -> None:
+    async with http_running.running(tmp_path) as miner:
+        miner.engine.hold_at = "denoise"
+        async with aiohttp.ClientSession() as session:
+            url = f"{miner.transport.url}/generate"
+            asking = asyncio.create_task(
+                session.post(url, data={"prompt": "a blue cube"}).__aenter__()
+            )
+            await asyncio.wait_for(miner.engine.holding.wait(), 5.0)
+            assert miner.service.active(except_transport="axon") == 1
+            asking.cancel()
+            await asyncio.wait({asking})
+        for _ in range(2000):
+            if answered := miner.events("answered"):
+                break
+            await asyncio.sleep(0.001)
+        assert miner.service.active(except_transport="axon") == 0
+        miner.engine.release.set()
+        assert (await miner.post(data={"prompt": "a red cube"})).status == 200
+    assert [(line["outcome"], line["reason_code"]) for line in answered] == [
+        ("dropped", "caller_left")
+    ]
+    assert len(miner.events("answered")) == 2
+    assert [stage for _, stage in miner.engine.ran].count("encode") == 1

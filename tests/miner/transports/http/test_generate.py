@@ -12,16 +12,18 @@ import pytest
 from loguru import logger
 from PIL import Image
 
+from generation.engine import Engine
 from generation.errors import EngineDead, GenerationError
-from generation.pipeline import GenerationPipeline
-from generation.presets import preset
 from generation.scoring.validity import check
-from miner.transports.http import server
+from miner.engines.local import LocalEngine
+from miner.request import Answer, Request
 from protocol import ply, spz
+from protocol.errors import TaskError
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import ImageTask
-from tests.support.fakes import PRIOR, FakeGenerator, ball, ball_spz
+from tests.support.fakes import FakeEngine, ball, ball_spz
 from tests.support.http_running import form, running
+from tests.support.running import seconds_by_stage
 
 
 def picture() -> bytes:
@@ -30,16 +32,16 @@ def picture() -> bytes:
     return file.getvalue()
 
 
-class Remembering(FakeGenerator):
+class Remembering(FakeEngine):
     """Keeps the tasks that it was given."""
 
-    def __init__(self, prior: Mapping[str, float] | None = None) -> None:
-        super().__init__(prior)
+    def __init__(self) -> None:
+        super().__init__()
         self.tasks: list[Any] = []
 
-    async def generate(self, task: Any, **arguments: Any) -> Any:
+    async def run(self, task: Any, *args: Any, **arguments: Any) -> Any:
         self.tasks.append(task)
-        return await super().generate(task, **arguments)
+        return await super().run(task, *args, **arguments)
 
 
 @pytest.mark.parametrize("path", ["/generate/", "/generate"])
@@ -47,13 +49,13 @@ class Remembering(FakeGenerator):
 async def test_a_prompt_becomes_the_very_cloud_as_a_ply_file(
     tmp_path: Path, path: str, multipart: bool
 ) -> None:
-    async with running(tmp_path, generator=Remembering()) as miner:
+    async with running(tmp_path, engine=Remembering()) as miner:
         data = {"prompt": "a blue cube", "seed": "7"}
         reply = await miner.post(path, data=form(**data) if multipart else data)
         assert reply.status == 200
         assert reply.headers["content-type"] == "application/octet-stream"
         assert int(reply.headers["content-length"]) == len(reply.body)
-        (task,) = miner.generator.tasks
+        (task,) = miner.engine.tasks
         assert (task.prompt, task.seed) == ("a blue cube", 7)
     cloud = ply.decode(reply.body)
     for name, values in ball().arrays():  # Not as SPZ would have rounded it ...
@@ -63,13 +65,13 @@ async def test_a_prompt_becomes_the_very_cloud_as_a_ply_file(
 
 @pytest.mark.parametrize("path", ["/generate/", "/generate"])
 async def test_an_image_goes_in_as_it_is(tmp_path: Path, path: str) -> None:
-    async with running(tmp_path, generator=Remembering()) as miner:
+    async with running(tmp_path, engine=Remembering()) as miner:
         reply = await miner.post(path, data=form(prompt_image_file=picture(), seed="0"))
         assert reply.status == 200
-        (task,) = miner.generator.tasks
+        (task,) = miner.engine.tasks
         assert isinstance(task, ImageTask)
         assert (task.image, task.seed) == (picture(), 0)
-        assert miner.generator.ran[0][1] == "background"
+        assert miner.engine.ran[0][1] == "cutout"
     assert check(ply.decode(reply.body)).passed
 
 
@@ -92,7 +94,7 @@ async def test_the_log_tells_the_stages_and_the_total_time(tmp_path: Path) -> No
     finally:
         logger.remove(sink)
     (line,) = [line for line in lines if "Total time" in line]
-    for stage, seconds in PRIOR.items():
+    for stage, seconds in seconds_by_stage(miner.engine).items():
         assert f"{stage} {seconds:.2f} s" in line
         assert f"{stage};dur={1000 * seconds:.1f}" in reply.headers["server-timing"]
     assert "8,000 Gaussians" in line
@@ -118,31 +120,68 @@ async def test_the_file_is_written_off_the_event_loop(
     assert threading.current_thread() not in threads
 
 
-async def test_a_request_that_would_be_late_is_told_when_to_ask_again(tmp_path: Path) -> None:
-    async with running(tmp_path, budget_s=8.0) as miner:  # One takes 4 s, so two are too many.
-        miner.generator.hold_at = "text_to_image"
+async def test_a_request_that_would_be_late_is_answered_with_the_time_to_ask_again(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, budget_s=8.0) as miner:  # Two of 5.2 s are too many.
+        miner.engine.hold_at = "denoise"
         first = asyncio.create_task(miner.post(data={"prompt": "a blue cube"}))
-        await miner.generator.holding.wait()
+        await miner.engine.holding.wait()
         second = await miner.post(data={"prompt": "a red cube"})
-        miner.generator.release.set()
+        miner.engine.release.set()
         assert (await first).status == 200
-    assert (second.status, second.json["reason_code"]) == (503, "predicted_late")
-    predicted, budget = second.json["predicted_s"], second.json["budget_s"]
-    assert budget == 7.0
-    assert predicted - budget <= int(second.headers["retry-after"]) < predicted - budget + 1.5
-    assert "would be late: predicted" in second.message
+    assert second.status == 503
+    assert second.json["reason_code"] in ("predicted_late", "caller_share")
+    late_s = second.json["predicted_s"] - second.json["budget_s"]
+    assert late_s > 0.0
+    assert late_s <= int(second.headers["retry-after"]) < late_s + 1.0
+    assert second.json["outcome"] == "dropped"
+    assert "of 7.0 s" in second.message
 
 
-async def test_too_many_at_once_are_told_so(tmp_path: Path) -> None:
-    async with running(tmp_path, max_pending_per_caller=1) as miner:
-        miner.generator.hold_at = "text_to_image"
-        first = asyncio.create_task(miner.post(data={"prompt": "a blue cube"}))
-        await miner.generator.holding.wait()
-        second = await miner.post(data={"prompt": "a red cube"})
-        miner.generator.release.set()
-        assert (await first).status == 200
-    assert (second.status, second.json["reason_code"]) == (503, "caller_limit")
-    assert int(second.headers["retry-after"]) == server.RETRY_AFTER_S
+@pytest.mark.parametrize(
+    ("answer", "status", "retry_after"),
+    [
+        (Answer("dropped", "predicted_late", "why", "t", predicted_s=31.2, budget_s=28.0), 503, 4),
+        (Answer("dropped", "predicted_late", "why", "t", predicted_s=28.1, budget_s=28.0), 503, 1),
+        (Answer("dropped", "caller_share", "why", "t", predicted_s=9.0, budget_s=28.0), 503, 5),
+        (
+            Answer(
+                "dropped",
+                "predicted_late_stage",
+                "why",
+                "t",
+                stage="splats",
+                predicted_s=9.0,
+                budget_s=28.0,
+            ),
+            503,
+            5,
+        ),
+        (Answer("dropped", "engine_suspect", "why", "t"), 503, 5),
+        (Answer("dropped", "draining", "why", "t"), 503, 5),
+        (Answer("rejected", "bad_task", "why", "t"), 422, None),
+        (Answer("failed", "generation_error", "why", "t", stage="lift"), 500, None),
+        (Answer("failed", "engine_dead", "why", "t"), 500, None),
+    ],
+)
+async def test_every_outcome_has_its_status_and_says_why(
+    tmp_path: Path, answer: Answer, status: int, retry_after: int | None
+) -> None:
+    async def handle(request: Request) -> Answer:
+        return answer
+
+    async with running(tmp_path) as miner:
+        miner.service.handle = handle  # type: ignore[method-assign]
+        reply = await miner.post(data={"prompt": "a blue cube"})
+    assert reply.status == status
+    assert reply.message == "why"
+    assert (reply.json["outcome"], reply.json["reason_code"]) == (
+        answer.outcome,
+        answer.reason_code,
+    )
+    assert reply.json.get("stage") == answer.stage
+    assert reply.headers.get("retry-after") == (None if retry_after is None else str(retry_after))
 
 
 @pytest.mark.parametrize(
@@ -156,10 +195,29 @@ async def test_a_failure_is_status_500_with_the_reason(
     tmp_path: Path, error: Exception, code: str
 ) -> None:
     async with running(tmp_path) as miner:
-        miner.generator.error_at, miner.generator.error = "splats", error
+        miner.engine.error_at, miner.engine.error = "splats", error
         reply = await miner.post(data={"prompt": "a blue cube"})
     assert (reply.status, reply.json["reason_code"]) == (500, code)
     assert str(error) in reply.message
+
+
+async def test_a_task_that_only_the_engine_can_judge_is_422(tmp_path: Path) -> None:
+    async with running(tmp_path) as miner:
+        miner.engine.error_at, miner.engine.error = "cutout", TaskError("no object in the picture")
+        reply = await miner.post(data=form(prompt_image_file=picture()))
+    assert (reply.status, reply.json["reason_code"]) == (422, "bad_task")
+    assert "no object in the picture" in reply.message
+
+
+async def test_the_service_learns_how_long_the_delivery_took(tmp_path: Path) -> None:
+    learned: list[tuple[str, int, float]] = []
+    async with running(tmp_path) as miner:
+        miner.service.delivered = lambda *values: learned.append(values)  # type: ignore
+        assert (await miner.post(data={"prompt": "a blue cube"})).status == 200
+        assert (await miner.post(data={"prompt": ""})).status == 422
+    ((transport, size, seconds),) = learned
+    assert (transport, size) == ("http", len(ball_spz()))
+    assert 0.0 < seconds < 5.0
 
 
 async def test_health_follows_the_states(tmp_path: Path) -> None:
@@ -178,15 +236,33 @@ async def test_health_follows_the_states(tmp_path: Path) -> None:
 
 async def test_closing_delivers_what_is_under_way(tmp_path: Path) -> None:
     async with running(tmp_path) as miner:
-        miner.generator.hold_at = "splats"
+        miner.engine.hold_at = "splats"
         asking = asyncio.create_task(miner.post(data={"prompt": "a blue cube"}))
-        await miner.generator.holding.wait()
+        await miner.engine.holding.wait()
     assert (await asking).status == 200
 
 
-async def test_the_real_pipeline_behind_it_makes_a_valid_file(tmp_path: Path) -> None:
-    pipeline = GenerationPipeline(preset("embedded"), progress=False)
-    async with running(tmp_path, generator=pipeline) as miner:
+class Warm(LocalEngine):
+    """The warm engine of this run under its name in the miner; it has been started already."""
+
+    def __init__(self, engine: Engine, seconds: Mapping[str, float]) -> None:
+        self.__dict__ = {**engine.__dict__, "name": "local"}
+        self._seconds = seconds
+
+    async def start(self) -> None:
+        pass
+
+    async def warm_up(self) -> Mapping[str, float]:
+        return self._seconds
+
+    async def close(self, *, limit_s: float = 0.0) -> bool:
+        return True
+
+
+async def test_the_real_engine_behind_it_makes_a_valid_file(
+    tmp_path: Path, warm_engine: Engine, warm_up_seconds: dict[str, float]
+) -> None:
+    async with running(tmp_path, engine=Warm(warm_engine, warm_up_seconds)) as miner:
         reply = await miner.post(data=form(prompt="a blue cube"))
     assert reply.status == 200, reply.body
     report = check(ply.decode(reply.body))

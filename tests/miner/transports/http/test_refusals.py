@@ -43,7 +43,7 @@ async def test_an_unusable_task_is_422_and_logged_once(
         assert message in reply.message
         (answered,) = miner.events("answered")
         assert (answered["outcome"], answered["transport"]) == ("rejected", "http")
-        assert miner.generator.ran == []
+        assert miner.engine.ran == []
         assert (await miner.post(data={"prompt": "a blue cube"})).status == 200
 
 
@@ -141,7 +141,7 @@ async def test_only_the_key_opens(tmp_path: Path, headers: dict[str, str], statu
             assert reply.headers["www-authenticate"] == "Bearer"
             (refused,) = miner.events("refused")
             assert refused["reason_code"] == "bad_api_key"
-            assert miner.generator.ran == []
+            assert miner.engine.ran == []
         assert "s3cret" not in miner.log.path.read_text()
 
 

@@ -18,12 +18,12 @@ from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.pull.calls import NoAnswer, ValidatorCalls, _on_our_clock
 from miner.transports.pull.puller import PullTransport, offline_dendrite
-from miner.transports.pull.state import PullStateFile, TaskInHand
+from miner.transports.pull.state import AssignedTask, PullStateFile
 from miner.transports.pull.validators import Selection
 from protocol import spz
 from protocol.synapses import Feedback, GetVersion, PullTask, SubmitResults
 from tests.miner.transports.push.test_axon_checks import StaticChain
-from tests.support.fakes import FakeGenerator, ball, ball_spz
+from tests.support.fakes import FakeEngine, ball, ball_spz
 from tests.support.loopback import free_port
 from tests.support.pull_running import SHORT, Validator, tasks
 from tests.support.running import MINER, OTHER, VALIDATOR
@@ -77,7 +77,7 @@ async def pulling(
     folder: Path, validator: Validator, calls: ValidatorCalls
 ) -> AsyncIterator[ScoreLog]:
     log = ScoreLog(folder)
-    service = MinerService(FakeGenerator(), log, budget_s=30.0, margin_s=1.0)
+    service = MinerService([FakeEngine()], log, budget_s=30.0, margin_s=1.0)
     transport = PullTransport(
         service,
         StaticChain(validator.neuron),
@@ -149,16 +149,16 @@ async def test_a_result_that_another_key_has_signed_is_refused_and_said_plainly(
     assert not (tmp_path / f"{record.name}.spz").exists()
 
 
-def in_hand(task: TrialTask, **fields: Any) -> TaskInHand:
+def assigned(task: TrialTask, **fields: Any) -> AssignedTask:
     values = {"id": task.id, "kind": task.kind, "prompt": task.wire, **fields}
-    return TaskInHand(validator=VALIDATOR.ss58_address, assigned_at=0.0, **values)
+    return AssignedTask(validator=VALIDATOR.ss58_address, assigned_at=0.0, **values)
 
 
 async def test_what_a_validator_says_at_each_step(serve: Callable[..., Any]) -> None:
     (task, *_) = tasks()
     async with serve([task]) as validator, calling() as calls:
         with pytest.raises(NoAnswer) as caught:
-            await calls.submit(validator.neuron, in_hand(task), b"")
+            await calls.submit(validator.neuron, assigned(task), b"")
         assert (caught.value.status, caught.value.reached) == (403, True)
         assert "no task is assigned" in str(caught.value)
         first = await calls.pull(validator.neuron)
@@ -166,9 +166,9 @@ async def test_what_a_validator_says_at_each_step(serve: Callable[..., Any]) -> 
         assert first == again
         assert first.task is not None
         assert (first.task.prompt, first.threshold, first.cooldown_until) == ("a blue cube", 0.6, 0)
-        stale = await calls.submit(validator.neuron, in_hand(task, id="stale"), ball_spz())
+        stale = await calls.submit(validator.neuron, assigned(task, id="stale"), ball_spz())
         assert (stale.feedback, stale.cooldown_until) == (Feedback(average_fidelity_score=1.0), 0)
-        done = await calls.submit(validator.neuron, in_hand(task), ball_spz())
+        done = await calls.submit(validator.neuron, assigned(task), ball_spz())
         assert done.feedback is not None
         assert done.feedback.task_fidelity_score == 1.0
         early = await calls.pull(validator.neuron)

@@ -58,20 +58,20 @@ async def test_a_task_is_pulled_made_submitted_and_settled(start_pulling: StartP
     assert pulling.calls.closed
 
 
-async def test_what_is_in_hand_is_on_disk_before_anything_is_done_with_it(
+async def test_an_assigned_task_is_on_disk_before_anything_is_done_with_it(
     start_pulling: StartPulling,
 ) -> None:
     noted: list[tuple[int, bool]] = []
 
     def prepare(pulling: Pulling) -> None:
         pulling.calls.pulls = [text()]
-        generate = pulling.generator.generate
+        run = pulling.engine.run
 
-        async def watched(task: Any, **arguments: Any) -> Any:
-            noted.extend((t.starts, t.submitted_at is None) for t in pulling.file.load().tasks)
-            return await generate(task, **arguments)
+        async def watched(*args: Any, **arguments: Any) -> Any:
+            noted.extend((t.starts, t.submitted_at is None) for t in pulling.saved().tasks)
+            return await run(*args, **arguments)
 
-        pulling.generator.generate = watched  # type: ignore[method-assign]
+        pulling.engine.run = watched  # type: ignore[method-assign]
         pulling.calls.before_submit = lambda: noted.extend(
             (t.starts, t.submitted_at is None) for t in pulling.file.load().tasks
         )
@@ -91,7 +91,7 @@ async def test_an_image_task(start_pulling: StartPulling) -> None:
 
     async with start_pulling(prepare) as pulling:
         await pulling.settled()
-        assert pulling.generator.ran[0] == ("i-1", "background")
+        assert pulling.engine.ran[0] == ("i-1", "cutout")
         assert pulling.events("answered")[0]["kind"] == "image"
         assert prompt[:40] not in pulling.log.path.read_text()
 
@@ -107,10 +107,10 @@ async def test_an_empty_result_where_there_is_none_worth_submitting(
         pulling.calls.pulls = [text(prompt="" if how == "rejected" else "a cube")]
         pulling.calls.answers = [SubmitAnswer(Feedback(), START + 300.0)]
         if how == "failed":
-            pulling.generator.error_at = "splats"
-            pulling.generator.error = GenerationError("no surface")
+            pulling.engine.error_at = "splats"
+            pulling.engine.error = GenerationError("no surface")
         if how == "dropped":
-            pulling.generator.prior["splats"] = 60.0
+            pulling.engine.seconds["splats"] = 60.0
         if how == "invalid":
             monkeypatch.setattr("tests.support.fakes.check", lambda cloud: INVALID)
 
@@ -189,19 +189,19 @@ async def test_a_validator_without_a_task_or_an_answer_is_left_alone(
     )
 
 
-async def test_nothing_is_pulled_while_the_generator_is_busy(start_pulling: StartPulling) -> None:
+async def test_nothing_is_pulled_while_the_engine_is_busy(start_pulling: StartPulling) -> None:
     def prepare(pulling: Pulling) -> None:
-        pulling.generator.hold_at = "splats"
+        pulling.engine.hold_at = "splats"
         pulling.chain.snapshot = type(pulling.chain.snapshot)({}, 0.0)
 
     async with start_pulling(prepare) as pulling:
         pushed = Request(TextTask(id="p", prompt="a cube"), Caller("5X"), "axon", START)
         asking = asyncio.create_task(pulling.service.handle(pushed))
-        await pulling.generator.holding.wait()
+        await pulling.engine.holding.wait()
         pulling.chain.snapshot = StaticChain(VALIDATOR).snapshot
         await a_while()
         assert pulling.calls.pulled == 0
-        pulling.generator.release.set()
+        pulling.engine.release.set()
         await asking
         await a_while()
         assert pulling.calls.pulled == 1
@@ -212,16 +212,16 @@ async def test_as_many_tasks_at_once_as_there_are_workers(
     start_pulling: StartPulling, workers: int
 ) -> None:
     def prepare(pulling: Pulling) -> None:
-        pulling.generator.hold_at = "splats"
+        pulling.engine.hold_at = "splats"
         pulling.calls.pulls = [text(f"t-{number}") for number in range(3)]
         neurons = [VALIDATOR.model_copy(update={"uid": u, "hotkey": f"5V{u}"}) for u in range(3)]
         pulling.chain.snapshot = StaticChain(*neurons).snapshot
 
     async with start_pulling(prepare, workers=workers) as pulling:
-        await pulling.generator.holding.wait()
+        await pulling.engine.holding.wait()
         await a_while()
         assert pulling.calls.pulled == workers
-        pulling.generator.release.set()
+        pulling.engine.release.set()
         await pulling.settled(3)
         validators = {hotkey for hotkey, _, _ in pulling.calls.submitted}
         assert validators == {"5V0", "5V1", "5V2"}

@@ -1,4 +1,4 @@
-"""What the pull way does about tasks of an earlier run, and about those in hand when it stops."""
+"""Tasks of an earlier run, and tasks that are not done when the miner stops."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,17 +8,19 @@ import pytest
 
 from generation.errors import EngineDead
 from miner.chain.metagraph import Snapshot
-from miner.transports.pull.state import TaskInHand
+from miner.request import Answer, Request
+from miner.transports.pull.state import AssignedTask
 from tests.support.fake_validators import (
     START,
     Pulling,
     StartPulling,
+    a_while,
     text,
 )
 from tests.support.fakes import ball_spz
 
 
-def in_hand(**fields: Any) -> Callable[[Pulling], None]:
+def assigned(**fields: Any) -> Callable[[Pulling], None]:
     values = {
         "validator": "5V",
         "id": "t-0",
@@ -31,7 +33,7 @@ def in_hand(**fields: Any) -> Callable[[Pulling], None]:
 
     def prepare(pulling: Pulling) -> None:
         empty = pulling.file.load()
-        pulling.file.save(empty.model_copy(update={"tasks": (TaskInHand(**values),)}))
+        pulling.file.save(empty.model_copy(update={"tasks": (AssignedTask(**values),)}))
 
     return prepare
 
@@ -48,7 +50,7 @@ def in_hand(**fields: Any) -> Callable[[Pulling], None]:
 async def test_a_task_of_an_earlier_run_is_resumed_without_a_second_pull(
     start_pulling: StartPulling, fields: dict[str, Any], asset: bool, sleeps: list[float]
 ) -> None:
-    async with start_pulling(in_hand(**fields)) as pulling:
+    async with start_pulling(assigned(**fields)) as pulling:
         await pulling.settled()
         assert pulling.calls.submitted == [("5V", "t-0", ball_spz() if asset else b"")]
         assert pulling.time.sleeps == sleeps
@@ -57,7 +59,7 @@ async def test_a_task_of_an_earlier_run_is_resumed_without_a_second_pull(
 
 
 async def test_a_task_whose_validator_has_left_is_reported(start_pulling: StartPulling) -> None:
-    async with start_pulling(in_hand(validator="5Gone")) as pulling:
+    async with start_pulling(assigned(validator="5Gone")) as pulling:
         (feedback,) = await pulling.settled()
         assert (feedback["caller"], feedback["fate"]) == ("5Gone", "unknown")
         assert pulling.calls.submitted == []
@@ -67,7 +69,7 @@ async def test_a_reading_that_lacks_the_validator_for_once_loses_no_result(
     start_pulling: StartPulling,
 ) -> None:
     def prepare(pulling: Pulling) -> None:
-        in_hand()(pulling)
+        assigned()(pulling)
         whole, pulling.chain.snapshot = pulling.chain.snapshot, Snapshot({}, START)
 
         def read_again() -> None:
@@ -82,24 +84,34 @@ async def test_a_reading_that_lacks_the_validator_for_once_loses_no_result(
 
 
 def pull_and_hold(pulling: Pulling) -> None:
-    pulling.generator.hold_at = "splats"
+    pulling.engine.hold_at = "splats"
     pulling.calls.pulls = [text()]
 
 
 async def drain_while_held(pulling: Pulling) -> asyncio.Task[None]:
-    await pulling.generator.holding.wait()
+    await pulling.engine.holding.wait()
     return asyncio.create_task(pulling.service.drain())
 
 
-async def test_a_task_in_hand_when_the_miner_stops_is_kept_for_the_next_start(
+async def test_a_task_that_is_not_done_when_the_miner_stops_is_kept_for_the_next_start(
     start_pulling: StartPulling,
 ) -> None:
-    async with start_pulling(pull_and_hold) as pulling:
-        draining = await drain_while_held(pulling)
-        await asyncio.sleep(0)
-        for in_hand in pulling.service._in_hand.values():
-            in_hand.work.cancel()
-        await draining
+    entered, over = asyncio.Event(), asyncio.Event()
+
+    async def late(request: Request) -> Answer:
+        entered.set()
+        await over.wait()
+        return Answer("dropped", "deadline_passed", "not done after 29.00 s", request.task.id)
+
+    def prepare(pulling: Pulling) -> None:
+        pulling.calls.pulls = [text()]
+        pulling.service.handle = late  # type: ignore[method-assign]
+
+    async with start_pulling(prepare) as pulling:
+        await entered.wait()
+        await pulling.service.drain()
+        over.set()
+        await a_while()
     (kept,) = pulling.file.load().tasks
     assert (kept.id, kept.starts, kept.submitted_at) == ("t-1", 0, None)
     assert pulling.calls.submitted == []
@@ -110,8 +122,8 @@ async def test_a_task_whose_generation_ends_the_process_is_tried_once_more(
 ) -> None:
     def prepare(pulling: Pulling) -> None:
         pulling.calls.pulls = [text()]
-        pulling.generator.error_at = "splats"
-        pulling.generator.error = EngineDead("splats lost the device")
+        pulling.engine.error_at = "splats"
+        pulling.engine.error = EngineDead("splats lost the device")
 
     async with start_pulling(prepare) as pulling:
         await pulling.service.died.wait()
@@ -126,7 +138,7 @@ async def test_a_result_that_is_ready_when_the_miner_stops_is_delivered(
 ) -> None:
     async with start_pulling(pull_and_hold) as pulling:
         draining = await drain_while_held(pulling)
-        pulling.generator.release.set()
+        pulling.engine.release.set()
         await draining
     assert pulling.calls.submitted == [("5V", "t-1", ball_spz())]
     assert pulling.file.load().tasks == ()

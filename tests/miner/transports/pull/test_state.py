@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from miner.transports.pull.state import PullState, PullStateFile, TaskInHand
+from miner.transports.pull.state import AssignedTask, PullState, PullStateFile
 from miner.transports.pull.validators import Standing
 from protocol.errors import SetupError
 
-TASK = TaskInHand(
+TASK = AssignedTask(
     validator="5V", id="t-1", kind="text", prompt="a blue cube", assigned_at=1.8e9, starts=1
 )
 STATE = PullState(

@@ -9,8 +9,8 @@ import pytest
 from miner.transports.pull.puller import offline_dendrite
 from miner.transports.push.checks import MAX_AGE_S, MAX_AHEAD_S, NANOSECONDS
 from protocol import spz
-from tests.support.fakes import PRIOR, ball, ball_spz
-from tests.support.running import OTHER, STRANGER, VALIDATOR, Running
+from tests.support.fakes import ball, ball_spz
+from tests.support.running import OTHER, STRANGER, VALIDATOR, Running, seconds_by_stage
 
 # Bittensor 10 reads pydantic's fields through an instance.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
@@ -26,11 +26,12 @@ async def test_a_plain_dendrite_gets_an_asset(miner: Running) -> None:
     assert asset == ball_spz()
     assert len(spz.decode(asset)) == reply.gaussians == len(ball())
     assert reply.size_bytes == len(asset)
-    assert reply.timings == PRIOR
+    assert reply.timings == pytest.approx(seconds_by_stage(miner.engine))
     assert (reply.prompt, reply.seed, reply.miner_version) == ("a blue cube", 7, "1.2.3")
     (line,) = miner.events("answered")
     assert line["caller"] == VALIDATOR.ss58_address
-    assert (line["uid"], line["transport"], line["budget_s"]) == (1, "axon", 19.0)
+    assert (line["uid"], line["transport"]) == (1, "axon")
+    assert 18.0 < line["budget_s"] < 19.0  # Less the margin and the delivery.
 
 
 async def test_an_unregistered_hotkey_gets_403_with_the_reason(miner: Running) -> None:
@@ -39,7 +40,7 @@ async def test_an_unregistered_hotkey_gets_403_with_the_reason(miner: Running) -
         reply = await miner.ask()
     assert reply.dendrite.status_code == 403
     assert "the hotkey is not registered on this subnet" in reply.dendrite.status_message
-    assert miner.generator.ran == []
+    assert miner.engine.ran == []
     assert miner.events("answered") == []
     assert miner.events("refused")[0]["reason_code"] == "unknown_hotkey"
 
@@ -67,7 +68,7 @@ async def test_a_claimed_identity_without_its_key_is_refused(miner: Running) -> 
     headers, body = miner.signed(STRANGER)
     headers["bt_header_dendrite_hotkey"] = VALIDATOR.ss58_address
     assert (await miner.post(headers, body))[0] == 401
-    assert miner.generator.ran == []
+    assert miner.engine.ran == []
 
 
 async def test_a_body_changed_on_the_way_is_refused(miner: Running) -> None:
@@ -77,7 +78,7 @@ async def test_a_body_changed_on_the_way_is_refused(miner: Running) -> None:
         status, reply = await miner.post(headers, body)
         assert status == 400, name
         assert "Hash mismatch" in reply["message"]
-    assert miner.generator.ran == []
+    assert miner.engine.ran == []
 
 
 async def test_the_same_message_is_taken_once(miner: Running) -> None:
@@ -120,7 +121,7 @@ async def test_a_message_outside_its_time_or_signature_is_refused(miner: Running
         headers, body = miner.signed(nonce=time.time_ns() - int(age_s * SECOND))
         status, _ = await miner.post({**headers, **changed}, body)
         assert status == 401, (age_s, changed)
-    assert miner.generator.ran == []
+    assert miner.engine.ran == []
     assert (await miner.ask()).outcome == "completed"
 
 

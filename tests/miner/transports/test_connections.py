@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from miner.transports.body_limit import BodyLimit, Message
-from miner.transports.disconnects import ClientConnections, while_connected
+from miner.transports.connections import ClientConnections, while_connected
 from tests.support.loopback import free_port
 
 LIMIT_S = 0.1
