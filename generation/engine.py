@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from generation import collector
+from generation import process
 from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
 from generation.lanes import Lane, TurnExpired
 from generation.lift import stages_of
@@ -133,29 +133,31 @@ class Engine:
         self._frozen = False
 
     async def start(self) -> None:
-        """Loads the networks, in the thread of the lane `gpu`.
+        """Loads the networks, in the thread of the lane `gpu`; one engine at a time.
 
         Raises:
             SetupError: The device is not there, a file is missing or wrong, or memory runs out.
         """
         if self._functions is not None:
             return
-        with self._bar(len(self._stages) + _LOADING_STEPS) as tick:
-            load = partial(_load, self.settings, self._models_dir, tick)
-            try:
-                loaded = await self._lanes[GPU].run(_FIRST, load)
-            except EngineDead as error:
-                raise SetupError(
-                    f"preset {self.settings.name} could not be loaded: {error}",
-                    fix="see the log above",
-                ) from error
+        async with process.one_at_a_time():
+            with self._bar(len(self._stages) + _LOADING_STEPS) as tick:
+                load = partial(_load, self.settings, self._models_dir, tick)
+                try:
+                    loaded = await self._lanes[GPU].run(_FIRST, load)
+                except EngineDead as error:
+                    raise SetupError(
+                        f"preset {self.settings.name} could not be loaded: {error}",
+                        fix="see the log above",
+                    ) from error
         self._functions = loaded.functions
         self._drop_caches, self._remembers = loaded.drop_caches, loaded.remembers
 
     async def warm_up(self) -> Mapping[str, float]:
         """Generates at every rung, so that the first request meets a warm engine.
 
-        Whatever is compiled or recorded when it first runs is done before it is timed.
+        Whatever is compiled or recorded when it first runs is done before it is timed. The engines
+        of a process warm up one after the other.
 
         Returns:
             Seconds by cost key, for every key that `route` can return.
@@ -164,25 +166,27 @@ class Engine:
             SetupError: A step failed.
         """
         compiles = self.settings.accelerate
-        with self._bar(count_steps(self.ladder, self.route, compiles=compiles)) as tick:
+        steps = count_steps(self.ladder, self.route, compiles=compiles)
+        async with process.one_at_a_time():
             try:
-                seconds = await visit_cost_keys(
-                    self.ladder,
-                    self.route,
-                    self._walk,
-                    self._remembers,
-                    tick,
-                    compiles=compiles,
-                )
+                with self._bar(steps) as tick:
+                    seconds = await visit_cost_keys(
+                        self.ladder,
+                        self.route,
+                        self._walk,
+                        self._remembers,
+                        tick,
+                        compiles=compiles,
+                    )
             except (GenerationError, EngineDead, TaskError) as error:
                 raise SetupError(
                     f"preset {self.settings.name} failed its warm-up: {error}",
                     fix="see the log above; `python -m scripts.benchmark pipeline --preset "
                     f"{self.settings.name}` repeats it alone",
                 ) from error
-        if not self._frozen:
-            self._frozen = True
-            await collector.freeze()
+            if not self._frozen:
+                self._frozen = True
+                await process.freeze()
         return seconds
 
     def route(self, task: Task, rung: Rung) -> tuple[Step, ...]:
@@ -269,7 +273,7 @@ class Engine:
         self._remembers = lambda prompt: False
         if self._frozen:
             self._frozen = False
-            collector.unfreeze()
+            process.unfreeze()
         return all(ended)
 
     async def _walk(self, request: RequestRun) -> tuple[Any, Cutout | None]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from generation.plan import Plan, Rung, Step
+from generation.plan import Rung, Step
 from generation.scoring.validity import ValidityReport
 from protocol.gaussians import GaussianCloud
 from protocol.images import read_size
@@ -151,11 +151,6 @@ def route(
         if isinstance(task, TextTask) or not stage.text_only
         for index in range(stage.repeats(rung))
     )
-
-
-def plain_plan(stages: tuple[Stage, ...], task: Task, rung: Rung) -> Plan:
-    """Returns a plan without limits, for tools that make one object and wait for it."""
-    return Plan(rung, route(stages, task, rung))
 
 
 def lane_workers(stages: tuple[Stage, ...]) -> Mapping[str, int]:

@@ -1,5 +1,7 @@
 """The warm-up visits what requests will meet, and times it when nothing is left to compile."""
 
+import asyncio
+import gc
 import io
 import itertools
 from collections import Counter
@@ -10,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from generation import process
 from generation.engine import Engine
 from generation.presets import preset
 from generation.stage import LARGE_PIXELS, StepContext
@@ -96,6 +99,39 @@ async def test_image_tasks_are_visited_small_and_large(engine: Engine, fakes: Fa
         if isinstance(context.task, ImageTask)
     )
     assert set(sizes) == set(itertools.product((False, True), (False, True)))
+
+
+async def test_engines_of_one_process_warm_up_one_after_the_other() -> None:
+    now: list[str] = []
+
+    def engine(name: str) -> Engine:
+        fakes = FakeStages()
+        fakes.on_call = lambda stage, context: now.append(name)
+        return fakes.engine()
+
+    engines = engine("first"), engine("second")
+    await asyncio.gather(*(engine.warm_up() for engine in engines))
+    assert now == sorted(now)
+    assert set(now) == {"first", "second"}
+    for ended in [await engine.close() for engine in engines]:
+        assert ended
+
+
+async def test_what_was_loaded_is_frozen_until_the_last_engine_closes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "_engines", 0)
+    gc.unfreeze()  # What the engine of other tests has frozen.
+    first, second = FakeStages().engine(), FakeStages().engine()
+    await first.warm_up()
+    frozen = gc.get_freeze_count()
+    assert frozen > 10_000
+    await second.warm_up()
+    assert gc.get_freeze_count() <= frozen  # Nothing of the requests that run meanwhile is kept.
+    assert await first.close()
+    assert gc.get_freeze_count() > 10_000
+    assert await second.close()
+    assert gc.get_freeze_count() == 0
 
 
 def test_rungs_that_cost_nothing_new_are_left_out() -> None:
