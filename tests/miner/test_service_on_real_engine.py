@@ -1,0 +1,147 @@
+"""Predictions against reality: the service on a real engine, with stages of known length."""
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generation.engine import Engine
+from generation.plan import Rung
+from generation.presets import preset
+from generation.settings import GenerationSettings, RungSettings
+from generation.stage import StepContext, route
+from miner.request import Answer, Caller, Request
+from miner.scheduling.estimates import DELIVERY_FLOOR_S
+from miner.score.log import ScoreLog
+from miner.service import MinerService
+from protocol.tasks import ImageTask, Task, TextTask
+from tests.support.fake_stages import FakeStages
+from tests.support.fakes import picture
+
+SECONDS = {
+    "prompt": 0.04,
+    "denoise": 0.03,
+    "decode": 0.03,
+    "cutout": 0.05,
+    "lift": 0.06,
+    "splats": 0.04,
+    "encode": 0.03,
+}
+MARGIN_S = 0.1
+
+
+def settings() -> GenerationSettings:
+    """The preset `embedded` with two denoising steps, and one rung with a single one."""
+    base = preset("embedded")
+    drawing = base.text_to_image.model_copy(update={"steps": 2})
+    return base.model_copy(
+        update={"text_to_image": drawing, "rungs": (RungSettings(name="one_step", steps=1),)}
+    )
+
+
+def task(number: int) -> Task:
+    """Every third task brings a picture."""
+    if number % 3 == 2:
+        return ImageTask(id=str(number), image=picture())
+    return TextTask(id=str(number), prompt=f"thing {number}")
+
+
+class TimedEngine(Engine):
+    """An engine for the service."""
+
+    name = "timed"
+    machine = "this one"
+
+
+class Machine:
+    """A service on an engine whose stages sleep for as long as `SECONDS` says, give or take 5 %."""
+
+    def __init__(self, folder: Path) -> None:
+        self.random = random.Random(1)
+        stages = FakeStages()
+        stages.on_call = self._take_time
+        self.engine = TimedEngine(
+            settings(),
+            functions=stages.functions(),
+            remembers=stages.remembers,
+            progress=False,
+        )
+        self.log = ScoreLog(folder)
+        self.service = MinerService([self.engine], self.log, budget_s=4.0, margin_s=MARGIN_S)
+
+    async def start(self) -> None:
+        """Warms up, and lets the estimates settle."""
+        await self.service.start()
+        for number in range(6):
+            # Answers reach their callers in no time.
+            for _ in range(9):
+                self.service.delivered("axon", 10**6, DELIVERY_FLOOR_S)
+            await self.ask(-number, allowed_s=4.0)
+
+    async def ask(self, number: int, *, allowed_s: float) -> Answer:
+        caller = Caller(f"5{number % 8}")
+        return await self.service.handle(
+            Request(task(abs(number)), caller, "axon", time.monotonic(), allowed_s)
+        )
+
+    def gpu_seconds(self, rung: Rung) -> float:
+        """Mean seconds of a task in the lane that limits the machine."""
+        routes = [route(self.engine._stages["triposr"], task(number), rung) for number in range(3)]
+        seconds = [SECONDS[step.stage] for steps in routes for step in steps if step.lane == "gpu"]
+        return sum(seconds) / len(routes)
+
+    def _take_time(self, stage: str, context: StepContext) -> None:
+        time.sleep(SECONDS[stage] * self.random.uniform(0.95, 1.05))
+
+
+@pytest.fixture
+async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
+    made = Machine(tmp_path)
+    await made.start()
+    yield made
+    await made.service.drain()
+    await made.service.close()
+    made.log.close()
+
+
+async def test_predictions_are_within_10_percent_of_what_requests_take(machine: Machine) -> None:
+    answers: list[Answer] = []
+    for wave in range(4):
+        asking: list[asyncio.Task[Answer]] = []
+        for place in range(8):
+            # Later ones have later deadlines: nobody can know who will overtake.
+            asked = machine.ask(8 * wave + place, allowed_s=2.8 + 0.1 * place)
+            asking.append(asyncio.create_task(asked))
+            await asyncio.sleep(machine.random.uniform(0.0, 0.04))
+        answers += await asyncio.gather(*asking)
+    assert {answer.outcome for answer in answers} == {"completed"}
+    waited = [answer.total_s - sum(answer.timings.values()) for answer in answers]
+    assert statistics.median(waited) > 0.2  # Most of it was waiting, in one of three lanes.
+    errors = []
+    for answer in answers:
+        taken = answer.total_s + DELIVERY_FLOOR_S
+        assert answer.predicted_s is not None
+        errors.append(abs(answer.predicted_s - taken) / taken)
+    assert statistics.median(errors) < 0.10
+
+
+async def test_an_overloaded_machine_keeps_its_promises(machine: Machine) -> None:
+    pause = machine.gpu_seconds(machine.engine.ladder[0]) / 2.0
+    asking: list[tuple[float, asyncio.Task[Any]]] = []
+    for number in range(40):
+        await asyncio.sleep(machine.random.expovariate(1.0 / pause))
+        allowed = machine.random.choice([1.0, 1.5, 2.0, 4.0])
+        asking.append((allowed, asyncio.create_task(machine.ask(number, allowed_s=allowed))))
+    answers = [(allowed, await asked) for allowed, asked in asking]
+    completed = [(allowed, answer) for allowed, answer in answers if answer.outcome == "completed"]
+    assert len(completed) > len(answers) / 2
+    for allowed, answer in completed:
+        assert answer.total_s <= allowed - MARGIN_S
+    codes = [answer.reason_code for _, answer in answers]
+    assert "deadline_passed" not in codes
+    assert set(codes) > {"ok"}  # It was overloaded.
