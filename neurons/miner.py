@@ -1,18 +1,18 @@
 """A miner neuron: `python -m neurons.miner --help`."""
 
 import asyncio
-import faulthandler
 import os
 import signal
 import sys
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from loguru import logger
 
-from miner.assembly import assemble, chain_of
+from miner.assembly import Parts, assemble, chain_of
+from miner.last_resort import LastResort
 from miner.logs import configure_logs
 from miner.score.log import ScoreLog
 from miner.settings.miner import MinerConfig
@@ -22,9 +22,8 @@ from protocol.errors import SetupError
 # What they import takes seconds; --help and a mistyped flag are answered at once.
 if TYPE_CHECKING:
     from miner.chain.metagraph import Chain
-    from miner.service import MinerService
-    from miner.transports import Transport
 
+T = TypeVar("T")
 STOPPED, DIED, NOT_STARTED, DEREGISTERED = 0, 1, 2, 3
 
 
@@ -39,29 +38,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         configure_logs(config.log_level, config.log_dir)
         code, hung = asyncio.run(_run(config, ScoreLog(config.log_dir)))
+        if hung:
+            logger.warning("a thread hangs; the process ends without it")
+            logger.complete()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        return code
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return NOT_STARTED
     finally:
-        faulthandler.cancel_dump_traceback_later()
-    if hung:
-        logger.warning("a thread hangs; the process ends without it")
-        logger.complete()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
+        LastResort.call_off()
 
 
 async def _run(config: MinerConfig, score_log: ScoreLog) -> tuple[int, bool]:
-    stop = _stop_on_signals(config.drain_limit)
+    last_resort = LastResort(config.drain_limit)
+    stop = _stop_on_signals(last_resort)
     started = time.monotonic()
     code, reason, hung = DIED, "unexpected error", False
     try:
         chain = chain_of(config)
-        parts = await assemble(config, chain, score_log)
-        code, reason = await _serve(parts.service, parts.transports, parts.axon, chain, stop)
-        hung = parts.service.hung
+        parts = await _until((stop,), assemble(config, chain, score_log))
+        if parts is None:
+            await chain.close()
+            code, reason = STOPPED, "asked to by a signal"
+        else:
+            code, reason = await _serve(parts, chain, stop, last_resort)
+            hung = parts.service.hung
     except SetupError as error:
         code, reason = NOT_STARTED, error.problem
         raise
@@ -74,18 +78,17 @@ async def _run(config: MinerConfig, score_log: ScoreLog) -> tuple[int, bool]:
 
 
 async def _serve(
-    service: "MinerService",
-    transports: Sequence["Transport"],
-    axon: object | None,
-    chain: "Chain",
-    stop: asyncio.Event,
+    parts: Parts, chain: "Chain", stop: asyncio.Event, last_resort: LastResort
 ) -> tuple[int, str]:
+    service, transports = parts.service, parts.transports
+
     async def serve() -> None:
         for transport in transports:
             await transport.serve()
         await service.start()
+        last_resort.watch_loop()
         died = asyncio.create_task(service.died.wait())
-        publishing = asyncio.create_task(_publish(chain, axon))
+        publishing = asyncio.create_task(_publish(chain, parts.axon))
         try:
             await asyncio.wait({died, publishing}, return_when=asyncio.FIRST_COMPLETED)
             if publishing.done():
@@ -100,7 +103,10 @@ async def _serve(
         closing.push_async_callback(service.close)
         for transport in transports:
             closing.push_async_callback(transport.close)
-        await _until((stop, chain.deregistered), serve())
+        try:
+            await _until((stop, chain.deregistered), serve())
+        finally:
+            last_resort.process_ends()
         await service.drain()
     if service.died.is_set():
         return DIED, "the engine died"
@@ -114,31 +120,26 @@ async def _publish(chain: "Chain", axon: object | None) -> None:
         await chain.publish(axon)
 
 
-async def _until(ends: Sequence[asyncio.Event], coroutine: Coroutine[Any, Any, None]) -> None:
-    """Awaits the coroutine, or gives it up once one of the events is set."""
+async def _until(ends: Sequence[asyncio.Event], coroutine: Coroutine[Any, Any, T]) -> T | None:
+    """Awaits the coroutine, or gives it up and returns None once one of the events is set."""
     work = asyncio.create_task(coroutine)
     tasks = [work, *(asyncio.create_task(end.wait()) for end in ends)]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    if not work.cancelled():
-        work.result()
+    return None if work.cancelled() else work.result()
 
 
-def _stop_on_signals(limit_s: float) -> asyncio.Event:
-    """The first SIGTERM or SIGINT sets the event; the second one ends the process at once.
-
-    If the process is still there `limit_s` after the first, it prints where its threads are and
-    exits with 1, even if something holds the interpreter.
-    """
+def _stop_on_signals(last_resort: LastResort) -> asyncio.Event:
+    """The first SIGTERM or SIGINT sets the event; the second one ends the process at once."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def on_signal() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
         logger.info("answering what was admitted; a second signal stops at once")
-        faulthandler.dump_traceback_later(limit_s, exit=True)
+        last_resort.process_ends()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

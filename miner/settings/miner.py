@@ -136,7 +136,8 @@ class MinerConfig(Settings):
     drain_limit: Seconds = Field(
         45.0,
         alias="drain.limit",
-        description="seconds after which the process ends once it was asked to stop, whatever hangs",
+        description="seconds after which the process ends once it was asked to stop, or once its "
+        "event loop does not turn any more, whatever hangs",
     )
 
     limits_per_minute: Count = Field(

@@ -1,0 +1,89 @@
+"""Whatever holds a process, it ends within the limit: in processes of their own."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 0.6
+
+PROGRAM = f"""
+import asyncio, sys, threading, time
+from miner.last_resort import LastResort
+
+last_resort = LastResort({LIMIT_S})
+
+def held_interpreter():
+    sum(range(10**15))  # One call of C code that never lets another thread run.
+
+async def held_loop():
+    last_resort.watch_loop()
+    await asyncio.sleep(0.01)
+    time.sleep(60.0)
+
+async def held_by_a_thread():
+    last_resort.watch_loop()
+    await asyncio.sleep(0.01)
+    threading.Thread(target=held_interpreter, daemon=True).start()
+    await asyncio.sleep(60.0)
+
+async def does_not_end():
+    last_resort.watch_loop()
+    last_resort.process_ends()
+    for _ in range(1000):
+        await asyncio.sleep(0.06)
+        last_resort.process_ends()
+
+async def turns():
+    last_resort.watch_loop()
+    await asyncio.sleep(1.7 * {LIMIT_S})
+
+async def ends_in_time():
+    last_resort.process_ends()
+    last_resort.watch_loop()
+    await asyncio.sleep(0.01)
+
+try:
+    asyncio.run(globals()[sys.argv[1]]())
+finally:
+    last_resort.call_off()
+time.sleep({LIMIT_S})
+"""
+
+
+def run(what: str) -> tuple[int, str, float]:
+    """Exit status, what the process said, and its seconds."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, what],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30.0,
+        check=False,
+    )
+    return done.returncode, done.stderr, time.monotonic() - started
+
+
+@pytest.mark.parametrize(
+    ("what", "where"),
+    [
+        ("held_loop", "in held_loop"),
+        ("held_by_a_thread", "in held_interpreter"),
+        ("does_not_end", "in run_forever"),
+    ],
+)
+def test_a_process_that_hangs_ends_with_1_and_says_where(what: str, where: str) -> None:
+    code, output, seconds = run(what)
+    assert code == 1
+    assert where in output
+    assert seconds < 15.0
+
+
+@pytest.mark.parametrize("what", ["turns", "ends_in_time"])
+def test_a_process_that_goes_on_or_ends_is_left_alone(what: str) -> None:
+    code, output, _ = run(what)
+    assert (code, output) == (0, "")
