@@ -3,13 +3,9 @@
 import asyncio
 import base64
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,82 +15,20 @@ from loguru import logger
 
 from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
 from miner.mock_validator.records import read_records
-from miner.transports.pull.puller import offline_dendrite
 from neurons import mock_validator
 from neurons.miner import NOT_STARTED, main
 from protocol import spz
 from protocol.synapses import GenerateAsset
-from tests.support.loopback import free_port
+from tests.support.miner_process import MinerProcess, running
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
 
 
-class MinerProcess:
-    """`python -m neurons.miner` on a make-believe subnet."""
-
-    def __init__(
-        self,
-        folder: Path,
-        *more: str,
-        subnet: LocalSubnet | None = None,
-        module: str = "neurons.miner",
-        environ: Mapping[str, str] | None = None,
-    ) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.subnet = subnet or create_local_subnet(folder, port=self.port)
-        self.output = (folder / "output.txt").open("a+")
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", module),
-                *("--chain.file", str(self.subnet.neurons_file)),
-                *("--wallet.path", str(self.subnet.wallets), "--wallet.name", "miner"),
-                *("--axon.ip", "127.0.0.1", "--axon.port", str(self.port)),
-                *("--log.dir", str(folder / "logs"), *more),
-            ],
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "2", **(environ or {})},
-        )
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        log = self.folder / "logs" / "score.jsonl"
-        lines = log.read_text().splitlines() if log.exists() else []
-        return [event for line in lines if (event := json.loads(line))["event"] == name]
-
-    async def until(self, condition: Callable[[], bool], limit_s: float) -> None:
-        end = time.monotonic() + limit_s
-        while not condition():
-            assert self.process.poll() is None, self.text()
-            assert time.monotonic() < end, self.text()
-            await asyncio.sleep(0.01)
-
-    async def ready(self) -> None:
-        await self.until(lambda: len(self.events("state_changed")) == 2, 120.0)
-
-    async def ask(self, key: Any, **fields: Any) -> GenerateAsset:
-        target = bt.AxonInfo(0, "127.0.0.1", self.port, 4, self.subnet.miner_hotkey, "")
-        async with offline_dendrite(key) as dendrite:
-            request = GenerateAsset(**{"prompt": "a blue cube", **fields})
-            reply: GenerateAsset = await dendrite.call(
-                target, request, timeout=30.0, deserialize=False
-            )
-            return reply
-
-    def text(self) -> str:
-        return Path(self.output.name).read_text()
-
-
 @pytest.fixture(scope="module")
 def miner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinerProcess]:
-    running = MinerProcess(tmp_path_factory.mktemp("miner"))
-    try:
-        asyncio.run(running.ready())
-        yield running
-    finally:
-        running.process.kill()
-        running.process.wait()
-        running.output.close()
+    with running(tmp_path_factory.mktemp("miner")) as process:
+        asyncio.run(process.ready())
+        yield process
 
 
 def wallet(subnet: LocalSubnet) -> Any:
@@ -135,7 +69,7 @@ def test_the_mock_validator_judges_it(miner: MinerProcess, tmp_path: Path) -> No
     assert "403" in refused.problems[0]
 
 
-def test_sigterm_answers_what_is_in_hand_and_exits_0(miner: MinerProcess) -> None:
+def test_sigterm_answers_what_was_admitted_and_exits_0(miner: MinerProcess) -> None:
     async def stop_while_asking() -> GenerateAsset:
         before = len(miner.events("admitted"))
         asking = asyncio.create_task(miner.ask(wallet(miner.subnet), task_id="last"))

@@ -1,12 +1,10 @@
 """The real program pulling from a validator, killed in the middle, and started again."""
 
-import asyncio
 import json
 import signal
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import bittensor as bt
 import pytest
 
@@ -15,9 +13,9 @@ from miner.mock_validator.pull_rules import Rules
 from miner.mock_validator.records import read_records
 from neurons import mock_validator
 from protocol import ply
-from tests.neurons.test_miner_process import MinerProcess
 from tests.support.fakes import ball
 from tests.support.loopback import free_port
+from tests.support.miner_process import FAKED, MinerProcess
 from tests.support.pull_running import Validator, tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
@@ -28,7 +26,7 @@ def pulling_miner(folder: Path, subnet: LocalSubnet, *, seconds: float) -> Miner
         folder,
         *("--transports", "pull"),
         subnet=subnet,
-        module="tests.support.faked_miner",
+        module=FAKED,
         environ={"FAKED_MINER_S": str(seconds)},
     )
 
@@ -43,20 +41,19 @@ async def test_a_kill_between_pull_and_submission_loses_nothing(tmp_path: Path) 
     await validator.server.start()
     state = tmp_path / "logs" / "pull-state.json"
 
-    def in_hand() -> list[dict[str, Any]]:
+    def tasks_kept() -> list[dict[str, Any]]:
         text = state.read_text() if state.exists() else '{"tasks": []}'
         held: list[dict[str, Any]] = json.loads(text)["tasks"]
         return held
 
     first = pulling_miner(tmp_path, subnet, seconds=60.0)
     try:
-        await first.until(lambda: bool(in_hand()), 120.0)
+        await first.until(lambda: bool(tasks_kept()), 120.0)
         first.process.send_signal(signal.SIGKILL)
-        assert await asyncio.to_thread(first.process.wait, 10.0) == -signal.SIGKILL
+        assert await first.exit_status(10.0) == -signal.SIGKILL
     finally:
-        first.process.kill()
-        first.output.close()
-    (task,) = in_hand()
+        first.end()
+    (task,) = tasks_kept()
     assert (task["id"], task["submitted_at"]) == (validator.trial.records()[0].task_id, None)
     assert validator.pulls == 1
 
@@ -64,18 +61,17 @@ async def test_a_kill_between_pull_and_submission_loses_nothing(tmp_path: Path) 
     try:
         await second.until(lambda: bool(second.events("feedback")), 120.0)
         second.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(second.process.wait, 30.0) == 0
+        assert await second.exit_status() == 0
     finally:
-        second.process.kill()
-        second.output.close()
+        second.end()
         await validator.server.stop()
     (record,) = validator.trial.records()
     assert record.good, record.problems
     assert validator.pulls == 1
     (told,) = second.events("feedback")
     assert (told["fate"], told["task_id"]) == ("accepted", record.task_id)
-    assert in_hand() == []
-    assert "of an earlier run" in second.text()
+    assert tasks_kept() == []
+    assert "is resumed" in second.text()
     assert "Traceback" not in second.text()
 
 
@@ -93,20 +89,17 @@ def test_the_mock_validator_is_pulled_from_and_judges(tmp_path: Path) -> None:
     try:
         assert mock_validator.main(argv) == mock_validator.GOOD, running.text()
     finally:
-        running.process.kill()
-        running.process.wait()
-        running.output.close()
+        running.end()
     (record,) = read_records(tmp_path / "out")
     assert (record.protocol, record.outcome, record.gaussians) == ("pull", "completed", len(ball()))
     assert 0.0 < record.elapsed_s < 30.0
 
 
 async def test_three_ways_to_one_miner(tmp_path: Path) -> None:
-    http_port = free_port()
     running = MinerProcess(
         tmp_path,
-        *("--transports", "push,pull,http", "--http.port", str(http_port)),
-        module="tests.support.faked_miner",
+        *("--transports", "push,pull,http"),
+        module=FAKED,
         environ={"FAKED_MINER_S": "0.1"},
     )
     key = bt.Wallet(name="validator", hotkey="default", path=str(running.subnet.wallets))
@@ -115,20 +108,13 @@ async def test_three_ways_to_one_miner(tmp_path: Path) -> None:
         assert running.events("miner_started")[0]["transports"] == ["axon", "pull", "http"]
         reply = await running.ask(key)
         assert (reply.dendrite.status_code, reply.outcome) == (200, "completed")
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(
-                f"http://127.0.0.1:{http_port}/generate/", data={"prompt": "a blue cube"}
-            ) as response,
-        ):
-            assert response.status == 200
-            assert len(ply.decode(await response.read())) == len(ball())
+        status, body = await running.post("a blue cube")
+        assert (status, len(ply.decode(body))) == (200, len(ball()))
         assert [event["transport"] for event in running.events("answered")] == ["axon", "http"]
         running.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(running.process.wait, 30.0) == 0
+        assert await running.exit_status() == 0
     finally:
-        running.process.kill()
-        running.output.close()
+        running.end()
     assert (tmp_path / "logs" / "pull-state.json").exists()
 
 
