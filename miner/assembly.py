@@ -129,7 +129,8 @@ def _puller(
     config: MinerConfig, service: "MinerService", chain: "Chain", score_log: ScoreLog, wallet: Any
 ) -> "Transport":
     from miner.transports.pull.calls import ValidatorCalls
-    from miner.transports.pull.puller import PullTransport, offline_dendrite
+    from miner.transports.pull.dendrite import offline_dendrite
+    from miner.transports.pull.puller import PullTransport
     from miner.transports.pull.state import FILE_NAME, PullStateFile
     from miner.transports.pull.validators import Selection
 

@@ -89,7 +89,7 @@ async def _ask_all(
 ) -> list[TrialRecord]:
     import bittensor
 
-    from miner.transports.pull.puller import offline_dendrite
+    from miner.transports.pull.dendrite import offline_dendrite
 
     host, port = settings.address
     target = bittensor.AxonInfo(

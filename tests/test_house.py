@@ -11,7 +11,7 @@ FLOORS = ("protocol", "generation", "miner", "neurons")
 BITTENSOR_FILES = {
     "protocol/synapses.py",
     "miner/transports/push/axon.py",
-    "miner/transports/pull/puller.py",
+    "miner/transports/pull/dendrite.py",
     "miner/chain/subtensor.py",
     "miner/chain/wallets.py",
     "neurons/mock_validator.py",

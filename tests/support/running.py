@@ -36,7 +36,7 @@ class Running:
     """A miner on a fake engine, and a plain Dendrite to ask it with."""
 
     def __init__(self, folder: Path, dendrite: Any, **settings: Any) -> None:
-        self.engine = FakeEngine()
+        self.engine: FakeEngine = settings.pop("engine", None) or FakeEngine()
         self.log = ScoreLog(folder)
         self.dendrite = dendrite
         self.service = MinerService(

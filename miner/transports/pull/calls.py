@@ -102,21 +102,9 @@ class ValidatorCalls:
         Raises:
             NoAnswer: As `pull`. Status 403: the validator has no such task any more.
         """
-        results = await asyncio.to_thread(lambda: base64.b64encode(asset).decode("ascii"))
         sent_at = self._wall()
-        submit_time = int(sent_at * 1e9)
-        payload = signing_payload(
-            submit_time=submit_time,
-            prompt=task.prompt,
-            validator_hotkey=validator.hotkey,
-            miner_hotkey=self._keypair.ss58_address,
-        )
-        request = SubmitResults(
-            task_id=task.id,
-            results=results,
-            submit_time=submit_time,
-            signature=encode_signature(self._keypair.sign(payload)),
-        )
+        # In a thread: an image task makes the signature cover megabytes.
+        request = await asyncio.to_thread(self._signed, validator, task, asset, int(sent_at * 1e9))
         reply = await self._call(validator, request, SUBMIT_TIMEOUT_S)
         feedback = reply.feedback
         if feedback is not None:
@@ -127,6 +115,24 @@ class ValidatorCalls:
     async def close(self) -> None:
         """Closes the connections."""
         await self._dendrite.aclose_session()
+
+    def _signed(
+        self, validator: Neuron, task: AssignedTask, asset: bytes, submit_time: int
+    ) -> SubmitResults:
+        payload = signing_payload(
+            submit_time=submit_time,
+            prompt=task.prompt,
+            validator_hotkey=validator.hotkey,
+            miner_hotkey=self._keypair.ss58_address,
+        )
+        # As a string: the library takes bytes one by one, and holds the interpreter meanwhile.
+        signature = self._keypair.sign(payload.decode())
+        return SubmitResults(
+            task_id=task.id,
+            results=base64.b64encode(asset).decode("ascii"),
+            submit_time=submit_time,
+            signature=encode_signature(signature),
+        )
 
     async def _call(self, validator: Neuron, request: Any, timeout_s: float) -> Any:
         try:

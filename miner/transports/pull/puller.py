@@ -9,11 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-import aiohttp
-import bittensor as bt
-from bittensor.utils import networking
 from loguru import logger
 
 from miner.chain.metagraph import Chain, Neuron
@@ -21,7 +17,6 @@ from miner.request import Answer, Caller, Request
 from miner.score.log import ScoreLog
 from miner.service import MinerService, State
 from miner.transports.pull.book import PullBook
-from miner.transports.pull.bounded_answer import BoundedResponse
 from miner.transports.pull.calls import NoAnswer, ValidatorCalls
 from miner.transports.pull.delivery import Delivery, in_words
 from miner.transports.pull.state import AssignedTask, PullStateFile
@@ -44,41 +39,6 @@ _ENDED = "engine_dead"
 _PUT_OFF = frozenset({"draining", "not_ready", "engine_suspect", _ENDED})
 """Reason codes of a service that cannot generate now. The task is done once it can again, in this
 run or the next."""
-
-
-def offline_dendrite(key: Any) -> Any:
-    """Builds a Dendrite for calls to strangers.
-
-    It neither asks the internet for this machine's address nor keeps every call, and reads no
-    endless answers. Use it with `async with`, or close it with `aclose_session`.
-
-    Args:
-        key: A wallet or a keypair to sign with.
-    """
-
-    class OfflineDendrite(bt.Dendrite):  # type: ignore[misc]
-        _session: aiohttp.ClientSession | None
-
-        @property
-        async def session(self) -> aiohttp.ClientSession:
-            """The connections, opened at the first call."""
-            if self._session is None:
-                self._session = aiohttp.ClientSession(response_class=BoundedResponse)
-            return self._session
-
-        def __del__(self) -> None:
-            """Does nothing: the session has been closed, and the loop may be gone."""
-
-    bt.logging.off()  # It prints validators' bytes unescaped.
-    ask_internet = networking.get_external_ip
-    # An address that no miner has: a dendrite calls 0.0.0.0 for a target at its own address.
-    networking.get_external_ip = lambda: "0.0.0.0"
-    try:
-        dendrite = OfflineDendrite(key)
-    finally:
-        networking.get_external_ip = ask_internet
-    dendrite.synapse_history = deque(maxlen=0)  # It would grow with every call.
-    return dendrite
 
 
 class PullTransport:

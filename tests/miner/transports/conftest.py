@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from miner.transports.pull import delivery, puller
-from miner.transports.pull.puller import offline_dendrite
+from miner.transports.pull.dendrite import offline_dendrite
 from tests.support.fake_validators import Pulling, StartPulling, Time
 from tests.support.running import VALIDATOR, Running, Start
 

@@ -17,7 +17,8 @@ from miner.mock_validator.tasks import TrialTask
 from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.pull.calls import NoAnswer, ValidatorCalls, _on_our_clock
-from miner.transports.pull.puller import PullTransport, offline_dendrite
+from miner.transports.pull.dendrite import offline_dendrite
+from miner.transports.pull.puller import PullTransport
 from miner.transports.pull.state import AssignedTask, PullStateFile
 from miner.transports.pull.validators import Selection
 from protocol import spz

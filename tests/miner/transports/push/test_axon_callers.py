@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from miner.transports.pull.puller import offline_dendrite
+from miner.transports.pull.dendrite import offline_dendrite
 from miner.transports.push.checks import MAX_AGE_S, MAX_AHEAD_S, NANOSECONDS
 from protocol import spz
 from tests.support.fakes import ball, ball_spz
