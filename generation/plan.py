@@ -101,4 +101,5 @@ class StepEvent:
 
 
 Turn = tuple[float, int]
-"""Place of a request in every lane: its deadline, then its arrival. The smallest goes first."""
+"""Place of a request in every lane: its deadline, less its head start if it has one; then its
+arrival. The smallest goes first."""

@@ -128,6 +128,7 @@ class ActiveRequest:
         block_ran: Seconds of the last steps that ran one after the other in one lane.
         block_predicted: What had been predicted for them.
         abandoned: Whether it has its answer already, and only its running step is still to end.
+        head_start_s: By how much its place in every lane is ahead of its deadline's.
     """
 
     request: Request
@@ -146,11 +147,12 @@ class ActiveRequest:
     block_ran: float = 0.0
     block_predicted: float = 0.0
     abandoned: bool = False
+    head_start_s: float = 0.0
 
     @property
     def turn(self) -> Turn:
         """Its place in every lane."""
-        return (self.limit_at, self.arrival)
+        return (self.limit_at - self.head_start_s, self.arrival)
 
     @property
     def pace(self) -> float:

@@ -1,10 +1,10 @@
 """The timing guard: at which rung a request fits, if at all. Pure: a clock and numbers."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import erf, inf, sqrt
 
-from generation.plan import Plan, Step
+from generation.plan import Plan, Step, Turn
 from miner.request import ActiveRequest, ReasonCode
 from miner.scheduling.estimates import Cost, Estimates
 from miner.scheduling.forecast import Finish, Job, TimedStep, forecast
@@ -52,6 +52,8 @@ class Verdict:
         predicted_s: Seconds from its receipt to the arrival of its answer, as predicted now.
         lowered: Waiting requests that have to take a lower rung for it, with that rung.
         probe: Whether it is let in only to observe the machine.
+        head_start_s: By how much its place in every lane is ahead of its deadline's.
+        booked_s: Seconds of one engine's busiest lane that it takes, divided by the engines.
     """
 
     rung: int | None
@@ -60,6 +62,8 @@ class Verdict:
     predicted_s: float
     lowered: Mapping[ActiveRequest, int] = field(default_factory=dict)
     probe: bool = False
+    head_start_s: float = 0.0
+    booked_s: float = 0.0
 
 
 class Guard:
@@ -96,9 +100,10 @@ class Guard:
     ) -> Verdict:
         """Decides about a request on arrival.
 
-        Takes the highest rung at which neither the newcomer nor anybody admitted becomes late. If
-        there is none, lowers the rungs of waiting requests, one level of the ladder at a time. If
-        that is not enough either, drops the newcomer.
+        Takes the highest rung at which neither the newcomer nor anybody admitted becomes late. A
+        caller that another one crowds out goes first where that makes nobody late. If no rung fits,
+        lowers the rungs of waiting requests, one level of the ladder at a time. If that is not
+        enough either, drops the newcomer.
 
         Args:
             newcomer: Not yet among the admitted; its rung is not looked at.
@@ -111,25 +116,35 @@ class Guard:
         levels = _distinct(newcomer.routes)
         lowest = levels[-1]
         before = board.finishes(admitted, {})
+        booked = board.booked(admitted, {})
         waiting = [a for a in admitted if a.engine is None]
         excess = 0.0
 
-        def fits(rungs: Mapping[ActiveRequest, int], rung: int) -> bool:
+        def fits(
+            rungs: Mapping[ActiveRequest, int], rung: int, *, candidate: ActiveRequest = newcomer
+        ) -> bool:
             nonlocal excess
-            booked = total_by(
-                (a.request.caller.hotkey, board.booking(a, rungs.get(a, a.rung))) for a in admitted
+            excess = self._shares.excess(
+                caller,
+                board.booking(newcomer, rung),
+                board.booked(admitted, rungs) if rungs else booked,
+                horizon,
             )
-            excess = self._shares.excess(caller, board.booking(newcomer, rung), booked, horizon)
             if excess > 0.0:
                 return False
             margin = self._margins.admit if rung == lowest else self._margins.better
             return board.all_on_time(
-                newcomer, rung, admitted, rungs, before, margin, self._margins.admit
+                candidate, rung, admitted, rungs, before, margin, self._margins.admit
             )
 
         def lowered(level: int) -> Mapping[ActiveRequest, int]:
             return {a: min(level, len(a.routes) - 1) for a in waiting if a.rung < level}
 
+        if admitted and self._shares.is_crowded_out(caller):
+            early = replace(newcomer, head_start_s=self._horizon_s)
+            rung = _first(levels, lambda rung: fits({}, rung, candidate=early))
+            if rung is not None:
+                return self._accept(board, early, rung, admitted, {})
         rung = _first(levels, lambda rung: fits({}, rung))
         if rung is not None:
             return self._accept(board, newcomer, rung, admitted, {})
@@ -139,9 +154,7 @@ class Guard:
             return self._accept(board, newcomer, lowest, admitted, lowered(level))
         if not admitted and engines and self._unobserved(newcomer, engines):
             accepted = self._accept(board, newcomer, lowest, admitted, {})
-            return Verdict(
-                accepted.rung, "ok", f"probe: {accepted.reason}", accepted.predicted_s, probe=True
-            )
+            return replace(accepted, reason=f"probe: {accepted.reason}", probe=True)
         predicted, words = self._explain(board, newcomer, lowest, admitted, {})
         if not engines:
             return Verdict(None, "predicted_late", "no engine can be used at present", inf)
@@ -164,8 +177,9 @@ class Guard:
     ) -> Verdict:
         """Decides at which rung a waiting request starts now that an engine is free for it.
 
-        It may start at a better rung than it was admitted with if the machine has caught up, or at
-        a lower one. It is dropped only if even the lowest leaves it less than an even chance.
+        It may start at a better rung than it was admitted with if the machine has caught up and the
+        caller's share has room for it, or at a lower one. It is dropped only if even the lowest
+        leaves it less than an even chance.
 
         Args:
             active: Waits; among the admitted.
@@ -178,8 +192,18 @@ class Guard:
         before = board.finishes(others, {})
         levels = _distinct(active.routes)
         lowest = levels[-1]
+        caller = active.request.caller.hotkey
+        horizon = self._horizon_s * max(1, len(engines))
+        booked = board.booked(others, {}) if self._shares.floods(caller) else None
 
         def fits(rung: int) -> bool:
+            # The quality of a flood must not take the room that is kept for others.
+            if (
+                rung != lowest
+                and booked is not None
+                and self._shares.excess(caller, board.booking(active, rung), booked, horizon) > 0.0
+            ):
+                return False
             margin = self._margins.admit if rung == lowest else self._margins.better
             return board.all_on_time(
                 active, rung, others, {}, before, margin, self._margins.admit, engine=engine
@@ -267,7 +291,15 @@ class Guard:
         engine: str | None = None,
     ) -> Verdict:
         predicted, words = self._explain(board, active, rung, others, rungs, engine=engine)
-        return Verdict(rung, "ok", words, predicted, rungs)
+        return Verdict(
+            rung,
+            "ok",
+            words,
+            predicted,
+            rungs,
+            head_start_s=active.head_start_s,
+            booked_s=board.booking(active, rung) / max(1, board.engines),
+        )
 
     def _explain(
         self,
@@ -309,7 +341,7 @@ class _Board:
         self._engines = engines
         self._costs: dict[tuple[str, str], Cost] = {}
         self._timed: dict[tuple[str, int], Sequence[TimedStep]] = {}
-        self._jobs: dict[tuple[int, int, str | None], Job] = {}
+        self._jobs: dict[tuple[Turn, int, str | None], Job] = {}
         self._bookings: dict[tuple[int, int], float] = {}
 
     def cost(self, engine: str, key: str) -> Cost:
@@ -352,6 +384,19 @@ class _Board:
             blocks = self._blocks[key] = joined
         return blocks
 
+    @property
+    def engines(self) -> int:
+        """How many engines can be used."""
+        return len(self._engines)
+
+    def booked(
+        self, admitted: Sequence[ActiveRequest], rungs: Mapping[ActiveRequest, int]
+    ) -> Mapping[Hashable, float]:
+        """Returns the seconds booked by caller, some requests at other rungs."""
+        return total_by(
+            (a.request.caller.hotkey, self.booking(a, rungs.get(a, a.rung))) for a in admitted
+        )
+
     def booking(self, active: ActiveRequest, rung: int) -> float:
         """Returns the seconds that a request still takes of the lane that it uses most."""
         key = (active.arrival, rung)
@@ -370,7 +415,7 @@ class _Board:
 
     def job(self, active: ActiveRequest, rung: int, engine: str | None = None) -> Job:
         """Returns a request as the forecast takes it; `engine` binds one that waits."""
-        key = (active.arrival, rung, engine)
+        key = (active.turn, rung, engine)
         job = self._jobs.get(key)
         if job is None:
             bound = active.engine or engine

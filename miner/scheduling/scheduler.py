@@ -141,10 +141,12 @@ class Scheduler:
         if verdict.rung is None:
             return active, verdict
         active.probe = verdict.probe
+        active.head_start_s = verdict.head_start_s
         for other, rung in verdict.lowered.items():
             self._set_rung(other, rung)
         self._set_rung(active, verdict.rung)
         self._active[request.id] = active
+        self._shares.book(request.caller.hotkey, verdict.booked_s)
         return active, verdict
 
     def next(self) -> Next:
