@@ -11,7 +11,7 @@ def open_wallet(name: str, hotkey: str, path: Path) -> Any:
     """Opens a wallet whose hotkey and public coldkey are on this machine.
 
     Raises:
-        SetupError: One of the two is missing or cannot be read; names the btcli command.
+        SetupError: One of the two is missing or cannot be read. Names the btcli command.
     """
     import bittensor
 
@@ -33,19 +33,25 @@ def open_wallet(name: str, hotkey: str, path: Path) -> Any:
     return wallet
 
 
+def fresh_keypair() -> Any:
+    """Makes a keypair that is kept nowhere."""
+    import bittensor
+
+    return bittensor.Keypair.create_from_mnemonic(bittensor.Keypair.generate_mnemonic())
+
+
 def create_wallet(name: str, path: Path) -> tuple[str, str]:
-    """Makes a wallet with fresh, unencrypted keys and the hotkey `default`, for trials.
+    """Creates a wallet with new, unencrypted keys and the hotkey `default`, for trials.
+
+    Only the public half of the coldkey is kept.
 
     Returns:
-        SS58 addresses of its hotkey and its coldkey, of which only the public half is kept.
+        SS58 addresses of its hotkey and its coldkey.
     """
     import bittensor
 
     wallet = bittensor.Wallet(name=name, hotkey="default", path=str(path))
-    hotkey, coldkey = (
-        bittensor.Keypair.create_from_mnemonic(bittensor.Keypair.generate_mnemonic())
-        for _ in range(2)
-    )
+    hotkey, coldkey = fresh_keypair(), fresh_keypair()
     wallet.set_hotkey(hotkey, encrypt=False, overwrite=True)
     wallet.set_coldkeypub(coldkey, encrypt=False, overwrite=True)
     return hotkey.ss58_address, coldkey.ss58_address

@@ -1,1 +1,1 @@
-"""Trying a miner: tasks to send, and a judgement of what comes back."""
+"""Trials of a miner: tasks for it, and checks of its answers."""

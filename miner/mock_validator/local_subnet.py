@@ -1,4 +1,4 @@
-"""A make-believe subnet in a folder, for demos and tests."""
+"""A subnet in a folder, for demos and tests."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from miner.chain.wallets import create_wallet
 
 @dataclass(frozen=True)
 class LocalSubnet:
-    """What `create_local_subnet` made.
+    """The result of `create_local_subnet`.
 
     Attributes:
         wallets: Folder for --wallet.path; it holds the wallets `miner` and `validator`, each with
@@ -27,7 +27,7 @@ class LocalSubnet:
 
 
 def create_local_subnet(folder: Path, *, port: int, validator_port: int = 0) -> LocalSubnet:
-    """Makes fresh, unencrypted keys for a miner at `port` and a validator with a permit."""
+    """Creates new, unencrypted keys for a miner at `port` and a validator with a permit."""
     wallets, neurons = folder / "wallets", []
     for uid, (name, its_port) in enumerate((("miner", port), ("validator", validator_port))):
         hotkey, coldkey = create_wallet(name, wallets)

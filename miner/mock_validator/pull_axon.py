@@ -3,31 +3,70 @@
 from contextvars import ContextVar
 from typing import Any, Tuple  # noqa: UP035  # Axon.attach compares annotations literally.
 
+import bittensor as bt
+
 from miner.logs import program_version
 from miner.mock_validator.pull_rules import Submission
 from miner.mock_validator.pull_trial import PullTrial
+from miner.transports.axon_server import AxonServer
+from miner.transports.sockets import bound_socket
 from protocol.synapses import Feedback, GetVersion, PullTask, SubmitResults, WireTask
 
 _caller: ContextVar[str] = ContextVar("caller")
 """The hotkey whose signature was verified; the body may name another."""
 
 
+def verify(hotkey: str, payload: bytes, signature: bytes) -> bool:
+    """Whether a signature over a payload, which is UTF-8 text, is a hotkey's."""
+    try:
+        # As a string: the library takes bytes one by one.
+        return bool(bt.Keypair(ss58_address=hotkey).verify(payload.decode(), signature))
+    except ValueError:
+        return False
+
+
 class PullAxon:
     """Serves `PullTask`, `SubmitResults` and `GetVersion` for a trial.
 
     Args:
-        trial: Answers.
-        axon: A Bittensor axon, not yet started.
+        trial: Answers the requests.
+        wallet: Its hotkey signs the answers.
+        ip: Address to listen on.
+        port: Port to listen on.
+
+    Raises:
+        SetupError: The port cannot be used.
     """
 
-    def __init__(self, trial: PullTrial, axon: Any) -> None:
+    def __init__(self, trial: PullTrial, wallet: Any, *, ip: str, port: int) -> None:
+        bt.logging.off()
         self._trial = trial
-        self._axon = axon
+        bound = bound_socket(ip, port)
+        self._axon = axon = bt.Axon(
+            wallet=wallet,
+            config=bt.Config(),  # Without a parser, so that it does not read our command line.
+            ip=ip,
+            port=port,
+            external_ip=ip,  # Otherwise the constructor asks the internet.
+        )
+        self._server = AxonServer(axon, bound)
         axon.attach(forward_fn=self._pull)
         axon.attach(forward_fn=self._submit, blacklist_fn=self._without_task)
         axon.attach(forward_fn=self._version)
         for synapse in (PullTask, SubmitResults, GetVersion):
             axon.verify_fns[synapse.__name__] = self._verify
+
+    async def start(self) -> None:
+        """Returns once the axon listens.
+
+        Raises:
+            SetupError: It did not start in time.
+        """
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Sends the answers that are ready and stops listening."""
+        await self._server.stop()
 
     async def _verify(self, synapse: Any) -> None:
         await self._axon.default_verify(synapse)

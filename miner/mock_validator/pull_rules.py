@@ -1,7 +1,7 @@
-"""The published rules of a validator that miners pull tasks from. Pure: a clock and values.
+"""The published rules of a validator from which miners pull tasks. Pure: a clock and values.
 
-From the subnet's own validator: who may pull when, what a submission is worth, and what a miner
-that does not keep the rules pays. Times are whole seconds since the epoch where the wire has them.
+They are those of the subnet's validator: when a miner may pull, what a submission is worth, and
+what breaking the rules costs. Cooldowns are whole seconds since the epoch, as on the wire.
 """
 
 from collections import deque
@@ -12,7 +12,7 @@ from miner.mock_validator.tasks import TrialTask
 from protocol.consent import decode_signature, signing_payload
 
 WINDOW_S = 4 * 3600
-"""Accepted results count for so long."""
+"""Seconds for which an accepted result counts."""
 
 FIDELITY_ALPHA = 0.05
 """Weight of the newest score in the moving average that feedback reports."""
@@ -20,17 +20,18 @@ FIDELITY_ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Rules:
-    """The numbers; the defaults are the published ones.
+    """The numbers of the rules; the defaults are the published ones.
 
     Attributes:
         threshold: Least score that is accepted.
-        cooldown_s: From an assignment to the next pull, at least.
-        throttle_s: So much of the time to the end of the validation is deducted from the cooldown.
-        penalty_s: Added to the cooldown for a score below the threshold or a bad signature.
+        cooldown_s: Least seconds from an assignment to the next pull.
+        throttle_s: Seconds of the time to the end of the validation that are deducted from the
+            cooldown.
+        penalty_s: Seconds added to the cooldown for a score below the threshold or a bad signature.
         free_violations: Pulls during a cooldown that cost nothing.
-        violation_penalty_s: Added to the cooldown by each further one.
-        lock_s: A submission within so long of the previous one is ignored.
-        unregistered_s: How far ahead the cooldown of an unknown hotkey is put.
+        violation_penalty_s: Seconds added to the cooldown by each further one.
+        lock_s: Seconds after a submission within which the next one is ignored.
+        unregistered_s: Cooldown of an unknown hotkey.
     """
 
     threshold: float = 0.6
@@ -54,7 +55,7 @@ class Pulled:
 
 @dataclass(frozen=True)
 class Submission:
-    """What a miner sends, as far as the rules care."""
+    """The parts of a submission that the rules read."""
 
     task_id: str
     results: str = field(repr=False)
@@ -69,9 +70,9 @@ class Verdict:
     Attributes:
         code: "accepted", "below_threshold", "empty", "validation_failed", "bad_signature",
             "wrong_task", "locked", "too_soon", or "not_registered".
-        score: As the feedback tells it: 0.0 for everything but an accepted result.
+        score: The score in the feedback: 0.0 for everything but an accepted result.
         validation_failed: Whether the validator's own service failed.
-        cooldown_until: The miner's, now.
+        cooldown_until: End of the miner's cooldown.
     """
 
     code: str
@@ -93,14 +94,14 @@ class _Miner:
 
 
 class PullRules:
-    """One validator's bookkeeping of its miners.
+    """What a validator remembers of its miners.
 
     Args:
-        hotkey: The validator's.
-        registered: Tells whether a hotkey is on the subnet.
-        verify: Tells whether a signature over a payload is a hotkey's: (hotkey, payload, bytes).
-        next_task: Gives a task nobody has had, or None.
-        rules: The numbers.
+        hotkey: The validator's hotkey.
+        registered: Returns whether a hotkey is on the subnet.
+        verify: Returns whether a signature over a payload is a hotkey's: (hotkey, payload, bytes).
+        next_task: Returns a task that has not been assigned, or None.
+        rules: The numbers of the rules.
         clock: Wall clock, in seconds since the epoch.
     """
 
@@ -138,16 +139,15 @@ class PullRules:
         return Pulled(task=miner.task)
 
     def assigned(self, hotkey: str) -> tuple[TrialTask, float] | None:
-        """The task that a miner has, and since when; a submission without one is turned away."""
+        """Returns the task of a miner and the time of its assignment, if it has one."""
         miner = self._miners.get(hotkey)
         return None if miner is None or miner.task is None else (miner.task, miner.assigned_at)
 
     def submit(self, hotkey: str, submission: Submission) -> Verdict | None:
-        """Takes a submission in.
+        """Checks a submission.
 
         Returns:
-            What it is worth already, or None if its results are to be validated: `judged` has to
-            follow.
+            The verdict, or None if the results must be validated and `judged` must follow.
         """
         if not self._registered(hotkey):
             until = int(self._clock()) + self.rules.unregistered_s
@@ -169,7 +169,7 @@ class PullRules:
         """Ends the validation of a submission.
 
         Args:
-            hotkey: The miner's.
+            hotkey: The miner's hotkey.
             score: 0..1, or None if the validation service failed.
         """
         miner, now = self._of(hotkey), self._clock()
@@ -185,14 +185,14 @@ class PullRules:
         return self._reset(miner, "accepted", score=min(1.0, score))
 
     def window(self, hotkey: str) -> int:
-        """Results of a miner that were accepted in the last four hours."""
+        """Returns the number of a miner's results that were accepted in the last four hours."""
         window = self._of(hotkey).window
         while window and window[0] < self._clock() - WINDOW_S:
             window.popleft()
         return len(window)
 
     def average(self, hotkey: str) -> float:
-        """Moving average of the accepted scores of a miner."""
+        """Returns the moving average of a miner's accepted scores."""
         return self._of(hotkey).average
 
     def _of(self, hotkey: str) -> _Miner:

@@ -1,4 +1,4 @@
-"""A trial in the pull way: the miner comes for the tasks, and this notes what it brings."""
+"""A trial of a miner that pulls: tasks are assigned by the published rules, and results judged."""
 
 import asyncio
 import base64
@@ -14,19 +14,19 @@ from miner.mock_validator.records import TrialRecord, judge
 from miner.mock_validator.tasks import TrialTask
 
 STAND_IN_SCORE = 1.0
-"""Score of a result that passes the data checks. How it looks is not judged here."""
+"""Score of a result that passes the data checks. Nothing here judges how it looks."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a trial is held under.
+    """The conditions of a trial.
 
     Attributes:
-        hotkey: The validator's.
+        hotkey: The validator's hotkey.
         miner: The only hotkey that counts as registered.
-        rules: The validator's numbers.
+        rules: The numbers of the validator's rules.
         limit_s: Seconds from an assignment within which a result is good.
-        folder: Where the files go.
+        folder: Folder of the files.
     """
 
     hotkey: str
@@ -37,15 +37,15 @@ class Terms:
 
 
 class PullTrial:
-    """Hands out tasks by the published rules and judges every result.
+    """Assigns tasks by the published rules and judges every result.
 
-    Everything but `finished` and `missing` is called from one event loop.
+    Call everything but `finished` and `records` from one event loop.
 
     Args:
-        tasks: In the order in which they are given.
-        terms: What the trial is held under.
-        verify: Tells whether a signature is a hotkey's: (hotkey, payload, signature).
-        on_record: Told of every task that has its end.
+        tasks: The tasks, in the order in which they are assigned.
+        terms: The conditions of the trial.
+        verify: Returns whether a signature is a hotkey's: (hotkey, payload, signature).
+        on_record: Called with the record of every task that has its end.
         clock: Wall clock, in seconds since the epoch.
     """
 
@@ -98,11 +98,11 @@ class PullTrial:
         return verdict
 
     def finished(self, limit_s: float) -> bool:
-        """Waits until every task has its end, for so many seconds at most; from any thread."""
+        """Waits until every task has its end, `limit_s` at most. Call it from any thread."""
         return self._finished.wait(limit_s)
 
     def records(self) -> list[TrialRecord]:
-        """One record per task, in their order; also of those that were never brought back."""
+        """Returns one record per task, in their order, also for tasks without a result."""
         return [self._records.get(task.id) or _missing(task) for task in self._tasks.values()]
 
     def _judge(self, task: TrialTask, results: str, elapsed: float) -> TrialRecord:
@@ -140,5 +140,5 @@ def _without_asset(task: TrialTask, elapsed: float, verdict: Verdict) -> TrialRe
 
 
 def _missing(task: TrialTask) -> TrialRecord:
-    reason = "the miner did not bring a result in time"
+    reason = "the miner did not submit a result in time"
     return _record(task, reason=reason, problems=(f"none: {reason}",))

@@ -1,13 +1,13 @@
-"""What a trial of a miner leaves in its folder, for people and for reports.
+"""The files that a trial leaves in its folder, for people and for reports.
 
-For every task, NAME being its number and its prompt in file-name letters (`01-a-blue-cube`):
+NAME is the number of a task and its prompt in the letters of file names (`01-a-blue-cube`).
 
-- `NAME.spz`: the answer as it came, `NAME.ply`: the same cloud, `NAME.png`: its preview grid. Only
-  where there was an asset to write.
-- `results.jsonl`: one `TrialRecord` per line, in the order of completion, written as they come.
-- `results.json`: a list of all of them in the order of the tasks, written at the end.
+- `NAME.spz`: the asset, `NAME.ply`: the same cloud, `NAME.png`: its preview grid. Only if there was
+  an asset.
+- `results.jsonl`: one `TrialRecord` per line, in the order of completion, written at once.
+- `results.json`: a list of all records in the order of the tasks, written at the end.
 
-A reader takes `read_records(folder)`.
+`read_records(folder)` reads the last one.
 """
 
 import json
@@ -42,31 +42,31 @@ class CheckRecord(BaseModel):
 
 
 class TrialRecord(BaseModel):
-    """What became of one task, as the asking side saw it.
+    """What became of one task, as the validator saw it.
 
     Attributes:
         name: Stem of the files.
         kind: "text" or "image".
         prompt: The text, or the name of the image file.
-        task_id: The id it was sent with.
-        seed: The seed it was sent with.
-        status: HTTP status of the answer, 408 or 503 where there was none.
+        task_id: The id of the task.
+        seed: The seed of the task.
+        status: HTTP status of the answer; 408 or 503 without one.
         protocol: "push" or "pull"; a pulling miner reports no stages, totals and reasons.
-        outcome: The miner's: "completed", "dropped", "rejected", "failed"; "none" without answer.
-            Of a pulled task "completed", "skipped" (an empty result), "refused" (a bad signature)
-            or "none".
-        reason_code: The miner's, as in docs/score-log.md.
-        reason: The miner's sentence, or the transport's where there was no answer.
-        timings: Seconds per stage, as the miner reports them.
-        total_s: Seconds from receipt to answer, as the miner reports them.
-        elapsed_s: Seconds from sending to the decoded answer, measured on the asking side; of a
+        outcome: The miner's outcome: "completed", "dropped", "rejected", "failed", or "none"
+            without an answer. Of a pulled task: "completed", "skipped" (an empty result), "refused"
+            (a bad signature) or "none".
+        reason_code: The miner's reason code, as in docs/score-log.md.
+        reason: The miner's reason, or that of the transport if there was no answer.
+        timings: Seconds per stage, as reported by the miner.
+        total_s: Seconds from receipt to answer, as reported by the miner.
+        elapsed_s: Seconds from sending to the decoded answer, measured by the validator; of a
             pulled task from its assignment to the arrival of its result.
         gaussians: Size of the decoded cloud.
         size_bytes: Size of the SPZ file.
-        checks: What the validator's data checks and the advice say.
+        checks: Results of the validator's data checks, and advice.
         problems: Everything that is wrong with the answer; empty if it is good.
-        spz: Name of the file, relative to the folder, if there is one; so also `ply` and `png`.
-        miner_version: As the miner reports it.
+        spz: Name of the file in the folder, if there is one; `ply` and `png` alike.
+        miner_version: The miner's version, as it reports it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,7 +95,7 @@ class TrialRecord(BaseModel):
 
     @property
     def good(self) -> bool:
-        """Whether a validator would have nothing to complain of."""
+        """Whether nothing is wrong with the answer."""
         return not self.problems
 
 
@@ -111,13 +111,13 @@ def judge(record: TrialRecord, asset: bytes, folder: Path, *, limit_s: float) ->
     Takes seconds, most of them for the preview: call it off the event loop.
 
     Args:
-        record: What is known so far; its outcome and times are filled in.
-        asset: The SPZ file that came, empty if none did.
-        folder: Where the files go; exists.
-        limit_s: Seconds within which the answer had to be there.
+        record: The record with outcome and times.
+        asset: The SPZ file; empty if there is none.
+        folder: An existing folder for the files.
+        limit_s: Seconds that the answer may have taken.
 
     Returns:
-        The record with size, checks, file names and problems.
+        The record, with size, checks, file names and problems added.
     """
     if record.outcome != "completed":
         return record.model_copy(
@@ -127,12 +127,12 @@ def judge(record: TrialRecord, asset: bytes, folder: Path, *, limit_s: float) ->
     if record.elapsed_s > limit_s:
         problems.append(f"took {record.elapsed_s:.2f} s, the limit is {limit_s:.2f} s")
     (folder / f"{record.name}.spz").write_bytes(asset)
-    known = {"size_bytes": len(asset), "spz": f"{record.name}.spz"}
+    file = {"size_bytes": len(asset), "spz": f"{record.name}.spz"}
     try:
         cloud = spz.decode(asset)
     except CodecError as error:
         problems.append(f"the answer is not SPZ: {error}")
-        return record.model_copy(update={**known, "problems": tuple(problems)})
+        return record.model_copy(update={**file, "problems": tuple(problems)})
     if record.protocol == "push" and record.gaussians != len(cloud):
         problems.append(f"the miner says {record.gaussians} Gaussians, the file has {len(cloud)}")
     checks = _checks(cloud, len(asset))
@@ -141,7 +141,7 @@ def judge(record: TrialRecord, asset: bytes, folder: Path, *, limit_s: float) ->
     preview = _write_preview(cloud, folder / f"{record.name}.png")
     return record.model_copy(
         update={
-            **known,
+            **file,
             "gaussians": len(cloud),
             "checks": checks,
             "problems": tuple(problems),

@@ -1,4 +1,4 @@
-"""A trial for people: one HTML page beside the files that it shows, and one picture of all."""
+"""Reports of a trial: an HTML page beside the files that it shows, and one picture of all."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +20,8 @@ def write_report(folder: Path, records: Sequence[TrialRecord], *, notes: Sequenc
     """Writes `report.html` into the trial's folder and returns its path.
 
     Args:
-        folder: Where the records' files lie; the page refers to them by name.
-        records: In the order they are to be shown.
+        folder: The folder of the files; the page refers to them by name.
+        records: The records, in the order of the page.
         notes: Sentences for the top of the page: what was run, with which preset.
     """
     environment = Environment(
@@ -36,7 +36,7 @@ def write_report(folder: Path, records: Sequence[TrialRecord], *, notes: Sequenc
 
 
 def write_overview(folder: Path, records: Sequence[TrialRecord]) -> Path:
-    """Writes `overview.png`, every preview above its prompt, and returns its path."""
+    """Writes `overview.png`, with every preview above its prompt, and returns its path."""
     rows = -(-len(records) // _COLUMNS)
     width = _TILE * min(_COLUMNS, len(records))
     sheet = Image.new("RGB", (width, rows * (_TILE + _CAPTION)), "white")

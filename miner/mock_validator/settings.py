@@ -17,7 +17,7 @@ class TrialSettings(Settings):
     protocol: Literal["push", "pull"] = Field(
         "push",
         alias="protocol",
-        description="push: send the tasks to the miner's axon; pull: serve them on an axon of our "
+        description="push: send the tasks to the miner's axon; pull: serve them on an axon of its "
         "own until the miner has fetched and answered all",
     )
     miner: str = Field(
@@ -35,7 +35,7 @@ class TrialSettings(Settings):
     wallet_ephemeral: bool = Field(
         False,
         alias="wallet.ephemeral",
-        description="sign with a key made up for this run; the miner then needs "
+        description="sign with a new key for this run; the miner then needs "
         "--blacklist.allow_non_registered",
     )
 
@@ -55,14 +55,16 @@ class TrialSettings(Settings):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
         None, alias="seed", description="seed of every task"
     )
-    concurrency: Count = Field(1, alias="concurrency", description="tasks under way at once")
+    concurrency: Count = Field(1, alias="concurrency", description="tasks at once")
     timeout: Seconds = Field(
-        30.0, alias="timeout", description="seconds that an answer may take, and the budget stated"
+        30.0,
+        alias="timeout",
+        description="seconds that an answer may take; sent as budget",
     )
     axon_ip: str = Field("127.0.0.1", alias="axon.ip", description="pull: address to listen on")
     axon_port: Port = Field(8092, alias="axon.port", description="pull: port to listen on")
     wait: Seconds = Field(
-        900.0, alias="wait", description="pull: seconds in which the miner must have done it all"
+        900.0, alias="wait", description="pull: seconds in which the miner must do all tasks"
     )
     rules_threshold: float = Field(
         0.6, alias="rules.threshold", ge=0.0, le=1.0, description="pull: least accepted score"
@@ -74,7 +76,7 @@ class TrialSettings(Settings):
         30,
         alias="rules.throttle",
         ge=0,
-        description="pull: so much of a task's own time is deducted from the cooldown",
+        description="pull: seconds of a task's own time that the cooldown deducts",
     )
     rules_penalty: int = Field(
         600, alias="rules.penalty", ge=0, description="pull: seconds added for a bad result"
@@ -90,13 +92,13 @@ class TrialSettings(Settings):
             )
         if not self.miner_hotkey:
             raise SetupError(
-                "the miner's hotkey is not given, and every request is signed for one",
+                "the miner's hotkey is missing; every request is signed for one miner",
                 fix="add --miner.hotkey SS58; the miner logs it when it starts",
             )
         if self.protocol == "pull" and self.wallet_ephemeral:
             raise SetupError(
-                "with --protocol pull the miner has to know the validator's hotkey and address",
-                fix="give a wallet that its chain lists, instead of --wallet.ephemeral",
+                "with --protocol pull the miner's chain must list the validator",
+                fix="use a wallet that its chain lists, instead of --wallet.ephemeral",
             )
         return self
 

@@ -1,4 +1,4 @@
-"""What the mock validator asks for."""
+"""The tasks of a trial."""
 
 import base64
 import itertools
@@ -19,7 +19,7 @@ class TrialTask:
     """One task in its wire form.
 
     Attributes:
-        name: Stem of the files that the answer becomes.
+        name: Stem of the files of its answer.
         kind: "text" or "image".
         shown: The text, or the name of the image file.
         wire: The text, or the base64 of the image file.
@@ -36,12 +36,12 @@ class TrialTask:
 def collect_tasks(
     prompts: Path | None, images: Path | None, count: int | None = None
 ) -> list[TrialTask]:
-    """Lists the tasks of a trial: the prompts, then the images by name.
+    """Returns the tasks of a trial: the prompts, then the images by name.
 
-    Without either, three prompts of our own.
+    Without either, there are three default prompts.
 
     Args:
-        prompts: Text file with one prompt a line; empty lines and lines with # are left out.
+        prompts: Text file with one prompt a line; empty lines and lines with # are skipped.
         images: Folder of image files.
         count: Length of the list, which is repeated or cut to it.
 

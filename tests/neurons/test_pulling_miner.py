@@ -127,7 +127,7 @@ def test_a_miner_that_does_not_come_is_said(tmp_path: Path) -> None:
     ]
     assert mock_validator.main(argv) == mock_validator.BAD
     (record,) = read_records(tmp_path / "out")
-    assert record.problems == ("none: the miner did not bring a result in time",)
+    assert record.problems == ("none: the miner did not submit a result in time",)
 
 
 def test_pulling_needs_a_wallet_that_the_miner_s_chain_lists(
@@ -135,4 +135,4 @@ def test_pulling_needs_a_wallet_that_the_miner_s_chain_lists(
 ) -> None:
     argv = ["--protocol", "pull", "--miner.hotkey", "5F", "--wallet.ephemeral"]
     assert mock_validator.main(argv) == mock_validator.NOT_STARTED
-    assert "has to know the validator's hotkey" in capsys.readouterr().err
+    assert "chain must list the validator" in capsys.readouterr().err

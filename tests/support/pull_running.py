@@ -6,16 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import bittensor as bt
 from PIL import Image
 
 from miner.chain.metagraph import Neuron
-from miner.mock_validator.pull_axon import PullAxon
+from miner.mock_validator.pull_axon import PullAxon, verify
 from miner.mock_validator.pull_rules import Pulled, Rules
 from miner.mock_validator.pull_trial import PullTrial, Terms
 from miner.mock_validator.tasks import TrialTask
-from miner.transports.axon_server import AxonServer
-from miner.transports.sockets import bound_socket
 from tests.support.loopback import free_port
 from tests.support.running import MINER, VALIDATOR
 
@@ -33,10 +30,6 @@ def tasks() -> list[TrialTask]:
         TrialTask("01-a-blue-cube", "text", "a blue cube", "a blue cube"),
         TrialTask("02-green-png", "image", "green.png", picture()),
     ]
-
-
-def verify(hotkey: str, payload: bytes, signature: bytes) -> bool:
-    return bool(bt.Keypair(ss58_address=hotkey).verify(payload, signature))
 
 
 class Validator:
@@ -59,12 +52,7 @@ class Validator:
         self._answer_pull = self.trial.pull
         self.trial.pull = self._counted  # type: ignore[method-assign]
         wallet = SimpleNamespace(hotkey=key, coldkeypub=key)
-        bound = bound_socket("127.0.0.1", port)
-        axon = bt.Axon(
-            wallet=wallet, config=bt.Config(), ip="127.0.0.1", port=port, external_ip="127.0.0.1"
-        )
-        PullAxon(self.trial, axon)
-        self.server = AxonServer(axon, bound)
+        self.server = PullAxon(self.trial, wallet, ip="127.0.0.1", port=port)
         self.neuron = Neuron(
             uid=1,
             hotkey=key.ss58_address,
