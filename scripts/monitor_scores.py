@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -17,8 +18,6 @@ from rich.live import Live
 from rich.table import Table
 
 from miner.score.report import ScoreReport, Tally, read_events
-
-_STAGE_ORDER = ("text_to_image", "background", "scene_code", "splats", "encode", "total")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,11 +56,15 @@ def render(report: ScoreReport) -> Group:
     """The report as tables for a terminal."""
     return Group(
         f"state: [bold]{report.state}[/bold]   answers: {report.overall.answers}   "
-        f"on time: {report.overall.on_time_share:.1%}",
+        f"on time: {report.overall.on_time_share:.1%}   rungs: {_rungs(report.overall)}",
         _callers(report),
         _seconds(report.overall),
         _recent(report),
     )
+
+
+def _rungs(tally: Tally) -> str:
+    return ", ".join(f"{count} {rung}" for rung, count in tally.rungs.most_common()) or "none"
 
 
 def _callers(report: ScoreReport) -> Table:
@@ -95,8 +98,20 @@ def _seconds(tally: Tally) -> Table:
 
 
 def _stage_rank(stage: str) -> tuple[int, str]:
-    known = stage in _STAGE_ORDER
-    return (_STAGE_ORDER.index(stage) if known else len(_STAGE_ORDER), stage)
+    order = _stage_order()
+    return (order.index(stage) if stage in order else len(order), stage)
+
+
+@cache
+def _stage_order() -> tuple[str, ...]:
+    """The stages in the order in which they run, then "total"."""
+    # Imported only when there is something to show, so that --help and --json start at once.
+    from generation.lift import BACK_ENDS
+    from generation.stage import ENCODE, PICTURE_STAGES
+
+    lifting = (stage for back_end in BACK_ENDS.values() for stage in back_end.stages)
+    names = (stage.name for stage in (*PICTURE_STAGES, *lifting, ENCODE))
+    return (*dict.fromkeys(names), "total")
 
 
 def _recent(report: ScoreReport) -> Table:

@@ -34,12 +34,14 @@ class Tally:
     Attributes:
         outcomes: Answers by (outcome, reason code).
         on_time: How many completed answers kept their budget.
+        rungs: Completed answers by quality level.
         stages: Seconds of every run of each stage; "total" holds completed answers' totals.
         fidelity: Task fidelity scores from feedback; 0.0 means below the validator's threshold.
     """
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     on_time: int = 0
+    rungs: Counter[str] = field(default_factory=Counter)
     stages: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     fidelity: list[float] = field(default_factory=list)
 
@@ -53,6 +55,7 @@ class Tally:
         self.outcomes[outcome, str(event.get("reason_code", "unknown"))] += 1
         if outcome == "completed":
             self.on_time += bool(event.get("on_time"))
+            self.rungs[str(event.get("rung", "unknown"))] += 1
             for stage, seconds in event.get("timings", {}).items():
                 self.stages[stage].append(float(seconds))
             self.stages["total"].append(float(event.get("total_s", 0.0)))
@@ -77,6 +80,7 @@ class Tally:
             "answers": self.answers,
             "outcomes": {f"{o}/{code}": n for (o, code), n in self.outcomes.most_common()},
             "on_time_share": round(self.on_time_share, 4),
+            "rungs": dict(self.rungs.most_common()),
             "seconds": {
                 stage: {"p50": round(p50, 4), "p95": round(p95, 4)}
                 for stage, (p50, p95) in self.percentiles().items()

@@ -36,7 +36,18 @@ def test_tables_name_outcomes_and_stages(
     assert monitor_scores.main([str(documented_log)]) == 0
     shown = capsys.readouterr().out
     assert "predicted_late" in shown
-    assert "scene_code" in shown
+    assert "rungs: 1 full" in shown
+    order = [
+        shown.index(f" {stage} ") for stage in ("prompt", "denoise", "cutout", "lift", "total")
+    ]
+    assert order == sorted(order)
+
+
+def test_stages_are_shown_in_the_order_in_which_they_run() -> None:
+    last_first = ["total", "of_another_version", "encode", "lift", "cutout", "denoise", "prompt"]
+    in_order = sorted(last_first, key=monitor_scores._stage_rank)
+    assert in_order[:5] == ["prompt", "denoise", "cutout", "lift", "encode"]
+    assert in_order[5:] == ["total", "of_another_version"]
 
 
 def test_a_missing_log_names_the_flag_that_makes_one(

@@ -23,14 +23,25 @@ def test_outcomes_are_counted_by_reason_and_caller() -> None:
     report = report_of(
         answered("completed", on_time=True, total_s=2.0),
         answered("dropped", "predicted_late", caller="5B"),
-        answered("dropped", "queue_full", caller="5B"),
+        answered("dropped", "caller_share", caller="5B"),
     )
     assert report.overall.answers == 3
     assert report.overall.on_time_share == pytest.approx(1 / 3)
     assert report.callers["5B"].as_dict()["outcomes"] == {
         "dropped/predicted_late": 1,
-        "dropped/queue_full": 1,
+        "dropped/caller_share": 1,
     }
+
+
+def test_completed_answers_are_counted_by_rung() -> None:
+    report = report_of(
+        answered("completed", rung="full"),
+        answered("completed", rung="draft"),
+        answered("completed", rung="full"),
+        answered("failed", "generation_error", rung="draft"),
+        answered("completed"),  # By a version without rungs.
+    )
+    assert report.overall.as_dict()["rungs"] == {"full": 2, "draft": 1, "unknown": 1}
 
 
 def test_late_answers_do_not_count_as_on_time() -> None:
