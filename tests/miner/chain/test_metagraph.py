@@ -21,8 +21,8 @@ def chain(folder: Path, content: object) -> FileChain:
 async def test_the_file_is_read_by_hotkey(tmp_path: Path) -> None:
     file = chain(tmp_path, NEURONS)
     assert file.snapshot.neurons == {}
-    own = await file.start("5A")
-    assert (own.uid, own.ip, own.port) == (0, "1.2.3.4", 8091)
+    neuron = await file.start("5A")
+    assert (neuron.uid, neuron.ip, neuron.port) == (0, "1.2.3.4", 8091)
     validator = file.snapshot.neurons["5B"]
     assert (validator.uid, validator.stake, validator.validator_permit) == (1, 12.5, True)
     assert not file.is_stale()

@@ -195,6 +195,6 @@ async def test_a_local_subnet_has_wallets_that_open_and_a_file_that_reads(tmp_pa
         wallet = open_wallet(name, "default", subnet.wallets)
         assert wallet.hotkey.ss58_address == hotkey
     contact = FileChain(subnet.neurons_file)
-    own = await contact.start(subnet.miner_hotkey)
-    assert (own.port, own.validator_permit) == (8095, False)
+    neuron = await contact.start(subnet.miner_hotkey)
+    assert (neuron.port, neuron.validator_permit) == (8095, False)
     assert contact.snapshot.neurons[subnet.validator_hotkey].validator_permit

@@ -1,4 +1,4 @@
-"""Every rule of the published pull protocol, on a clock that moves when told."""
+"""Every rule of the published pull protocol, on a fake clock."""
 
 import pytest
 

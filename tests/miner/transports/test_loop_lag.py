@@ -59,8 +59,8 @@ TEXT, IMAGE = "text", "image"
 def picture() -> bytes:
     """A PNG of 3 MB, which makes 4 MB of base64.
 
-    One of 8 MiB, the limit, would come close to 50 ms: the signature over it, which is one call of
-    the library, holds the interpreter for 5 ms per MB on a slow core.
+    One of 6 MiB, the limit, comes close to 50 ms on a busy machine when it is pulled: the signature
+    covers its base64, and in that one call the library holds the interpreter for 4 ms per MB.
     """
     noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
     file = BytesIO()
@@ -110,8 +110,8 @@ class Way:
     async def lags(self, tries: int = TRIES) -> dict[str, float]:
         """Returns the lag of each loop in seconds, the median of some tries."""
         await self.request()  # The first request imports and connects.
-        found = [await self._measure() for _ in range(tries)]
-        return {name: statistics.median(lags[name] for lags in found) for name in self.loops}
+        rows = [await self._measure() for _ in range(tries)]
+        return {name: statistics.median(row[name] for row in rows) for name in self.loops}
 
     async def _measure(self) -> dict[str, float]:
         gc.collect()

@@ -1,4 +1,4 @@
-"""What the HTTP way turns away, and what it says."""
+"""What the HTTP transport refuses, and with which words."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -71,7 +71,7 @@ async def test_a_damaged_form_is_400(
         assert message in reply.message
 
 
-async def test_what_is_not_a_form_is_told_what_to_send(tmp_path: Path) -> None:
+async def test_a_body_that_is_no_form_is_answered_with_what_to_send(tmp_path: Path) -> None:
     async with running(tmp_path) as miner:
         reply = await miner.post(json={"prompt": "a blue cube"})
         assert reply.status == 422

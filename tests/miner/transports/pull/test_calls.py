@@ -115,9 +115,9 @@ async def test_text_and_image_tasks_are_done_and_accepted(
             if len(feedback(log)) == 2:
                 break
             await asyncio.sleep(0.02)
-        told = feedback(log)
-    assert [each["fate"] for each in told] == ["accepted", "accepted"]
-    assert [each["generations_within_the_window"] for each in told] == [1, 2]
+        lines = feedback(log)
+    assert [each["fate"] for each in lines] == ["accepted", "accepted"]
+    assert [each["generations_within_the_window"] for each in lines] == [1, 2]
     records = validator.trial.records()
     assert [record.kind for record in records] == ["text", "image"]
     for record in records:
@@ -127,7 +127,7 @@ async def test_text_and_image_tasks_are_done_and_accepted(
     assert validator.trial.pull(MINER.ss58_address).violations in (0, 1)
 
 
-async def test_a_result_that_another_key_has_signed_is_refused_and_said_plainly(
+async def test_a_result_that_another_key_has_signed_is_refused_and_the_log_says_so(
     serve: Callable[..., Any], tmp_path: Path, log_lines: list[str]
 ) -> None:
     async with (
@@ -140,13 +140,13 @@ async def test_a_result_that_another_key_has_signed_is_refused_and_said_plainly(
             if feedback(log):
                 break
             await asyncio.sleep(0.02)
-        (told,) = feedback(log)
+        (line,) = feedback(log)
     (record,) = validator.trial.records()
     assert record.outcome == "refused"
     assert "the signature is not the miner's" in record.problems[0]
-    assert (told["fate"], told["task_fidelity_score"]) == ("refused", 0.0)
-    assert told["ask_again_s"] > 500.0
-    assert any("or the signature was not accepted" in line for line in log_lines)
+    assert (line["fate"], line["task_fidelity_score"]) == ("refused", 0.0)
+    assert line["ask_again_s"] > 500.0
+    assert any("or the signature was not accepted" in logged for logged in log_lines)
     assert not (tmp_path / f"{record.name}.spz").exists()
 
 

@@ -1,4 +1,4 @@
-"""The pull way without a network: a validator that keeps the published rules, and no waiting."""
+"""The pull transport without a network: a validator by the published rules, and no waiting."""
 
 import asyncio
 import base64

@@ -76,14 +76,14 @@ def test_one_task_at_a_time_per_validator(clock: Clock) -> None:
     assert policy.choose([neuron]) == neuron
 
 
-@pytest.mark.parametrize("said", [None, START - 5.0, START + 900.0, 1e18])
+@pytest.mark.parametrize("stated", [None, START - 5.0, START + 900.0, 1e18])
 def test_a_cooldown_is_kept_and_a_garbled_one_does_not_last_for_ever(
-    clock: Clock, said: float | None
+    clock: Clock, stated: float | None
 ) -> None:
     policy, neuron = make(clock), validator(1)
     policy.choose([neuron])
-    policy.settled("5V1", "refused", assigned_at=START - 40.0, cooldown_until=said)
-    expected = START + 260.0 if said is None else max(said, START)
+    policy.settled("5V1", "refused", assigned_at=START - 40.0, cooldown_until=stated)
+    expected = START + 260.0 if stated is None else max(stated, START)
     wait = policy.wait([neuron])
     assert wait == min(expected - START + MARGIN_S, MAX_WAIT_S)
 
