@@ -76,7 +76,8 @@ class Answer:
         task_id: The caller's id of the task.
         stage: The stage that was not started, that ran out of time, or that failed.
         rung: Name of the quality level, if it was admitted.
-        predicted_s: Seconds predicted on arrival, if it came so far.
+        predicted_s: Seconds from its receipt to its answer, as expected on arrival, if it came so
+            far; comparable with `total_s`.
         budget_s: Seconds that it had, if it came so far.
         timings: Seconds per stage that ran.
         total_s: Seconds from receipt to this answer.
@@ -122,7 +123,7 @@ class ActiveRequest:
         engine: Name of the engine that runs it; None while it waits.
         position: Index of the step in `plan` that runs or comes next.
         step_since: When that step started (monotonic seconds); None while it waits.
-        predicted_s: Seconds predicted on arrival, to the arrival of its answer.
+        predicted_s: Seconds from its receipt to its answer, as expected on arrival.
         probe: Whether it was let in only to observe the machine.
         ran: Seconds of the steps that have run, by stage.
         block_ran: Seconds of the last steps that ran one after the other in one lane.

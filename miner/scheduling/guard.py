@@ -1,22 +1,15 @@
 """The timing guard: at which rung a request fits, if at all. Pure: a clock and numbers."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import erf, inf, sqrt
 
-from generation.plan import Plan, Step, Turn
+from generation.plan import Plan, Step
 from miner.request import ActiveRequest, ReasonCode
+from miner.scheduling.board import Board, Lanes
 from miner.scheduling.estimates import Cost, Estimates
-from miner.scheduling.forecast import Finish, Job, TimedStep, forecast
-from miner.scheduling.queueing import FairShares, total_by
+from miner.scheduling.queueing import FairShares
 from miner.scheduling.watchdog import step_limit
-
-Lanes = Mapping[str, int]
-"""How many steps each lane of an engine runs at once."""
-
-FINE_REQUESTS = 24
-"""With more requests, the forecast takes neighbouring steps of one lane as one: what an older
-request could slip in between them matters little then."""
 
 PROBE_S = 60.0
 """A request that would be dropped on an idle machine is let in if its steps have not been observed
@@ -49,7 +42,8 @@ class Verdict:
         rung: The rung that it may take, None if it is dropped.
         reason_code: "ok" or why it is dropped: "predicted_late" or "caller_share".
         reason: One line with the numbers.
-        predicted_s: Seconds from its receipt to the arrival of its answer, as predicted now.
+        predicted_s: Seconds from its receipt to its answer as they are expected now, without the
+            margin and the delivery that the reason counts; infinite if no engine can be used.
         lowered: Waiting requests that have to take a lower rung for it, with that rung.
         probe: Whether it is let in only to observe the machine.
         head_start_s: By how much its place in every lane is ahead of its deadline's.
@@ -110,7 +104,7 @@ class Guard:
             admitted: Everybody else.
             engines: The lanes of the engines that can be used.
         """
-        board = _Board(self._estimates, self._clock(), engines, len(admitted))
+        board = Board(self._estimates, self._clock(), engines, len(admitted))
         caller = newcomer.request.caller.hotkey
         horizon = self._horizon_s * max(1, len(engines))
         levels = _distinct(newcomer.routes)
@@ -188,7 +182,7 @@ class Guard:
             engines: The lanes of the engines that can be used.
         """
         others = [a for a in admitted if a is not active]
-        board = _Board(self._estimates, self._clock(), engines, len(admitted))
+        board = Board(self._estimates, self._clock(), engines, len(admitted))
         before = board.finishes(others, {})
         levels = _distinct(active.routes)
         lowest = levels[-1]
@@ -282,7 +276,7 @@ class Guard:
 
     def _accept(
         self,
-        board: "_Board",
+        board: Board,
         active: ActiveRequest,
         rung: int,
         others: Sequence[ActiveRequest],
@@ -303,7 +297,7 @@ class Guard:
 
     def _explain(
         self,
-        board: "_Board",
+        board: Board,
         active: ActiveRequest,
         rung: int,
         others: Sequence[ActiveRequest],
@@ -311,217 +305,22 @@ class Guard:
         *,
         engine: str | None = None,
     ) -> tuple[float, str]:
-        """Returns the predicted seconds from the receipt to the answer, and the numbers."""
+        """Returns the expected seconds from the receipt to the answer, and the numbers."""
         finish = board.finish_of(active, rung, others, rungs, engine)
         margin = self._margins.admit
         alone = board.alone(active, rung, margin, engine)
         now = self._clock()
         since = now - active.request.received_at
         delivery = active.delivery_s[rung]
-        total = since + finish.mean + margin * sqrt(finish.variance) + delivery
+        expected = since + finish.mean
+        total = expected + margin * sqrt(finish.variance) + delivery
         budget = active.limit_at - active.request.received_at
         queue = max(0.0, total - alone - delivery)
         words = (
             f"{_percentile(margin)} {queue:.1f} queue + {alone:.1f} steps + {delivery:.1f} "
             f"delivery = {total:.1f} of {budget:.1f} s"
         )
-        return total, words
-
-
-class _Board:
-    """The machine at one moment: remaining steps of everybody, timed once."""
-
-    def __init__(
-        self, estimates: Estimates, now: float, engines: Mapping[str, Lanes], count: int
-    ) -> None:
-        self._fine = count <= FINE_REQUESTS
-        self._blocks: dict[tuple[str, int], Sequence[TimedStep]] = {}
-        self._estimates = estimates
-        self._now = now
-        self._engines = engines
-        self._costs: dict[tuple[str, str], Cost] = {}
-        self._timed: dict[tuple[str, int], Sequence[TimedStep]] = {}
-        self._jobs: dict[tuple[Turn, int, str | None], Job] = {}
-        self._bookings: dict[tuple[int, int], float] = {}
-
-    def cost(self, engine: str, key: str) -> Cost:
-        """Returns what one step takes, as predicted at this moment."""
-        cost = self._costs.get((engine, key))
-        if cost is None:
-            cost = self._costs[engine, key] = self._estimates.cost(engine, key)
-        return cost
-
-    def timed(self, engine: str, steps: Sequence[Step]) -> Sequence[TimedStep]:
-        """Returns lane, seconds and variance of each step.
-
-        Steps of one stage are slow together, so their standard deviations add up: the variances
-        grow as 1, 3, 5 ..., whose sum is the square of their number. Different stages count as
-        independent.
-        """
-        key = (engine, id(steps))
-        timed = self._timed.get(key)
-        if timed is None:
-            timed = []
-            for step in steps:
-                cost = self.cost(engine, step.cost_key)
-                timed.append((step.lane, cost.mean, cost.variance * (2 * step.index + 1)))
-            self._timed[key] = timed
-        return timed
-
-    def _merged(
-        self, engine: str, steps: Sequence[Step], timed: Sequence[TimedStep]
-    ) -> Sequence[TimedStep]:
-        """Joins neighbouring steps of one lane."""
-        key = (engine, id(steps))
-        blocks = self._blocks.get(key)
-        if blocks is None:
-            joined: list[TimedStep] = []
-            for lane, seconds, variance in timed:
-                if joined and joined[-1][0] == lane:
-                    _, before, spread = joined.pop()
-                    seconds, variance = before + seconds, spread + variance
-                joined.append((lane, seconds, variance))
-            blocks = self._blocks[key] = joined
-        return blocks
-
-    @property
-    def engines(self) -> int:
-        """How many engines can be used."""
-        return len(self._engines)
-
-    def booked(
-        self, admitted: Sequence[ActiveRequest], rungs: Mapping[ActiveRequest, int]
-    ) -> Mapping[Hashable, float]:
-        """Returns the seconds booked by caller, some requests at other rungs."""
-        return total_by(
-            (a.request.caller.hotkey, self.booking(a, rungs.get(a, a.rung))) for a in admitted
-        )
-
-    def booking(self, active: ActiveRequest, rung: int) -> float:
-        """Returns the seconds that a request still takes of the lane that it uses most."""
-        key = (active.arrival, rung)
-        if key not in self._bookings:
-            self._bookings[key] = self._booking(active, rung)
-        return self._bookings[key]
-
-    def _booking(self, active: ActiveRequest, rung: int) -> float:
-        engine = active.engine or next(iter(self._engines), None)
-        if engine is None:
-            return 0.0
-        by_lane: dict[str, float] = {}
-        for lane, seconds, _ in self._left(active, rung, engine):
-            by_lane[lane] = by_lane.get(lane, 0.0) + seconds
-        return max(by_lane.values(), default=0.0)
-
-    def job(self, active: ActiveRequest, rung: int, engine: str | None = None) -> Job:
-        """Returns a request as the forecast takes it; `engine` binds one that waits."""
-        key = (active.turn, rung, engine)
-        job = self._jobs.get(key)
-        if job is None:
-            bound = active.engine or engine
-            names = (bound,) if bound is not None else tuple(self._engines)
-            routes = {name: self._left(active, rung, name) for name in names}
-            job = Job(active.turn, routes, running=active.step_since is not None)
-            self._jobs[key] = job
-        return job
-
-    def finishes(
-        self, admitted: Sequence[ActiveRequest], rungs: Mapping[ActiveRequest, int]
-    ) -> list[Finish]:
-        """Forecasts everybody, some at other rungs."""
-        jobs = [self.job(a, rungs.get(a, a.rung)) for a in admitted]
-        return forecast(jobs, self._engines)
-
-    def finish_of(
-        self,
-        active: ActiveRequest,
-        rung: int,
-        others: Sequence[ActiveRequest],
-        rungs: Mapping[ActiveRequest, int],
-        engine: str | None,
-    ) -> Finish:
-        """Forecasts one request among the others."""
-        jobs = [self.job(a, rungs.get(a, a.rung)) for a in others]
-        return forecast([*jobs, self.job(active, rung, engine)], self._engines)[-1]
-
-    def alone(self, active: ActiveRequest, rung: int, z: float, engine: str | None) -> float:
-        """Returns what a request's own steps take on an idle engine."""
-        (finish,) = forecast([self.job(active, rung, engine)], self._engines)
-        return finish.mean + z * sqrt(finish.variance)
-
-    def all_on_time(
-        self,
-        newcomer: ActiveRequest,
-        rung: int,
-        others: Sequence[ActiveRequest],
-        rungs: Mapping[ActiveRequest, int],
-        before: Sequence[Finish],
-        margin: float,
-        margin_of_others: float,
-        *,
-        engine: str | None = None,
-    ) -> bool:
-        """Tells whether the newcomer is on time and makes nobody late who was on time before."""
-        jobs = [self.job(a, rungs.get(a, a.rung)) for a in others]
-        jobs.append(self.job(newcomer, rung, engine))
-        *after, own = forecast(jobs, self._engines)
-        if self._late(newcomer, rung, own, margin):
-            return False
-        return not any(
-            self._late(a, rungs.get(a, a.rung), new, margin_of_others)
-            and not self._late(a, a.rung, old, margin_of_others)
-            for a, old, new in zip(others, before, after, strict=True)
-        )
-
-    def _late(self, active: ActiveRequest, rung: int, finish: Finish, margin: float) -> bool:
-        if active.abandoned:
-            return False
-        left = active.limit_at - active.delivery_s[rung] - self._now
-        return finish.mean + margin * sqrt(finish.variance) > left
-
-    def _left(self, active: ActiveRequest, rung: int, engine: str) -> Sequence[TimedStep]:
-        if active.engine is None:
-            steps = self.timed(engine, active.routes[rung])
-            return steps if self._fine else self._merged(engine, active.routes[rung], steps)
-        steps = self.timed(engine, active.plan.steps)[active.position :]
-        if active.pace != 1.0 and steps:
-            steps = _paced(steps, active.pace)
-        if active.step_since is not None:
-            lane, _, variance = steps[0]
-            key = active.plan.steps[active.position].cost_key
-            left = residual(
-                self.cost(engine, key),
-                self._now - active.step_since,
-                active.plan.limit[active.position] if active.plan.limit else inf,
-            )
-            steps = [(lane, left, variance), *steps[1:]]
-        return steps[:1] if active.abandoned else steps
-
-
-def residual(cost: Cost, elapsed: float, limit: float) -> float:
-    """Returns the expected seconds that a running step still takes; never 0.
-
-    Up to its 95 %: the rest of the mean, or half of what is left to the 95 %. Past its prediction,
-    it is expected to take as long again, at most what is left of its limit.
-
-    Args:
-        cost: What was predicted.
-        elapsed: Seconds that it has run.
-        limit: Seconds that it may run.
-    """
-    late = cost.quantile(1.645)
-    if elapsed < late:
-        return max(cost.mean - elapsed, 0.5 * (late - elapsed))
-    return max(0.1 * cost.mean, min(limit - elapsed, elapsed))
-
-
-def _paced(steps: Sequence[TimedStep], pace: float) -> Sequence[TimedStep]:
-    """Stretches the first steps that share a lane."""
-    lane, count = steps[0][0], 0
-    while count < len(steps) and steps[count][0] == lane:
-        count += 1
-    stretched = [(name, pace * mean, pace * pace * spread) for name, mean, spread in steps[:count]]
-    return [*stretched, *steps[count:]]
+        return expected, words
 
 
 def _distinct(routes: Sequence[Sequence[Step]]) -> list[int]:

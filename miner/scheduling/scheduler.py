@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from generation.plan import Plan, Rung, Step, StepEvent
 from miner.request import ActiveRequest, ReasonCode, Request
+from miner.scheduling.board import Lanes
 from miner.scheduling.estimates import DeliveryTimes, Estimates
-from miner.scheduling.guard import Guard, Lanes, Margins, Verdict
+from miner.scheduling.guard import Guard, Margins, Verdict
 from miner.scheduling.queueing import FairShares
 from miner.scheduling.watchdog import RECOVERY_S, Overrun, overruns
 
