@@ -3,9 +3,8 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import partial
 from math import isfinite
 
@@ -15,33 +14,18 @@ from generation.engine import Generation
 from generation.errors import EngineDead, GenerationError, GenerationStopped
 from generation.plan import StepEvent
 from miner.engines import EngineClient
+from miner.engines.fleet import Fleet
+from miner.engines.warming_up import WarmUps
 from miner.estimates_file import EstimatesFile
+from miner.life import Life, State
 from miner.request import ActiveRequest, Answer, Caller, Outcome, ReasonCode, Request
 from miner.scheduling.estimates import DeliveryTimes, Estimates
 from miner.scheduling.scheduler import Dispatch, Scheduler
-from miner.scheduling.watchdog import Overrun
 from miner.score.log import ScoreLog
-from protocol.errors import SetupError, TaskError
-from protocol.tasks import TextTask
-
-SAVE_EVERY_S = 60.0
-"""Seconds between two writes of the estimates."""
+from protocol.errors import TaskError
 
 WARN_EVERY_S = 300.0
 """Least seconds between two warnings that the guard refuses everything."""
-
-_TRIAL = TextTask(id="trial", prompt="a red car")
-
-
-class State(StrEnum):
-    """Where the service is in its life: it moves down this list, and from suspect back to ready."""
-
-    STARTING = "starting"
-    WARMING_UP = "warming_up"
-    READY = "ready"
-    SUSPECT = "suspect"
-    DRAINING = "draining"
-    DEAD = "dead"
 
 
 @dataclass(frozen=True)
@@ -89,40 +73,38 @@ class MinerService:
         estimates_file: EstimatesFile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engines: dict[str, EngineClient] = {engine.name: engine for engine in engines}
         self._score_log = score_log
-        self._budget_s = budget_s
         self._clock = clock
-        self._estimates = Estimates(clock)
-        self._estimates_file = estimates_file
+        estimates = Estimates(clock)
+        warm_ups = WarmUps(estimates, score_log, budget_s=budget_s, file=estimates_file)
+        self._engines = Fleet(engines, warm_ups, score_log)
         self._delivery = DeliveryTimes()
         self._scheduler = Scheduler(
             engines[0].ladder,
             lambda request, rung: engines[0].route(request.task, rung),
-            estimates=self._estimates,
+            estimates=estimates,
             delivery=self._delivery,
             budget_s=budget_s,
             margin_s=margin_s,
             clock=clock,
         )
-        self._lost: list[EngineClient] = []
         self._entries: dict[str, _Entry] = {}
-        self._state = State.STARTING
-        self._suspected: set[str] = set()
+        self._life = Life(self._score_log)
         self._alarm: asyncio.TimerHandle | None = None
-        self._saving: asyncio.Task[None] | None = None
         self._warned_at = -WARN_EVERY_S
         self._cause_of_death = ""
         self.died = asyncio.Event()
         """Set once no engine can serve any more; the process should then end non-zero."""
 
-        self.hung = False
-        """Whether a thread is left that will not end: the process must end through `os._exit`."""
-
     @property
     def state(self) -> State:
         """Where the service is in its life."""
-        return self._state
+        return self._life.state
+
+    @property
+    def hung(self) -> bool:
+        """Whether a thread is left that will not end: the process must end by `os._exit`."""
+        return self._engines.hung
 
     def active(self, *, except_transport: str) -> int:
         """Returns how many admitted requests came by another transport than this one."""
@@ -131,25 +113,16 @@ class MinerService:
         )
 
     async def start(self) -> None:
-        """Loads the engines and warms them up; the service is ready once one of them is.
+        """Loads the engines and warms them up; those that cannot start are left out.
 
         Raises:
             SetupError: None of them can start.
         """
-        self._move(State.WARMING_UP)
-        engines = list(self._engines.values())
-        results = await asyncio.gather(*map(self._start_engine, engines), return_exceptions=True)
-        for engine, error in zip(engines, results, strict=True):
-            if error is None:
-                continue
-            if not isinstance(error, SetupError) or len(self._engines) == 1:
-                raise error
-            logger.error("engine {} does not start, the others serve: {}", engine.name, error)
-            del self._engines[engine.name]
-            self._lost.append(engine)
-        if self._estimates_file is not None:
-            self._saving = asyncio.create_task(self._keep_saving(self._estimates_file))
-        self._move(State.READY)
+        self._life.move(State.WARMING_UP)
+        await self._engines.start(
+            lambda engine: self._scheduler.add_engine(engine.name, engine.lanes)
+        )
+        self._life.move(State.READY)
 
     async def handle(self, request: Request) -> Answer:
         """Answers a request, whatever becomes of it; logs exactly one `answered` line.
@@ -183,7 +156,7 @@ class MinerService:
 
         That is at the last of their deadlines, at the latest.
         """
-        self._move(State.DRAINING)
+        self._life.move(State.DRAINING)
         while self._entries:
             await asyncio.wait({entry.end for entry in self._entries.values()})
             await asyncio.sleep(0)  # Lets the handlers take their results and leave.
@@ -192,13 +165,7 @@ class MinerService:
         """Ends the engines' threads; waits only seconds for a step that hangs."""
         if self._alarm is not None:
             self._alarm.cancel()
-        if self._saving is not None:
-            self._saving.cancel()
-            await asyncio.wait({self._saving})
-            self._save()
-        engines = (*self._engines.values(), *self._lost)
-        if not all(await asyncio.gather(*(engine.close() for engine in engines))):
-            self.hung = True
+        await self._engines.close()
 
     async def _handle(self, request: Request) -> Answer:
         entry = self._admit(request)
@@ -245,34 +212,11 @@ class MinerService:
             self._warn(f"a request is let in to see what the machine takes now: {verdict.reason}")
         entry = _Entry(active, asyncio.get_running_loop().create_future())
         self._entries[request.id] = entry
-        self._log_admission(active)
+        self._score_log.admitted(active, pending=len(self._entries))
         return entry
 
-    async def _start_engine(self, engine: EngineClient) -> None:
-        await engine.start()
-        if self._estimates_file is not None:
-            self._estimates_file.restore(self._estimates, engine.name, engine.machine)
-        seconds = await engine.warm_up()
-        odd = self._estimates.oddity(engine.name, seconds) or self._too_slow(engine, seconds)
-        if odd is not None:
-            logger.warning("the warm-up is repeated: {}", odd)
-            again = await engine.warm_up()
-            seconds = {key: min(value, again.get(key, value)) for key, value in seconds.items()}
-        self._estimates.set_prior(engine.name, seconds)
-        self._score_log.write("warmed_up", engine=engine.name, seconds=dict(seconds))
-        if problem := self._too_slow(engine, seconds):
-            logger.warning("text tasks will be dropped: {}", problem)
-        self._scheduler.add_engine(engine.name, engine.lanes)
-
-    def _too_slow(self, engine: EngineClient, seconds: Mapping[str, float]) -> str | None:
-        lowest = sum(seconds[step.cost_key] for step in engine.route(_TRIAL, engine.ladder[-1]))
-        if lowest <= self._budget_s:
-            return None
-        name = engine.ladder[-1].name
-        return f"the lowest rung, {name}, took {lowest:.1f} s of a budget of {self._budget_s:.1f} s"
-
     def _refusal(self) -> tuple[ReasonCode, str] | None:
-        match self._state:
+        match self._life.state:
             case State.READY:
                 return None
             case State.DRAINING:
@@ -282,7 +226,7 @@ class MinerService:
             case State.DEAD:
                 return "engine_dead", f"the engine died: {self._cause_of_death}"
             case _:
-                return "not_ready", f"the miner is not ready ({self._state})"
+                return "not_ready", f"the miner is not ready ({self._life.state})"
 
     async def _end_of(self, entry: _Entry) -> _End:
         """Waits for the end of a request, at most until its answer would come too late."""
@@ -297,7 +241,7 @@ class MinerService:
 
     def _proceed(self) -> None:
         """Does what the scheduler says is due now, and sets the alarm for the next time."""
-        if self._state is State.DEAD:
+        if self._life.state is State.DEAD:
             return
         self._watch()
         due = self._scheduler.next()
@@ -369,37 +313,17 @@ class MinerService:
     def _watch(self) -> None:
         """Notices steps past their limits, engines that come back, and those that do not."""
         overruns = self._scheduler.overruns()
-        suspects: dict[str, Overrun] = {}
-        for overrun in sorted(overruns, key=lambda overrun: overrun.lost):
-            suspects[overrun.active.engine or ""] = overrun  # One that is lost counts most.
-        for name, overrun in suspects.items():
-            if name not in self._suspected:
-                logger.error("engine {} is suspected to hang: {}", name, overrun)
-                self._score_log.write("engine_suspect", engine=name, reason=str(overrun))
-        for name in self._suspected - suspects.keys():
-            logger.info("engine {} is back", name)
-            self._score_log.write("engine_back", engine=name)
-        self._suspected = set(suspects)
-        for name, overrun in suspects.items():
-            if overrun.lost:
-                self.hung = True
-                self._lose(name, f"{overrun} and did not come back", None, hangs=True)
-        usable = self._engines.keys() - self._suspected
-        if self._state is State.READY and not usable:
-            self._move(State.SUSPECT, "; ".join(str(overrun) for overrun in overruns))
-        elif self._state is State.SUSPECT and usable:
-            self._move(State.READY)
+        for name, reason in self._engines.watch(overruns).items():
+            self._lose(name, reason, None, hangs=True)
+        if self._life.state is State.READY and not self._engines.usable:
+            self._life.move(State.SUSPECT, "; ".join(str(overrun) for overrun in overruns))
+        elif self._life.state is State.SUSPECT and self._engines.usable:
+            self._life.move(State.READY)
 
     def _lose(self, name: str, reason: str, entry: _Entry | None, *, hangs: bool = False) -> None:
         """Goes on without an engine, or dies with the last one."""
-        if name not in self._engines:
+        if not self._engines.lose(name, reason, hangs=hangs):
             return
-        logger.error("engine {} is lost: {}", name, reason)
-        self._score_log.write("engine_lost", engine=name, reason=reason)
-        engine = self._engines.pop(name)
-        if not hangs:
-            self._lost.append(engine)
-        self._suspected.discard(name)
         end = partial(_End, "failed", "engine_dead", f"the engine died: {reason}")
         if entry is not None:
             self._end(entry.active, end(entry.failed_stage))
@@ -409,7 +333,7 @@ class MinerService:
             self._proceed()
             return
         self._cause_of_death = reason
-        self._move(State.DEAD, reason)
+        self._life.move(State.DEAD, reason)
         self.died.set()
         for other in list(self._entries.values()):
             self._end(other.active, end())
@@ -447,23 +371,6 @@ class MinerService:
         logger.opt(exception=error).error("request {} failed", request.id)
         return "internal_error", f"unexpected {type(error).__name__}"
 
-    def _log_admission(self, active: ActiveRequest) -> None:
-        request = active.request
-        self._score_log.write(
-            "admitted",
-            request_id=request.id,
-            task_id=request.task.log_id,
-            transport=request.transport,
-            kind=request.task.kind,
-            caller=request.caller.hotkey,
-            uid=request.caller.uid,
-            rung=active.plan.rung.name,
-            probe=active.probe or None,
-            predicted_s=active.predicted_s,
-            budget_s=active.budget_s,
-            pending=len(self._entries),
-        )
-
     def _finish(self, request: Request, answer: Answer) -> Answer:
         answer = replace(answer, total_s=self._clock() - request.received_at)
         self._score_log.answered(
@@ -485,27 +392,6 @@ class MinerService:
         if now - self._warned_at >= WARN_EVERY_S:
             self._warned_at = now
             logger.warning("{}", text)
-
-    async def _keep_saving(self, file: EstimatesFile) -> None:
-        while True:
-            await asyncio.sleep(SAVE_EVERY_S)
-            await asyncio.to_thread(file.save, self._estimates, self._machines())
-
-    def _save(self) -> None:
-        if self._estimates_file is not None:
-            self._estimates_file.save(self._estimates, self._machines())
-
-    def _machines(self) -> dict[str, str]:
-        return {engine.name: engine.machine for engine in self._engines.values()}
-
-    def _move(self, state: State, reason: str | None = None) -> None:
-        order = list(State)
-        back = self._state is State.SUSPECT and state is State.READY
-        if order.index(state) <= order.index(self._state) and not back:
-            return
-        previous, self._state = self._state, state
-        logger.info("state: {}", state)
-        self._score_log.write("state_changed", state=state, previous=previous, reason=reason)
 
 
 def _stage_of(active: ActiveRequest) -> str | None:

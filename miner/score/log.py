@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from miner.request import Answer, Caller
+from miner.request import ActiveRequest, Answer, Caller
 from protocol.errors import SetupError
 from protocol.tasks import log_safe
 
@@ -72,6 +72,24 @@ class ScoreLog:
         }
         text = json.dumps(line, ensure_ascii=True, allow_nan=False)
         logger.bind(**{_MARK: text, "score_file": str(self.path)}).info(event)
+
+    def admitted(self, active: ActiveRequest, *, pending: int) -> None:
+        """Writes that a request was admitted; `pending` counts those that have no answer yet."""
+        request = active.request
+        self.write(
+            "admitted",
+            request_id=request.id,
+            task_id=request.task.log_id,
+            transport=request.transport,
+            kind=request.task.kind,
+            caller=request.caller.hotkey,
+            uid=request.caller.uid,
+            rung=active.plan.rung.name,
+            probe=active.probe or None,
+            predicted_s=active.predicted_s,
+            budget_s=active.budget_s,
+            pending=pending,
+        )
 
     def answered(
         self, answer: Answer, *, request_id: str, caller: Caller, transport: str, kind: str | None

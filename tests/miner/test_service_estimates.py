@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from miner.service import SAVE_EVERY_S, WARN_EVERY_S
+from miner.engines.warming_up import SAVE_EVERY_S
+from miner.service import WARN_EVERY_S
 from tests.miner.conftest import MakeBench
 from tests.support.fakes import SECONDS, FakeEngine, ball_spz
 from tests.support.service_bench import Bench

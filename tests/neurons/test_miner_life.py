@@ -12,9 +12,10 @@ import pytest
 from generation.errors import EngineDead
 from miner.assembly import Parts
 from miner.last_resort import LastResort
+from miner.life import State
 from miner.request import Caller, Request
 from miner.score.log import ScoreLog
-from miner.service import MinerService, State
+from miner.service import MinerService
 from neurons import miner
 from neurons.miner import DEREGISTERED, DIED, STOPPED, _run, _serve, _stop_on_signals
 from protocol.errors import SetupError

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from loguru import logger
 
 from miner.chain.metagraph import Chain, Neuron
+from miner.life import State
 from miner.request import Answer, Caller, Request
 from miner.score.log import ScoreLog
-from miner.service import MinerService, State
+from miner.service import MinerService
 from miner.transports.pull.book import PullBook
 from miner.transports.pull.calls import NoAnswer, ValidatorCalls
 from miner.transports.pull.delivery import Delivery, in_words

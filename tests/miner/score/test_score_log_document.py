@@ -13,8 +13,8 @@ import pytest
 
 from generation.lift import BACK_ENDS, stages_of
 from generation.presets import PRESETS
+from miner.life import State
 from miner.request import Outcome, ReasonCode
-from miner.service import State
 from miner.transports.pull.validators import Fate
 from protocol.synapses import Feedback
 
