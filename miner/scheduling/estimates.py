@@ -23,7 +23,7 @@ observed. Otherwise one bad minute could make the guard refuse everything, and w
 never observed."""
 
 LEVEL_WEIGHT = 0.02
-"""Weight of an observation in the long-term level."""
+"""Least weight of an observation in the long-term level; about the last 100 count."""
 
 CLIP_FACTOR, CLIP_DEVIATIONS = 2.0, 4.0
 """An observation counts for at most this many predictions or standard deviations above the mean,
@@ -55,7 +55,7 @@ class Learned:
         level: Seconds, over many observations.
         count: Observations that the mean is worth.
         at: When it was observed last, on the clock of `Estimates`.
-        observed: Whether it comes from a request, not only from a warm-up or a file.
+        observed: Requests' steps that it was learned from; a file counts as one, a warm-up as none.
     """
 
     mean: float
@@ -63,7 +63,7 @@ class Learned:
     level: float
     count: float
     at: float
-    observed: bool = False
+    observed: int = 0
 
 
 class Estimates:
@@ -100,6 +100,10 @@ class Estimates:
     def observe(self, engine: str, key: str, seconds: float, *, failed: bool = False) -> None:
         """Learns from a step.
 
+        Nothing makes a step run much faster than it can. One that takes less than half of what a
+        prior or a forgotten spell predicts therefore takes its place instead of being averaged; the
+        difference only widens the spread.
+
         Args:
             engine: Where it ran.
             key: Its cost key.
@@ -111,30 +115,38 @@ class Estimates:
         now = self._clock()
         if old is None:
             if not failed:
-                self._learned[engine, key] = replace(_prior(seconds, now), observed=True)
+                self._learned[engine, key] = replace(_prior(seconds, now), observed=1)
             return
         if failed and seconds <= old.mean:
             return
         count = old.count * exp2(-max(0.0, now - old.at) / COUNT_HALF_LIFE_S)
+        if count <= PRIOR_COUNT and ODD_FACTOR * seconds < old.mean:
+            self._learned[engine, key] = replace(
+                _prior(seconds, now),
+                variance=((old.mean - seconds) / CLIP_DEVIATIONS) ** 2,
+                observed=old.observed + 1,
+            )
+            return
         limit = max(CLIP_FACTOR * old.mean, old.mean + CLIP_DEVIATIONS * sqrt(old.variance))
         step = min(seconds, limit) - old.mean
         weight = max(MIN_WEIGHT, 1.0 / (count + 1.0))
         counted = old.mean + step
-        level_weight = LEVEL_WEIGHT if old.observed else weight
+        level_weight = weight
+        if old.observed:
+            level_weight = max(LEVEL_WEIGHT, 1.0 / (old.observed + PRIOR_COUNT + 1.0))
         self._learned[engine, key] = Learned(
             mean=old.mean + weight * step,
             variance=(1.0 - weight) * (old.variance + weight * step * step),
             level=old.level + level_weight * (counted - old.level),
             count=min(count + 1.0, 1.0 / MIN_WEIGHT),
             at=now,
-            observed=True,
+            observed=old.observed + 1,
         )
 
     def set_prior(self, engine: str, seconds: Mapping[str, float]) -> None:
         """Takes a warm-up's seconds by cost key; what an earlier run observed is kept beside it.
 
-        Where a file already knows a key, the two are averaged, the file counting for what it was
-        worth.
+        Where a file already knows a key, the two are averaged.
         """
         now = self._clock()
         for key, value in seconds.items():
@@ -174,9 +186,8 @@ class Estimates:
 
     def restore(self, engine: str, key: str, learned: Learned) -> None:
         """Takes what an earlier run knew; it counts as a prior, and as old as the clock's start."""
-        self._learned[engine, key] = replace(
-            learned, at=self._clock(), observed=False, count=PRIOR_COUNT
-        )
+        at = self._clock()
+        self._learned[engine, key] = replace(learned, at=at, observed=1, count=PRIOR_COUNT)
 
     def forget(self, engine: str) -> None:
         """Drops everything about an engine."""
