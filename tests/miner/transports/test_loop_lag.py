@@ -254,7 +254,7 @@ async def over_pull(folder: Path, start: Start, kind: str) -> AsyncIterator[Way]
         nonlocal jumped_s
         settled.clear()
         jumped_s += 1e5  # Beyond the cooldown.
-        await asyncio.wait_for(settled.wait(), 3.0)
+        await asyncio.wait_for(settled.wait(), 20.0)
 
     log.write = noting  # type: ignore[method-assign]
     transport = PullTransport(
