@@ -19,9 +19,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
+from miner.life import State
 from miner.request import Answer, Caller, Request
 from miner.score.log import ScoreLog
-from miner.service import MinerService, State
+from miner.service import MinerService
 from miner.transports.body_limit import BodyLimit
 from miner.transports.connections import ClientConnections, when_sent, while_connected
 from miner.transports.http.forms import ENVELOPE_BYTES, read_task
