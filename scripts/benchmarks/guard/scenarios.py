@@ -156,8 +156,8 @@ class Scenario:
 
 
 def half_speed(now: float) -> float:
-    """Half speed for 60 s out of every 180 s."""
-    return 2.0 if now % 180.0 >= 120.0 else 1.0
+    """Half speed for 60 s out of every 120 s."""
+    return 2.0 if 30.0 <= now % 120.0 < 90.0 else 1.0
 
 
 def spikes(now: float) -> float:
