@@ -4,15 +4,12 @@ An assigned task is this miner's until its result is submitted, and a validator 
 must not be asked. Losing either costs turns, so both are written before anything is done with them.
 """
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Literal
 
-from loguru import logger
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from miner.state_file import StateFile
 from miner.transports.pull.validators import Standing
 from protocol.errors import SetupError
 
@@ -74,6 +71,7 @@ class PullStateFile:
     def __init__(self, path: Path, hotkey: str) -> None:
         self._path = path
         self._hotkey = hotkey
+        self._file = StateFile(path, PullState, loses="cooldowns and tasks")
 
     def load(self) -> PullState:
         """Reads the state. A file that cannot be used is set aside, and an empty state returned.
@@ -81,23 +79,18 @@ class PullStateFile:
         Raises:
             SetupError: The file cannot be read, or its folder cannot be written.
         """
-        empty = PullState(hotkey=self._hotkey)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return self._written(empty)
+            state = self._file.load()
+            if state is not None and state.hotkey != self._hotkey:
+                self._file.set_aside(f"belongs to the hotkey {state.hotkey[:64]!r}")
+                state = None
+            state = state or PullState(hotkey=self._hotkey)
+            # Writes it now, to find out whether the file can be written.
+            self._file.save(state)
         except OSError as error:
             raise self._unusable(error) from error
-        try:
-            state = PullState.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-            return self._set_aside(f"is damaged or of another version ({where}: {first['msg']})")
-        if state.hotkey != self._hotkey:
-            return self._set_aside(f"belongs to the hotkey {state.hotkey[:64]!r}")
-        return self._written(state)
+        return state
 
     def save(self, state: PullState) -> None:
         """Replaces the file atomically: after a crash it holds the old state or the new one.
@@ -105,41 +98,7 @@ class PullStateFile:
         Raises:
             OSError: It cannot be written.
         """
-        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(state.model_dump_json().encode())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, self._path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
-
-    def _set_aside(self, reason: str) -> PullState:
-        number = 1
-        while (aside := self._path.with_name(f"{self._path.name}.damaged-{number}")).exists():
-            number += 1
-        try:
-            self._path.rename(aside)
-        except OSError as error:
-            raise self._unusable(error) from error
-        logger.warning(
-            "{} {}; set aside as {}, starting without cooldowns and tasks",
-            self._path,
-            reason,
-            aside.name,
-        )
-        return self._written(PullState(hotkey=self._hotkey))
-
-    def _written(self, state: PullState) -> PullState:
-        """Writes the state at the start, to find out whether the file can be written."""
-        try:
-            self.save(state)
-        except OSError as error:
-            raise self._unusable(error) from error
-        return state
+        self._file.save(state)
 
     def _unusable(self, error: OSError) -> SetupError:
         return SetupError(
