@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -26,7 +27,7 @@ from scripts.benchmarks.guard.scenarios import (
     arrivals,
     card,
 )
-from scripts.benchmarks.guard.simulation import Outcome
+from scripts.benchmarks.guard.simulation import Outcome, Record
 
 Row = dict[str, Any]
 
@@ -64,7 +65,8 @@ def run(
         per card, scenario, load and policy: `asked`, `accepted`, `on_time`, `late` (the
         asset came after the limit), `stopped_half_way` (with `cut_off`: while a step ran),
         `dropped_waiting`, `wasted_share` (of the `gpu` lane's seconds, spent on accepted requests
-        that were not on time), `mean_rung`, `on_time_of_perfect`.
+        that were not on time), `callers` (the share of its requests that each got in time),
+        `mean_rung`, `on_time_of_perfect`.
 
     Raises:
         SetupError: An unknown scenario or card.
@@ -136,8 +138,16 @@ def row(scenario: Scenario, machine: Card, load: float, policy: str, outcome: Ou
         "cut_off": sum(record.cut_off for record in accepted),
         "dropped_waiting": sum(record.stopped and record.ran_s == 0 for record in accepted),
         "wasted_share": wasted / used if used else 0.0,
+        "callers": by_caller(counted),
         "mean_rung": sum(record.rung or 0 for record in on_time) / max(1, len(on_time)),
     }
+
+
+def by_caller(records: Sequence[Record]) -> dict[str, float]:
+    """Returns the share of its requests that each caller got in time."""
+    asked = Counter(record.request.caller.hotkey for record in records)
+    served = Counter(record.request.caller.hotkey for record in records if record.on_time)
+    return {caller: served[caller] / count for caller, count in asked.items()}
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -178,6 +178,7 @@ SCENARIOS = (
     Scenario("prior 3 x too high", prior=3.0),
     Scenario("prior 3 x too low", prior=1 / 3),
     Scenario("hang", hang_at=60.0),
+    Scenario("one caller floods", callers={"flood": 10.0, "modest": 1.0}),
 )
 LOADS = (0.3, 0.7, 1.0, 1.5, 3.0)
 
