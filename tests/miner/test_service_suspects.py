@@ -8,8 +8,9 @@ from generation.errors import EngineDead
 from miner.request import Caller
 from miner.scheduling.watchdog import LIMIT_FACTOR, LIMIT_FLOOR_S, RECOVERY_S
 from protocol.errors import SetupError
+from protocol.tasks import ImageTask
 from tests.miner.conftest import MakeBench
-from tests.support.fakes import SECONDS, FakeEngine
+from tests.support.fakes import SECONDS, FakeEngine, picture
 from tests.support.service_bench import Bench
 from tests.support.virtual_time import clock, in_virtual_time
 
@@ -108,6 +109,20 @@ async def test_what_an_engine_has_when_it_is_lost_is_answered(make_bench: MakeBe
 
 
 @in_virtual_time
+async def test_of_two_hung_steps_the_first_one_counts(make_bench: MakeBench) -> None:
+    bench = make_bench(budget_s=100.0)
+    await bench.service.start()
+    first = await bench.held("encode")
+    await asyncio.sleep(1.0)
+    bench.engine.hold_at, bench.engine.held_task = "splats", "later"
+    later = bench.ask("later", task=ImageTask(id="later", image=picture()), caller=OTHER)
+    await bench.service.died.wait()
+    assert len(bench.events("engine_suspect")) == 1
+    assert "encode runs for" in bench.events("engine_lost")[0]["reason"]
+    assert {answer.reason_code for answer in await asyncio.gather(first, later)} == {"engine_dead"}
+
+
+@in_virtual_time
 async def test_of_two_engines_the_other_goes_on(make_bench: MakeBench) -> None:
     first, second = FakeEngine(name="first"), FakeEngine(name="second")
     bench = make_bench(first, second)
@@ -120,6 +135,7 @@ async def test_of_two_engines_the_other_goes_on(make_bench: MakeBench) -> None:
     await asyncio.sleep(RECOVERY_S + MOST_LIMIT_S)
     for event in ("engine_suspect", "engine_lost"):
         assert [line["engine"] for line in bench.events(event)] == [lost.name]
+    assert bench.events("engine_back") == []
     assert (await bench.handle("after", caller=OTHER)).outcome == "completed"
     assert {task for task, _ in other.ran} == {"while suspect", "after"}
     assert bench.state == "ready"
