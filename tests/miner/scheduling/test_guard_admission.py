@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import sqrt
 from random import Random
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from miner.request import ActiveRequest
 from miner.scheduling.board import residual
-from miner.scheduling.estimates import Estimates
+from miner.scheduling.estimates import PRIOR_CV, Estimates
 from miner.scheduling.forecast import Job, TimedStep, forecast
 from miner.scheduling.guard import PROBE_S, Guard, Margins
 from miner.scheduling.queueing import FairShares
@@ -137,6 +138,30 @@ def test_an_answered_request_keeps_its_lane_but_no_time(clock: Clock, guard: Gua
     # Two seconds of its step and two own ones do not fit into four.
     assert guard.admit(make_active(clock, left_s=4.0), [left], ENGINES).rung is None
     assert guard.admit(make_active(clock, left_s=7.0), [left], ENGINES).rung == LOWEST
+
+
+def test_what_an_answered_request_would_have_done_next_does_not_count(
+    clock: Clock, guard: Guard
+) -> None:
+    draw, pack = ROUTES[BEST]
+    left = make_active(clock, engine="one", ran_s=5.0, guard=guard, routes=[(draw, draw, pack)] * 3)
+    newcomer = make_active(clock, left_s=8.0, caller="a")
+    left.limit_at = newcomer.limit_at - 0.1
+    assert guard.admit(newcomer, [left], ENGINES).rung is None
+    left.abandoned = True
+    assert guard.admit(newcomer, [left], ENGINES).rung is not None
+
+
+def test_the_steps_of_one_stage_are_slow_together(clock: Clock) -> None:
+    """Four steps with a spread of 15 % each have one of 15 % together, not of 7.5 %."""
+    guard = make_guard(clock, learned(clock))
+    draw = ROUTES[LOWEST][0]
+    route = tuple(replace(draw, index=index) for index in range(4))
+    mean = 4 * SECONDS["draw:lowest"]
+    enough = mean * (1.0 + MARGINS.admit * PRIOR_CV) + DELIVERY_S
+    for left_s, rung in ((enough + 0.01, BEST), (enough - 0.01, None)):
+        active = make_active(clock, left_s=left_s, routes=[route] * 3)
+        assert guard.admit(active, [], ENGINES).rung == rung
 
 
 def test_beyond_its_share_a_caller_is_told_by_how_much(clock: Clock) -> None:

@@ -136,12 +136,12 @@ def test_a_flood_is_forgotten(shares: FairShares, clock: Clock) -> None:
 
 
 def test_who_is_crowded_out_may_use_what_is_kept_free_of_the_flood(shares: FairShares) -> None:
-    booked: dict[Hashable, float] = {}
-    shares.note("modest")
-    fill(shares, booked, "flood", 1.0)
-    shares.book("flood", 10.0)  # Requests that are done already.
-    assert sum(booked.values()) == 20.0
-    fill(shares, booked, "modest", 1.0)
+    booked: dict[Hashable, float] = {"flood": 15.0}
+    for caller in ("flood", "modest"):
+        shares.note(caller)
+    assert fill(shares, dict(booked), "modest", 1.0) == shares.share(HORIZON) == 10.0
+    shares.book("flood", 60.0)  # Most of it is done already.
+    assert fill(shares, booked, "modest", 1.0) == 15.0
     assert sum(booked.values()) == HORIZON
 
 
