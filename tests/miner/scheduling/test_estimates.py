@@ -199,8 +199,7 @@ def test_engines_are_learned_apart(estimates: Estimates, clock: Clock) -> None:
     for _ in range(20):
         estimates.observe("gpu-1", KEY, 3.0)
     assert predicted(estimates) == 1.0
-    estimates.forget("gpu-1")
-    assert {engine for engine, _ in estimates.export()} == {ENGINE}
+    assert estimates.cost("gpu-1", KEY).mean > 2.5
 
 
 def test_what_an_earlier_run_knew_is_a_prior(estimates: Estimates, clock: Clock) -> None:

@@ -148,6 +148,7 @@ class Shop:
 
     def start(self, active: ActiveRequest) -> None:
         """The engine starts the next step of a request."""
+        assert active.engine is not None
         step = active.plan.steps[active.position]
         self.scheduler.on_event(active, StepEvent("started", active.position, step))
 
