@@ -11,6 +11,9 @@ from miner.state_file import StateFile
 
 FILE_NAME = "estimates.json"
 
+MOST_S = 3600.0
+"""No step takes longer; a larger value means that the file is damaged."""
+
 
 class KeptEstimate(BaseModel):
     """One cost key of one engine; seconds and square seconds."""
@@ -19,9 +22,9 @@ class KeptEstimate(BaseModel):
 
     engine: str
     key: str
-    mean: float = Field(gt=0.0)
-    variance: float = Field(ge=0.0)
-    level: float = Field(gt=0.0)
+    mean: float = Field(gt=0.0, le=MOST_S)
+    variance: float = Field(ge=0.0, le=MOST_S**2)
+    level: float = Field(gt=0.0, le=MOST_S)
 
 
 class KeptEstimates(BaseModel):
@@ -76,9 +79,17 @@ class EstimatesFile:
                 level=learned.level,
             )
             for (engine, key), learned in estimates.export().items()
-            if learned.observed and learned.mean > 0.0 and learned.level > 0.0
+            if learned.observed and _is_plausible(learned)
         )
         try:
             self._file.save(KeptEstimates(machines=machines, estimates=rows))
         except OSError as error:
             logger.warning("{} is not written: {}", self._file.path, error.strerror or error)
+
+
+def _is_plausible(learned: Learned) -> bool:
+    return (
+        0.0 < learned.mean <= MOST_S
+        and 0.0 < learned.level <= MOST_S
+        and learned.variance <= MOST_S**2
+    )

@@ -28,6 +28,9 @@ ReasonCode = Literal[
 ]
 """Why a request ended as it did; docs/score-log.md explains each."""
 
+LEAST_EVIDENCE = 0.03
+"""Share of a request's steps in one lane that has to run before its pace counts in full."""
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -50,7 +53,7 @@ class Request:
 
     Attributes:
         task: What to make.
-        caller: For whom.
+        caller: Who asks.
         transport: The way it came: "axon", "pull" or "http".
         received_at: Monotonic seconds at which its first byte was handled.
         allowed_s: Seconds from then on that the caller grants, None if it does not say.
@@ -128,6 +131,7 @@ class ActiveRequest:
         ran: Seconds of the steps that have run, by stage.
         block_ran: Seconds of the last steps that ran one after the other in one lane.
         block_predicted: What had been predicted for them.
+        block_left: What is predicted for those that follow them in that lane.
         abandoned: Whether it has its answer already, and only its running step is still to end.
         head_start_s: By how much its place in every lane is ahead of its deadline's.
     """
@@ -147,6 +151,7 @@ class ActiveRequest:
     ran: dict[str, float] = field(default_factory=dict)
     block_ran: float = 0.0
     block_predicted: float = 0.0
+    block_left: float = 0.0
     abandoned: bool = False
     head_start_s: float = 0.0
 
@@ -157,10 +162,18 @@ class ActiveRequest:
 
     @property
     def pace(self) -> float:
-        """How slow it has been in its present lane against the prediction, half believed."""
-        if self.block_predicted <= 0.0:
+        """How slow it has been in its present lane against the prediction, half believed.
+
+        Until `LEAST_EVIDENCE` of its steps there has run, the rest of that share counts as run as
+        predicted: a first step of 1 ms that a busy host delays by 80 ms says nothing about seconds
+        of denoising.
+        """
+        least = LEAST_EVIDENCE * (self.block_predicted + self.block_left)
+        assumed = max(0.0, least - self.block_predicted)
+        predicted = self.block_predicted + assumed
+        if predicted <= 0.0:
             return 1.0
-        return 0.5 + 0.5 * self.block_ran / self.block_predicted
+        return 0.5 + 0.5 * (self.block_ran + assumed) / predicted
 
     @property
     def deadline(self) -> float:

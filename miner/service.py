@@ -256,7 +256,8 @@ class MinerService:
                 entry.run.cancel()
         for dispatch in due.dispatches:
             entry = self._entries[dispatch.active.request.id]
-            entry.run = asyncio.create_task(self._run(entry, dispatch))
+            engine = self._engines[dispatch.engine]
+            entry.run = asyncio.create_task(self._run(entry, dispatch, engine))
         self._set_alarm()
 
     def _set_alarm(self) -> None:
@@ -268,9 +269,8 @@ class MinerService:
             delay = max(0.001, wake_at - self._clock() + 0.001)
             self._alarm = asyncio.get_running_loop().call_later(delay, self._proceed)
 
-    async def _run(self, entry: _Entry, dispatch: Dispatch) -> None:
+    async def _run(self, entry: _Entry, dispatch: Dispatch, engine: EngineClient) -> None:
         active = entry.active
-        engine = self._engines[dispatch.engine]
         try:
             generation = await engine.run(
                 active.request.task,
@@ -279,8 +279,6 @@ class MinerService:
                 turn=active.turn,
                 on_event=partial(self._on_event, entry),
             )
-        except asyncio.CancelledError:
-            raise
         except GenerationStopped as stop:
             end = _End("dropped", "predicted_late_stage", str(stop), stop.stage)
         except TaskError as error:

@@ -34,7 +34,7 @@ class Check:
         name: A short identifier, as written in logs.
         passed: Whether `measured` respects `limit`.
         measured: The value found.
-        limit: The bound it was held against.
+        limit: The bound that it has to keep.
         explanation: What was measured, which side of the limit is wanted, and why it matters.
     """
 

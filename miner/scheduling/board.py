@@ -153,8 +153,8 @@ class Board:
         """Tells whether the newcomer is on time and makes nobody late who was on time before."""
         jobs = [self.job(a, rungs.get(a, a.rung)) for a in others]
         jobs.append(self.job(newcomer, rung, engine))
-        *after, own = forecast(jobs, self._engines)
-        if self._late(newcomer, rung, own, margin):
+        *after, finish = forecast(jobs, self._engines)
+        if self._late(newcomer, rung, finish, margin):
             return False
         return not any(
             self._late(a, rungs.get(a, a.rung), new, margin_of_others)

@@ -25,12 +25,13 @@ never observed."""
 LEVEL_WEIGHT = 0.02
 """Least weight of an observation in the long-term level; about the last 100 count."""
 
-CLIP_FACTOR, CLIP_DEVIATIONS = 2.0, 4.0
-"""An observation counts for at most this many predictions or standard deviations above the mean,
-whichever is more, so that one outlier teaches little and a changed speed still much."""
+CLIP_FACTOR, CLIP_DEVIATIONS, CLIP_FLOOR_S = 2.0, 4.0, 0.01
+"""Clip each observation to this many predictions, to this many standard deviations above the mean,
+or to this many seconds, whichever is more: one outlier then teaches little, a changed speed still
+much, and an estimate of zero is corrected as well."""
 
 ODD_FACTOR = 2.0
-"""A warm-up that differs from what is known by more than this factor is repeated."""
+"""A warm-up that takes more than this many times what an earlier run learned is repeated."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Estimates:
         """Learns from a step.
 
         Nothing makes a step run much faster than it can. One that takes less than half of what a
-        prior or a forgotten spell predicts therefore takes its place instead of being averaged; the
+        prior or a forgotten spell predicts therefore replaces it instead of being averaged; the
         difference only widens the spread.
 
         Args:
@@ -127,7 +128,8 @@ class Estimates:
                 observed=old.observed + 1,
             )
             return
-        limit = max(CLIP_FACTOR * old.mean, old.mean + CLIP_DEVIATIONS * sqrt(old.variance))
+        deviations = old.mean + CLIP_DEVIATIONS * sqrt(old.variance)
+        limit = max(CLIP_FACTOR * old.mean, deviations, CLIP_FLOOR_S)
         step = min(seconds, limit) - old.mean
         weight = max(MIN_WEIGHT, 1.0 / (count + 1.0))
         counted = old.mean + step
@@ -158,7 +160,7 @@ class Estimates:
     def oddity(self, engine: str, seconds: Mapping[str, float]) -> str | None:
         """Says what is odd about a warm-up, or returns None.
 
-        It is odd if a key differs from what an earlier run learned by more than `ODD_FACTOR`.
+        It is odd if a key takes more than `ODD_FACTOR` times what an earlier run learned.
         """
         for key, value in seconds.items():
             learned = self._learned.get((engine, key))
@@ -221,8 +223,9 @@ DELIVERY_WEIGHT = 0.1
 class DeliveryTimes:
     """Predicts how long an answer takes to its caller, by transport: a floor and seconds a byte.
 
-    What is measured ends when the operating system has taken the last byte, or when the other side
-    has answered where it does; `--budget.margin` covers the way behind that.
+    A measurement ends when the operating system has taken the last byte; `--budget.margin` covers
+    the way from there. Pulled results are not measured: a validator answers a submission only after
+    it has judged it, so their prediction stays the first one.
     """
 
     def __init__(self) -> None:

@@ -146,7 +146,8 @@ class Guard:
         level = _first(depths, lambda level: bool(lowered(level)) and fits(lowered(level), lowest))
         if level is not None:
             return self._accept(board, newcomer, lowest, admitted, lowered(level))
-        if not admitted and engines and self._unobserved(newcomer, engines):
+        time_left = newcomer.limit_at - newcomer.delivery_s[lowest] - self._clock()
+        if not admitted and engines and time_left > 0 and self._unobserved(newcomer, engines):
             accepted = self._accept(board, newcomer, lowest, admitted, {})
             return replace(accepted, reason=f"probe: {accepted.reason}", probe=True)
         predicted, words = self._explain(board, newcomer, lowest, admitted, {})
@@ -172,8 +173,8 @@ class Guard:
         """Decides at which rung a waiting request starts now that an engine is free for it.
 
         It may start at a better rung than it was admitted with if the machine has caught up and the
-        caller's share has room for it, or at a lower one. It is dropped only if even the lowest
-        leaves it less than an even chance.
+        caller's share has room for it, or at a lower one. It is dropped only if its own steps at
+        the lowest rung would take too long at the margin `dispatch`.
 
         Args:
             active: Waits; among the admitted.

@@ -75,12 +75,12 @@ class FairShares:
             booked: Seconds booked by caller.
             horizon_s: Seconds that can be booked in all: the budget times the engines.
         """
-        own, share = booked.get(caller, 0.0), self.share(horizon_s)
-        if own == 0.0:
+        already, share = booked.get(caller, 0.0), self.share(horizon_s)
+        if already == 0.0:
             return 0.0
         total = sum(booked.values())
         room = horizon_s if self.is_crowded_out(caller) else horizon_s - share
-        return min(own + seconds - share, total + seconds - room)
+        return min(already + seconds - share, total + seconds - room)
 
     def _flood(self) -> Hashable | None:
         recent = {caller: self._recent(caller) for caller in self._used}

@@ -202,14 +202,15 @@ class Scheduler:
             self._active.pop(active.request.id, None)
 
     def _note_pace(self, active: ActiveRequest, event: StepEvent) -> None:
-        steps = active.plan.steps
-        following = steps[event.position + 1] if event.position + 1 < len(steps) else None
-        if following is None or following.lane != event.step.lane:
-            active.block_ran = active.block_predicted = 0.0
+        lane, engine = event.step.lane, active.engine or ""
+        following = active.plan.steps[event.position + 1 :]
+        block = list(itertools.takewhile(lambda step: step.lane == lane, following))
+        if not block:
+            active.block_ran = active.block_predicted = active.block_left = 0.0
             return
-        predicted = self._estimates.cost(active.engine or "", event.step.cost_key).mean
         active.block_ran += event.ran_s
-        active.block_predicted += predicted
+        active.block_predicted += self._estimates.cost(engine, event.step.cost_key).mean
+        active.block_left = sum(self._estimates.cost(engine, s.cost_key).mean for s in block)
 
     def leave(self, active: ActiveRequest) -> None:
         """Takes out a request that has its answer; a step that still runs keeps its lane."""
@@ -220,9 +221,9 @@ class Scheduler:
 
     def overruns(self) -> list[Overrun]:
         """Returns the steps past their limits; their engines take no request until they end."""
-        found = overruns(self._active.values(), self._clock())
-        self._suspect = {overrun.active.engine or "" for overrun in found}
-        return found
+        past = overruns(self._active.values(), self._clock())
+        self._suspect = {overrun.active.engine or "" for overrun in past}
+        return past
 
     def suspect(self) -> set[str]:
         """Returns the engines with a step past its limit."""

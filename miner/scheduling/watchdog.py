@@ -47,12 +47,12 @@ class Overrun:
 
 def overruns(requests: Iterable[ActiveRequest], now: float) -> list[Overrun]:
     """Returns the running steps that are past their limits."""
-    found = []
+    past = []
     for active in requests:
         if active.step_since is None or not active.plan.limit:
             continue
         ran, limit = now - active.step_since, active.plan.limit[active.position]
         if ran > limit:
             stage = active.plan.steps[active.position].stage
-            found.append(Overrun(active, stage, ran, limit))
-    return found
+            past.append(Overrun(active, stage, ran, limit))
+    return past

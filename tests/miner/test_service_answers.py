@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from generation.engine import Generation
 from generation.errors import EngineDead, GenerationError, NoObject, OutOfMemory
 from miner.request import Caller
 from protocol.errors import TaskError
 from protocol.tasks import ImageTask
 from tests.miner.conftest import MakeBench
-from tests.support.fakes import picture, stopped
+from tests.support.fakes import FakeEngine, picture, stopped
 from tests.support.service_bench import CALLER, Bench
 from tests.support.virtual_time import clock, in_virtual_time
 
@@ -248,3 +249,30 @@ async def test_every_admitted_request_has_its_line(bench: Bench) -> None:
     assert sorted(line["task_id"] for line in lines) == sorted(f"t{i}" for i in range(40))
     admitted = {event["request_id"] for event in bench.events("admitted")}
     assert admitted <= {line["request_id"] for line in lines}
+
+
+@in_virtual_time
+async def test_requests_that_were_to_start_on_an_engine_that_just_died_are_answered(
+    make_bench: MakeBench,
+) -> None:
+    class DeadEngine(FakeEngine):
+        async def run(self, *args: Any, **values: Any) -> Generation:
+            raise EngineDead("the device is gone")
+
+    bench = make_bench(DeadEngine())
+    await bench.service.start()
+    unexpected: list[Any] = []
+    service: Any = bench.service
+    running = service._run
+
+    async def run(*args: Any) -> None:
+        try:
+            await running(*args)
+        except Exception as error:
+            unexpected.append(error)
+
+    service._run = run
+    image = ImageTask(id="i", image=picture())
+    answers = await asyncio.gather(bench.handle("t"), bench.handle(task=image))
+    assert [ended(bench, answer)[1] for answer in answers] == ["engine_dead"] * 2
+    assert not unexpected

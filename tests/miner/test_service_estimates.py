@@ -119,6 +119,51 @@ async def test_a_damaged_file_costs_no_more_than_what_it_held(
 
 
 @in_virtual_time
+async def test_a_file_with_impossible_seconds_is_set_aside(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    row = {"engine": "fake", "key": "lift:triposr", "mean": 1e300, "variance": 0.0, "level": 1e300}
+    kept = {"version": 1, "machines": {"fake": "a fake"}, "estimates": [row]}
+    (tmp_path / "estimates.json").write_text(json.dumps(kept))
+    bench = make_bench()
+    await bench.service.start()
+    assert await predicted(bench, "t") == pytest.approx(TEXT_S)
+    assert (tmp_path / "estimates.json.damaged-1").exists()
+
+
+@in_virtual_time
+async def test_a_file_of_another_version_is_set_aside(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    text = '{"version": 2, "machines": {}, "estimates": []}'
+    (tmp_path / "estimates.json").write_text(text)
+    bench = make_bench()
+    await bench.service.start()
+    assert (tmp_path / "estimates.json.damaged-1").read_text() == text
+    (warning,) = bench.warnings
+    assert "another version (version" in warning
+
+
+@in_virtual_time
+async def test_a_warm_up_that_saw_no_time_pass_is_corrected(bench: Bench) -> None:
+    bench.engine.warm_ups = [dict(await usual()) | {"lift:triposr": 0.0}]
+    await bench.service.start()
+    for number in range(40):
+        await bench.handle(str(number))
+    assert await predicted(bench, "last") == pytest.approx(TEXT_S, rel=0.1)
+
+
+@in_virtual_time
+async def test_a_first_step_of_milliseconds_that_stalls_says_nothing_about_the_rest(
+    bench: Bench,
+) -> None:
+    bench.engine.seconds["prompt"] = 0.001
+    await bench.service.start()
+    bench.engine.seconds["prompt"] = 0.2
+    assert (await bench.handle()).outcome == "completed"
+
+
+@in_virtual_time
 async def test_estimates_are_saved_now_and_then(bench: Bench, tmp_path: Path) -> None:
     await bench.service.start()
     await bench.handle()
@@ -191,6 +236,16 @@ async def test_a_machine_that_refuses_everything_heals_by_a_probe(make_bench: Ma
     last = bench.events("admitted")[-1]
     assert "probe" not in last
     assert last["rung"] == "full"
+
+
+@in_virtual_time
+async def test_a_request_without_any_time_is_no_probe(bench: Bench) -> None:
+    await bench.service.start()
+    await asyncio.sleep(61.0)
+    for allowed_s in (0.01, 0.0, -5.0):
+        answer = await bench.handle(str(allowed_s), allowed_s=allowed_s)
+        assert (answer.outcome, answer.reason_code) == ("dropped", "predicted_late")
+    assert bench.events("admitted") == []
 
 
 @in_virtual_time
