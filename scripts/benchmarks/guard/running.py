@@ -79,8 +79,8 @@ def run(
             )
     for name in cards or ():
         if name not in CARDS:
-            known = "; ".join(CARDS)
-            raise SetupError(f"there is no card {name!r}", fix=f"name one of: {known}")
+            cards_there = "; ".join(CARDS)
+            raise SetupError(f"there is no card {name!r}", fix=f"name one of: {cards_there}")
     jobs = [
         (name, scenario, load, requests, seed)
         for name in cards or CARDS
@@ -90,8 +90,8 @@ def run(
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         figures: dict[str, Any] = {"rows": [], "recovery": list(pool.map(_recovery, CHANGES))}
         rows: list[Row] = figures["rows"]
-        for found in tqdm(pool.map(_all_policies, jobs), total=len(jobs), unit="scenario"):
-            rows += found
+        for of_job in tqdm(pool.map(_all_policies, jobs), total=len(jobs), unit="scenario"):
+            rows += of_job
             _write(out, figures)
         if plots is not None:
             from scripts.benchmarks.guard import plotting
@@ -188,17 +188,20 @@ def _recovery(change: tuple[str, float, float | None]) -> Row:
 def _caution(job: tuple[float, str, int, int]) -> Row:
     """Simulates the guard on the slow card with all margins moved together."""
     caution, scenario_name, requests, seed = job
-    own = Margins()
-    moved = caution - own.admit
+    usual = Margins()
+    moved = caution - usual.admit
     margins = Margins(
-        admit=caution, better=own.better + moved, dispatch=own.dispatch + moved, start=own.start
+        admit=caution,
+        better=usual.better + moved,
+        dispatch=usual.dispatch + moved,
+        start=usual.start,
     )
     scenario, machine = _scenario(scenario_name), card("slow")
-    found = _simulated("guard", scenario, machine, TRADE_OFF_LOAD, requests, seed, margins=margins)
+    ours = _simulated("guard", scenario, machine, TRADE_OFF_LOAD, requests, seed, margins=margins)
     perfect = _simulated("perfect", scenario, machine, TRADE_OFF_LOAD, requests, seed)
-    return found | {
+    return ours | {
         "caution": caution,
-        "on_time_of_perfect": found["on_time"] / max(1, perfect["on_time"]),
+        "on_time_of_perfect": ours["on_time"] / max(1, perfect["on_time"]),
     }
 
 
