@@ -230,6 +230,13 @@ def test_one_probe_heals_a_warm_up_that_was_far_too_slow(factor: float) -> None:
     assert not verdict.probe
 
 
+def test_a_request_whose_time_is_up_is_no_probe(clock: Clock) -> None:
+    guard = make_guard(clock, learned(clock, factor=12.0))
+    clock.now += PROBE_S
+    verdict = guard.admit(make_active(clock, left_s=0.4 * DELIVERY_S), [], ENGINES)
+    assert (verdict.rung, verdict.probe) == (None, False)
+
+
 def test_no_probe_is_let_in_while_others_are_served(clock: Clock) -> None:
     guard = make_guard(clock, learned(clock, factor=12.0))
     clock.now += PROBE_S

@@ -1,5 +1,7 @@
 """Which request an engine gets next, and what becomes of those that wait, run, leave or hang."""
 
+from dataclasses import replace
+
 import pytest
 
 from generation.plan import StepEvent
@@ -312,6 +314,18 @@ def test_steps_of_one_lane_tell_the_pace_of_the_next_ones() -> None:
     shop.start(active)
     shop.end(active, after=SECONDS["draw:lowest"])
     assert active.pace == 1.0, "the next one is in another lane"
+
+
+def test_a_short_first_step_tells_little_of_the_long_ones_after_it() -> None:
+    draw, pack = ROUTES[LOWEST]
+    prompt = replace(draw, stage="prompt", cost_key="prompt:new")
+    shop = Shop(routes=[(prompt, draw, pack)] * 3)
+    shop.estimates.set_prior("one", {"prompt:new": 0.001})
+    active = shop.arrive()
+    shop.dispatched()
+    shop.start(active)
+    shop.end(active, after=0.08)
+    assert 1.0 < active.pace < 2.0
 
 
 def test_an_idle_engine_is_predicted_by_rung(shop: Shop) -> None:
