@@ -88,6 +88,7 @@ class StepEvent:
         ran_s: Seconds that it occupied its lane; 0 unless finished or failed.
         waited_s: Seconds that it waited for its lane.
         retried: Whether it ran a second time, without caches, after memory had run out.
+        fatal: Whether the engine cannot be used any more.
         error: One line, if it failed or was skipped.
     """
 
@@ -97,6 +98,7 @@ class StepEvent:
     ran_s: float = 0.0
     waited_s: float = 0.0
     retried: bool = False
+    fatal: bool = False
     error: str = field(default="", compare=False)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from loguru import logger
 
-from generation.errors import GenerationStopped
+from generation.errors import EngineDead, GenerationStopped
 from generation.plan import Plan, StepEvent, StepEventKind, Turn
 from generation.recovery import attempt
 from protocol.tasks import Task
@@ -98,7 +98,8 @@ class StepRun:
         ran = (self._clock() if self._ended is None else self._ended) - started
         waited = started - self.asked
         if error is not None:
-            self._emit("failed", ran_s=ran, waited_s=waited, error=_first_line(error))
+            fatal = isinstance(error, EngineDead)
+            self._emit("failed", ran_s=ran, waited_s=waited, fatal=fatal, error=_first_line(error))
             return
         timings, stage = self._request.timings, self.step.stage
         timings[stage] = timings.get(stage, 0.0) + ran
@@ -121,9 +122,17 @@ class StepRun:
         )
 
     def _emit(
-        self, kind: StepEventKind, *, ran_s: float = 0.0, waited_s: float, error: str = ""
+        self,
+        kind: StepEventKind,
+        *,
+        ran_s: float = 0.0,
+        waited_s: float,
+        fatal: bool = False,
+        error: str = "",
     ) -> None:
-        event = StepEvent(kind, self._position, self.step, ran_s, waited_s, self._retried, error)
+        event = StepEvent(
+            kind, self._position, self.step, ran_s, waited_s, self._retried, fatal, error
+        )
         try:
             self._request.on_event(event)
         except Exception:

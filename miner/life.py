@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from loguru import logger
 
+from miner.request import ReasonCode
 from miner.score.log import ScoreLog
 
 
@@ -41,3 +42,17 @@ class Life:
         previous, self.state = self.state, state
         logger.info("state: {}", state)
         self._score_log.write("state_changed", state=state, previous=previous, reason=reason)
+
+    def refusal(self, cause_of_death: str) -> tuple[ReasonCode, str] | None:
+        """Returns why no request is taken in this state, as code and sentence; None if it is."""
+        match self.state:
+            case State.READY:
+                return None
+            case State.DRAINING:
+                return "draining", "the miner is shutting down"
+            case State.SUSPECT:
+                return "engine_suspect", "a stage hangs; the miner takes no request until it ends"
+            case State.DEAD:
+                return "engine_dead", f"the engine died: {cause_of_death}"
+            case _:
+                return "not_ready", f"the miner is not ready ({self.state})"

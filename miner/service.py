@@ -91,6 +91,7 @@ class MinerService:
         self._entries: dict[str, _Entry] = {}
         self._life = Life(self._score_log)
         self._alarm: asyncio.TimerHandle | None = None
+        self._door = asyncio.Lock()
         self._warned_at = -WARN_EVERY_S
         self._cause_of_death = ""
         self.died = asyncio.Event()
@@ -130,8 +131,17 @@ class MinerService:
         Cancelling it means that the caller has left: the request is given up, and its place is
         free at once.
         """
+        admitted: list[ActiveRequest] = []
         try:
-            answer = await self._handle(request)
+            answer = await self._handle(request, admitted)
+        except asyncio.CancelledError:
+            reason = "the caller closed the connection"
+            if admitted:
+                answer = self._answer(admitted[0], _End("dropped", "caller_left", reason))
+            else:
+                answer = Answer("dropped", "caller_left", reason, request.task.id)
+            self._finish(request, answer)
+            raise
         except Exception as error:
             answer = Answer("failed", *self._unexpected(request, error), request.task.id)
         return self._finish(request, answer)
@@ -167,18 +177,18 @@ class MinerService:
             self._alarm.cancel()
         await self._engines.close()
 
-    async def _handle(self, request: Request) -> Answer:
-        entry = self._admit(request)
+    async def _handle(self, request: Request, admitted: list[ActiveRequest]) -> Answer:
+        async with self._door:
+            # One decision per loop iteration, so that a burst does not hold the event loop.
+            await asyncio.sleep(0)
+            entry = self._admit(request)
         if isinstance(entry, Answer):
             return entry
         active = entry.active
+        admitted.append(active)
         try:
             self._proceed()
             end = await self._end_of(entry)
-        except asyncio.CancelledError:
-            left = _End("dropped", "caller_left", "the caller closed the connection")
-            self._finish(request, self._answer(active, left))
-            raise
         finally:
             del self._entries[request.id]
             entry.end.cancel()  # Draining waits for it.
@@ -191,7 +201,7 @@ class MinerService:
     def _admit(self, request: Request) -> Answer | _Entry:
         """Returns the answer of a request that is not admitted, or the entry of one that is."""
         task_id = request.task.id
-        refusal = self._refusal()
+        refusal = self._life.refusal(self._cause_of_death)
         if refusal is not None:
             return Answer("dropped", *refusal, task_id)
         try:
@@ -214,19 +224,6 @@ class MinerService:
         self._entries[request.id] = entry
         self._score_log.admitted(active, pending=len(self._entries))
         return entry
-
-    def _refusal(self) -> tuple[ReasonCode, str] | None:
-        match self._life.state:
-            case State.READY:
-                return None
-            case State.DRAINING:
-                return "draining", "the miner is shutting down"
-            case State.SUSPECT:
-                return "engine_suspect", "a stage hangs; the miner takes no request until it ends"
-            case State.DEAD:
-                return "engine_dead", f"the engine died: {self._cause_of_death}"
-            case _:
-                return "not_ready", f"the miner is not ready ({self._life.state})"
 
     async def _end_of(self, entry: _Entry) -> _End:
         """Waits for the end of a request, at most until its answer would come too late."""
@@ -306,6 +303,9 @@ class MinerService:
             self._set_alarm()  # The step has a limit from now on.
             return
         logger.debug("{} {} for {} in {:.3f} s", name, event.kind, task, event.ran_s)
+        if event.fatal:
+            # Also if the caller has left, and nobody awaits the run.
+            self._lose(entry.active.engine or "", event.error, entry)
         self._proceed()
 
     def _watch(self) -> None:

@@ -32,6 +32,7 @@ class Board:
         self._timed: dict[tuple[str, int], Sequence[TimedStep]] = {}
         self._jobs: dict[tuple[Turn, int, str | None], Job] = {}
         self._bookings: dict[tuple[int, int], float] = {}
+        self._before: Sequence[Finish] | None = None
 
     def cost(self, engine: str, key: str) -> Cost:
         """Returns what one step takes, as predicted at this moment."""
@@ -114,53 +115,64 @@ class Board:
             self._jobs[key] = job
         return job
 
-    def finishes(
-        self, admitted: Sequence[ActiveRequest], rungs: Mapping[ActiveRequest, int]
-    ) -> list[Finish]:
-        """Forecasts everybody, some at other rungs."""
-        jobs = [self.job(a, rungs.get(a, a.rung)) for a in admitted]
-        return forecast(jobs, self._engines)
-
     def finish_of(
         self,
-        active: ActiveRequest,
+        newcomer: ActiveRequest,
         rung: int,
         others: Sequence[ActiveRequest],
-        rungs: Mapping[ActiveRequest, int],
-        engine: str | None,
+        *,
+        engine: str | None = None,
     ) -> Finish:
         """Forecasts one request among the others."""
-        jobs = [self.job(a, rungs.get(a, a.rung)) for a in others]
-        return forecast([*jobs, self.job(active, rung, engine)], self._engines)[-1]
+        jobs = [self.job(a, a.rung) for a in others]
+        return forecast([*jobs, self.job(newcomer, rung, engine)], self._engines)[-1]
 
     def alone(self, active: ActiveRequest, rung: int, z: float, engine: str | None) -> float:
         """Returns what a request's own steps take on an idle engine."""
         (finish,) = forecast([self.job(active, rung, engine)], self._engines)
         return finish.mean + z * sqrt(finish.variance)
 
-    def all_on_time(
+    def on_time_with(
         self,
         newcomer: ActiveRequest,
         rung: int,
         others: Sequence[ActiveRequest],
         rungs: Mapping[ActiveRequest, int],
-        before: Sequence[Finish],
-        margin: float,
-        margin_of_others: float,
+        margins: tuple[float, float],
         *,
         engine: str | None = None,
-    ) -> bool:
-        """Tells whether the newcomer is on time and makes nobody late who was on time before."""
+    ) -> Finish | None:
+        """Returns when the newcomer is done, if it is on time and makes nobody late.
+
+        Args:
+            newcomer: Not among the others.
+            rung: The newcomer's.
+            others: Everybody else. Those who are late without the newcomer do not count.
+            rungs: Rungs of others that are to change.
+            margins: Of the newcomer and of the others, in standard deviations.
+            engine: Binds the newcomer, if it is known where it will run.
+        """
         jobs = [self.job(a, rungs.get(a, a.rung)) for a in others]
         jobs.append(self.job(newcomer, rung, engine))
         *after, finish = forecast(jobs, self._engines)
-        if self._late(newcomer, rung, finish, margin):
-            return False
-        return not any(
-            self._late(a, rungs.get(a, a.rung), new, margin_of_others)
-            and not self._late(a, a.rung, old, margin_of_others)
-            for a, old, new in zip(others, before, after, strict=True)
-        )
+        if self._late(newcomer, rung, finish, margins[0]):
+            return None
+        late = [
+            place
+            for place, (a, end) in enumerate(zip(others, after, strict=True))
+            if self._late(a, rungs.get(a, a.rung), end, margins[1])
+        ]
+        if late:
+            before = self.before(others)
+            if any(not self._late(others[i], others[i].rung, before[i], margins[1]) for i in late):
+                return None
+        return finish
+
+    def before(self, others: Sequence[ActiveRequest]) -> Sequence[Finish]:
+        """Forecasts everybody without the newcomer; asked again, it does not compute again."""
+        if self._before is None:
+            self._before = forecast([self.job(a, a.rung) for a in others], self._engines)
+        return self._before
 
     def _late(self, active: ActiveRequest, rung: int, finish: Finish, margin: float) -> bool:
         if active.abandoned:

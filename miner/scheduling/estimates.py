@@ -183,18 +183,13 @@ class Estimates:
         return max(ages, default=float("inf"))
 
     def export(self) -> Mapping[tuple[str, str], Learned]:
-        """Returns everything that is known, by engine and key."""
+        """Returns all estimates, by engine and key."""
         return dict(self._learned)
 
     def restore(self, engine: str, key: str, learned: Learned) -> None:
         """Takes what an earlier run knew; it counts as a prior, and as old as the clock's start."""
         at = self._clock()
         self._learned[engine, key] = replace(learned, at=at, observed=1, count=PRIOR_COUNT)
-
-    def forget(self, engine: str) -> None:
-        """Drops everything about an engine."""
-        for pair in [pair for pair in self._learned if pair[0] == engine]:
-            del self._learned[pair]
 
     def _relative(self, engine: str, key: str) -> Learned:
         stage = key.partition(":")[0]

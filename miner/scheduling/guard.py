@@ -1,6 +1,6 @@
 """The timing guard: at which rung a request fits, if at all. Pure: a clock and numbers."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import erf, inf, sqrt
 
@@ -8,6 +8,7 @@ from generation.plan import Plan, Step
 from miner.request import ActiveRequest, ReasonCode
 from miner.scheduling.board import Board, Lanes
 from miner.scheduling.estimates import Cost, Estimates
+from miner.scheduling.forecast import Finish
 from miner.scheduling.queueing import FairShares
 from miner.scheduling.watchdog import step_limit
 
@@ -109,14 +110,13 @@ class Guard:
         horizon = self._horizon_s * max(1, len(engines))
         levels = _distinct(newcomer.routes)
         lowest = levels[-1]
-        before = board.finishes(admitted, {})
         booked = board.booked(admitted, {})
         waiting = [a for a in admitted if a.engine is None]
         excess = 0.0
 
-        def fits(
+        def fit(
             rungs: Mapping[ActiveRequest, int], rung: int, *, candidate: ActiveRequest = newcomer
-        ) -> bool:
+        ) -> Finish | None:
             nonlocal excess
             excess = self._shares.excess(
                 caller,
@@ -125,43 +125,40 @@ class Guard:
                 horizon,
             )
             if excess > 0.0:
-                return False
-            margin = self._margins.admit if rung == lowest else self._margins.better
-            return board.all_on_time(
-                candidate, rung, admitted, rungs, before, margin, self._margins.admit
-            )
+                return None
+            return board.on_time_with(candidate, rung, admitted, rungs, self._pair(rung, lowest))
 
         def lowered(level: int) -> Mapping[ActiveRequest, int]:
             return {a: min(level, len(a.routes) - 1) for a in waiting if a.rung < level}
 
         if admitted and self._shares.is_crowded_out(caller):
             early = replace(newcomer, head_start_s=self._horizon_s)
-            rung = _first(levels, lambda rung: fits({}, rung, candidate=early))
-            if rung is not None:
-                return self._accept(board, early, rung, admitted, {})
-        rung = _first(levels, lambda rung: fits({}, rung))
-        if rung is not None:
-            return self._accept(board, newcomer, rung, admitted, {})
-        depths = range(1, max((len(a.routes) for a in waiting), default=1))
-        level = _first(depths, lambda level: bool(lowered(level)) and fits(lowered(level), lowest))
-        if level is not None:
-            return self._accept(board, newcomer, lowest, admitted, lowered(level))
-        time_left = newcomer.limit_at - newcomer.delivery_s[lowest] - self._clock()
-        if not admitted and engines and time_left > 0 and self._unobserved(newcomer, engines):
-            accepted = self._accept(board, newcomer, lowest, admitted, {})
-            return replace(accepted, reason=f"probe: {accepted.reason}", probe=True)
-        predicted, words = self._explain(board, newcomer, lowest, admitted, {})
+            first = _first(levels, lambda rung: fit({}, rung, candidate=early))
+            if first is not None:
+                return self._accept(board, early, *first)
+        first = _first(levels, lambda rung: fit({}, rung))
+        if first is not None:
+            return self._accept(board, newcomer, *first)
+        depths = [level for level in range(1, len(levels)) if lowered(level)]
+        first = _first(depths, lambda level: fit(lowered(level), lowest))
+        if first is not None:
+            level, finish = first
+            accepted = self._accept(board, newcomer, lowest, finish)
+            return replace(accepted, lowered=lowered(level))
         if not engines:
             return Verdict(None, "predicted_late", "no engine can be used at present", inf)
         if excess > 0.0:
             share = self._shares.share(horizon)
-            return Verdict(
-                None,
-                "caller_share",
-                f"{excess:.1f} s beyond the {share:.1f} s that one caller may book; {words}",
-                predicted,
-            )
-        return Verdict(None, "predicted_late", words, predicted)
+            words = f"{excess:.1f} s beyond the {share:.1f} s that one caller may book"
+            return Verdict(None, "caller_share", words, inf)
+        finish = board.finish_of(newcomer, lowest, admitted)
+        time_left = newcomer.limit_at - newcomer.delivery_s[lowest] - self._clock()
+        if not admitted and time_left > 0 and self._unobserved(newcomer, engines):
+            accepted = self._accept(board, newcomer, lowest, finish)
+            return replace(accepted, reason=f"probe: {accepted.reason}", probe=True)
+        return Verdict(
+            None, "predicted_late", *self._explain(board, newcomer, lowest, finish)[::-1]
+        )
 
     def choose(
         self,
@@ -184,30 +181,28 @@ class Guard:
         """
         others = [a for a in admitted if a is not active]
         board = Board(self._estimates, self._clock(), engines, len(admitted))
-        before = board.finishes(others, {})
         levels = _distinct(active.routes)
         lowest = levels[-1]
         caller = active.request.caller.hotkey
         horizon = self._horizon_s * max(1, len(engines))
         booked = board.booked(others, {}) if self._shares.floods(caller) else None
 
-        def fits(rung: int) -> bool:
+        def fit(rung: int) -> Finish | None:
             # The quality of a flood must not take the room that is kept for others.
             if (
                 rung != lowest
                 and booked is not None
                 and self._shares.excess(caller, board.booking(active, rung), booked, horizon) > 0.0
             ):
-                return False
-            margin = self._margins.admit if rung == lowest else self._margins.better
-            return board.all_on_time(
-                active, rung, others, {}, before, margin, self._margins.admit, engine=engine
-            )
+                return None
+            pair = self._pair(rung, lowest)
+            return board.on_time_with(active, rung, others, {}, pair, engine=engine)
 
-        rung = _first(levels, fits)
-        if rung is not None:
-            return self._accept(board, active, rung, others, {}, engine=engine)
-        predicted, words = self._explain(board, active, lowest, others, {}, engine=engine)
+        first = _first(levels, fit)
+        if first is not None:
+            return self._accept(board, active, *first, engine=engine)
+        finish = board.finish_of(active, lowest, others, engine=engine)
+        predicted, words = self._explain(board, active, lowest, finish, engine=engine)
         steps = board.timed(engine, active.routes[lowest])
         needed = sum(seconds for _, seconds, _ in steps)
         spread = sqrt(sum(variance for _, _, variance in steps))
@@ -263,35 +258,32 @@ class Guard:
             costs.append(Cost(pace * cost.mean, pace * pace * cost.variance))
         return costs
 
-    def idle_seconds(self, engine: str, steps: Iterable[Step]) -> float:
-        """Returns the predicted seconds of these steps on an idle engine, at 95 %."""
-        costs = [self._estimates.cost(engine, step.cost_key) for step in steps]
-        total = Cost(sum(c.mean for c in costs), sum(c.variance for c in costs))
-        return total.quantile(1.645)
-
     def _unobserved(self, newcomer: ActiveRequest, engines: Mapping[str, Lanes]) -> bool:
         keys = {step.cost_key for step in newcomer.routes[-1]}
         return any(
             self._estimates.seconds_since_observed(engine, keys) >= PROBE_S for engine in engines
         )
 
+    def _pair(self, rung: int, lowest: int) -> tuple[float, float]:
+        """Returns the margins of a newcomer at this rung and of everybody else."""
+        margins = self._margins
+        return (margins.admit if rung == lowest else margins.better, margins.admit)
+
     def _accept(
         self,
         board: Board,
         active: ActiveRequest,
         rung: int,
-        others: Sequence[ActiveRequest],
-        rungs: Mapping[ActiveRequest, int],
+        finish: Finish,
         *,
         engine: str | None = None,
     ) -> Verdict:
-        predicted, words = self._explain(board, active, rung, others, rungs, engine=engine)
+        predicted, words = self._explain(board, active, rung, finish, engine=engine)
         return Verdict(
             rung,
             "ok",
             words,
             predicted,
-            rungs,
             head_start_s=active.head_start_s,
             booked_s=board.booking(active, rung) / max(1, board.engines),
         )
@@ -301,13 +293,11 @@ class Guard:
         board: Board,
         active: ActiveRequest,
         rung: int,
-        others: Sequence[ActiveRequest],
-        rungs: Mapping[ActiveRequest, int],
+        finish: Finish,
         *,
         engine: str | None = None,
     ) -> tuple[float, str]:
         """Returns the expected seconds from the receipt to the answer, and the numbers."""
-        finish = board.finish_of(active, rung, others, rungs, engine)
         margin = self._margins.admit
         alone = board.alone(active, rung, margin, engine)
         now = self._clock()
@@ -333,25 +323,25 @@ def _distinct(routes: Sequence[Sequence[Step]]) -> list[int]:
     return kept
 
 
-def _first(levels: Sequence[int], fits: Callable[[int], bool]) -> int | None:
+def _first(levels: Sequence[int], fit: Callable[[int], Finish | None]) -> tuple[int, Finish] | None:
     """Returns the first level that fits, given that those after one that fits do, too.
 
     The first and the last are tried first: most of the time the machine is either free or full.
     """
     if not levels:
         return None
-    if fits(levels[0]):
-        return levels[0]
-    if len(levels) == 1 or not fits(levels[-1]):
+    if (finish := fit(levels[0])) is not None:
+        return levels[0], finish
+    if len(levels) == 1 or (finish := fit(levels[-1])) is None:
         return None
-    low, high = 0, len(levels) - 1
+    low, high, end = 0, len(levels) - 1, finish
     while high - low > 1:
         middle = (low + high) // 2
-        if fits(levels[middle]):
-            high = middle
+        if (finish := fit(levels[middle])) is not None:
+            high, end = middle, finish
         else:
             low = middle
-    return levels[high]
+    return levels[high], end
 
 
 def _percentile(z: float) -> str:

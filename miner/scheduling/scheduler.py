@@ -95,7 +95,7 @@ class Scheduler:
 
     @property
     def active(self) -> Sequence[ActiveRequest]:
-        """Everybody who is admitted and not answered."""
+        """Every request that is admitted and not answered."""
         return [active for active in self._active.values() if not active.abandoned]
 
     def add_engine(self, name: str, lanes: Lanes) -> None:
@@ -110,12 +110,6 @@ class Scheduler:
         for active in lost:
             del self._active[active.request.id]
         return lost
-
-    def idle_seconds(self, engine: str, request: Request) -> Sequence[float]:
-        """Returns the predicted seconds of a request on an idle engine, by rung."""
-        return [
-            self._guard.idle_seconds(engine, self._route(request, rung)) for rung in self._ladder
-        ]
 
     def arrive(self, request: Request) -> tuple[ActiveRequest, Verdict]:
         """Decides about a request; if it is admitted, it waits for an engine from now on."""
@@ -224,10 +218,6 @@ class Scheduler:
         past = overruns(self._active.values(), self._clock())
         self._suspect = {overrun.active.engine or "" for overrun in past}
         return past
-
-    def suspect(self) -> set[str]:
-        """Returns the engines with a step past its limit."""
-        return set(self._suspect)
 
     def _shared(self, route: tuple[Step, ...]) -> tuple[Step, ...]:
         """Returns one object for equal routes, which the guard then times only once."""

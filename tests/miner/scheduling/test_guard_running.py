@@ -209,8 +209,3 @@ def test_steps_that_were_slow_in_a_lane_tell_how_slow_the_next_ones_there_are(
     # The first took three times as long; half of that is believed of the second.
     active.block_ran, active.block_predicted = 3 * SECONDS["draw:lowest"], SECONDS["draw:lowest"]
     assert guard.hopeless(active) == "4.5 s of steps are left, and 3.5 s"
-
-
-def test_an_idle_engine_is_predicted_at_95_percent(clock: Clock, guard: Guard) -> None:
-    seconds = guard.idle_seconds("one", ROUTES[BEST])
-    assert seconds == pytest.approx(needed(clock, BEST, 1.645) - DELIVERY_S)

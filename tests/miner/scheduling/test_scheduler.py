@@ -326,8 +326,3 @@ def test_a_short_first_step_tells_little_of_the_long_ones_after_it() -> None:
     shop.start(active)
     shop.end(active, after=0.08)
     assert 1.0 < active.pace < 2.0
-
-
-def test_an_idle_engine_is_predicted_by_rung(shop: Shop) -> None:
-    best, middle, lowest = shop.scheduler.idle_seconds("one", make_request())
-    assert best > middle > lowest > SECONDS["draw:lowest"]
