@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from generation.plan import Plan, Step, Turn
@@ -132,6 +133,7 @@ class ActiveRequest:
         block_ran: Seconds of the last steps that ran one after the other in one lane.
         block_predicted: What had been predicted for them.
         block_left: What is predicted for those that follow them in that lane.
+        latest_start: Monotonic seconds at which it is given up if no engine has taken it.
         abandoned: Whether it has its answer already, and only its running step is still to end.
         head_start_s: By how much its place in every lane is ahead of its deadline's.
     """
@@ -152,6 +154,7 @@ class ActiveRequest:
     block_ran: float = 0.0
     block_predicted: float = 0.0
     block_left: float = 0.0
+    latest_start: float = inf
     abandoned: bool = False
     head_start_s: float = 0.0
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import exp2, sqrt
+from math import exp2, inf, sqrt
 
 MIN_WEIGHT = 0.1
 """Least weight of a new observation; about the last 20 count."""
@@ -122,11 +122,7 @@ class Estimates:
             return
         count = old.count * exp2(-max(0.0, now - old.at) / COUNT_HALF_LIFE_S)
         if count <= PRIOR_COUNT and ODD_FACTOR * seconds < old.mean:
-            self._learned[engine, key] = replace(
-                _prior(seconds, now),
-                variance=((old.mean - seconds) / CLIP_DEVIATIONS) ** 2,
-                observed=old.observed + 1,
-            )
+            self._learned[engine, key] = replace(_prior(seconds, now), observed=old.observed + 1)
             return
         deviations = old.mean + CLIP_DEVIATIONS * sqrt(old.variance)
         limit = max(CLIP_FACTOR * old.mean, deviations, CLIP_FLOOR_S)
@@ -172,15 +168,15 @@ class Estimates:
                 return f"{key} took {value:.2f} s, {ratio:.1f} x what it took before"
         return None
 
-    def seconds_since_observed(self, engine: str, keys: Iterable[str]) -> float:
-        """Returns how long ago the least recently observed of these keys was seen."""
-        now = self._clock()
-        ages = [
-            now - learned.at
-            for key in keys
-            if (learned := self._learned.get((engine, key))) is not None
-        ]
-        return max(ages, default=float("inf"))
+    def seconds_since_observed(self, engine: str, stages: Iterable[str]) -> float:
+        """Returns how long ago the least recently observed of these stages was, under any key."""
+        newest: dict[str, float] = {}
+        for (name, key), learned in self._learned.items():
+            stage = key.partition(":")[0]
+            if name == engine:
+                newest[stage] = max(newest.get(stage, learned.at), learned.at)
+        oldest = min((newest.get(stage, -inf) for stage in stages), default=-inf)
+        return self._clock() - oldest
 
     def export(self) -> Mapping[tuple[str, str], Learned]:
         """Returns all estimates, by engine and key."""

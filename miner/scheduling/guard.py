@@ -1,6 +1,6 @@
 """The timing guard: at which rung a request fits, if at all. Pure: a clock and numbers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import erf, inf, sqrt
 
@@ -211,6 +211,22 @@ class Guard:
             return Verdict(None, "predicted_late", words, predicted)
         return Verdict(lowest, "ok", words, predicted)
 
+    def latest_start(self, active: ActiveRequest, engines: Iterable[str]) -> float:
+        """Returns the moment after which a waiting request has no even chance at any rung.
+
+        Args:
+            active: Waits.
+            engines: Those that may run it.
+        """
+        latest = active.limit_at - active.delivery_s[-1]
+        if active.probe:
+            return latest
+        needed = [
+            sum(self._estimates.cost(engine, step.cost_key).mean for step in active.routes[-1])
+            for engine in engines
+        ]
+        return latest - min(needed, default=0.0)
+
     def plan(self, active: ActiveRequest, engine: str, rung: int, plan: Plan) -> Plan:
         """Adds to a plan when each step must have started and how long it may run.
 
@@ -259,9 +275,9 @@ class Guard:
         return costs
 
     def _unobserved(self, newcomer: ActiveRequest, engines: Mapping[str, Lanes]) -> bool:
-        keys = {step.cost_key for step in newcomer.routes[-1]}
+        stages = {step.stage for step in newcomer.routes[-1]}
         return any(
-            self._estimates.seconds_since_observed(engine, keys) >= PROBE_S for engine in engines
+            self._estimates.seconds_since_observed(engine, stages) >= PROBE_S for engine in engines
         )
 
     def _pair(self, rung: int, lowest: int) -> tuple[float, float]:

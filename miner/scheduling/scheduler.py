@@ -140,6 +140,7 @@ class Scheduler:
         for other, rung in verdict.lowered.items():
             self._set_rung(other, rung)
         self._set_rung(active, verdict.rung)
+        active.latest_start = self._guard.latest_start(active, self._engines)
         self._active[request.id] = active
         self._shares.book(request.caller.hotkey, verdict.booked_s)
         return active, verdict
@@ -167,7 +168,7 @@ class Scheduler:
     def wake_up_at(self) -> float | None:
         """Returns when `next` or `overruns` has news although nothing happens."""
         now = self._clock()
-        moments = [active.deadline for active in self._active.values() if active.engine is None]
+        moments = [a.latest_start for a in self._active.values() if a.engine is None]
         for active in self._active.values():
             if active.step_since is not None and active.plan.limit:
                 limit_at = active.step_since + active.plan.limit[active.position]
@@ -241,11 +242,10 @@ class Scheduler:
             if verdict is not None:
                 self._give_up_with(active, "predicted_late_stage", verdict, due)
         for active in [a for a in self._active.values() if a.engine is None]:
-            if now >= active.deadline:
-                budget = active.budget_s
-                self._give_up_with(
-                    active, "deadline_passed", f"waited all of its {budget:.1f} s", due
-                )
+            if now >= active.latest_start:
+                waited, left = now - active.request.received_at, active.deadline - now
+                reason = f"waited {waited:.1f} s for an engine; {max(0.0, left):.1f} s are too few"
+                self._give_up_with(active, "predicted_late_stage", reason, due)
 
     def _free_for_next(self) -> tuple[ActiveRequest, str] | None:
         """Returns the first waiting request that an engine would run at once, and the engine."""

@@ -86,7 +86,7 @@ async def test_an_engine_that_does_not_come_back_is_lost_and_the_service_dies(
     assert bench.service.hung
     assert bench.states() == ["warming_up", "ready", "suspect", "dead"]
     assert (await hung).reason_code == "deadline_passed"
-    assert (await waiting).reason_code == "deadline_passed"
+    assert (await waiting).reason_code == "predicted_late_stage"
     assert ("waits", "prompt") not in bench.engine.ran
     assert (await bench.handle("late")).reason_code == "engine_dead"
     (lost,) = bench.events("engine_lost")

@@ -112,10 +112,7 @@ def test_one_step_corrects_a_prior_ten_times_too_high(estimates: Estimates, cloc
     observe(estimates, clock, 1.0)
     cost = estimates.cost(ENGINE, KEY)
     assert cost.mean == pytest.approx(1.0)
-    # What the prior said is still possible, so a step that takes as long is believed.
-    assert cost.quantile(2.0) < 0.7 * 10.0
-    observe(estimates, clock, 10.0)
-    assert predicted(estimates) > 5.0
+    assert cost.quantile(2.0) < 1.5
 
 
 def test_a_prior_counts_less_the_older_it_is(clock: Clock) -> None:
@@ -238,14 +235,18 @@ def test_a_warm_up_is_odd_if_it_is_much_slower_than_before(estimates: Estimates)
     assert estimates.oddity("gpu-1", {KEY: 50.0}) is None, "nothing is known of this engine"
 
 
-def test_age_is_that_of_the_key_observed_longest_ago(estimates: Estimates, clock: Clock) -> None:
-    assert estimates.seconds_since_observed(ENGINE, [KEY]) == inf
+def test_age_is_that_of_the_stage_observed_longest_ago_under_any_key(
+    estimates: Estimates, clock: Clock
+) -> None:
+    assert estimates.seconds_since_observed(ENGINE, ["lift"]) == inf
     estimates.set_prior(ENGINE, {KEY: 1.0, "decode:512": 1.0})
     clock.now += 50.0
     estimates.observe(ENGINE, KEY, 1.0)
     clock.now += 10.0
-    assert estimates.seconds_since_observed(ENGINE, [KEY]) == 10.0
-    assert estimates.seconds_since_observed(ENGINE, [KEY, "decode:512", "cutout:small"]) == 60.0
+    assert estimates.seconds_since_observed(ENGINE, ["lift"]) == 10.0
+    assert estimates.seconds_since_observed(ENGINE, ["lift", "decode"]) == 60.0
+    estimates.observe(ENGINE, "decode:384", 1.0)
+    assert estimates.seconds_since_observed(ENGINE, ["lift", "decode"]) == 10.0
 
 
 steps = st.tuples(st.floats(1e-9, 1e9), st.floats(0.0, 1e6), st.booleans())

@@ -118,18 +118,19 @@ def test_a_lowered_request_starts_at_its_lower_rung(shop: Shop) -> None:
         assert active.plan.steps == ROUTES[active.rung]
 
 
-def test_a_waiting_request_is_given_up_at_its_deadline(shop: Shop) -> None:
+def test_a_waiting_request_leaves_at_its_latest_start(shop: Shop) -> None:
     busy = shop.arrive("a", allowed_s=19.0)
     shop.dispatched()
     shop.start(busy)
     waiting = shop.arrive("b", allowed_s=20.0)
-    shop.clock.now = waiting.deadline - 0.001
+    assert waiting.latest_start < waiting.deadline - SECONDS["draw:lowest"]
+    shop.clock.now = waiting.latest_start - 0.001
     assert shop.dispatched() == []
-    shop.clock.now = waiting.deadline
+    shop.clock.now = waiting.latest_start
     (given_up,) = shop.next().given_up
     assert given_up.active is waiting
-    assert given_up.reason_code == "deadline_passed"
-    assert "19.9 s" in given_up.reason
+    assert given_up.reason_code == "predicted_late_stage"
+    assert "waited" in given_up.reason
     assert list(shop.scheduler.active) == [busy]
 
 
@@ -245,9 +246,9 @@ def test_nothing_wakes_an_idle_scheduler(shop: Shop) -> None:
     assert shop.scheduler.wake_up_at() is None
 
 
-def test_a_scheduler_wakes_for_deadlines_limits_and_the_end_of_recovery(shop: Shop) -> None:
+def test_a_scheduler_wakes_for_latest_starts_limits_and_the_end_of_recovery(shop: Shop) -> None:
     running = shop.arrive("a")
-    assert shop.scheduler.wake_up_at() == running.deadline
+    assert shop.scheduler.wake_up_at() == running.latest_start
     shop.dispatched()
     shop.start(running)
     started = shop.clock.now
@@ -255,7 +256,7 @@ def test_a_scheduler_wakes_for_deadlines_limits_and_the_end_of_recovery(shop: Sh
     assert shop.scheduler.wake_up_at() == limit_at
     waiting = shop.arrive("b", allowed_s=20.0)
     assert waiting.deadline < limit_at
-    assert shop.scheduler.wake_up_at() == waiting.deadline
+    assert shop.scheduler.wake_up_at() == waiting.latest_start
     shop.scheduler.leave(waiting)
     shop.clock.now = limit_at
     assert shop.scheduler.wake_up_at() == limit_at + RECOVERY_S
