@@ -323,7 +323,7 @@ class _Worker:
             try:
                 self._loop.call_soon_threadsafe(receive, self, what)
             except RuntimeError:
-                # Closed in this moment: nobody is left who could be told.
+                # The loop has closed at this moment: nobody receives the report.
                 return
 
 

@@ -25,7 +25,7 @@ class Parts:
     Attributes:
         service: The door to the engines.
         transports: The ways to it.
-        axon: What the chain is to be told of, if anything.
+        axon: Published on the chain; None without push.
     """
 
     service: "MinerService"

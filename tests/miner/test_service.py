@@ -71,7 +71,7 @@ async def test_the_caller_may_shorten_the_budget_but_not_lengthen_it(bench: Benc
 
 
 @in_virtual_time
-async def test_a_dropped_request_is_told_the_prediction(make_bench: MakeBench) -> None:
+async def test_the_answer_of_a_dropped_request_has_the_prediction(make_bench: MakeBench) -> None:
     bench = make_bench(budget_s=4.0)
     await bench.service.start()
     answer = await bench.handle()

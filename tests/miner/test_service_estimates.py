@@ -178,7 +178,7 @@ async def test_estimates_are_saved_now_and_then(bench: Bench, tmp_path: Path) ->
 
 
 @in_virtual_time
-async def test_a_machine_that_is_too_slow_is_measured_again_and_told_the_operator(
+async def test_a_machine_that_is_too_slow_is_measured_again_and_the_operator_is_warned(
     make_bench: MakeBench,
 ) -> None:
     bench = make_bench(budget_s=3.0)
@@ -191,7 +191,7 @@ async def test_a_machine_that_is_too_slow_is_measured_again_and_told_the_operato
 
 
 @in_virtual_time
-async def test_a_drop_on_an_idle_machine_is_told_the_operator_once_in_five_minutes(
+async def test_the_operator_is_warned_of_drops_on_an_idle_machine_once_in_five_minutes(
     make_bench: MakeBench,
 ) -> None:
     engine = FakeEngine()
