@@ -157,14 +157,21 @@ async def test_timings_leave_out_the_waiting(fakes: FakeStages, stage: str) -> N
     engine = fakes.engine(clock=lambda: float(next(ticks)))
     release = fakes.hold(stage)
     events: list[StepEvent] = []
+    arrived = asyncio.Event()
+    before = [step.stage for step in plan(engine, task("second")).steps].index(stage)
+
+    def on_event(event: StepEvent) -> None:
+        events.append(event)
+        if sum(event.kind == "finished" for event in events) == before:
+            arrived.set()
+
     first = asyncio.create_task(engine.run(task("first"), plan(engine, task("first"))))
     assert await asyncio.to_thread(fakes.entered[stage].wait, 10)
     second = asyncio.create_task(
-        engine.run(task("second"), plan(engine, task("second")), on_event=events.append)
+        engine.run(task("second"), plan(engine, task("second")), on_event=on_event)
     )
-    before = [step.stage for step in plan(engine, task("second")).steps].index(stage)
-    while sum(event.kind == "finished" for event in events) < before:
-        await asyncio.sleep(0.001)
+    if before:
+        await arrived.wait()
     await asyncio.sleep(0.001)  # It waits for its lane now, outside what is timed.
     for _ in range(100):
         next(ticks)  # A hundred ticks pass while the second request waits.
