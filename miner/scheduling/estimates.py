@@ -27,8 +27,8 @@ LEVEL_WEIGHT = 0.02
 
 CLIP_FACTOR, CLIP_DEVIATIONS, CLIP_FLOOR_S = 2.0, 4.0, 0.01
 """Clip each observation to this many predictions, to this many standard deviations above the mean,
-or to this many seconds, whichever is more: one outlier then teaches little, a changed speed still
-much, and an estimate of zero is corrected as well."""
+to the long-term level, or to this many seconds, whichever is more: one outlier then teaches little,
+a changed speed still much, and an estimate far too low is corrected as well."""
 
 ODD_FACTOR = 2.0
 """A warm-up that takes more than this many times what an earlier run learned is repeated."""
@@ -122,10 +122,12 @@ class Estimates:
             return
         count = old.count * exp2(-max(0.0, now - old.at) / COUNT_HALF_LIFE_S)
         if count <= PRIOR_COUNT and ODD_FACTOR * seconds < old.mean:
-            self._learned[engine, key] = replace(_prior(seconds, now), observed=old.observed + 1)
+            self._learned[engine, key] = replace(
+                _prior(seconds, now), level=old.level, observed=old.observed + 1
+            )
             return
         deviations = old.mean + CLIP_DEVIATIONS * sqrt(old.variance)
-        limit = max(CLIP_FACTOR * old.mean, deviations, CLIP_FLOOR_S)
+        limit = max(CLIP_FACTOR * old.mean, deviations, old.level, CLIP_FLOOR_S)
         step = min(seconds, limit) - old.mean
         weight = max(MIN_WEIGHT, 1.0 / (count + 1.0))
         counted = old.mean + step

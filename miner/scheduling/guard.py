@@ -139,7 +139,7 @@ class Guard:
         first = _first(levels, lambda rung: fit({}, rung))
         if first is not None:
             return self._accept(board, newcomer, *first)
-        depths = [level for level in range(1, len(levels)) if lowered(level)]
+        depths = [level for level in range(1, len(newcomer.routes)) if lowered(level)]
         first = _first(depths, lambda level: fit(lowered(level), lowest))
         if first is not None:
             level, finish = first

@@ -115,6 +115,15 @@ def test_one_step_corrects_a_prior_ten_times_too_high(estimates: Estimates, cloc
     assert cost.quantile(2.0) < 1.5
 
 
+def test_one_fast_step_leaves_the_usual_seconds_believable(
+    estimates: Estimates, clock: Clock
+) -> None:
+    """A cut-out that needs no network takes milliseconds, the next one with it half a second."""
+    estimates.set_prior(ENGINE, {KEY: 0.7})
+    observe(estimates, clock, 0.002, *[0.7] * 10)
+    assert predicted(estimates) == pytest.approx(0.7, rel=0.15)
+
+
 def test_a_prior_counts_less_the_older_it_is(clock: Clock) -> None:
     after = []
     for age in (0.0, COUNT_HALF_LIFE_S, 10 * COUNT_HALF_LIFE_S):

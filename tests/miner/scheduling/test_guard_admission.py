@@ -109,6 +109,17 @@ def test_waiting_requests_are_lowered_before_a_newcomer_is_dropped(
     assert verdict.lowered == dict.fromkeys(waiting, MIDDLE)
 
 
+def test_waiting_requests_are_lowered_for_a_newcomer_whose_rungs_do_not_differ(
+    clock: Clock, guard: Guard
+) -> None:
+    """An image task has fewer distinct rungs than the text tasks that wait."""
+    waiting = [make_active(clock, left_s=16.0, caller=str(n), rung=BEST) for n in range(2)]
+    newcomer = make_active(clock, left_s=16.1, routes=[ROUTES[LOWEST]] * 3)
+    verdict = guard.admit(newcomer, waiting, ENGINES)
+    assert verdict.rung is not None
+    assert verdict.lowered == dict.fromkeys(waiting, MIDDLE)
+
+
 def test_a_request_with_an_engine_keeps_its_rung(clock: Clock, guard: Guard) -> None:
     running = make_active(
         clock, left_s=16.0, caller="a", rung=BEST, engine="one", ran_s=0.0, guard=guard

@@ -79,6 +79,20 @@ def test_an_earlier_deadline_is_sent_to_an_engine_whose_lane_a_younger_request_h
     assert shop.dispatched() == [], "one that waits there is enough"
 
 
+def test_a_caller_that_another_one_crowds_out_starts_first(shop: Shop) -> None:
+    shop.arrive("modest", allowed_s=1.0 + SECONDS["draw:best"])
+    ((first, _),) = shop.dispatched()
+    shop.run(first)
+    flood = [shop.arrive("flood") for _ in range(4)]
+    for active in flood[:2]:
+        assert shop.dispatched() == [(active, "one")]
+        shop.run(active)
+    flood += [shop.arrive("flood") for _ in range(2)]
+    modest = shop.arrive("modest")
+    assert modest.limit_at >= max(active.limit_at for active in flood)
+    assert shop.dispatched() == [(modest, "one")]
+
+
 def test_two_engines_are_both_used() -> None:
     shop = Shop("one", "two")
     first, second, third = (shop.arrive(name) for name in "abc")
@@ -169,6 +183,7 @@ def test_a_request_that_leaves_while_its_step_runs_keeps_the_lane_until_that_end
     shop.end(leaving, after=3.0)
     assert shop.dispatched() == [(waiting, "one")]
     assert list(shop.scheduler.active) == [waiting]
+    assert shop.scheduler.remove_engine("one") == [waiting], "the other one is forgotten"
 
 
 def test_a_request_that_leaves_between_steps_frees_its_place_at_once(shop: Shop) -> None:
