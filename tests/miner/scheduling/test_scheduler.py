@@ -8,6 +8,7 @@ from generation.plan import StepEvent
 from miner.scheduling.estimates import DELIVERY_FLOOR_S, Estimates
 from miner.scheduling.watchdog import RECOVERY_S
 from tests.miner.scheduling.toys import (
+    BEST,
     BUDGET_S,
     LADDER,
     LANES,
@@ -121,12 +122,16 @@ def test_a_slower_engine_gets_what_fits_it() -> None:
     assert slow.plan.latest_start[-1] == pytest.approx(3.0 * fast.plan.latest_start[-1])
 
 
-def test_a_lowered_request_starts_at_its_lower_rung(shop: Shop) -> None:
-    waiting = [shop.arrive(str(n), allowed_s=15.8) for n in range(2)]
-    before = [active.rung for active in waiting]
-    newcomer = shop.arrive("c", allowed_s=15.9)
+def test_a_waiting_request_takes_the_lower_rung_that_makes_room_for_a_newcomer(
+    shop: Shop,
+) -> None:
+    waiting, rungs = [shop.arrive("0", allowed_s=16.0)], [BEST]
+    while [active.rung for active in waiting] == rungs:
+        newcomer = shop.arrive(str(len(waiting)), allowed_s=16.0)
+        waiting.append(newcomer)
+        rungs.append(newcomer.rung)
     assert newcomer.rung == LOWEST
-    assert [active.rung for active in waiting] > before
+    assert all(active.rung >= rung for active, rung in zip(waiting, rungs, strict=True))
     for active in waiting:
         assert active.plan.rung == LADDER[active.rung]
         assert active.plan.steps == ROUTES[active.rung]
