@@ -29,9 +29,9 @@ class Margins:
         start: That it can still be on time when a later step starts; 0 is an even chance.
     """
 
-    admit: float = 2.0
-    better: float = 2.5
-    dispatch: float = 2.5
+    admit: float = 1.8
+    better: float = 2.3
+    dispatch: float = 2.3
     start: float = 0.0
 
 
