@@ -26,13 +26,13 @@ class Margins:
         better: The same for any better rung: being on time is worth more than quality.
         dispatch: That a waiting request will be on time when its first step starts. To drop it then
             costs nothing, and the next in the queue has more time left.
-        start: That it can still be on time when a later step starts; 0 is an even chance.
+        start: That it can still be on time when a later step starts; 0 would be an even chance.
     """
 
-    admit: float = 1.8
-    better: float = 2.3
-    dispatch: float = 2.3
-    start: float = 0.0
+    admit: float = 2.0
+    better: float = 2.5
+    dispatch: float = 2.5
+    start: float = 0.3
 
 
 @dataclass(frozen=True)
