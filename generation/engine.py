@@ -156,11 +156,11 @@ class Engine:
     async def warm_up(self) -> Mapping[str, float]:
         """Generates at every rung, so that the first request meets a warm engine.
 
-        Whatever is compiled or recorded when it first runs is done before it is timed. The engines
-        of a process warm up one after the other.
+        Compiling and recording are done before a step is timed. The engines of a process warm up
+        one after the other.
 
         Returns:
-            Seconds by cost key, for every key that `route` can return.
+            Seconds by cost key; `route` returns no other keys.
 
         Raises:
             SetupError: A step failed.
@@ -190,7 +190,7 @@ class Engine:
         return seconds
 
     def route(self, task: Task, rung: Rung) -> tuple[Step, ...]:
-        """Returns the steps that a task takes at a rung, as things stand: see `Stage.cost_key`.
+        """Returns the steps that a task takes at a rung; see `Stage.cost_key`.
 
         Takes microseconds.
 
@@ -228,9 +228,9 @@ class Engine:
             plan: How; its steps come from `route`.
             seconds_left: Of the request's time, now; `plan.latest_start` counts on it.
             turn: Its place in every lane.
-            on_event: Called in the event loop: "started", then "finished" or "failed", for every
-                step that runs, and "skipped" for one that gave up waiting for its lane. There are
-                no events for the steps after that. What it raises is logged and ignored.
+            on_event: Called in the event loop. A step that runs reports "started", then "finished"
+                or "failed"; a step that gave up waiting for its lane reports "skipped". Later steps
+                report nothing. Exceptions of the listener are logged and ignored.
 
         Raises:
             GenerationStopped: A step still waited at its latest start.

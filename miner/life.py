@@ -9,7 +9,7 @@ from miner.score.log import ScoreLog
 
 
 class State(StrEnum):
-    """Where the service is in its life: it moves down this list, and from suspect back to ready."""
+    """States of the service. It moves down this list, and from suspect back to ready."""
 
     STARTING = "starting"
     WARMING_UP = "warming_up"

@@ -1,4 +1,4 @@
-"""The one door to the engines, for every transport: a thin async shell around the scheduler."""
+"""Serves the requests of all transports: a thin async shell around the scheduler."""
 
 import asyncio
 import time
@@ -99,7 +99,7 @@ class MinerService:
 
     @property
     def state(self) -> State:
-        """Where the service is in its life."""
+        """The state of the service."""
         return self._life.state
 
     @property
@@ -126,7 +126,7 @@ class MinerService:
         self._life.move(State.READY)
 
     async def handle(self, request: Request) -> Answer:
-        """Answers a request, whatever becomes of it; logs exactly one `answered` line.
+        """Returns the answer of a request, also if it fails; logs exactly one `answered` line.
 
         Cancelling it means that the caller has left: the request is given up, and its place is
         free at once.

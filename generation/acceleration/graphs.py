@@ -73,7 +73,7 @@ class Captured:
         function: Takes tensors, positional or by name, all on one device, and returns one tensor or
             a tuple of them.
         pool: Memory shared with other graphs; its own if None.
-        limit: Most graphs. Once there are so many, a warning is logged and further shapes are
+        limit: Maximum number of graphs. Beyond it, a warning is logged and further shapes are
             computed without a graph.
     """
 

@@ -14,8 +14,8 @@ class BackEnd:
     Attributes:
         stages: What it adds to a plan, in order: the first takes a `Cutout`, the last returns a
             `GaussianCloud`.
-        loader: Module with `load(settings, models_dir, device)`, which returns a `StageFunction`
-            for every stage, by name; imported when an engine starts.
+        loader: Module with `load(settings, models_dir, device)`, which returns a dict of
+            stage name to `StageFunction`; imported when an engine starts.
     """
 
     stages: tuple[Stage, ...]

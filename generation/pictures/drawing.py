@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """The noise levels of a picture. One for every number of steps and size; `Flux1` keeps them.
+    """The noise levels of a picture; `Flux1` caches one schedule per number of steps and size.
 
     Attributes:
         sigmas: Noise levels from 1 to 0, one more than there are steps.

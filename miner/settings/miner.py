@@ -137,7 +137,7 @@ class MinerConfig(Settings):
         45.0,
         alias="drain.limit",
         description="seconds after which the process ends once it was asked to stop, or once its "
-        "event loop does not turn any more, whatever hangs",
+        "event loop is blocked, even if a stage hangs",
     )
 
     limits_per_minute: Count = Field(

@@ -297,5 +297,5 @@ async def _on_http_exception(request: HttpRequest, error: Exception) -> Response
 
 
 async def _on_disconnect(request: HttpRequest, error: Exception) -> Response:
-    # Reaches nobody. If BodyLimit has cut the body off, it sends its own answer instead.
+    # The client is gone. If BodyLimit has cut the body off, it sends its own answer instead.
     return _json(400, {"message": "the client closed the connection"})

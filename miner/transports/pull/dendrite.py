@@ -16,7 +16,7 @@ from miner.transports.pull.bounded_answer import BoundedResponse
 
 
 def offline_dendrite(key: Any) -> Any:
-    """Builds a Dendrite that asks nobody for this machine's address.
+    """Builds a Dendrite that does not look up this machine's address.
 
     It does not keep every call, reads no endless answers, and does not block the event loop with
     large bodies. Use it with `async with`, or close it with `aclose_session`.

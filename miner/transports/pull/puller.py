@@ -1,8 +1,7 @@
 """The pull transport: this miner asks validators for tasks and submits the results to them.
 
 A task is pulled only when its generation can start at once, because its clock runs from the
-assignment. An assigned task is written down before anything is done with it, so that it survives
-whatever ends the process.
+assignment. An assigned task is saved before anything is done with it, so that it survives a crash.
 """
 
 import asyncio
