@@ -158,7 +158,7 @@ class Scheduler:
                 active, engine, list(self._active.values()), self._usable()
             )
             if verdict.rung is None:
-                self._give_up(active, verdict, due)
+                self._give_up(active, verdict.reason, due)
                 continue
             self._set_rung(active, verdict.rung)
             active.engine = engine
@@ -238,14 +238,14 @@ class Scheduler:
         for active in list(self._active.values()):
             if active.engine is None or active.step_since is not None or active.abandoned:
                 continue
-            verdict = self._guard.hopeless(active)
-            if verdict is not None:
-                self._give_up_with(active, "predicted_late_stage", verdict, due)
+            reason = self._guard.hopeless(active)
+            if reason is not None:
+                self._give_up(active, reason, due)
         for active in [a for a in self._active.values() if a.engine is None]:
             if now >= active.latest_start:
                 waited, left = now - active.request.received_at, active.deadline - now
                 reason = f"waited {waited:.1f} s for an engine; {max(0.0, left):.1f} s are too few"
-                self._give_up_with(active, "predicted_late_stage", reason, due)
+                self._give_up(active, reason, due)
 
     def _free_for_next(self) -> tuple[ActiveRequest, str] | None:
         """Returns the first waiting request that an engine would run at once, and the engine."""
@@ -273,11 +273,6 @@ class Scheduler:
                     return active, engine
         return None
 
-    def _give_up(self, active: ActiveRequest, verdict: Verdict, due: Next) -> None:
-        self._give_up_with(active, "predicted_late_stage", verdict.reason, due)
-
-    def _give_up_with(
-        self, active: ActiveRequest, code: ReasonCode, reason: str, due: Next
-    ) -> None:
+    def _give_up(self, active: ActiveRequest, reason: str, due: Next) -> None:
         self._active.pop(active.request.id, None)
-        due.given_up.append(GivenUp(active, code, reason))
+        due.given_up.append(GivenUp(active, "predicted_late_stage", reason))
