@@ -49,7 +49,6 @@ CLOSE_LIMIT_S = 5.0
 
 _FIRST: Turn = (-math.inf, 0)
 _LOADING_STEPS = 3
-_MOST_ROUTES = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,8 +203,6 @@ class Engine:
         key = (rung, self._remembers(task.prompt))
         steps = self._text_routes.get(key)
         if steps is None:
-            if len(self._text_routes) >= _MOST_ROUTES:
-                self._text_routes.clear()
             steps = self._text_routes[key] = route(stages, task, rung, remembered=key[1])
         return steps
 
