@@ -1,13 +1,12 @@
 """Small JSON files that outlive the process: replaced in one step, set aside when damaged."""
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from loguru import logger
 from pydantic import BaseModel, ValidationError
+
+from protocol.files import replace_file
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -50,17 +49,7 @@ class StateFile(Generic[M]):
         Raises:
             OSError: It cannot be written.
         """
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(value.model_dump_json().encode())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, self.path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+        replace_file(self.path, value.model_dump_json().encode())
 
     def set_aside(self, reason: str) -> None:
         """Renames the file, so that nothing is lost and the next start finds none.

@@ -26,7 +26,7 @@ from miner.service import MinerService
 from miner.transports.body_limit import BodyLimit
 from miner.transports.connections import ClientConnections, when_sent, while_connected
 from miner.transports.http.forms import ENVELOPE_BYTES, read_task
-from miner.transports.push.checks import Refusal, RefusalLog
+from miner.transports.refusals import Refusal, RefusalLog
 from miner.transports.sockets import bound_socket
 from protocol import ply
 from protocol.errors import SetupError, TaskError

@@ -24,11 +24,10 @@ from miner.transports.connections import ClientConnections, when_sent, while_con
 from miner.transports.push.checks import (
     Admission,
     RateLimit,
-    Refusal,
-    RefusalLog,
     ReplayGuard,
     check_headers,
 )
+from miner.transports.refusals import Refusal, RefusalLog
 from miner.transports.sockets import bound_socket
 from protocol.errors import TaskError
 from protocol.synapses import GenerateAsset

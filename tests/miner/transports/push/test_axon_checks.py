@@ -15,11 +15,10 @@ from miner.transports.push.checks import (
     NANOSECONDS,
     Admission,
     RateLimit,
-    Refusal,
-    RefusalLog,
     ReplayGuard,
     check_headers,
 )
+from miner.transports.refusals import Refusal, RefusalLog
 from tests.support.fakes import Clock
 
 NOW = 1_800_000_000 * NANOSECONDS
