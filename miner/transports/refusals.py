@@ -1,9 +1,16 @@
 """Requests that are turned away before they become tasks."""
 
-from collections.abc import Callable
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from loguru import logger
+
 from miner.score.log import ScoreLog
+
+WINDOW_S = 60.0
+"""Least time between two lines of one code."""
 
 
 @dataclass(frozen=True)
@@ -15,9 +22,10 @@ class Refusal:
 
 
 class RefusalLog:
-    """Writes refusals to the score log, at most one line a minute for each code.
+    """Counts refusals and writes them to the score log, at most one line a minute for each code.
 
-    Refused callers need no valid signature, so with a line each, anybody could fill the disk.
+    Refused callers need no valid signature, so with a line each, anybody could fill the disk. May
+    be used from several threads.
 
     Args:
         score_log: Receives `refused` lines.
@@ -26,35 +34,69 @@ class RefusalLog:
     """
 
     def __init__(self, score_log: ScoreLog, transport: str, clock: Callable[[], float]) -> None:
+        self.transport = transport
         self._score_log = score_log
-        self._transport = transport
         self._clock = clock
-        self._pending: dict[str, tuple[int, str]] = {}
+        self._lock = threading.Lock()
+        self._totals: Counter[str] = Counter()
+        self._pending: dict[str, _Pending] = {}
         self._written: dict[str, float] = {}
 
-    def note(self, refusal: Refusal) -> None:
-        """Counts a refusal, and writes the count once a minute has passed since the last line."""
-        count, _ = self._pending.get(refusal.code, (0, ""))
-        self._pending[refusal.code] = (count + 1, refusal.reason)
-        last = self._written.get(refusal.code)
-        if last is None or self._clock() - last >= 60.0:
-            self._write(refusal.code)
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Refusals by code since the start, as they are now."""
+        with self._lock:
+            return dict(self._totals)
+
+    def note(self, refusal: Refusal, *, warn: bool = False) -> None:
+        """Counts a refusal, and writes the count once a minute has passed since the last line.
+
+        Args:
+            refusal: Its reason is the one that the next line gives.
+            warn: Whether that line comes with a warning in the program's own log.
+        """
+        with self._lock:
+            self._totals[refusal.code] += 1
+            pending = self._pending.get(refusal.code, _Pending(0, "", False))
+            self._pending[refusal.code] = _Pending(pending.count + 1, refusal.reason, warn)
+            self._write_if_due(refusal.code)
+
+    def write_due(self) -> None:
+        """Writes the counts for whose code the minute is over; call it now and then."""
+        with self._lock:
+            for code in list(self._pending):
+                self._write_if_due(code)
 
     def flush(self) -> None:
         """Writes the counts that have not been written."""
-        for code in list(self._pending):
+        with self._lock:
+            for code in list(self._pending):
+                self._write(code)
+
+    def _write_if_due(self, code: str) -> None:
+        last = self._written.get(code)
+        if last is None or self._clock() - last >= WINDOW_S:
             self._write(code)
 
     def _write(self, code: str) -> None:
-        count, reason = self._pending.pop(code)
+        pending = self._pending.pop(code)
         now = self._clock()
         window = now - self._written.get(code, now)
         self._written[code] = now
         self._score_log.write(
             "refused",
-            transport=self._transport,
+            transport=self.transport,
             reason_code=code,
-            reason=reason,
-            count=count,
+            reason=pending.reason,
+            count=pending.count,
             window_s=window,
         )
+        if pending.warn:
+            logger.warning("{}: {} ({} x {})", self.transport, pending.reason, pending.count, code)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    count: int
+    reason: str
+    warn: bool
