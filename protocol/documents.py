@@ -31,7 +31,16 @@ _TRUE = ("yes", "true", "on")
 
 
 class DocumentError(ValueError):
-    """A document that is not used; the message names the file, the place in it and the reason."""
+    """A document that is not used; the message names the file, the reason and the place in it.
+
+    Args:
+        name: Of the document.
+        reason: Why, with the place if it is known.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{printable(name)} cannot be read: {reason}")
+        self.reason = reason
 
 
 def read_yaml(path: Path, *, as_written: bool = False) -> Any:
@@ -74,17 +83,18 @@ def parse_yaml(text: str, name: str, *, as_written: bool = False) -> Any:
     """
 
     def fail(reason: str, mark: Any) -> NoReturn:
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise DocumentError(f"{printable(name)}{place}: {printable(reason)}")
+        place = (mark.line + 1, mark.column + 1) if mark else None
+        raise _error(name, printable(reason), place)
 
     try:
         return _compose(yaml.parse(text, _LOADER), fail, as_written=as_written)
     except yaml.MarkedYAMLError as error:
         fail(
-            f"not YAML: {error.problem or error.context}", error.problem_mark or error.context_mark
+            f"it is not YAML: {error.problem or error.context}",
+            error.problem_mark or error.context_mark,
         )
     except yaml.YAMLError as error:
-        fail(f"not YAML: {error}", None)
+        fail(f"it is not YAML: {error}", None)
 
 
 def parse_json(text: str, name: str) -> Any:
@@ -107,36 +117,41 @@ def parse_json(text: str, name: str) -> Any:
         )
         _check(document)
     except json.JSONDecodeError as error:
-        reason = f", line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
-        raise DocumentError(f"{printable(name)}{reason}") from None
+        reason = f"it is not JSON: {error.msg}"
+        raise _error(name, reason, (error.lineno, error.colno)) from None
     except RecursionError:
-        raise DocumentError(f"{printable(name)}: {_TOO_DEEP}") from None
+        raise _error(name, _TOO_DEEP) from None
     except ValueError as error:
-        raise DocumentError(f"{printable(name)}: {error}") from None
+        raise _error(name, str(error)) from None
     return document
 
 
 _TOO_DEEP = f"more than {MAX_DEPTH} mappings and lists within each other"
 
 
+def _error(name: str, reason: str, place: tuple[int, int] | None = None) -> DocumentError:
+    where = f" (line {place[0]}, column {place[1]})" if place else ""
+    return DocumentError(name, f"{reason}{where}")
+
+
 def _text(path: Path, limit: int) -> str:
-    shown = printable(str(path))
+    name = str(path)
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        raise DocumentError(f"{shown} cannot be read: {error.strerror or error}") from error
+        raise _error(name, error.strerror or str(error)) from error
     except ValueError as error:  # A name with a NUL.
-        raise DocumentError(f"{shown} cannot be read: {error}") from error
+        raise _error(name, str(error)) from error
     if len(data) > limit:
-        raise DocumentError(f"{shown} has more than {limit:,} bytes, the limit")
+        raise _error(name, f"it has more than {limit:,} bytes, the limit")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DocumentError(
-            f"{shown}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8"
-        ) from None
+        start = data.rfind(b"\n", 0, error.start) + 1
+        place = (data.count(b"\n", 0, error.start) + 1, error.start - start + 1)
+        reason = f"byte 0x{data[error.start]:02x} is not UTF-8"
+        raise _error(name, reason, place) from None
 
 
 def _compose(

@@ -5,14 +5,18 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
 from loguru import logger
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from generation.settings import GenerationSettings
 from generation.weights.sources import ModelSource, ReleaseModel
+from protocol.documents import DocumentError, read_json
 from protocol.errors import SetupError
+from protocol.files import replace_file
+from protocol.text import printable
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 """The small trained networks that are part of the package (docs/embedded-models.md)."""
@@ -36,13 +40,31 @@ class ModelPaths:
     triposr: Path
 
 
+def inside(name: str) -> str:
+    """Returns the name of a file below a model's folder, if it is one.
+
+    Raises:
+        ValueError: It is absolute, leads upwards, or is none at all.
+    """
+    path = PurePosixPath(name)
+    if (
+        path.is_absolute()
+        or ".." in path.parts
+        or str(path) != name
+        or "\\" in name
+        or "\0" in name
+    ):
+        raise ValueError(f"{printable(repr(name), 80)} is no plain path inside the model's folder")
+    return name
+
+
 class LockedFile(BaseModel):
     """Size in bytes and SHA-256, in hexadecimal, of one file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: int
-    sha256: str
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class LockedModel(BaseModel):
@@ -58,7 +80,17 @@ class LockedModel(BaseModel):
 
     revision: str
     licence: str
-    files: dict[str, LockedFile]
+    files: dict[Annotated[str, AfterValidator(inside)], LockedFile]
+
+
+class _Lock(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[1]
+    models: dict[str, LockedModel]
+
+
+_Verified = TypeAdapter(dict[str, tuple[int, int, str]])
 
 
 def cache_dir() -> Path:
@@ -147,31 +179,55 @@ class ModelStore:
                 raise SetupError(problem, fix=fix)
 
     def problem(self, model: ModelSource, name: str) -> str | None:
-        """Compares one file with the lock; returns what is wrong with it, or None."""
+        """Compares one file with the lock; returns what is wrong with it, or None.
+
+        Raises:
+            SetupError: It lies outside the models folder, or may not be read.
+        """
         expected = self.lock[model.name].files[name]
         file = self.folder(model) / name
-        if not file.is_file():
-            return f"{file} is missing"
-        size = file.stat().st_size
-        if size != expected.size:
-            return f"{file} has {size} bytes, {expected.size} were expected"
-        found = self.sha256(file)
+        self._require_inside(file, self.folder(model))
+        try:
+            if not file.is_file():
+                return f"{file} is missing"
+            size = file.stat().st_size
+            if size != expected.size:
+                return f"{file} has {size} bytes, {expected.size} were expected"
+            found = self.sha256(file)
+        except OSError as error:
+            raise SetupError(
+                f"{file} cannot be read: {error.strerror or error}",
+                fix="let this user read the models folder, or give another with --models.dir",
+            ) from error
         if found != expected.sha256:
             return f"{file} has SHA-256 {found}, {expected.sha256} was expected"
         return None
+
+    def _require_inside(self, file: Path, folder: Path) -> None:
+        """The models folder and a model's own folder may be links; nothing in them leads out."""
+        try:
+            target = file.resolve()
+            if any(target.is_relative_to(home.resolve()) for home in (self.root, folder)):
+                return
+        except (OSError, RuntimeError) as error:  # Links that lead to each other.
+            raise SetupError(f"{file} cannot be followed: {error}", fix="remove the link") from None
+        raise SetupError(
+            f"{file} leads out of the models folder, to {target}",
+            fix="put the file in the place of the link, or name its folder with --models.dir",
+        )
 
     def sha256(self, file: Path) -> str:
         """SHA-256 of a file below the root, remembered for as long as the file is unchanged."""
         key = file.relative_to(self.root).as_posix()
         state = file.stat()
         known = self._verified.get(key)
-        if known is not None and known[:2] == [state.st_size, state.st_mtime_ns]:
-            return str(known[2])
+        if known is not None and known[:2] == (state.st_size, state.st_mtime_ns):
+            return known[2]
         if state.st_size > 100_000_000:
             logger.info("verifying {} ({:.1f} GB)", file, state.st_size / 1e9)
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        self._verified[key] = [state.st_size, state.st_mtime_ns, digest]
+        self._verified[key] = (state.st_size, state.st_mtime_ns, digest)
         try:
             _write_json(self.root / _VERIFIED_NAME, self._verified)
         except OSError as error:
@@ -192,29 +248,31 @@ class ModelStore:
 
     def _read_lock(self) -> dict[str, LockedModel]:
         file = self.root / LOCK_NAME
-        if not file.exists():
-            return {}
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content["version"] != 1:
-                raise ValueError(f"version {content['version']} is not known")
-            models = content["models"].items()
-            return {name: LockedModel.model_validate(entry) for name, entry in models}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
-            raise SetupError(
-                f"{file} cannot be read as a lock file: {error!r}",
-                fix=f"restore it, or remove it and fetch the models again: rm {file}",
-            ) from error
+            return _Lock.model_validate(read_json(file)).models
+        except DocumentError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                return {}
+            if isinstance(error.__cause__, OSError):
+                raise SetupError(
+                    str(error), fix="make it readable, or give another folder with --models.dir"
+                ) from error
+            problem = error.reason
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+            problem = f"{printable(where, 120)}: {first['msg']}"
+        raise SetupError(
+            f"{file} cannot be read as a lock file: {problem}",
+            fix=f"restore it, or remove it and fetch the models again: rm {file}",
+        )
 
-    def _read_verified(self) -> dict[str, list[int | str]]:
+    def _read_verified(self) -> dict[str, tuple[int, int, str]]:
         try:
-            found = json.loads((self.root / _VERIFIED_NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return _Verified.validate_python(read_json(self.root / _VERIFIED_NAME))
+        except (DocumentError, ValidationError):
             return {}
-        return found if isinstance(found, dict) else {}
 
 
 def _write_json(file: Path, content: Mapping[str, object]) -> None:
-    draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, file)
+    replace_file(file, (json.dumps(content, indent=1) + "\n").encode())

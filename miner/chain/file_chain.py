@@ -8,7 +8,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from miner.chain.metagraph import Neuron, Snapshot
+from protocol.documents import DocumentError, read_json
 from protocol.errors import SetupError
+from protocol.text import printable
 
 
 class FileChain:
@@ -32,17 +34,19 @@ class FileChain:
     async def start(self, hotkey: str) -> Neuron:
         """Reads the file; see `Chain.start`."""
         try:
-            neurons = TypeAdapter(list[Neuron]).validate_json(self._path.read_bytes())
-        except OSError as error:
+            neurons = TypeAdapter(list[Neuron]).validate_python(read_json(self._path))
+        except DocumentError as error:
+            absent = isinstance(error.__cause__, OSError)
+            where = "cannot be read" if absent else "is wrong at the whole file"
             raise SetupError(
-                f"the neurons file {self._path} cannot be read: {error.strerror}",
-                fix="check --chain.file",
+                f"the neurons file {printable(str(self._path))} {where}: {error.reason}",
+                fix="check --chain.file" if absent else "correct the file",
             ) from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the whole file"
             raise SetupError(
-                f"the neurons file {self._path} is wrong at {where}: {first['msg']}",
+                f"the neurons file {self._path} is wrong at {printable(where, 80)}: {first['msg']}",
                 fix="write [{uid, hotkey, coldkey, ip, port, stake, validator_permit}, ...]",
             ) from None
         self.snapshot = Snapshot.of(neurons, self._clock())

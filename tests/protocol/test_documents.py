@@ -27,10 +27,12 @@ ALIAS_BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(12)
 )
 
-leaves = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text()
-leaves |= st.floats(allow_nan=False, allow_infinity=False)
-documents = st.recursive(
-    leaves, lambda deeper: st.lists(deeper) | st.dictionaries(st.text(), deeper), max_leaves=20
+integers = st.integers(-(2**63), 2**63 - 1)
+floats = st.floats(allow_nan=False, allow_infinity=False)
+documents: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(st.none(), st.booleans(), integers, floats, st.text()),
+    lambda deeper: st.lists(deeper) | st.dictionaries(st.text(), deeper),
+    max_leaves=20,
 )
 
 
@@ -82,7 +84,7 @@ def test_any_text_is_a_document_or_a_documented_error(text: str) -> None:
 def test_scalars_by_yaml_s_rules_and_as_written(written: str, typed: object, kept: object) -> None:
     assert parse_yaml(f"v: {written}", "x", as_written=True) == {"v": kept}
     if typed is None and kept is not None:
-        with pytest.raises(DocumentError, match=r"^x, line 1, column 4: "):
+        with pytest.raises(DocumentError, match=r"^x cannot be read: .*\(line 1, column 4\)$"):
             parse_yaml(f"v: {written}", "x")
     else:
         assert parse_yaml(f"v: {written}", "x") == {"v": typed}
@@ -98,8 +100,8 @@ def test_scalars_by_yaml_s_rules_and_as_written(written: str, typed: object, kep
         ("a: !x b", "line 1, column 4", "tags are not read: !x"),
         ("a: 1\n---\nb: 2", "line 2, column 1", "a second document"),
         ("? [a]\n: b", "line 1, column 3", "a key is text"),
-        ("a: [1,", "x, line ", "not YAML"),
-        ("a: 1\n\tb: 2", "line 2", "not YAML"),
+        ("a: [1,", "(line ", "is not YAML"),
+        ("a: 1\n\tb: 2", "(line 2", "not YAML"),
         ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), f"column {MAX_DEPTH + 1}", "more than 32"),
         ("a: \x00", "x", "not YAML"),
         ("[" * 60_000, f"column {MAX_DEPTH + 1}", "more than 32"),
@@ -121,19 +123,19 @@ def test_yaml_outside_the_bounds_is_refused_with_its_place(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"a": 1,\n "a": 2}', "x: the key 'a' stands twice"),
-        ("{,", "x, line 1, column 2: not JSON"),
-        ("", "x, line 1, column 1: not JSON"),
-        ("NaN", "x: NaN is not a finite number"),
-        ("[-Infinity]", "x: -Infinity is not a finite number"),
-        ("[1e999]", "x: 1e999 is not a finite"),
+        ('{"a": 1,\n "a": 2}', "x cannot be read: the key 'a' stands twice"),
+        ("{,", "(line 1, column 2)"),
+        ("", "x cannot be read: it is not JSON: Expecting value (line 1, column 1)"),
+        ("NaN", "x cannot be read: NaN is not a finite number"),
+        ("[-Infinity]", "x cannot be read: -Infinity is not a finite number"),
+        ("[1e999]", "x cannot be read: 1e999 is not a finite"),
         ("9" * 5000, "does not fit into 64 bits"),
         ("-9223372036854775809", "does not fit into 64 bits"),
         ('"\\ud800"', "half of a character"),
         ('{"\\udfff": 1}', "half of a character"),
-        ("[" * 1_000_000, "x: more than 32 mappings and lists"),
-        ('{"a":' * 500_000, "x: more than 32 mappings and lists"),
-        ("[" * 33 + "]" * 33, "x: more than 32 mappings and lists"),
+        ("[" * 1_000_000, "x cannot be read: more than 32 mappings and lists"),
+        ('{"a":' * 500_000, "x cannot be read: more than 32 mappings and lists"),
+        ("[" * 33 + "]" * 33, "x cannot be read: more than 32 mappings and lists"),
     ],
 )
 def test_json_outside_the_bounds_is_refused(text: str, reason: str) -> None:
@@ -160,7 +162,7 @@ def test_files_are_read_up_to_their_limit(
     file.write_bytes(b'"' + b"a" * (limit - 2) + b'"')
     assert read(file) == "a" * (limit - 2)
     file.write_bytes(b'"' + b"a" * (limit - 1) + b'"')
-    with pytest.raises(DocumentError, match=f"has more than {limit:,} bytes"):
+    with pytest.raises(DocumentError, match=f"it has more than {limit:,} bytes"):
         read(file)
     with pytest.raises(DocumentError, match="more than"):
         read(Path("/dev/zero"))
@@ -175,7 +177,7 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path, read: Callable[[Path]
     with pytest.raises(DocumentError, match="cannot be read: embedded null"):
         read(Path("a\0b"))
     (tmp_path / "file").write_bytes(b"a\nb\xff")
-    with pytest.raises(DocumentError, match=r"line 2: byte 0xff is not UTF-8"):
+    with pytest.raises(DocumentError, match=r"0xff is not UTF-8 \(line 2, column 2\)"):
         read(tmp_path / "file")
     (tmp_path / "\udcff").write_bytes(b"[")
     with pytest.raises(DocumentError, match=r"\\udcff"):

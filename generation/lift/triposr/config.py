@@ -1,14 +1,14 @@
 """The shapes of a TripoSR model, read from `config.yaml` and `dino_config.json` as data only."""
 
-import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from generation.lift.triposr.errors import CheckpointError
+from protocol.documents import DocumentError, read_json, read_yaml
+from protocol.text import printable
 
 CONFIG_NAME = "config.yaml"
 VIT_CONFIG_NAME = "dino_config.json"
@@ -28,6 +28,24 @@ _SETTING_PATHS = {
     "density_bias": "renderer.density_bias",
     "num_samples_per_ray": "renderer.num_samples_per_ray",
 }
+
+_LARGEST = {
+    "image_size": 4096,
+    "patch_size": 256,
+    "plane_size": 256,
+    "num_channels": 8192,
+    "hidden_size": 8192,
+    "intermediate_size": 32768,
+    "num_attention_heads": 256,
+    "attention_head_dim": 512,
+    "num_layers": 128,
+    "num_hidden_layers": 128,
+    "plane_channels": 1024,
+    "decoder_neurons": 4096,
+    "decoder_hidden_layers": 128,
+    "num_samples_per_ray": 4096,
+}
+"""Several times what published models have: the network is built before weights are compared."""
 
 _VIT_CONSTANTS: dict[str, Any] = {
     "model_type": "vit",
@@ -149,7 +167,7 @@ class TripoSRConfig:
             CheckpointError: A file is unreadable, or an entry is missing, unknown or not supported.
         """
         vit = ViTConfig() if vit_file is None else _load_vit(vit_file)
-        found = dict(_flatten(_parse(config_file, yaml.safe_load, yaml.YAMLError)))
+        found = dict(_flatten(_parse(config_file, read_yaml)))
         config = cls(**_settings(config_file, cls, found, _SETTING_PATHS), vit=vit)
         # The file may say only what this config would write: one comparison covers class names,
         # unsupported options, unknown keys and widths that do not fit together.
@@ -162,7 +180,7 @@ class TripoSRConfig:
 
 
 def _load_vit(file: Path) -> ViTConfig:
-    found = _parse(file, json.loads, ValueError)
+    found = _parse(file, read_json)
     config = ViTConfig(
         **_settings(file, ViTConfig, found, {entry.name: entry.name for entry in fields(ViTConfig)})
     )
@@ -174,11 +192,11 @@ def _load_vit(file: Path) -> ViTConfig:
     return config
 
 
-def _parse(file: Path, parser: Any, error: type[Exception]) -> dict[str, Any]:
+def _parse(file: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
     try:
-        content = parser(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, error) as cause:
-        raise CheckpointError(f"{file} cannot be read: {cause}") from cause
+        content = read(file)
+    except DocumentError as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} holds {type(content).__name__}, expected a mapping")
     return content
@@ -201,13 +219,13 @@ def _settings(
     for name, path in paths.items():
         value = found.get(path)
         if types[name] is int:
-            if type(value) is not int or value < 1:
-                raise _bad(file, path, value, "a positive integer")
+            if type(value) is not int or not 1 <= value <= _LARGEST[name]:
+                raise _bad(file, path, value, f"a positive integer up to {_LARGEST[name]}")
             settings[name] = value
         else:
             number = _as_float(value)
             if number is None:
-                raise _bad(file, path, value, "a number")
+                raise _bad(file, path, value, "a number that is finite")
             settings[name] = number
     return settings
 
@@ -217,9 +235,10 @@ def _as_float(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 def _require_equal(
@@ -235,4 +254,6 @@ def _require_equal(
 
 
 def _bad(file: Path, key: str, found: Any, expected: str) -> CheckpointError:
-    return CheckpointError(f"{file}: {key} is {found!r}, expected {expected}")
+    return CheckpointError(
+        f"{file}: {printable(key, 80)} is {printable(repr(found), 80)}, expected {expected}"
+    )
