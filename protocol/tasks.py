@@ -14,6 +14,9 @@ from protocol.errors import TaskError
 from protocol.images import ImageLimits, read_header
 
 MAX_SEED = 2**32 - 1
+RANDOM_SEED = -1
+"""What the subnet's base miners send, and take, as "no seed"."""
+
 MAX_PROMPT_CHARACTERS = 1024
 MAX_ID_CHARACTERS = 128
 
@@ -21,6 +24,18 @@ Seed = Annotated[int | None, Field(ge=0, le=MAX_SEED)]
 TaskId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
 
 _UNSAFE_IN_A_LOG = re.compile(r"[^A-Za-z0-9._:-]")
+
+_DATA_URI = re.compile(r"\s*data:[^,]{0,100};base64,", re.IGNORECASE)
+# URL-safe letters become the usual ones, line breaks go. A form turns a + that its sender did not
+# escape into a space.
+_USUAL_ALPHABET = bytes.maketrans(b"-_ ", b"+/+")
+_PICTURE = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff[\xc0-\xcf\xda-\xef\xfe]|RIFF.{4}WEBP|GIF8[79]a|.{4}ftyp",
+    re.DOTALL,
+)
+"""How pictures begin: the formats that are read, and two that deserve to be refused as pictures."""
+
+_PICTURE_BASE64_CHARACTERS = 24
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,24 @@ def log_safe(text: str) -> str:
     return _UNSAFE_IN_A_LOG.sub("?", text[:64])
 
 
+def is_picture(prompt: str) -> bool:
+    """Returns whether a text is the base64 of a picture, and not words.
+
+    Looks at its beginning only, so that a damaged or unknown picture is reported as one.
+
+    Args:
+        prompt: Any text; white space at its beginning is ignored.
+    """
+    start = prompt.lstrip()[:200]
+    if _DATA_URI.match(start):
+        return True
+    head = _compact(start)[:_PICTURE_BASE64_CHARACTERS]
+    try:
+        return _PICTURE.match(base64.b64decode(_padded(head), validate=True)) is not None
+    except binascii.Error:
+        return False
+
+
 def parse_task(
     *,
     kind: str,
@@ -110,8 +143,9 @@ def parse_task(
     Args:
         kind: "text" or "image".
         task_id: The caller's id; an empty one is replaced by a fresh UUID.
-        prompt: The text, or the base64 of a PNG, JPEG or WebP file.
-        seed: 0..2**32-1, or None.
+        prompt: The text, or the base64 of a PNG, JPEG or WebP file. A picture's base64 may be
+            URL-safe, broken into lines, without its padding, or a `data:` URI.
+        seed: 0..2**32-1, or None or -1 to leave the choice to the generator.
         limits: What is acceptable; the defaults of `TaskLimits` if not given.
 
     Raises:
@@ -122,6 +156,8 @@ def parse_task(
     if not isinstance(prompt, str):
         raise TaskError(f"prompt must be a string, got {type(prompt).__name__}")
     identity = task_id or str(uuid.uuid4())
+    if seed == RANDOM_SEED:
+        seed = None
     try:
         if kind == "text":
             return TextTask(id=identity, prompt=_text(prompt, limits), seed=seed)
@@ -149,14 +185,40 @@ def _text(prompt: str, limits: TaskLimits) -> str:
 def _image(prompt: str, limits: TaskLimits) -> bytes:
     if not prompt:
         raise TaskError("image prompt is empty; send the base64 of a PNG, JPEG or WebP file")
-    if len(prompt) > limits.base64_characters:
+    data = _from_base64(prompt, limits)
+    read_header(data, limits.image)
+    return data
+
+
+def _from_base64(prompt: str, limits: TaskLimits) -> bytes:
+    strict_error: ValueError | None = None
+    if len(prompt) <= limits.base64_characters:
+        try:
+            return base64.b64decode(prompt, validate=True)
+        except ValueError as error:
+            strict_error = error
+    compact = _compact(prompt)
+    if len(compact) > limits.base64_characters:
         raise TaskError(
-            f"image prompt has {len(prompt)} base64 characters, the limit is "
+            f"image prompt has {len(compact)} base64 characters, the limit is "
             f"{limits.base64_characters}; send a smaller image"
         )
     try:
-        data = base64.b64decode(prompt, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise TaskError(f"image prompt is not base64 ({error}); encode the file's bytes") from None
-    read_header(data, limits.image)
-    return data
+        data = base64.b64decode(_padded(compact), validate=True)
+    except ValueError as error:
+        strict_error = strict_error or error
+    else:
+        if strict_error is None or _PICTURE.match(data):
+            return data
+    raise TaskError(f"image prompt is not base64 ({strict_error}); encode the file's bytes")
+
+
+def _compact(prompt: str) -> bytes:
+    """Brings base64 into one line of the usual alphabet, without its padding."""
+    start = uri.end() if (uri := _DATA_URI.match(prompt)) else 0
+    ascii_only = prompt[start:].encode("ascii", "replace").strip().rstrip(b"=")
+    return ascii_only.translate(_USUAL_ALPHABET, b"\r\n\t")
+
+
+def _padded(compact: bytes) -> bytes:
+    return compact + b"=" * (-len(compact) % 4)

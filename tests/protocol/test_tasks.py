@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from protocol.errors import TaskError
 from protocol.images import ImageLimits
-from protocol.tasks import ImageTask, TaskLimits, TextTask, log_safe, parse_task
+from protocol.tasks import ImageTask, TaskLimits, TextTask, is_picture, log_safe, parse_task
 
 
 def png(width: int = 8, height: int = 8) -> bytes:
@@ -87,7 +87,7 @@ def test_the_length_of_base64_is_held_against_its_limit_before_it_is_decoded() -
         ({"kind": "video"}, "must be 'text' or 'image', got 'video'"),
         ({"kind": "a\nb"}, "got 'a\\?b'"),
         ({"task_id": "x" * 129}, "id: .*at most 128"),
-        ({"seed": -1}, "seed: .*greater than or equal to 0"),
+        ({"seed": -2}, "seed: .*greater than or equal to 0"),
         ({"seed": 2**32}, "seed: .*less than or equal to 4294967295"),
     ],
 )
@@ -95,6 +95,88 @@ def test_other_fields_are_checked_too(fields: dict[str, object], message: str) -
     whole = {"kind": "text", "task_id": "t", "prompt": "a cube", **fields}
     with pytest.raises(TaskError, match=message):
         parse_task(**whole)  # type: ignore[arg-type]
+
+
+def test_the_seed_minus_one_leaves_the_choice_to_the_generator() -> None:
+    assert text("a cube", seed=-1).seed is None
+    image = base64.b64encode(png()).decode()
+    assert parse_task(kind="image", task_id="i", prompt=image, seed=-1).seed is None
+
+
+PNG = base64.b64encode(png() + bytes(range(256)) + bytes(-len(png()) % 3)).decode()
+SPELLINGS = {
+    "as it is": PNG,
+    "without padding": PNG.rstrip("="),
+    "in lines": base64.encodebytes(base64.b64decode(PNG)).decode(),
+    "in lines of Windows": base64.encodebytes(base64.b64decode(PNG)).decode().replace("\n", "\r\n"),
+    "URL-safe": PNG.replace("+", "-").replace("/", "_"),
+    "a data URI": f"data:image/png;base64,{PNG}",
+    "a data URI in capitals": f"DATA:image/PNG;BASE64,{PNG}",
+    "a + that a form has made a space": PNG.replace("+", " "),
+    "with white space around it": f" \n{PNG}\r\n",
+}
+
+
+@pytest.mark.parametrize("prompt", SPELLINGS.values(), ids=SPELLINGS.keys())
+def test_a_picture_is_known_however_its_base64_is_spelt(prompt: str) -> None:
+    assert "+" in PNG
+    assert "/" in PNG
+    assert PNG.endswith("=")
+    assert is_picture(prompt)
+    task = parse_task(kind="image", task_id="i", prompt=prompt)
+    assert isinstance(task, ImageTask)
+    assert task.image == base64.b64decode(PNG)
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "GIF", "AVIF"])
+def test_a_picture_of_every_format_is_known(format_: str) -> None:
+    file = BytesIO()
+    Image.new("RGB", (8, 8)).save(file, format_)
+    prompt = base64.b64encode(file.getvalue()).decode()
+    assert is_picture(prompt)
+    if format_ in ("GIF", "AVIF"):  # Refused as a picture, not as a long prompt.
+        with pytest.raises(TaskError, match="neither PNG, JPEG nor WebP"):
+            parse_task(kind="image", task_id="i", prompt=prompt)
+
+
+def test_a_picture_at_the_limit_is_taken_in_every_spelling() -> None:
+    data = png() + b"\xff" * 1000
+    limits = TaskLimits(image=ImageLimits(bytes=len(data)))
+    for prompt in (
+        base64.b64encode(data).decode(),
+        base64.encodebytes(data).decode(),
+        f"data:image/png;base64,{base64.b64encode(data).decode()}",
+    ):
+        parse_task(kind="image", task_id="i", prompt=prompt, limits=limits)
+    longer = base64.encodebytes(data + b"\xff\xff\xff").decode()
+    with pytest.raises(TaskError, match="the limit is"):
+        parse_task(kind="image", task_id="i", prompt=longer, limits=limits)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        "a red car",
+        "x" * 5000,
+        "RIFF",
+        "/9j/ is how a JPEG begins",
+        "data: a diagram, base64",
+        "iVBOR",
+        "gr\u00fcner Baum",
+        "\ud800",
+        "\x00",
+    ],
+)
+def test_words_are_no_picture(prompt: str) -> None:
+    assert not is_picture(prompt)
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_judged(prompt: str) -> None:
+    is_picture(prompt)
+    with pytest.raises(TaskError):
+        parse_task(kind="image", task_id="i", prompt=prompt)
 
 
 def test_an_empty_id_is_replaced_by_a_fresh_one() -> None:
