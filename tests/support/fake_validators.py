@@ -11,6 +11,7 @@ from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.pull import puller
 from miner.transports.pull.calls import PullAnswer, SubmitAnswer
+from miner.transports.pull.clocks import SteadyClock
 from miner.transports.pull.puller import PullTransport
 from miner.transports.pull.state import AssignedTask, PullState, PullStateFile
 from miner.transports.pull.validators import Selection
@@ -46,7 +47,8 @@ class Time:
 class Calls:
     """Returns the answers that a test sets, and remembers what it was sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: SteadyClock) -> None:
+        self.clock = clock
         self.pulls: list[Any] = []
         self.answers: list[Any] = []
         self.pulled = 0
@@ -78,14 +80,16 @@ class Calls:
 
 
 class Pulling:
-    def __init__(self, folder: Path, time: Time, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, time: Time, *, wall: Callable[[], float] | None = None, **settings: Any
+    ) -> None:
         self.time = time
         self.engine = FakeEngine()
         self.log = ScoreLog(folder)
         self.service = MinerService(
             [self.engine], self.log, budget_s=30.0, margin_s=1.0, clock=time
         )
-        self.calls = Calls()
+        self.calls = Calls(SteadyClock(wall or time, time))
         self.file = PullStateFile(folder / "state.json", "5M")
         self.chain = StaticChain(VALIDATOR)
         self.settings = settings
@@ -99,7 +103,6 @@ class Pulling:
             calls=self.calls,  # type: ignore[arg-type]
             selection=Selection("5M"),
             state_file=self.file,
-            wall=self.time,
             monotonic=self.time,
             **self.settings,
         )

@@ -1,21 +1,26 @@
 """What the pull transport remembers while it runs: validators and tasks, every change written."""
 
 import asyncio
-from collections.abc import Callable
 
 from loguru import logger
 
+from miner.transports.pull.clocks import SteadyClock
 from miner.transports.pull.state import AssignedTask, PullState, PullStateFile
 from miner.transports.pull.validators import Selection, Validators
+
+RETRY_S = 30.0
+"""Seconds until a state that could not be written is written again, if nothing changes before."""
 
 
 class PullBook:
     """Keeps the state file up to date, off the event loop.
 
+    The file holds times of the wall clock, since it is all that two processes share.
+
     Args:
         file: The state file, read now and written at every change.
         selection: Which validators to ask.
-        wall: Wall clock, in seconds since the epoch.
+        clock: This miner's clock, of all times outside the file.
 
     Attributes:
         validators: The policy, with the standings of an earlier run. Validators whose tasks are not
@@ -25,15 +30,15 @@ class PullBook:
         SetupError: The file cannot be read or written.
     """
 
-    def __init__(
-        self, file: PullStateFile, selection: Selection, *, wall: Callable[[], float]
-    ) -> None:
-        state = file.load()
+    def __init__(self, file: PullStateFile, selection: Selection, *, clock: SteadyClock) -> None:
+        state = file.load().moved(-clock.behind_wall()).until(clock())
         self._file = file
         self._hotkey = state.hotkey
         self._tasks = {task.validator: task for task in state.tasks}
         self._saving = asyncio.Lock()
-        self.validators = Validators(selection, clock=wall, standings=state.validators)
+        self._clock = clock
+        self._failed_at: float | None = None
+        self.validators = Validators(selection, clock=clock, standings=state.validators)
         for task in state.tasks:
             self.validators.occupy(task.validator)
 
@@ -55,12 +60,27 @@ class PullBook:
         await self.save()
 
     async def save(self) -> None:
-        """Writes the state. A failure is logged, and work goes on."""
+        """Writes the state. A failure is logged when it begins and ends, and work goes on."""
         async with self._saving:
+            state = PullState(
+                hotkey=self._hotkey, validators=self.validators.export(), tasks=self.tasks
+            )
             try:
-                state = PullState(
-                    hotkey=self._hotkey, validators=self.validators.export(), tasks=self.tasks
-                )
-                await asyncio.to_thread(self._file.save, state)
+                await asyncio.to_thread(self._file.save, state.moved(self._clock.behind_wall()))
             except Exception as error:  # A full disk, above all.
-                logger.error("the state is not written, a restart would lose it: {!r}", error)
+                if self._failed_at is None:
+                    logger.error(
+                        "the state of the pull transport is not written ({!r}); until it is, a "
+                        "restart would lose cooldowns and tasks",
+                        error,
+                    )
+                self._failed_at = self._clock()
+            else:
+                if self._failed_at is not None:
+                    logger.warning("the state of the pull transport is written again")
+                self._failed_at = None
+
+    async def retry(self) -> None:
+        """Writes the state again if it could not be written a while ago."""
+        if self._failed_at is not None and self._clock() >= self._failed_at + RETRY_S:
+            await self.save()

@@ -2,12 +2,12 @@
 
 import asyncio
 import base64
-import time
-from collections.abc import Callable
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 from miner.chain.metagraph import Neuron
+from miner.transports.pull.clocks import SteadyClock, ValidatorClock, parse_date
 from miner.transports.pull.state import AssignedTask
 from protocol.consent import encode_signature, signing_payload
 from protocol.synapses import Feedback, PullTask, SubmitResults, WireTask
@@ -15,15 +15,6 @@ from protocol.synapses import Feedback, PullTask, SubmitResults, WireTask
 PULL_TIMEOUT_S = 12.0
 SUBMIT_TIMEOUT_S = 300.0
 """A validator answers a submission after its validation."""
-
-MAX_CLOCK_OFFSET_S = 12 * 3600.0
-"""A clock of a validator that is further off is ignored."""
-
-UNREADABLE = 422
-"""Status of an answer that cannot be read; a Dendrite uses the same."""
-
-_NOT_CONNECTED = "Service unavailable at "
-"""The beginning of a Dendrite's message if there was no connection. Other failures come later."""
 
 
 class NoAnswer(Exception):
@@ -69,17 +60,21 @@ class ValidatorCalls:
     """Calls validators with one Dendrite.
 
     Args:
-        dendrite: Signs and sends requests; `close` closes its session.
+        dendrite: An `offline_dendrite`, which signs and sends requests.
         keypair: The miner's hotkey, which signs results.
-        wall: Wall clock, in seconds since the epoch.
+        clock: This miner's clock.
+
+    Attributes:
+        clock: The clock of all times in the answers.
     """
 
-    def __init__(
-        self, dendrite: Any, keypair: Any, *, wall: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, dendrite: Any, keypair: Any, *, clock: SteadyClock | None = None) -> None:
+        self.clock = clock or SteadyClock()
         self._dendrite = dendrite
         self._keypair = keypair
-        self._wall = wall
+        self._clocks = defaultdict[str, ValidatorClock](
+            lambda: ValidatorClock(self.clock.behind_wall)
+        )
 
     async def pull(self, validator: Neuron) -> PullAnswer:
         """Asks for a task.
@@ -87,13 +82,24 @@ class ValidatorCalls:
         Raises:
             NoAnswer: The validator cannot be reached, or its answer cannot be read.
         """
-        sent_at = self._wall()
-        reply = await self._call(validator, PullTask(), PULL_TIMEOUT_S)
+        answered = await self._call(validator, PullTask(), PULL_TIMEOUT_S)
+        reply, theirs = answered.reply, self._clocks[validator.hotkey]
+        until, violations = _finite(reply.cooldown_until), int(_finite(reply.cooldown_violations))
+        if reply.task is None:
+            theirs.refused(
+                until,
+                violations,
+                answered.date,
+                sent_at=answered.sent_at,
+                answered_at=answered.answered_at,
+            )
+        else:
+            theirs.granted(violations)
         return PullAnswer(
             task=reply.task,
             threshold=_finite(reply.validation_threshold),
-            cooldown_until=_on_our_clock(reply, sent_at),
-            violations=reply.cooldown_violations,
+            cooldown_until=theirs.on_ours(until, answered.answered_at),
+            violations=violations,
         )
 
     async def submit(self, validator: Neuron, task: AssignedTask, asset: bytes) -> SubmitAnswer:
@@ -102,15 +108,17 @@ class ValidatorCalls:
         Raises:
             NoAnswer: As `pull`. Status 403: the validator has no such task any more.
         """
-        sent_at = self._wall()
         # In a thread: an image task makes the signature cover megabytes.
-        request = await asyncio.to_thread(self._signed, validator, task, asset, int(sent_at * 1e9))
-        reply = await self._call(validator, request, SUBMIT_TIMEOUT_S)
-        feedback = reply.feedback
+        submit_time = int(self.clock.wall() * 1e9)
+        request = await asyncio.to_thread(self._signed, validator, task, asset, submit_time)
+        answered = await self._call(validator, request, SUBMIT_TIMEOUT_S)
+        reply, theirs = answered.reply, self._clocks[validator.hotkey]
+        until, feedback = _finite(reply.cooldown_until), reply.feedback
+        theirs.submitted(until)
         if feedback is not None:
             finite = {name: _finite(value) for name, value in feedback}
             feedback = feedback.model_copy(update=finite)
-        return SubmitAnswer(feedback, _on_our_clock(reply, sent_at))
+        return SubmitAnswer(feedback, theirs.on_ours(until, answered.answered_at))
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -134,48 +142,25 @@ class ValidatorCalls:
             signature=encode_signature(signature),
         )
 
-    async def _call(self, validator: Neuron, request: Any, timeout_s: float) -> Any:
-        try:
-            # A Dendrite reads only ip, port and hotkey of its target.
-            reply = await self._dendrite.call(
-                validator, request, timeout=timeout_s, deserialize=False
-            )
-            status = int(reply.dendrite.status_code or 0)
-        except Exception as error:
-            # A Dendrite fails at bodies that remove its own fields, such as {"dendrite": null}.
-            reason = f"the answer cannot be read: {type(error).__name__}"
-            raise NoAnswer(reason, status=UNREADABLE, reached=True) from error
-        if status != 200:
-            message = _on_one_line(str(reply.dendrite.status_message))
-            raise NoAnswer(
-                f"status {status}: {message}",
-                status=status,
-                reached=not message.startswith(_NOT_CONNECTED),
-            )
-        return reply
+    async def _call(self, validator: Neuron, request: Any, timeout_s: float) -> "_Answered":
+        sent_at = self.clock()
+        exchange = await self._dendrite.exchange(validator, request, timeout_s)
+        answered_at = self.clock()
+        date = parse_date(exchange.headers.get("date"), self.clock.wall())
+        self._clocks[validator.hotkey].dated(date, sent_at=sent_at, answered_at=answered_at)
+        if exchange.status != 200:
+            raise NoAnswer(exchange.fault(), status=exchange.status, reached=exchange.reached)
+        return _Answered(exchange.reply, date, sent_at, answered_at)
 
 
-def _on_our_clock(reply: Any, sent_at: float) -> float:
-    """Converts `cooldown_until` to this miner's clock.
+@dataclass(frozen=True)
+class _Answered:
+    """A reply, the date of its answer, and the moments between which that was taken."""
 
-    Every axon puts the time at which it received a request into its answer, as the nonce; the
-    difference to `sent_at` is the offset of the clocks. Without the conversion, a validator whose
-    clock is a minute late would count a violation at every pull.
-    """
-    until = _finite(reply.cooldown_until)
-    nonce = getattr(reply.axon, "nonce", None)
-    if not nonce or abs(nonce) >= 2**63:  # A number of hundreds of digits fits no float.
-        return max(0.0, until)
-    offset = nonce / 1e9 - sent_at
-    if abs(offset) > MAX_CLOCK_OFFSET_S:
-        offset = 0.0
-    return max(0.0, until - offset) if until > 0 else 0.0
-
-
-def _on_one_line(text: str) -> str:
-    """Returns the beginning of a foreign text, without control characters."""
-    printable = "".join(c if c.isprintable() else " " for c in text[:1000])
-    return " ".join(printable.split())[:200]
+    reply: Any
+    date: float | None
+    sent_at: float
+    answered_at: float
 
 
 def _finite(value: float) -> float:

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable
 
 from loguru import logger
 
@@ -42,8 +41,6 @@ class Delivery:
         chain: Lists the validators with their addresses.
         score_log: Receives one `feedback` line per task.
         calls: Calls the validators.
-        wall: Wall clock, in seconds since the epoch.
-        monotonic: Monotonic clock, in seconds.
     """
 
     def __init__(
@@ -52,16 +49,12 @@ class Delivery:
         chain: Chain,
         score_log: ScoreLog,
         calls: ValidatorCalls,
-        *,
-        wall: Callable[[], float],
-        monotonic: Callable[[], float],
     ) -> None:
         self._book = book
         self._chain = chain
         self._score_log = score_log
         self._calls = calls
-        self._wall = wall
-        self._monotonic = monotonic
+        self._clock = calls.clock
 
     async def deliver(self, task: AssignedTask, answer: Answer | None) -> None:
         """Submits a result, or an empty one where there is none worth submitting.
@@ -93,7 +86,7 @@ class Delivery:
             logger.warning("task {}: an empty result, {}", log_safe(task.id), reason)
         reply, repeated = await self._submit(task, asset)
         return judge_answer(
-            reply, threshold=task.threshold, empty=not asset, repeated=repeated, now=self._wall()
+            reply, threshold=task.threshold, empty=not asset, repeated=repeated, now=self._clock()
         )
 
     async def _submit(self, task: AssignedTask, asset: bytes) -> tuple[SubmitAnswer, bool]:
@@ -105,23 +98,23 @@ class Delivery:
         Raises:
             NoAnswer: There is none, or a refusal that would only be repeated.
         """
-        until = self._monotonic() + SUBMIT_LIMIT_S
+        until = self._clock() + SUBMIT_LIMIT_S
         repeated = task.submitted_at is not None
         if task.submitted_at is not None:
             # By an earlier run, which ended before the answer came.
-            await asyncio.sleep(max(0.0, task.submitted_at + RESUBMIT_S - self._wall()))
+            await asyncio.sleep(max(0.0, task.submitted_at + RESUBMIT_S - self._clock()))
         for attempt in itertools.count(1):
-            sent_at = self._monotonic()
+            sent_at = self._clock()
             try:
                 # Looked up each time: a reading of the chain may lack it, or have a new address.
                 validator = self._chain.snapshot.neurons.get(task.validator)
                 if validator is None:
                     raise NoAnswer("the validator has left the subnet", status=0, reached=False)
-                await self._book.note(task, submitted_at=self._wall())
+                await self._book.note(task, submitted_at=self._clock())
                 return await self._calls.submit(validator, task, asset), repeated
             except NoAnswer as error:
                 repeated = repeated or error.reached
-                now = self._monotonic()
+                now = self._clock()
                 again = sent_at + RESUBMIT_S if error.reached else now + _pause(attempt)
                 wait = max(0.0, again - now)
                 if error.status in _FINAL or now + wait > until:
@@ -136,7 +129,7 @@ class Delivery:
         raise AssertionError("unreachable")
 
     def _report(self, task: AssignedTask, outcome: Outcome) -> None:
-        now = self._wall()
+        now = self._clock()
         turnaround = now - task.assigned_at
         wait = self._book.validators.standing(task.validator).ask_after - now
         report = logger.info if outcome.fate in ("accepted", "skipped") else logger.warning

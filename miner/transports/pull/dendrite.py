@@ -2,24 +2,34 @@
 
 import asyncio
 import io
+import ipaddress
 import json as json_format
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
 import bittensor as bt
 from bittensor.utils import networking
 
+from miner.chain.metagraph import Neuron
 from miner.transports.pull.bounded_answer import BoundedResponse
+from miner.transports.pull.exchange import Exchange
+
+CONNECT_LIMIT_S = 10.0
+"""Seconds until a connection counts as refused. The time for an answer can be minutes."""
+
+_exchange: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+"""The exchange of this task, which the session fills in."""
 
 
 def offline_dendrite(key: Any) -> Any:
     """Builds a Dendrite that does not look up this machine's address.
 
-    It does not keep every call, reads no endless answers, and does not block the event loop with
-    large bodies. Use it with `async with`, or close it with `aclose_session`.
+    It does not keep every call, reads no endless answers, does not block the event loop with large
+    bodies, and reaches IPv6 addresses. Use it with `async with`, or close it with `aclose_session`.
 
     Args:
         key: A wallet or a keypair to sign with.
@@ -35,6 +45,23 @@ def offline_dendrite(key: Any) -> Any:
                 self._session = _Session()
             return self._session
 
+        async def exchange(self, neuron: Neuron, synapse: Any, timeout_s: float) -> Exchange:
+            """Sends a request to a neuron's axon. Whatever becomes of it is in the exchange."""
+            target = neuron.model_copy(update={"ip": host_of(neuron.ip)})
+            exchange = Exchange(f"{target.ip}:{target.port}", timeout_s)
+            _exchange.set(exchange)
+            try:
+                # Of its target, a Dendrite reads only ip, port and hotkey.
+                exchange.reply = await self.call(
+                    target, synapse, timeout=timeout_s, deserialize=False
+                )
+            except Exception as error:
+                # It fails at bodies that remove its own fields, such as {"dendrite": null}.
+                exchange.error = exchange.error or error
+            finally:
+                _exchange.set(None)
+            return exchange
+
         def __del__(self) -> None:
             """Does nothing: the session has been closed, and the loop may be gone."""
 
@@ -48,6 +75,20 @@ def offline_dendrite(key: Any) -> Any:
         networking.get_external_ip = ask_internet
     dendrite.synapse_history = deque(maxlen=0)  # It would grow with every call.
     return dendrite
+
+
+def host_of(ip: str) -> str:
+    """Returns an address as a URL needs it: IPv6 in brackets, IPv4 in IPv6 as IPv4.
+
+    A Dendrite puts the address of its target into the URL as it is. Host names stay as they are.
+    """
+    try:
+        address = ipaddress.ip_address(ip.strip("[]"))
+    except ValueError:
+        return ip
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(address.ipv4_mapped or f"[{address}]")
+    return str(address)
 
 
 class _Session:
@@ -65,13 +106,22 @@ class _Session:
         json: object,
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # As aiohttp calls it.
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        exchange = _exchange.get()
         body = await asyncio.to_thread(lambda: json_format.dumps(json).encode())
         typed = {**headers, "content-type": "application/json"}
-        # As a file it is sent in pieces. Of large bytes, aiohttp warns that they block the loop.
-        async with self._session.post(
-            url, headers=typed, data=io.BytesIO(body), timeout=timeout
-        ) as response:
-            yield response
+        limits = aiohttp.ClientTimeout(total=timeout.total, sock_connect=CONNECT_LIMIT_S)
+        try:
+            # As a file it is sent in pieces: aiohttp warns that large bytes block the loop.
+            async with self._session.post(
+                url, headers=typed, data=io.BytesIO(body), timeout=limits
+            ) as response:
+                if exchange is not None:
+                    exchange.http_status, exchange.headers = response.status, response.headers
+                yield response
+        except Exception as error:
+            if exchange is not None:
+                exchange.error = error
+            raise
 
     async def close(self) -> None:
         await self._session.close()

@@ -60,7 +60,7 @@ def judge_answer(
         threshold: The least score that it accepts.
         empty: Whether the result was empty.
         repeated: Whether the validator may have received and judged this result before.
-        now: Wall clock, in seconds since the epoch.
+        now: This miner's clock, in seconds since the epoch.
     """
     until, feedback = reply.cooldown_until, reply.feedback
     if feedback is None:

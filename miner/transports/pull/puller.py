@@ -53,7 +53,6 @@ class PullTransport:
         state_file: Keeps tasks and cooldowns over a restart.
         workers: Tasks in generation at once.
         limits: Limits on tasks.
-        wall: Wall clock, in seconds since the epoch.
         monotonic: The clock of the service.
 
     Raises:
@@ -73,7 +72,6 @@ class PullTransport:
         state_file: PullStateFile,
         workers: int = 1,
         limits: TaskLimits | None = None,
-        wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
@@ -82,13 +80,11 @@ class PullTransport:
         self._selection = selection
         self._count = workers
         self._limits = limits or TaskLimits()
-        self._wall = wall
+        self._clock = calls.clock
         self._monotonic = monotonic
-        self._book = PullBook(state_file, selection, wall=wall)
+        self._book = PullBook(state_file, selection, clock=self._clock)
         self._resumable = deque(self._book.tasks)
-        self._delivery = Delivery(
-            self._book, chain, score_log, calls, wall=wall, monotonic=monotonic
-        )
+        self._delivery = Delivery(self._book, chain, score_log, calls)
         self._active = 0
         self._workers: Group = set()
         self._pulls: Group = set()
@@ -126,6 +122,7 @@ class PullTransport:
                     self._active -= 1
             if not worked:
                 await asyncio.sleep(POLL_S)
+                await self._book.retry()
 
     def _has_room(self) -> bool:
         return self._active + self._service.active(except_transport=NAME) < self._count
@@ -139,7 +136,7 @@ class PullTransport:
         if self._resumable:
             # Its result is late but still worth a turn, so its budget begins anew.
             task, received_at = self._resumable.popleft(), self._monotonic()
-            age = self._wall() - task.assigned_at
+            age = self._clock() - task.assigned_at
             logger.info("task {} is resumed, {:.0f} s old", log_safe(task.id), age)
         else:
             validator = self._book.validators.choose(self._chain.snapshot.neurons.values())
@@ -184,7 +181,7 @@ class PullTransport:
         return None
 
     async def _ask(self, validator: Neuron, name: str) -> AssignedTask | None:
-        hotkey, asked_at = validator.hotkey, self._wall()
+        hotkey, asked_at = validator.hotkey, self._clock()
         validators = self._book.validators
         answer = await self._calls.pull(validator)
         if answer.task is None:
@@ -193,7 +190,7 @@ class PullTransport:
                 "{} gave no task ({} violations); next pull in {:.0f} s",
                 name,
                 answer.violations,
-                validators.standing(hotkey).ask_after - self._wall(),
+                validators.standing(hotkey).ask_after - self._clock(),
             )
             await self._book.save()
             return None

@@ -59,6 +59,53 @@ class PullState(BaseModel):
     validators: dict[str, Standing] = Field(default_factory=dict)
     tasks: tuple[AssignedTask, ...] = ()
 
+    def moved(self, seconds: float) -> "PullState":
+        """Returns the state with all its times moved, from one clock to another."""
+        validators = {
+            hotkey: standing.model_copy(
+                update={
+                    "ask_after": standing.ask_after + seconds,
+                    "asked_at": standing.asked_at + seconds,
+                }
+            )
+            for hotkey, standing in self.validators.items()
+        }
+        tasks = tuple(
+            task.model_copy(
+                update={
+                    "assigned_at": task.assigned_at + seconds,
+                    "submitted_at": task.submitted_at and task.submitted_at + seconds,
+                }
+            )
+            for task in self.tasks
+        )
+        return self.model_copy(update={"validators": validators, "tasks": tasks})
+
+    def until(self, now: float) -> "PullState":
+        """Returns the state as it can be now: what happened is past, however the clock was set.
+
+        Of a cooldown, no more is left than there was when it was told.
+        """
+        validators = {}
+        for hotkey, standing in self.validators.items():
+            longest = max(0.0, standing.ask_after - standing.asked_at)
+            validators[hotkey] = standing.model_copy(
+                update={
+                    "ask_after": min(standing.ask_after, now + longest),
+                    "asked_at": min(standing.asked_at, now),
+                }
+            )
+        tasks = tuple(
+            task.model_copy(
+                update={
+                    "assigned_at": min(task.assigned_at, now),
+                    "submitted_at": task.submitted_at and min(task.submitted_at, now),
+                }
+            )
+            for task in self.tasks
+        )
+        return self.model_copy(update={"validators": validators, "tasks": tasks})
+
 
 class PullStateFile:
     """Reads and writes the state.
@@ -95,9 +142,12 @@ class PullStateFile:
     def save(self, state: PullState) -> None:
         """Replaces the file atomically: after a crash it holds the old state or the new one.
 
+        Makes its folder again, should somebody have removed it.
+
         Raises:
             OSError: It cannot be written.
         """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file.save(state)
 
     def _unusable(self, error: OSError) -> SetupError:

@@ -1,7 +1,7 @@
-"""Which validator to ask for a task next. Pure: a wall clock and numbers.
+"""Which validator to ask for a task next. Pure: a clock and numbers.
 
-Times are seconds since the epoch on this miner's clock, because cooldowns must survive a restart. A
-validator's times are converted to that clock first.
+Times are seconds since the epoch on this miner's clock. A validator's times are converted to that
+clock first.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -93,7 +93,7 @@ class Validators:
 
     Args:
         selection: Which validators to ask.
-        clock: Wall clock, in seconds since the epoch.
+        clock: This miner's clock, in seconds since the epoch.
         standings: The standings of an earlier run, by hotkey.
     """
 

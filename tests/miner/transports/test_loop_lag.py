@@ -31,6 +31,7 @@ from miner.chain.metagraph import Neuron
 from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.pull.calls import ValidatorCalls
+from miner.transports.pull.clocks import SteadyClock
 from miner.transports.pull.dendrite import offline_dendrite
 from miner.transports.pull.puller import PullTransport
 from miner.transports.pull.state import PullStateFile
@@ -257,14 +258,14 @@ async def over_pull(folder: Path, start: Start, kind: str) -> AsyncIterator[Way]
         await asyncio.wait_for(settled.wait(), 20.0)
 
     log.write = noting  # type: ignore[method-assign]
+    clock = SteadyClock(monotonic=lambda: time.monotonic() + jumped_s)
     transport = PullTransport(
         service,
         StaticChain(validator.neuron),
         log,
-        calls=ValidatorCalls(offline_dendrite(MINER), MINER),
+        calls=ValidatorCalls(offline_dendrite(MINER), MINER, clock=clock),
         selection=Selection(MINER.ss58_address),
         state_file=PullStateFile(folder / "state.json", MINER.ss58_address),
-        wall=lambda: time.time() + jumped_s,
     )
     await service.start()
     await transport.serve()

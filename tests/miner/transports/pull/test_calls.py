@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from miner.mock_validator.pull_rules import Rules
 from miner.mock_validator.tasks import TrialTask
 from miner.score.log import ScoreLog
 from miner.service import MinerService
-from miner.transports.pull.calls import NoAnswer, ValidatorCalls, _on_our_clock
+from miner.transports.pull.calls import NoAnswer, ValidatorCalls
 from miner.transports.pull.dendrite import offline_dendrite
 from miner.transports.pull.puller import PullTransport
 from miner.transports.pull.state import AssignedTask, PullStateFile
@@ -181,7 +180,7 @@ async def test_a_stranger_is_put_off_for_an_hour(serve: Callable[..., Any]) -> N
     async with serve(tasks()) as validator, calling(OTHER) as calls:
         answer = await calls.pull(validator.neuron)
         assert answer.task is None
-        assert answer.cooldown_until - calls._wall() == pytest.approx(3600.0, abs=5.0)
+        assert answer.cooldown_until - calls.clock() == pytest.approx(3600.0, abs=5.0)
 
 
 async def test_a_validator_that_is_not_there_was_not_reached() -> None:
@@ -197,28 +196,6 @@ async def test_the_version_route_and_the_empty_history(serve: Callable[..., Any]
         reply = await dendrite.call(validator.neuron, GetVersion(), deserialize=False)
         assert reply.validation_version.startswith("mock ")
         assert len(dendrite.synapse_history) == 0
-
-
-@pytest.mark.parametrize(
-    ("until", "nonce_s", "expected"),
-    [
-        (2000, 1000.0, 2000.0),
-        (2000, 1060.0, 1940.0),
-        (2000, 940.0, 2060.0),
-        (2000, None, 2000.0),
-        (2000, 10_000_000.0, 2000.0),
-        (0, 1060.0, 0.0),
-        (-5, 1000.0, 0.0),
-        (10**400, 1000.0, 0.0),
-        (2000, 10**400, 2000.0),
-    ],
-)
-def test_a_cooldown_is_brought_onto_our_clock(
-    until: int, nonce_s: float | None, expected: float
-) -> None:
-    nonce = nonce_s if nonce_s is None or isinstance(nonce_s, int) else int(nonce_s * 1e9)
-    reply = SimpleNamespace(cooldown_until=until, axon=SimpleNamespace(nonce=nonce))
-    assert _on_our_clock(reply, sent_at=1000.0) == expected
 
 
 def test_a_submission_announces_its_required_fields(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""One HTTP request to an axon: what a Dendrite does not tell of it, and its fault in words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from protocol.text import printable
+
+UNREADABLE = 422
+"""Status of an answer that cannot be read; a Dendrite uses the same."""
+
+_TIMEOUT, _UNAVAILABLE = 408, 503
+_AXON_HEADERS = "bt_header_axon"
+_TLS_RECORDS = (r"\\x15\\x03", r"\x15\x03")
+"""How a line that begins with a TLS alert is quoted in an error."""
+
+
+@dataclass
+class Exchange:
+    """A request and its answer.
+
+    Attributes:
+        host: Where it was sent, with the port.
+        limit_s: Seconds that it could take.
+        reply: The synapse as the Dendrite has filled it; None if it failed at the answer.
+        http_status: HTTP status of the answer; None without one.
+        headers: Headers of the answer.
+        error: What kept the Dendrite from reading an answer; None if nothing did.
+    """
+
+    host: str
+    limit_s: float
+    reply: Any = None
+    http_status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    error: BaseException | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether the axon may have received the request."""
+        return not isinstance(
+            self.error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
+        )
+
+    @property
+    def status(self) -> int:
+        """HTTP status; 408 for a timeout, 503 without an answer, 422 if it cannot be read.
+
+        An axon repeats the status in its headers, which count.
+        """
+        if isinstance(self.error, TimeoutError):
+            return _TIMEOUT
+        if isinstance(self.error, aiohttp.ClientConnectionError):
+            return _UNAVAILABLE
+        if self.error is not None or self.reply is None:
+            return UNREADABLE
+        try:
+            return int(self.reply.dendrite.status_code)
+        except (AttributeError, TypeError, ValueError):
+            return UNREADABLE
+
+    @property
+    def is_axon(self) -> bool:
+        """Whether an axon has answered, whatever it answered."""
+        return any(name.lower().startswith(_AXON_HEADERS) for name in self.headers)
+
+    def fault(self) -> str:
+        """Returns why there is no usable answer, on one line."""
+        return printable(self._fault(), 300)
+
+    def _fault(self) -> str:
+        error = self.error
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return f"the name of the host {self.host} cannot be resolved"
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return f"no connection to {self.host}: {error.os_error.strerror or error.os_error}"
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return f"no connection to {self.host} in time; a firewall does this"
+        if isinstance(error, TimeoutError):
+            return f"no answer from {self.host} within {self.limit_s:g} s"
+        if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError):
+            return f"{self.host} closed the connection without an answer"
+        if isinstance(error, aiohttp.ContentTypeError):
+            kind = self.headers.get("content-type", "no content type")
+            return (
+                f"{self.host} is not an axon: it answered status {self.http_status} with {kind} "
+                "instead of JSON"
+            )
+        if isinstance(error, aiohttp.ClientResponseError) and self.http_status is None:
+            if any(record in error.message for record in _TLS_RECORDS):
+                return f"{self.host} is not an axon: it speaks TLS"
+            return f"{self.host} is not an axon: it does not speak HTTP"
+        if error is not None or self.reply is None:
+            name = type(error).__name__ if error is not None else "no synapse"
+            detail = f" ({error})" if isinstance(error, aiohttp.ClientPayloadError) else ""
+            return f"the answer cannot be read: {name}{detail}"
+        return f"status {self.status}: {getattr(self.reply.dendrite, 'status_message', None)}"
