@@ -66,7 +66,7 @@ async def assemble(config: MinerConfig, chain: "Chain", score_log: ScoreLog) -> 
         score_log,
         budget_s=config.budget,
         margin_s=config.budget_margin,
-        estimates_file=EstimatesFile(config.log_dir / FILE_NAME),
+        estimates_file=EstimatesFile(config.log_dir / FILE_NAME, score_log.problems),
     )
     transports: list[Transport] = []
     axon = None

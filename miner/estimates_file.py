@@ -1,15 +1,18 @@
 """What the engines were seen to take, kept over restarts."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from loguru import logger
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
+from miner.problems import Problems
 from miner.scheduling.estimates import Estimates, Learned
 from miner.state_file import StateFile
 
 FILE_NAME = "estimates.json"
+
+MOST_BYTES = 2**20
 
 MOST_S = 3600.0
 """No step takes longer; a larger value means that the file is damaged."""
@@ -41,7 +44,7 @@ class KeptEstimates(BaseModel):
 
     version: Literal[1] = 1
     machines: dict[str, str]
-    estimates: tuple[KeptEstimate, ...]
+    estimates: Annotated[tuple[KeptEstimate, ...], FailFast()]
 
 
 class EstimatesFile:
@@ -49,10 +52,13 @@ class EstimatesFile:
 
     Args:
         path: The file.
+        problems: Told when the file cannot be written, and when it can again.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = StateFile(path, KeptEstimates, loses="what stages were seen to take")
+    def __init__(self, path: Path, problems: Problems | None = None) -> None:
+        loses = "what stages were seen to take"
+        self._file = StateFile(path, KeptEstimates, loses=loses, most_bytes=MOST_BYTES)
+        self._problems = problems or Problems()
 
     def restore(self, estimates: Estimates, engine: str, machine: str) -> None:
         """Takes over what an earlier run learned on the same machine."""
@@ -69,7 +75,10 @@ class EstimatesFile:
                 estimates.restore(engine, row.key, learned)
 
     def save(self, estimates: Estimates, machines: dict[str, str]) -> None:
-        """Writes what was learned from requests; a disk that does not take it is reported."""
+        """Writes what was learned from requests.
+
+        A disk that does not take it is reported once; the next save tries again.
+        """
         rows = tuple(
             KeptEstimate(
                 engine=engine,
@@ -81,10 +90,14 @@ class EstimatesFile:
             for (engine, key), learned in estimates.export().items()
             if learned.observed and _is_plausible(learned)
         )
+        path = self._file.path
         try:
             self._file.save(KeptEstimates(machines=machines, estimates=rows))
         except OSError as error:
-            logger.warning("{} is not written: {}", self._file.path, error.strerror or error)
+            words = f"{path} is not written: {error.strerror or error}"
+            self._problems.report(str(path), words)
+        else:
+            self._problems.clear(str(path), f"{path} is written again")
 
 
 def _is_plausible(learned: Learned) -> bool:

@@ -1,51 +1,88 @@
 """Where the program's own log goes: the terminal, and a file beside the score log."""
 
+import contextlib
 import sys
 from importlib import metadata
 from pathlib import Path
 
 from loguru import logger
 
-from miner.score.log import is_score_line
+from miner.log_file import LineWriter, RotatingFile
+from miner.problems import Problems
 from protocol.errors import SetupError
 
+FILE_NAME = "miner.log"
+MAX_BYTES, KEEP = 20 * 2**20, 5
+MOST_WAITING_BYTES = 2 * 2**20
 
-def configure_logs(level: str, folder: Path | None = None) -> None:
+
+def configure_logs(
+    level: str, folder: Path | None = None, *, problems: Problems | None = None
+) -> None:
     """Sends the log to stderr, and to `folder`/miner.log where one is given.
 
-    Removes every other sink, so a `ScoreLog` is opened afterwards. Values of variables are kept
-    out of tracebacks: they may be prompts or images.
+    Removes every other sink. Values of variables are kept out of tracebacks: they may be prompts or
+    images. A terminal or a disk that takes nothing stops nobody.
+
+    Args:
+        level: The least level shown.
+        folder: Made if it does not exist.
+        problems: Told when miner.log cannot be written.
 
     Raises:
         SetupError: The folder cannot be written.
     """
     logger.remove()
     logger.add(
-        sys.stderr,
+        _Terminal(),
         level=level,
-        filter=lambda record: not is_score_line(record),
         format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
         diagnose=False,
         backtrace=False,
     )
     if folder is None:
         return
+    file = RotatingFile(folder / FILE_NAME, max_bytes=MAX_BYTES, keep=KEEP)
     try:
-        logger.add(
-            folder / "miner.log",
-            level=level,
-            filter=lambda record: not is_score_line(record),
-            rotation="20 MB",
-            retention=5,
-            encoding="utf-8",
-            diagnose=False,
-            backtrace=False,
-        )
+        file.open()
     except OSError as error:
         raise SetupError(
             f"the log folder {folder} cannot be written: {error.strerror or error}",
             fix="give a writable folder with --log.dir",
         ) from error
+    logger.add(_Disk(file, problems or Problems()), level=level, diagnose=False, backtrace=False)
+
+
+def close_logs() -> None:
+    """Writes what waits for the disk, and ends every sink."""
+    logger.remove()
+
+
+class _Terminal:
+    """Standard error, if it can be written: it may be a file on a full disk or a closed pipe."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        with contextlib.suppress(ValueError, AttributeError):
+            return sys.stderr.isatty()
+        return False
+
+
+class _Disk:
+    """A log file that keeps its lines while the disk takes none."""
+
+    def __init__(self, file: RotatingFile, problems: Problems) -> None:
+        self._writer = LineWriter(file, problems, most_bytes=MOST_WAITING_BYTES)
+
+    def write(self, text: str) -> None:
+        self._writer.put(text.encode(errors="backslashreplace"))
+
+    def stop(self) -> None:
+        self._writer.close()
 
 
 def program_version() -> str:

@@ -6,14 +6,15 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from loguru import logger
 
 from miner.assembly import Parts, assemble, chain_of
+from miner.file_lock import FOLDER_LOCK, FileLock
 from miner.last_resort import LastResort
-from miner.logs import configure_logs
+from miner.logs import close_logs, configure_logs
 from miner.score.log import ScoreLog
 from miner.settings.miner import MinerConfig
 from miner.settings.reader import read_settings
@@ -36,11 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = read_settings(
             MinerConfig, prog="python -m neurons.miner", env_prefix="MINER", argv=argv
         )
-        configure_logs(config.log_level, config.log_dir)
-        code, hung = asyncio.run(_run(config, ScoreLog(config.log_dir)))
+        with ExitStack() as locks:
+            score_log = _open_logs(config, locks)
+            code, hung = asyncio.run(_run(config, score_log))
         if hung:
             logger.warning("a thread hangs; the process ends without it")
-            logger.complete()
+            close_logs()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
@@ -50,6 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NOT_STARTED
     finally:
         LastResort.call_off()
+        close_logs()
+
+
+def _open_logs(config: MinerConfig, locks: ExitStack) -> ScoreLog:
+    """Locks what has one writer, and opens the logs."""
+    folder = config.log_dir
+    lock = FileLock(folder / FOLDER_LOCK, what=f"the log folder {folder}", flag="--log.dir")
+    locks.callback(lock.release)
+    if config.pull_state is not None and "pull" in config.transports:
+        state = config.pull_state
+        path = state.with_name(f"{state.name}.lock")
+        locks.callback(FileLock(path, what=f"the file {state}", flag="--pull.state").release)
+    score_log = ScoreLog(folder, lock=lock)
+    configure_logs(config.log_level, folder, problems=score_log.problems)
+    return score_log
 
 
 async def _run(config: MinerConfig, score_log: ScoreLog) -> tuple[int, bool]:

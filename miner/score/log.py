@@ -1,34 +1,53 @@
 """The score log: one JSON line per event, in a file of its own, as docs/score-log.md says."""
 
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from loguru import logger
 
+from miner.file_lock import FileLock
+from miner.log_file import LineWriter, RotatingFile
+from miner.problems import Problems
 from miner.request import ActiveRequest, Answer, Caller
+from miner.score import FILE_NAME
 from protocol.errors import SetupError
 from protocol.tasks import log_safe
 
-FILE_NAME = "score.jsonl"
-_MARK = "score_line"
+MOST_WAITING_BYTES = 16 * 2**20
+"""Lines that wait for a disk that takes nothing: some 30,000, hours of a busy miner."""
 
+WAIT_S = 0.02
+"""An event waits so long for its line at most, so that a killed process has lost nothing."""
 
-def is_score_line(record: object) -> bool:
-    """Tells whether a loguru record belongs to the score log, for the filters of other sinks."""
-    return isinstance(record, dict) and _MARK in record["extra"]
+STUCK_S = 10.0
+"""A disk that is busy with one line for longer is a problem."""
+
+MOST_CHARACTERS = 2**17
+"""A longer text in a field is cut."""
 
 
 class ScoreLog:
-    """Writes events to `folder`/score.jsonl, through loguru's rotation.
+    """Writes events to `folder`/score.jsonl, whatever the disk does.
+
+    A thread writes the lines, and keeps them while the disk takes none. `write` returns once its
+    line is in the file, or after `WAIT_S`; `close` waits until all are.
 
     Args:
         folder: Made if it does not exist.
         clock: Seconds since the epoch.
         max_mebibytes: Size at which the file is set aside and a new one begun.
         keep: Number of files set aside that are kept.
+        most_waiting_bytes: Size of the lines that wait for the disk; the oldest beyond it are
+            lost, and a `log_lost` line counts them.
+        lock: Of the folder; taken again when the folder had to be made again.
+
+    Attributes:
+        path: The file.
+        problems: What keeps files from being written; others add theirs.
 
     Raises:
         SetupError: The folder cannot be written.
@@ -41,37 +60,49 @@ class ScoreLog:
         clock: Callable[[], float] = time.time,
         max_mebibytes: int = 20,
         keep: int = 20,
+        most_waiting_bytes: int = MOST_WAITING_BYTES,
+        lock: FileLock | None = None,
     ) -> None:
         self.path = folder / FILE_NAME
+        self._lock = lock
+        self.problems = Problems()
         self._clock = clock
+        file = RotatingFile(
+            self.path,
+            max_bytes=max_mebibytes * 2**20,
+            keep=keep,
+            clock=clock,
+            on_open=self._renew_lock,
+        )
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._sink = logger.add(
-                self.path,
-                format=lambda record: "{extra[" + _MARK + "]}\n",
-                filter=lambda record: record["extra"].get("score_file") == str(self.path),
-                level=0,
-                rotation=f"{max_mebibytes} MB",
-                retention=keep,
-                encoding="utf-8",
-            )
+            file.open()
         except OSError as error:
             raise SetupError(
                 f"the score log {self.path} cannot be written: {error.strerror or error}",
                 fix="give a writable folder with --log.dir",
             ) from error
+        self._writer = LineWriter(
+            file, self.problems, most_bytes=most_waiting_bytes, on_lost=self._lost
+        )
 
     def write(self, event: str, **fields: object) -> None:
-        """Writes one event; a field that is None is left out."""
+        """Writes one event; a field that is None or not a finite number is left out."""
         now = self._clock()
         line = {
             "ts": datetime.fromtimestamp(now, UTC).isoformat(timespec="microseconds"),
             "unix": round(now, 6),
             "event": event,
-            **{name: _rounded(value) for name, value in fields.items() if value is not None},
+            **_plain(fields),
         }
-        text = json.dumps(line, ensure_ascii=True, allow_nan=False)
-        logger.bind(**{_MARK: text, "score_file": str(self.path)}).info(event)
+        text = json.dumps(line, ensure_ascii=True, allow_nan=False, default=str)
+        self._writer.put(text.encode() + b"\n", wait_s=WAIT_S)
+        if (stuck_s := self._writer.stuck_s) > STUCK_S:
+            words = f"{self.path}: the disk has not taken a line for {stuck_s:.0f} s"
+            self.problems.report(str(self.path), words)
+
+    def flush(self) -> bool:
+        """Waits until every event is in the file; returns False if the disk does not take them."""
+        return self._writer.flush()
 
     def admitted(self, active: ActiveRequest, *, pending: int) -> None:
         """Writes that a request was admitted; `pending` counts those that have no answer yet."""
@@ -121,13 +152,38 @@ class ScoreLog:
         )
 
     def close(self) -> None:
-        """Closes the file; writing afterwards has no effect."""
-        logger.remove(self._sink)
+        """Writes what waits for the disk, and closes the file; later events are ignored."""
+        lost = self._writer.close()
+        if lost:
+            logger.error("{} lines of {} are lost: the disk did not take them", lost, self.path)
+
+    def _renew_lock(self) -> None:
+        if self._lock is None:
+            return
+        try:
+            self._lock.renew()
+        except (OSError, SetupError) as error:
+            self.problems.report("lock", str(error))
+        else:
+            self.problems.clear("lock", "the lock of the log folder is this miner's again")
+
+    def _lost(self, count: int, reason: str) -> None:
+        self.write("log_lost", count=count, reason=reason)
 
 
-def _rounded(value: object) -> object:
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return value
+def _plain(fields: Mapping[str, object]) -> dict[str, object]:
+    """Returns the fields as JSON has them: short, rounded to microseconds, without None or NaN."""
+    plain = {name: _value(value) for name, value in fields.items()}
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def _value(value: object) -> object:
+    match value:
+        case float():
+            return round(value, 6) if math.isfinite(value) else None
+        case str():
+            return value[:MOST_CHARACTERS]
+        case dict():
+            return _plain(value)
+        case _:
+            return value

@@ -7,8 +7,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import uvicorn
 from loguru import logger
@@ -24,8 +23,10 @@ from miner.request import Answer, Caller, Request
 from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.body_limit import BodyLimit
+from miner.transports.connection_book import ConnectionLimits
 from miner.transports.connections import ClientConnections, when_sent, while_connected
 from miner.transports.http.forms import ENVELOPE_BYTES, read_task
+from miner.transports.limited_server import LimitedServer
 from miner.transports.refusals import Refusal, RefusalLog
 from miner.transports.sockets import bound_socket
 from protocol import ply
@@ -40,7 +41,7 @@ CALLER = Caller("local")
 
 START_LIMIT_S = 10.0
 BODY_TIME_LIMIT_S = 20.0
-MAX_CONNECTIONS = 64
+CONNECTION_LIMITS = ConnectionLimits(waiting=512, requests=96, requests_per_address=64)
 RETRY_AFTER_S = 5
 """Sent with a drop for which no later time was predicted: while the miner loads, for example."""
 
@@ -62,6 +63,7 @@ class HttpTransport:
         allow_open: Listen beyond this machine without a key.
         up_axis: Up axis of the PLY files.
         limits: Limits on tasks.
+        connection_limits: Limits on connections.
 
     Raises:
         SetupError: The port cannot be used, or it would be open to the network without a key.
@@ -80,6 +82,7 @@ class HttpTransport:
         allow_open: bool = False,
         up_axis: UpAxis = "+y",
         limits: TaskLimits | None = None,
+        connection_limits: ConnectionLimits = CONNECTION_LIMITS,
     ) -> None:
         check_exposure(ip, api_key, allow_open=allow_open)
         self._service = service
@@ -87,19 +90,20 @@ class HttpTransport:
         self._up_axis = up_axis
         self._limits = limits or TaskLimits()
         self._refusals = RefusalLog(score_log, NAME, time.monotonic)
+        self._problems = score_log.problems
         self._socket = bound_socket(ip, port, setting="--http.port")
         self.url = f"http://{f'[{ip}]' if ':' in ip else ip}:{port}"
-        self._server = _Server(
+        self._server = LimitedServer(
             uvicorn.Config(
                 self._application(),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
-                ws="none",
                 server_header=False,
-                limit_concurrency=MAX_CONNECTIONS,
                 timeout_graceful_shutdown=5,
-            )
+            ),
+            connection_limits,
+            self._refusals,
         )
         self._serving: asyncio.Task[None] | None = None
 
@@ -157,7 +161,8 @@ class HttpTransport:
     async def _health(self, request: HttpRequest) -> Response:
         state = self._service.state
         if state is State.READY:
-            return _json(200, {"status": "healthy"})
+            problems = self._problems.sentences
+            return _json(200, {"status": "healthy", **({"problems": problems} if problems else {})})
         return _json(503, {"status": str(state)}, {"Retry-After": str(RETRY_AFTER_S)})
 
     async def _generate(self, request: HttpRequest) -> Response:
@@ -240,14 +245,6 @@ def _is_loopback(ip: str) -> bool:
         return ipaddress.ip_address(ip).is_loopback
     except ValueError:
         return ip == "localhost"
-
-
-class _Server(uvicorn.Server):
-    """A server that does not handle signals; the program does."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def _encode(cloud: GaussianCloud, up_axis: UpAxis) -> bytes:
