@@ -6,6 +6,9 @@ import threading
 import time
 from typing import Any
 
+from miner.transports.connection_book import ConnectionLimits
+from miner.transports.limited_server import LimitedServer
+from miner.transports.refusals import RefusalLog
 from protocol.errors import SetupError
 
 START_LIMIT_S = 10.0
@@ -19,11 +22,20 @@ class AxonServer:
     Args:
         axon: A Bittensor axon with its handlers attached.
         bound: A socket, bound and not yet listening.
+        limits: Limits on connections.
+        refusals: Receives refused connections and requests.
     """
 
-    def __init__(self, axon: Any, bound: socket.socket) -> None:
+    def __init__(
+        self,
+        axon: Any,
+        bound: socket.socket,
+        limits: ConnectionLimits | None = None,
+        refusals: RefusalLog | None = None,
+    ) -> None:
         self._axon = axon
         self._bound = bound
+        self._server = LimitedServer(axon.fast_config, limits, refusals)
         self._thread: threading.Thread | None = None
 
     async def start(self) -> None:
@@ -32,7 +44,7 @@ class AxonServer:
         Raises:
             SetupError: It did not start in time.
         """
-        server = self._axon.fast_server
+        server = self._server
         self._thread = threading.Thread(
             target=server.run, args=([self._bound],), name="axon", daemon=True
         )
@@ -49,7 +61,7 @@ class AxonServer:
 
     async def stop(self) -> None:
         """Sends the answers that are ready and stops listening."""
-        self._axon.fast_server.should_exit = True
+        self._server.should_exit = True
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, START_LIMIT_S)
         self._bound.close()

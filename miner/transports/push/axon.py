@@ -20,6 +20,7 @@ from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.axon_server import AxonServer
 from miner.transports.body_limit import BodyLimit
+from miner.transports.connection_book import ConnectionLimits
 from miner.transports.connections import ClientConnections, when_sent, while_connected
 from miner.transports.push.checks import (
     Admission,
@@ -35,7 +36,6 @@ from protocol.tasks import MAX_PROMPT_CHARACTERS, TaskLimits, log_safe, parse_ta
 
 NAME = "axon"
 BODY_TIME_LIMIT_S = 20.0
-MAX_CONNECTIONS = 512
 ENVELOPE_BYTES = 64 * 1024
 """Bytes of a request's JSON beside the prompt, at most."""
 
@@ -92,6 +92,7 @@ class AxonTransport:
         per_minute: Requests of one caller in any minute.
         version: The miner's version, sent in every answer.
         limits: Limits on tasks.
+        connection_limits: Limits on connections.
     """
 
     name = NAME
@@ -111,6 +112,7 @@ class AxonTransport:
         per_minute: int = 120,
         version: str = "",
         limits: TaskLimits | None = None,
+        connection_limits: ConnectionLimits | None = None,
     ) -> None:
         bt.logging.off()  # It prints callers' bytes unescaped; the logs of this miner do not.
         self._service = service
@@ -132,7 +134,7 @@ class AxonTransport:
             external_ip=external_ip,  # Otherwise the constructor asks the internet.
             external_port=external_port or port,
         )
-        self._server = AxonServer(self.axon, bound)
+        self._server = AxonServer(self.axon, bound, connection_limits, self._refusals)
         self._attach()
 
     async def serve(self) -> None:
@@ -169,7 +171,6 @@ class AxonTransport:
             ),
         )
         axon.app.add_middleware(ClientConnections)  # Added last, so that it is outermost.
-        axon.fast_config.limit_concurrency = MAX_CONNECTIONS
         axon.fast_config.timeout_graceful_shutdown = 5
 
     def _blacklist(self, synapse: GenerateAsset) -> Tuple[bool, str]:  # noqa: UP006

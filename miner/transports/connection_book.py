@@ -1,0 +1,211 @@
+"""Which connections a server keeps: a clock and numbers in, decisions out."""
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, fields, replace
+from enum import Enum, auto
+
+
+class Phase(Enum):
+    """What a connection does at the moment. All but `WORK` wait for the client."""
+
+    NEW = auto()
+    """No byte has arrived."""
+    HEAD = auto()
+    """The headers of a request are incomplete."""
+    BODY = auto()
+    """The body of a request is incomplete."""
+    WORK = auto()
+    """A whole request has arrived, and the miner has not answered it."""
+    WRITE = auto()
+    """An answer is there; the client does not read it as fast as it is written."""
+    DRAIN = auto()
+    """The answer has been sent before the whole body arrived, which is discarded."""
+    IDLE = auto()
+    """A request has been answered, and the next has not begun."""
+    CLOSING = auto()
+    """The server has closed the connection; the client has not read what is left."""
+
+
+_MOVING = frozenset({Phase.BODY, Phase.WRITE})
+"""Phases in which a client has sent a request's headers and large data are under way."""
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """How many connections a server keeps, and how long it waits for their clients.
+
+    Attributes:
+        waiting: Connections that wait for their clients, at most. One more closes another.
+        waiting_per_address: The same, of one address.
+        requests: Whole requests that the miner works for, at most. One more is answered 503.
+        requests_per_address: The same, of one address.
+        head_s: Seconds for a request's headers, from the connection on or from its first byte.
+        body_s: Seconds for its body. `BodyLimit`, which has an answer, comes first.
+        write_s: Seconds in which a client must have read an answer.
+        idle_s: Seconds without a next request, after which a connection is closed.
+    """
+
+    waiting: int = 1024
+    waiting_per_address: int = 256
+    requests: int = 512
+    requests_per_address: int = 256
+    head_s: float = 10.0
+    body_s: float = 30.0
+    write_s: float = 60.0
+    idle_s: float = 5.0
+
+    def within(self, open_files: int) -> "ConnectionLimits":
+        """Returns limits that leave most of a process's file descriptors to others.
+
+        Two servers with these limits, and what they accept at once, take half of them.
+        """
+        most = max(1, open_files // 8)
+        counts = {
+            field.name: min(getattr(self, field.name), most)
+            for field in fields(self)
+            if field.type is int
+        }
+        return replace(self, **counts)
+
+    def seconds(self, phase: Phase) -> float | None:
+        """How long a connection may stay in a phase; None in the miner's own."""
+        match phase:
+            case Phase.NEW | Phase.HEAD:
+                return self.head_s
+            case Phase.BODY:
+                return self.body_s
+            case Phase.WRITE:
+                return self.write_s
+            case Phase.DRAIN | Phase.IDLE | Phase.CLOSING:
+                return self.idle_s
+            case Phase.WORK:
+                return None
+
+
+@dataclass
+class _Entry:
+    address: str
+    phase: Phase
+    since: float
+
+
+class ConnectionBook:
+    """Knows every connection of a server, and says which one has to go.
+
+    A connection that waits for its client takes no place of a request: where there are too many,
+    one of them is closed, never a newcomer. It is taken from the address that has most of them;
+    there from the larger of two groups, those that have not sent a request's headers and those
+    that move data; of that group, the one that has waited longest. So neither silent connections
+    nor slow bodies keep out a client that sends its request at once, even from the same address.
+
+    Args:
+        limits: Numbers and seconds.
+        clock: Monotonic clock, in seconds.
+    """
+
+    def __init__(self, limits: ConnectionLimits, clock: Callable[[], float]) -> None:
+        self.limits = limits
+        self._clock = clock
+        self._entries: dict[Hashable, _Entry] = {}
+        self._waiting: dict[str, dict[Hashable, None]] = {}
+        self._waiting_count = 0
+        self._working: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def move(self, key: Hashable, address: str, phase: Phase) -> None:
+        """Notes the phase of a connection, known or new; `network_of` made the address."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.phase is phase:
+            return
+        since = self._clock()
+        if entry is not None and (entry.phase, phase) == (Phase.NEW, Phase.HEAD):
+            since = entry.since  # The first byte gives no more time.
+        self.remove(key)
+        self._entries[key] = _Entry(address, phase, since)
+        if phase is Phase.WORK:
+            self._working[address] += 1
+        else:
+            self._waiting.setdefault(address, {})[key] = None
+            self._waiting_count += 1
+
+    def remove(self, key: Hashable) -> None:
+        """Forgets a connection."""
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return
+        if entry.phase is Phase.WORK:
+            self._working[entry.address] -= 1
+            if not self._working[entry.address]:
+                del self._working[entry.address]
+            return
+        self._waiting_count -= 1
+        of_address = self._waiting[entry.address]
+        del of_address[key]
+        if not of_address:
+            del self._waiting[entry.address]
+
+    def crowded_out(self, address: str) -> Hashable | None:
+        """Returns the connection that has to go because one of `address` has come, if any."""
+        if len(self._waiting.get(address, ())) > self.limits.waiting_per_address:
+            return self._longest_waiting(address)
+        if self._waiting_count > self.limits.waiting:
+            return self.longest_waiting()
+        return None
+
+    def longest_waiting(self) -> Hashable | None:
+        """Returns the connection that has to go first if any has."""
+        if not self._waiting:
+            return None
+        # Of two addresses with as many, the one with the older connection.
+        counts = {
+            address: (len(keys), -self._first(keys)) for address, keys in self._waiting.items()
+        }
+        return self._longest_waiting(max(counts, key=counts.__getitem__))
+
+    def has_place(self, key: Hashable, address: str) -> bool:
+        """Whether the miner may work for the request of a connection, beside those of others."""
+        entry = self._entries.get(key)
+        own = entry is not None and entry.phase is Phase.WORK
+        return (
+            self._working.total() - own < self.limits.requests
+            and self._working[address] - own < self.limits.requests_per_address
+        )
+
+    def overdue(self) -> list[tuple[Hashable, Phase]]:
+        """The connections whose client has had its time, and their phases."""
+        now = self._clock()
+        found = []
+        for key, entry in self._entries.items():
+            seconds = self.limits.seconds(entry.phase)
+            if seconds is not None and now - entry.since >= seconds:
+                found.append((key, entry.phase))
+        return found
+
+    def _first(self, keys: Iterable[Hashable]) -> float:
+        return min(self._entries[key].since for key in keys)
+
+    def _longest_waiting(self, address: str) -> Hashable:
+        # Where both are as large, the first: a newcomer is in the second.
+        groups: tuple[list[Hashable], list[Hashable]] = ([], [])
+        for key in self._waiting[address]:
+            groups[self._entries[key].phase not in _MOVING].append(key)
+        return min(
+            groups[len(groups[1]) > len(groups[0])], key=lambda key: self._entries[key].since
+        )
+
+
+def network_of(address: str) -> str:
+    """Returns what counts as one address: of IPv6 the first 64 bits, which one host may own."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)).network_address)

@@ -1,0 +1,335 @@
+"""A uvicorn server whose silent, slow and surplus connections shut nobody out."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import resource
+import socket
+import sys
+import time
+from collections.abc import Hashable, Iterator
+from functools import partial
+from typing import Any, cast
+
+import h11
+import uvicorn
+from loguru import logger
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from miner.transports.body_limit import Message, Receive, Send
+from miner.transports.connection_book import (
+    ConnectionBook,
+    ConnectionLimits,
+    Phase,
+    network_of,
+)
+from miner.transports.refusals import Refusal, RefusalLog
+
+ACCEPT_BATCH = 32
+"""Connections accepted before those in surplus are closed; each holds a file descriptor."""
+KERNEL_QUEUE = 1024
+"""Connections that the kernel keeps ready meanwhile."""
+WANTED_OPEN_FILES = 16 * 1024
+RETRY_AFTER_S = 5
+_OUT_OF_FILES = "socket.accept() out of system resource"  # asyncio's words.
+
+_OVERDUE = {
+    Phase.NEW: Refusal("idle_connection", "connections sent no request in time"),
+    Phase.HEAD: Refusal("slow_headers", "the headers did not arrive in time"),
+    Phase.BODY: Refusal("slow_body", "the body did not arrive in time"),
+    Phase.DRAIN: Refusal("slow_body", "the body did not arrive in time"),
+    Phase.WRITE: Refusal("slow_reader", "an answer was not read in time"),
+    Phase.CLOSING: Refusal("slow_reader", "an answer was not read in time"),
+    Phase.IDLE: None,  # As any client of a kept-alive connection may be.
+}
+_CROWDED = Refusal(
+    "too_many_connections", "too many connections wait for their clients; the oldest were closed"
+)
+_OVERLOADED = Refusal("overloaded", "too many requests are being answered; try again later")
+_OUT_OF_DESCRIPTORS = Refusal(
+    "out_of_files", "no file descriptor was left for a connection; raise the limit: ulimit -n"
+)
+
+_quiet = logging.getLogger("uvicorn.error.limited")
+"""uvicorn's errors without its warnings: one for every malformed request would fill a disk."""
+_quiet.setLevel(logging.ERROR)
+
+
+class LimitedServer(uvicorn.Server):
+    """A server with limits on its connections, that leaves signals to the program.
+
+    Args:
+        config: Is changed: the server speaks HTTP/1.1 only, without WebSockets.
+        limits: Numbers and seconds; lowered where the process may not open enough files.
+        refusals: Receives refused connections and requests.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        limits: ConnectionLimits | None = None,
+        refusals: RefusalLog | None = None,
+    ) -> None:
+        super().__init__(config)
+        self._refusals = refusals
+        open_files = allow_open_files(WANTED_OPEN_FILES)
+        wanted = limits or ConnectionLimits()
+        self.book = ConnectionBook(wanted.within(open_files), time.monotonic)
+        if self.book.limits != wanted:
+            logger.warning(
+                "this process may open {} files, so a server keeps {} waiting connections instead "
+                "of {}; raise the limit: ulimit -Hn {}",
+                open_files,
+                self.book.limits.waiting,
+                wanted.waiting,
+                WANTED_OPEN_FILES,
+            )
+        config.http = cast(Any, partial(_Connection, limiter=self))
+        config.ws = "none"
+        config.limit_concurrency = None
+        config.backlog = ACCEPT_BATCH
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._relieved_at = float("-inf")
+        self._previous_handler: Any = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to the program."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens on bound sockets."""
+        loop = asyncio.get_running_loop()
+        self._previous_handler = previous = loop.get_exception_handler()
+
+        def on_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            if context.get("message") == _OUT_OF_FILES:
+                self._relieve()
+            elif previous is not None:
+                previous(loop, context)
+            else:
+                loop.default_exception_handler(context)
+
+        loop.set_exception_handler(on_exception)
+        await super().startup(sockets)
+        for listening in sockets or []:
+            # asyncio takes one number for both, and would accept a flood before it closes any.
+            listening.listen(KERNEL_QUEUE)
+        self._sweep()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Sends the answers that are ready, and closes every connection."""
+        await super().shutdown(sockets)
+        asyncio.get_running_loop().set_exception_handler(self._previous_handler)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for connection in list(self.server_state.connections):
+            cast(_Connection, connection).transport.abort()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Counts a refusal, with a warning in the log once a minute."""
+        if self._refusals is not None:
+            self._refusals.note(refusal, warn=True)
+
+    def make_room(self, address: str) -> None:
+        """Closes what is too much now that a connection of `address` has come."""
+        while (crowded := self.book.crowded_out(address)) is not None:
+            self._close(crowded, 503, _CROWDED)
+
+    def _close(self, key: Hashable, status: int, refusal: Refusal | None) -> None:
+        connection = cast(_Connection, key)
+        if refusal is not None:
+            self.refuse(refusal)
+        self.book.remove(connection)
+        connection.turn_away(status, refusal.reason if refusal is not None else "")
+
+    def _relieve(self) -> None:
+        """Closes a quarter of the waiting connections; asyncio accepts again after a second."""
+        self.refuse(_OUT_OF_DESCRIPTORS)
+        now = time.monotonic()
+        if now - self._relieved_at < 0.5:  # asyncio reports each of a batch.
+            return
+        self._relieved_at = now
+        for _ in range(1 + len(self.book) // 4):
+            if (first := self.book.longest_waiting()) is not None:
+                self._close(first, 503, _CROWDED)
+
+    def _sweep(self) -> None:
+        for key, phase in self.book.overdue():
+            self._close(key, 408, _OVERDUE[phase])
+        if self._refusals is not None:
+            self._refusals.write_due()
+        limits = self.book.limits
+        shortest = min(limits.head_s, limits.body_s, limits.write_s, limits.idle_s)
+        self._sweeping = asyncio.get_running_loop().call_later(min(1.0, shortest / 4), self._sweep)
+
+
+class _Connection(H11Protocol):
+    """One connection; tells the server what it waits for."""
+
+    def __init__(self, *arguments: Any, limiter: LimitedServer, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.logger = _quiet
+        self._limiter = limiter
+        self._inner = self.app
+        self.app = cast(Any, self._answer)
+        self._address = ""
+        self._lost = self._turned_away = False
+        self._running = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._address = network_of(self.client[0] if self.client else "")
+        self._note()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        self._note()
+
+    def data_received(self, data: bytes) -> None:
+        if self._turned_away:  # Read on, so that the answer is not lost in a reset.
+            return
+        super().data_received(data)
+        self._note()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._unset_keepalive_if_required()  # The book knows more phases than this timer.
+        self._note()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._note()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._note()
+
+    def shutdown(self) -> None:
+        try:
+            super().shutdown()
+        except h11.LocalProtocolError:  # After a malformed request.
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers a malformed request; uvicorn calls it where it has caught h11's error."""
+        error = sys.exception()
+        too_large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
+        limit = self.conn._max_incomplete_event_size
+        reason = (
+            f"the headers have more than {limit} bytes, which is the limit"
+            if too_large
+            else "this is not a valid HTTP/1.1 request"
+        )
+        self._limiter.refuse(Refusal("bad_http", reason))
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._write_answer(431 if too_large else 400, reason)
+            self._turned_away = True
+            self._disconnect()
+            self.transport.write_eof()
+        else:
+            self.turn_away(400, reason)
+
+    def turn_away(self, status: int, reason: str) -> None:
+        """Closes the connection; answers first if a request has begun and has no answer."""
+        unanswered = self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        if unanswered and self._phase() in (Phase.HEAD, Phase.BODY):
+            self._write_answer(status, reason)
+        self._turned_away = True
+        self._disconnect()
+        self.transport.close()
+        if self.transport.get_write_buffer_size():  # Its client does not read.
+            self.transport.abort()
+
+    def _disconnect(self) -> None:
+        """Tells the application that its client is gone."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+    def _write_answer(self, status: int, reason: str) -> None:
+        headers, body = _json(status, reason)
+        headers += [(b"connection", b"close"), *self.server_state.default_headers]
+        with contextlib.suppress(h11.LocalProtocolError):  # HEAD has no body.
+            for event in (
+                h11.Response(status_code=status, headers=headers),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+
+    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+        cycle = self.cycle
+        self._running += 1
+        try:
+            if self._limiter.book.has_place(self, self._address):
+                await cast(Any, self._inner)(scope, receive, send)
+            else:
+                self._limiter.refuse(_OVERLOADED)
+                headers, body = _json(503, _OVERLOADED.reason)
+                await send({"type": "http.response.start", "status": 503, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
+        except asyncio.CancelledError:
+            if not cycle.response_complete:
+                raise
+        except Exception:
+            if not cycle.response_started:
+                raise  # uvicorn logs it and answers 500.
+            self.transport.abort()  # What has been sent must not look complete.
+        finally:
+            self._running -= 1
+            self._note()
+
+    def _note(self) -> None:
+        """Tells the server's book the phase of this connection."""
+        done = self._turned_away and self.transport.is_closing()
+        if not self._running if self._lost else done:
+            self._limiter.book.remove(self)
+            return
+        self._limiter.book.move(self, self._address, self._phase())
+        self._limiter.make_room(self._address)
+
+    def _phase(self) -> Phase:
+        cycle = self.cycle
+        if self._lost:
+            return Phase.WORK  # The client has left, and its work has not ended.
+        if self._turned_away or self.transport.is_closing():
+            return Phase.CLOSING
+        if self.flow.write_paused:
+            return Phase.WRITE
+        if cycle is not None and not cycle.response_complete:
+            return Phase.BODY if cycle.more_body else Phase.WORK
+        if self.conn.their_state is h11.SEND_BODY:
+            return Phase.DRAIN
+        if self.conn.trailing_data[0]:
+            return Phase.HEAD
+        return Phase.NEW if cycle is None else Phase.IDLE
+
+
+def _json(status: int, reason: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    body = json.dumps({"message": reason}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if status == 503:
+        headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
+    return headers, body
+
+
+def allow_open_files(wanted: int) -> int:
+    """Raises the process's limit of open files as far as it may, and returns the limit.
+
+    Shells and containers often start programs with 1024 where the system allows many more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if allowed > soft:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+                soft = allowed
+    return wanted if soft == resource.RLIM_INFINITY else soft
