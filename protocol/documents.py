@@ -27,6 +27,12 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _STR, _INT, _FLOAT, _BOOL, _NULL = (
     f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")
 )
+_IN_WORDS = {
+    _INT: "a number",
+    _FLOAT: "a number",
+    _BOOL: "true or false",
+    "tag:yaml.org,2002:timestamp": "a date",
+}
 _TRUE = ("yes", "true", "on")
 
 
@@ -43,14 +49,24 @@ class DocumentError(ValueError):
         self.reason = reason
 
 
+class Unquoted(str):
+    """A scalar as it is written, without quotes, that YAML takes for something else than text.
+
+    Attributes:
+        reads_as: For what, in words.
+    """
+
+    reads_as: str
+
+
 def read_yaml(path: Path, *, as_written: bool = False) -> Any:
     """Reads a YAML file of one document; None if it is empty.
 
     Args:
         path: The file, at most `MAX_YAML_BYTES`.
-        as_written: Keep every scalar as the text that is written (`007`, `no`, `1e3`), except a
-            plain null. Without it, scalars are null, booleans, integers, floats or text by YAML's
-            rules; dates stay text.
+        as_written: Keep every scalar as the text that is written, except a plain null; one that
+            YAML would not take for text (`007`, `no`) is an `Unquoted`. Without it, scalars are
+            null, booleans, integers, floats or text by YAML's rules; dates stay text.
 
     Raises:
         DocumentError: It cannot be read, or is not within the bounds.
@@ -172,7 +188,7 @@ def _compose(
             if not isinstance(value, str):
                 fail("a key is text", event.start_mark)
             if value in node:
-                fail(f"the key {value!r} stands twice", event.start_mark)
+                fail(f"the key '{value}' stands twice", event.start_mark)
             open_nodes[-1] = (node, value)
         else:
             node[key] = value
@@ -212,7 +228,13 @@ def _scalar(
     tag = resolver.resolve(yaml.ScalarNode, text, event.implicit)
     if tag == _NULL:
         return None
-    if as_written or tag not in (_BOOL, _INT, _FLOAT):
+    if as_written:
+        if tag not in _IN_WORDS:
+            return text
+        scalar = Unquoted(text)
+        scalar.reads_as = _IN_WORDS[tag]
+        return scalar
+    if tag not in (_BOOL, _INT, _FLOAT):
         return text
     if tag == _BOOL:
         return text.lower() in _TRUE
@@ -251,7 +273,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     mapping: dict[str, Any] = {}
     for key, value in pairs:
         if key in mapping:
-            raise ValueError(f"the key {printable(repr(key), 80)} stands twice")
+            raise ValueError(f"the key '{printable(key, 80)}' stands twice")
         mapping[key] = value
     return mapping
 
@@ -275,4 +297,4 @@ def _require_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{printable(repr(text), 80)} holds half of a character") from None
+        raise ValueError(f"'{printable(text, 80)}' holds half of a character") from None

@@ -46,14 +46,9 @@ def inside(name: str) -> str:
     Raises:
         ValueError: It is absolute, leads upwards, or is none at all.
     """
-    path = PurePosixPath(name)
-    if (
-        path.is_absolute()
-        or ".." in path.parts
-        or str(path) != name
-        or "\\" in name
-        or "\0" in name
-    ):
+    parts = PurePosixPath(name).parts
+    plain = "/".join(parts) == name and "\\" not in name and "\0" not in name
+    if not parts or ".." in parts or not plain:
         raise ValueError(f"{printable(repr(name), 80)} is no plain path inside the model's folder")
     return name
 

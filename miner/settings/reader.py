@@ -8,15 +8,23 @@ line wins over the environment, the environment over the file, the file over the
 import argparse
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
+from protocol.documents import DocumentError, Unquoted, read_yaml
 from protocol.errors import SetupError
+from protocol.text import printable
+
+_OF_KUBERNETES = re.compile(
+    r"(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+"""What Kubernetes and Docker add for a service whose name begins like the program's prefix."""
 
 
 class Settings(BaseModel):
@@ -60,18 +68,75 @@ def read_settings(
     names = [field.alias or name for name, field in model.model_fields.items()]
     given = _command_line(model, prog, env_prefix, argv)
     variables = {_variable(env_prefix, name): name for name in names}
+    _refuse_unknown(environ, env_prefix, [*variables, _variable(env_prefix, "config")])
     from_environ = {name: environ[key] for key, name in variables.items() if environ.get(key)}
     file = given.pop("config", None) or environ.get(_variable(env_prefix, "config"))
-    from_file = _read_file(Path(file), names) if file else {}
+    from_file = _read_file(Path(file), model) if file else {}
     sources = {
         **dict.fromkeys(from_file, f"in {file}"),
         **{name: f"in {_variable(env_prefix, name)}" for name in from_environ},
         **dict.fromkeys(given, "on the command line"),
     }
+    values = {**from_file, **from_environ, **given}
+    for name, value in values.items():
+        _require_text(name, value, sources[name], secret=_is_secret(model, name))
+    values |= {
+        name: _from_home(name, value)
+        for name, value in values.items()
+        if isinstance(value, str) and value.startswith("~") and Path in _types(model, name)
+    }
     try:
-        return model.model_validate({**from_file, **from_environ, **given})
+        return model.model_validate(values)
     except ValidationError as error:
         raise _unusable(error, model, sources, prog) from None
+
+
+def _refuse_unknown(environ: Mapping[str, str], prefix: str, known: Sequence[str]) -> None:
+    """Refuses a misspelt variable, which would be ignored in silence; never shows its value."""
+    for name, value in environ.items():
+        if not name.startswith(f"{prefix}_") or name in known:
+            continue
+        is_link = name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
+        if is_link or _OF_KUBERNETES.fullmatch(name.removeprefix(f"{prefix}_")):
+            continue
+        raise SetupError(
+            f"unknown setting {printable(name)} in the environment",
+            fix=_nearest(name, known, "")
+            or f"unset it: variables that begin with {prefix}_ are this program's settings",
+        )
+
+
+def _require_text(name: str, value: object, where: str, *, secret: bool) -> None:
+    """Refuses text that no file name, no key and no log line can hold."""
+    texts = value if isinstance(value, list) else [value]
+    for text in texts:
+        if not isinstance(text, str):
+            continue
+        shown = "what it is" if secret else f"'{printable(text, 80)}'"
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise SetupError(
+                f"--{name} cannot be {shown} ({printable(where)}): it is not UTF-8",
+                fix="rename it, or make a link with a plain name; if it looks right in your "
+                "terminal, run with LC_ALL=C.UTF-8",
+            ) from None
+        if any(unicodedata.category(character) == "Cc" for character in text):
+            raise SetupError(
+                f"--{name} cannot be {shown} ({printable(where)}): it holds a control character",
+                fix="write it without one, and without the end of a line",
+            )
+
+
+def _from_home(name: str, value: str) -> str:
+    """Resolves the ~ that begins a path; the shell does not where a setting is not a word of it."""
+    path = os.path.expanduser(value)
+    if path.startswith("~"):
+        raise SetupError(
+            f"--{name} cannot be '{printable(value, 80)}': there is no such home folder",
+            fix="write the whole path",
+        )
+    return path
 
 
 class _Parser(argparse.ArgumentParser):
@@ -108,10 +173,12 @@ def _command_line(
         )
     known, unknown = parser.parse_known_args(argv)
     if unknown:
-        name = unknown[0].lstrip("-").partition("=")[0]
-        near = _nearest(name, ["config", *names], "--")
+        name, _, value = unknown[0].partition("=")
+        nearest = _nearest_name(name.lstrip("-"), ["config", *names])
+        shown = name if value and nearest and _is_secret(model, nearest) else unknown[0]
         raise SetupError(
-            f"unknown argument {unknown[0]!r}", fix=near or f"{prog} --help lists every setting"
+            f"unknown argument '{printable(shown)}'",
+            fix=f"did you mean --{nearest}?" if nearest else f"{prog} --help lists every setting",
         )
     return {str(name): str(value) for name, value in vars(known).items()}
 
@@ -124,42 +191,54 @@ def _metavar(annotation: object) -> str:
     return {bool: "true|false", int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
 
 
-def _read_file(path: Path, names: Sequence[str]) -> dict[str, object]:
+def _read_file(path: Path, model: type[Settings]) -> dict[str, object]:
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    shown = printable(str(path))
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        document = read_yaml(path, as_written=True)
+    except DocumentError as error:
+        absent = isinstance(error.__cause__, OSError)
         raise SetupError(
-            f"the settings file {path} cannot be read: {error.strerror}", fix="check --config"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        first = " ".join(str(error).split())
-        raise SetupError(
-            f"the settings file {path} is not YAML: {first}", fix="correct it"
+            f"the settings file {error}", fix="check --config" if absent else "correct it"
         ) from error
     if document is not None and not isinstance(document, dict):
+        kind = "text" if isinstance(document, str) else "a list"
         raise SetupError(
-            f"the settings file {path} holds a {type(document).__name__}, not names and values",
+            f"the settings file {shown} holds {kind}, not names and values",
             fix="write one 'name: value' a line, e.g. 'axon.port: 8091'",
         )
-    flat = _flatten(document or {}, names)
-    for name in flat:
+    flat: dict[str, object] = {}
+    for name, value in _flatten(document or {}, names):
+        if name in flat:
+            raise SetupError(
+                f"the setting {name} stands twice in {shown}, nested and with its whole name",
+                fix="remove one of them",
+            )
         if name not in names:
             raise SetupError(
-                f"unknown setting {name!r} in {path}",
+                f"unknown setting '{printable(name, 80)}' in {shown}",
                 fix=_nearest(name, names, "") or "use the names of --help, without the dashes",
             )
+        if isinstance(value, Unquoted) and _is_text(model, name):
+            written = "what it is" if _is_secret(model, name) else f"'{printable(value, 80)}'"
+            raise SetupError(
+                f"--{name} cannot be {written} (in {shown}): YAML takes it for {value.reads_as}",
+                fix="put it into quotes"
+                + ("" if _is_secret(model, name) else f", as {name}: '{value}'"),
+            )
+        flat[name] = value
     return flat
 
 
-def _flatten(document: Mapping[Any, Any], names: Sequence[str]) -> dict[str, object]:
-    flat: dict[str, object] = {}
+def _flatten(document: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[str, object]]:
     for key, value in document.items():
-        if isinstance(value, dict) and str(key) not in names:
-            nested = {f"{key}.{inner}": item for inner, item in value.items()}
-            flat.update(_flatten(nested, names))
+        is_section = key not in names and any(name.startswith(f"{key}.") for name in names)
+        if is_section and value is None:
+            continue  # Every line of the section is commented out.
+        if key not in names and isinstance(value, dict):
+            yield from _flatten({f"{key}.{inner}": item for inner, item in value.items()}, names)
         else:
-            flat[str(key)] = value
-    return flat
+            yield key, value
 
 
 def _variable(prefix: str, name: str) -> str:
@@ -167,8 +246,13 @@ def _variable(prefix: str, name: str) -> str:
 
 
 def _nearest(name: str, names: Sequence[str], dashes: str) -> str | None:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {dashes}{near[0]}?" if near else None
+    near = _nearest_name(name, names)
+    return f"did you mean {dashes}{near}?" if near else None
+
+
+def _nearest_name(name: str, names: Sequence[str]) -> str | None:
+    near = difflib.get_close_matches(name[:200], names, n=1, cutoff=0.5)
+    return near[0] if near else None
 
 
 def _unusable(
@@ -176,18 +260,35 @@ def _unusable(
 ) -> SetupError:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
-    where = sources.get(name, "")
-    message = first["msg"].removeprefix("Value error, ")
-    given = "what it is" if _is_secret(model, name) else repr(str(first["input"])[:80])
+    where = printable(sources.get(name, ""))
+    message = printable(first["msg"].removeprefix("Value error, "))
+    given = "what it is" if _is_secret(model, name) else f"'{_in_words(first['input'])}'"
     return SetupError(
         f"--{name} cannot be {given} ({where}): {message}" if name else message,
         fix=f"{prog} --help tells what --{name} takes" if name else f"see {prog} --help",
     )
 
 
+def _in_words(value: object) -> str:
+    if isinstance(value, list):
+        return printable(f"[{', '.join(map(str, value))}]", 80)
+    return "null" if value is None else printable(str(value), 80)
+
+
 def _is_secret(model: type[Settings], name: str) -> bool:
-    return any(
-        SecretStr in (field.annotation, *get_args(field.annotation))
+    return SecretStr in _types(model, name)
+
+
+def _is_text(model: type[Settings], name: str) -> bool:
+    return bool({str, SecretStr, Path} & _types(model, name))
+
+
+def _types(model: type[Settings], name: str) -> set[object]:
+    """The types that a setting's annotation is made of."""
+    return {
+        kind
         for own_name, field in model.model_fields.items()
         if (field.alias or own_name) == name
-    )
+        for kind in (field.annotation, *get_args(field.annotation))
+        if isinstance(kind, type)
+    }

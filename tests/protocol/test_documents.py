@@ -91,6 +91,25 @@ def test_scalars_by_yaml_s_rules_and_as_written(written: str, typed: object, kep
 
 
 @pytest.mark.parametrize(
+    ("written", "reads_as"),
+    [
+        ("007", "a number"),
+        ("1.5", "a number"),
+        ("12:30", "a number"),
+        ("no", "true or false"),
+        ("2024-01-31", "a date"),
+        ("'007'", None),
+        ("a", None),
+        ("1e3", None),
+        ("|-\n  1", None),
+    ],
+)
+def test_what_yaml_would_not_take_for_text_is_marked(written: str, reads_as: str | None) -> None:
+    value = parse_yaml(f"v: {written}", "x", as_written=True)["v"]
+    assert getattr(value, "reads_as", None) == reads_as
+
+
+@pytest.mark.parametrize(
     ("text", "place", "reason"),
     [
         (ALIAS_BOMB, "line 1, column 4", "anchors (&) and aliases (*)"),

@@ -1,14 +1,24 @@
+import contextlib
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from miner.settings.miner import MinerConfig
 from miner.settings.reader import read_settings
 from protocol.errors import SetupError
 
+CASES = Path(__file__).parents[2] / "golden" / "cases"
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(12)
+)
 ON_FILE = ("--chain.file", "neurons.json")
 
 
@@ -187,3 +197,172 @@ def test_a_secret_that_cannot_be_used_is_not_repeated(tmp_path: Path) -> None:
         read("--config", file)
     assert "--http.api_key" in str(caught.value)
     assert "12345678" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "fix"),
+    [
+        ("MINER_AXON_PROT", "did you mean MINER_AXON_PORT?"),
+        ("MINER_axon_port", "MINER_"),
+        ("MINER_CONFIGURATION", "did you mean MINER_CONFIG?"),
+        ("MINER_HTTP_APIKEY", "did you mean MINER_HTTP_API_KEY?"),
+        ("MINER_ZZZZZZZZZZZZ", "unset it"),
+        ("MINER_AXN_PORT", "did you mean MINER_AXON_PORT?"),
+    ],
+)
+def test_a_misspelt_variable_is_named_and_its_value_is_not(variable: str, fix: str) -> None:
+    with pytest.raises(SetupError, match=f"unknown setting {variable} in the env") as caught:
+        read(*ON_FILE, **{variable: "hf_s3cret"})
+    assert fix in caught.value.fix
+    assert "s3cret" not in str(caught.value)
+
+
+def test_variables_of_other_software_are_left_alone() -> None:
+    others = {
+        "MINERS_HOME": "x",
+        "MINER": "x",
+        "TRIAL_SEED": "1",
+        "MINER_SERVICE_HOST": "10.0.0.1",
+        "MINER_SERVICE_PORT": "8091",
+        "MINER_SERVICE_PORT_AXON": "8091",
+        "MINER_PORT": "tcp://10.0.0.1:8091",
+        "MINER_PORT_8091_TCP": "tcp://10.0.0.1:8091",
+        "MINER_PORT_8091_TCP_ADDR": "10.0.0.1",
+        "MINER_METRICS_SERVICE_HOST": "10.0.0.1",
+        "MINER_METRICS_PORT": "tcp://10.0.0.1:9090",
+    }
+    assert read(*ON_FILE, **others) == read(*ON_FILE)
+
+
+def test_a_misspelt_flag_does_not_show_a_secret() -> None:
+    with pytest.raises(SetupError) as caught:
+        read(*ON_FILE, "--http.api_kye=s3cret")
+    assert caught.value.fix == "did you mean --http.api_key?"
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("wallet:\n  name: 007\n", "wallet.name", "007"),
+        ("wallet:\n  hotkey: 0\n", "wallet.hotkey", "0"),
+        ("wallet.name: no\n", "wallet.name", "no"),
+        ("wallet.name: 2024-01-31\n", "wallet.name", "2024-01-31"),
+        ("wallet.name: 12:30:45\n", "wallet.name", "12:30:45"),
+        ("wallet.name: 0x1F\n", "wallet.name", "0x1F"),
+        ("wallet.name: 1_000\n", "wallet.name", "1_000"),
+        ("wallet.name: .inf\n", "wallet.name", ".inf"),
+        ("preset: 80\n", "preset", "80"),
+        ("log.dir: 2024\n", "log.dir", "2024"),
+        ("subtensor.network: yes\n", "subtensor.network", "yes"),
+    ],
+)
+def test_text_that_yaml_takes_for_something_else_is_to_be_quoted(
+    tmp_path: Path, text: str, name: str, value: str
+) -> None:
+    with pytest.raises(SetupError, match=f"--{name} cannot be '{value}'") as caught:
+        read(*ON_FILE, "--config", file := written(tmp_path, text))
+    assert file in caught.value.problem
+    assert caught.value.fix == f"put it into quotes, as {name}: '{value}'"
+    quoted = text.replace(value, f"'{value}'")
+    config = read(*ON_FILE, "--config", written(tmp_path, quoted))
+    assert str(getattr(config, name.replace(".", "_"))) == value
+
+
+@pytest.mark.parametrize("text", ["wallet.name: 1e3", "wallet.name: 5F", "wallet.name: 'no'"])
+def test_other_text_is_taken_as_it_is_written(tmp_path: Path, text: str) -> None:
+    config = read(*ON_FILE, "--config", written(tmp_path, text))
+    assert config.wallet_name == text.split(" ")[1].strip("'")
+
+
+def test_names_that_yaml_reads_as_numbers_are_refused_with_the_hint_to_quote() -> None:
+    with pytest.raises(SetupError, match="takes it for a number") as caught:
+        read("--config", str(CASES / "miner_numeric_names.yaml"))
+    assert caught.value.fix == "put it into quotes, as wallet.name: '007'"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "fix"),
+    [
+        (BOMB, "anchors (&) and aliases (*)", "correct it"),
+        ("[" * 60_000, "more than 32", "correct it"),
+        ("axon.port: 1\naxon.port: 2", "'axon.port' stands twice (line 2, column 1)", "correct it"),
+        ("axon: {port: 1}\naxon.port: 2", "axon.port stands twice", "remove one"),
+        ("# " + "x" * 100_000, "more than 65,536 bytes", "correct it"),
+        ("netuid: " + "9" * 5000, "--netuid cannot be '9999", "--help"),
+        ("budget: .nan", "--budget cannot be '.nan'", "--help"),
+        ("netuid: 1e400", "--netuid cannot be '1e400'", "--help"),
+        ("wallet.name: ~", "--wallet.name cannot be 'null'", "--help"),
+        ("just words", "holds text, not names", "'name: value'"),
+        ("wallet.name: [a]", "--wallet.name cannot be '[a]'", "--help"),
+        ('wallet.name: "a\\0b"', "holds a control character", "without"),
+        ('wallet.name: "a\\nb"', "holds a control character", "without"),
+        ("'\\e[2J': 1", "unknown setting '", "--help"),
+    ],
+)
+def test_what_a_settings_file_must_not_hold(
+    tmp_path: Path, text: str, problem: str, fix: str
+) -> None:
+    started = time.monotonic()
+    with pytest.raises(SetupError) as caught:
+        read(*ON_FILE, "--config", written(tmp_path, text))
+    assert time.monotonic() - started < 1.0
+    assert problem in caught.value.problem
+    assert fix in caught.value.fix
+    assert len(str(caught.value)) < 1000
+    assert caught.value.problem.isprintable()
+
+
+def test_a_section_without_a_setting_is_empty(tmp_path: Path) -> None:
+    file = written(tmp_path, "axon:\n  # port: 1\nhttp: {}\n")
+    assert read(*ON_FILE, "--config", file) == read(*ON_FILE)
+
+
+def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="cannot be read: Is a directory") as caught:
+        read(*ON_FILE, "--config", str(tmp_path))
+    assert caught.value.fix == "check --config"
+
+
+@pytest.mark.parametrize("flag", ["--wallet.name", "--log.dir", "--subtensor.network", "--config"])
+def test_a_name_that_is_not_utf_8_is_refused_in_plain_words(flag: str) -> None:
+    with pytest.raises(SetupError) as caught:
+        read(*ON_FILE, flag, "caf\udce9")
+    assert "caf\\udce9" in caught.value.problem
+    caught.value.problem.encode("ascii")
+    if flag != "--config":
+        assert "is not UTF-8" in caught.value.problem
+        assert "LC_ALL=C.UTF-8" in caught.value.fix
+        with pytest.raises(SetupError, match="is not UTF-8"):
+            read(
+                *ON_FILE,
+                **{f"MINER{flag[1:]}".upper().replace(".", "_").replace("-", "_"): "\udce9"},
+            )
+
+
+def test_a_secret_that_is_not_utf_8_is_not_shown() -> None:
+    with pytest.raises(SetupError, match=r"--http\.api_key cannot be what it is") as caught:
+        read(*ON_FILE, MINER_HTTP_API_KEY="s3cret\udce9")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_path_may_begin_at_home_wherever_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = written(tmp_path, "log.dir: ~/logs")
+    assert read(*ON_FILE, "--config", file).log_dir == tmp_path / "logs"
+    assert read(*ON_FILE, MINER_MODELS_DIR="~/m").models_dir == tmp_path / "m"
+    assert read(*ON_FILE, "--wallet.name", "~x").wallet_name == "~x"
+    with pytest.raises(SetupError, match="no such home folder"):
+        read(*ON_FILE, "--log.dir", "~nobody-of-this-name/logs")
+
+
+@given(st.binary(max_size=200))
+@hypothesis.settings(max_examples=500, deadline=1000)
+def test_any_bytes_are_settings_or_a_short_refusal(data: bytes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        with contextlib.suppress(SetupError):
+            read(*ON_FILE, "--config", file.name)
