@@ -6,7 +6,6 @@ import traceback
 import uuid
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
 
 from loguru import logger
 from pydantic import ValidationError
@@ -17,7 +16,8 @@ from miner.transports.refusals import Refusal, RefusalLog
 from protocol.text import printable
 
 SERVER_ERROR = "server_error"
-SHUTTING_DOWN_RETRY_S = 30
+RETRY_AFTER_S = 30
+_SHUTTING_DOWN = "the miner is shutting down; try again later"
 _CHAIN = 8
 """Exceptions of one chain that a log line shows, at most."""
 
@@ -106,7 +106,8 @@ class ServerErrors:
             return
         exchange = _Exchange(scope["method"], scope["path"])
         _exchange.set(exchange)
-        started = replaced = gone = False
+        started = complete = gone = False
+        own_status: int | None = None
 
         async def receive_and_note() -> Message:
             nonlocal gone
@@ -115,17 +116,16 @@ class ServerErrors:
             return message
 
         async def send_unless_failed(message: Message) -> None:
-            nonlocal started, replaced
-            if message["type"] == "http.response.start":
+            nonlocal started, complete, own_status
+            # What a library answers to a client that has left tells nobody anything.
+            if message["type"] == "http.response.start" and not exchange.documented and not gone:
+                own_status = message["status"] if message["status"] >= 500 else None
+            if own_status is None:
                 started = True
-                # What a library answers to a client that has left tells nobody anything.
-                if message["status"] >= 500 and not exchange.documented and not gone:
-                    replaced = True
-                    error_id = self._failures.note(f"it answered {message['status']} by itself")
-                    await _send_json(send, 500, _message(error_id))
-            if not replaced:
                 await send(message)
+                complete = message["type"] == "http.response.body" and not message.get("more_body")
 
+        failure: BaseException | str | None = None
         try:
             await self._app(scope, receive_and_note, send_unless_failed)
         except ClientDisconnect:
@@ -133,50 +133,40 @@ class ServerErrors:
         except asyncio.CancelledError:
             # The server is closing and waits no longer.
             if not started:
-                await _send_json(
-                    send,
-                    503,
-                    {"message": "the miner is shutting down; try again later"},
-                    {"retry-after": str(SHUTTING_DOWN_RETRY_S)},
-                )
+                await _send_json(send, 503, {"message": _SHUTTING_DOWN}, retry_after=True)
             raise
         except Exception as error:
-            error_id = self._failures.note(error)
-            if started and not replaced:
-                # Too late for an answer: the server cuts the connection off, so that what has been
-                # sent does not look complete.
-                raise _CutOff from None
-            if not started:
-                await _send_json(send, 500, _message(error_id))
+            failure = error
+        if failure is None and own_status is not None:
+            failure = f"the application answered {own_status}, which no document lists"
+        if failure is None:
+            return
+        error_id = self._failures.note(failure)
+        if complete:
+            return
+        if started:
+            # Too late for an answer: the server cuts the connection off, so that what has been sent
+            # does not look complete.
+            raise CutOff
+        message = f"the miner failed; its operator finds error {error_id} in the log"
+        await _send_json(send, 500, {"message": message, "error_id": error_id})
 
 
-class _CutOff(Exception):
+class CutOff(Exception):
     """Raised to the server after a failure in the middle of an answer, which has been logged."""
 
 
-def _message(error_id: str) -> dict[str, str]:
-    return {
-        "message": f"the miner failed; its operator finds error {error_id} in the log",
-        "error_id": error_id,
-    }
-
-
 async def _send_json(
-    send: Send, status: int, content: object, headers: dict[str, str] | None = None
+    send: Send, status: int, content: object, *, retry_after: bool = False
 ) -> None:
     body = json.dumps(content).encode()
-    lines = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        "connection": "close",
-        **(headers or {}),
-    }
-    start: dict[str, Any] = {
-        "type": "http.response.start",
-        "status": status,
-        "headers": [(name.encode(), value.encode()) for name, value in lines.items()],
-    }
-    await send(start)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if retry_after:
+        headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -24,6 +24,7 @@ from miner.transports.connection_book import (
     Phase,
     network_of,
 )
+from miner.transports.failures import CutOff
 from miner.transports.refusals import Refusal, RefusalLog
 
 ACCEPT_BATCH = 32
@@ -275,10 +276,8 @@ class _Connection(H11Protocol):
         except asyncio.CancelledError:
             if not cycle.response_complete:
                 raise
-        except Exception:
-            if not cycle.response_started:
-                raise  # uvicorn logs it and answers 500.
-            self.transport.abort()  # What has been sent must not look complete.
+        except CutOff:
+            self.transport.abort()
         finally:
             self._running -= 1
             self._note()
