@@ -1,13 +1,10 @@
 import asyncio
-import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from miner.chain.metagraph import Neuron, Snapshot
-from miner.score.log import ScoreLog
 from miner.transports.push.checks import (
     MAX_AGE_S,
     MAX_AHEAD_S,
@@ -18,7 +15,6 @@ from miner.transports.push.checks import (
     ReplayGuard,
     check_headers,
 )
-from miner.transports.refusals import Refusal, RefusalLog
 from tests.support.fakes import Clock
 
 NOW = 1_800_000_000 * NANOSECONDS
@@ -175,25 +171,3 @@ def test_no_minute_ever_holds_more_than_the_limit(pauses: list[float]) -> None:
             allowed.append(clock.now)
     for start in allowed:
         assert sum(start <= time < start + 60.0 for time in allowed) <= 4
-
-
-def test_refusals_are_counted_and_written_at_most_once_a_minute(tmp_path: Path) -> None:
-    clock, score_log = Clock(), ScoreLog(tmp_path)
-    log = RefusalLog(score_log, "axon", clock)
-    for number in range(5):
-        log.note(Refusal("unknown_hotkey", f"reason {number}"))
-        clock.now += 1.0
-    log.note(Refusal("no_permit", "other"))
-    clock.now += 60.0
-    log.note(Refusal("unknown_hotkey", "last"))
-    log.note(Refusal("unknown_hotkey", "at the end"))
-    log.flush()
-    log.flush()
-    score_log.close()
-    lines = [json.loads(line) for line in score_log.path.read_text().splitlines()]
-    assert [(e["reason_code"], e["count"], e["reason"], e["window_s"]) for e in lines] == [
-        ("unknown_hotkey", 1, "reason 0", 0.0),
-        ("no_permit", 1, "other", 0.0),
-        ("unknown_hotkey", 5, "last", 65.0),
-        ("unknown_hotkey", 1, "at the end", 0.0),
-    ]
