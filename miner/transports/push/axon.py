@@ -5,29 +5,31 @@ import base64
 import contextlib
 import time
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Tuple  # noqa: UP035  # Axon.attach compares annotations literally.
+from types import SimpleNamespace
+from typing import Any
 
 import bittensor as bt
-from bittensor.core.errors import PriorityException, SynapseException
-from fastapi import Request as HttpRequest
 from loguru import logger
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
 
 from miner.chain.metagraph import Chain
-from miner.request import Answer, Caller, Request
+from miner.request import Answer, Request
 from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.axon_server import AxonServer
-from miner.transports.body_limit import BodyLimit
+from miner.transports.body_limit import App, BodyLimit, Message, Receive, Send
 from miner.transports.connection_book import ConnectionLimits
 from miner.transports.connections import ClientConnections, when_sent, while_connected
-from miner.transports.push.checks import (
-    Admission,
-    RateLimit,
-    ReplayGuard,
-    check_headers,
-)
+from miner.transports.failures import FailureLog, ServerErrors
+from miner.transports.push.bodies import read_body
+from miner.transports.push.checks import Admission
+from miner.transports.push.clock import WallClock
+from miner.transports.push.entrance import SERVED, Entrance, Verified
+from miner.transports.push.headers import Claim
+from miner.transports.push.nonce_file import FILE_NAME, NonceFile
+from miner.transports.push.refused import Refused
 from miner.transports.refusals import Refusal, RefusalLog
 from miner.transports.sockets import bound_socket
 from protocol.errors import TaskError
@@ -39,45 +41,16 @@ BODY_TIME_LIMIT_S = 20.0
 ENVELOPE_BYTES = 64 * 1024
 """Bytes of a request's JSON beside the prompt, at most."""
 
-
-@dataclass(frozen=True)
-class _Verified:
-    """What the signature proves, and the time of receipt (monotonic seconds)."""
-
-    caller: Caller
-    received_at: float
-    body_hash: str
-    terminal: bt.TerminalInfo
-
-
-_verified: ContextVar[_Verified] = ContextVar("verified")
-
-
-class _CheckedAxon(bt.Axon):  # type: ignore[misc]
-    """An axon that checks bodies in a thread, and answers an unusable one with 400, not 500."""
-
-    async def verify_body_integrity(self, request: HttpRequest) -> dict[str, object]:
-        await request.body()  # From here on it is kept, so that the check awaits nothing.
-        check = super().verify_body_integrity
-        try:
-            # An image of 8 MiB takes tens of milliseconds, most of them for its hash.
-            body: dict[str, object] = await asyncio.to_thread(lambda: asyncio.run(check(request)))
-            return body
-        except (ValueError, TypeError) as error:
-            text = " ".join(str(error).split()).encode("ascii", "replace").decode()[:300]
-            raise _bad_request(f"the body cannot be used: {text}") from None
-
-
-def _bad_request(reason: str) -> SynapseException:
-    return SynapseException(reason, GenerateAsset(axon=bt.TerminalInfo(status_code=400)))
+_WARN = frozenset({"clock_ahead", "clock_behind"})
+"""Refusals that may be the fault of this machine, so the operator reads of them in the log."""
 
 
 class AxonTransport:
     """Serves `GenerateAsset` on a Bittensor axon, in an event loop and a thread of its own.
 
-    A request passes, in this order: body limit, blacklist (a look-up of headers that nobody has
-    verified yet, which counts nothing), verification (signed, recent, not seen before), rate
-    limit, body, forward.
+    The Bittensor axon gives the address for the chain, the server and the check of signatures. Its
+    own middleware is not used: it builds and signs a synapse even for a request that it refuses.
+    docs/push-protocol.md lists what is answered.
 
     Args:
         service: Answers requests, in the event loop that calls `serve`.
@@ -116,17 +89,21 @@ class AxonTransport:
     ) -> None:
         bt.logging.off()  # It prints callers' bytes unescaped; the logs of this miner do not.
         self._service = service
-        self._chain = chain
-        self._admission = admission
         self._version = version
         self._limits = limits or TaskLimits()
         self._refusals = RefusalLog(score_log, NAME, time.monotonic)
-        self._replays = ReplayGuard(time.monotonic)
-        self._rate = RateLimit(per_minute, time.monotonic)
-        self._started = time.time_ns()
         self._loop: asyncio.AbstractEventLoop | None = None
+        wall = WallClock(lambda: time.time_ns(), time.monotonic)
+        self._entrance = Entrance(
+            chain,
+            admission,
+            per_minute=per_minute,
+            verify=self._verify,
+            wall=wall,
+            nonces=NonceFile(score_log.path.with_name(FILE_NAME), wall.now_ns()),
+        )
         bound = bound_socket(ip, port)
-        self.axon = _CheckedAxon(
+        self.axon = bt.Axon(
             wallet=wallet,
             config=bt.Config(),  # Without a parser, so that it does not read our command line.
             ip=ip,
@@ -134,8 +111,10 @@ class AxonTransport:
             external_ip=external_ip,  # Otherwise the constructor asks the internet.
             external_port=external_port or port,
         )
+        self.axon.fast_config.app = self._app()
+        self.axon.fast_config.lifespan = "off"
+        self.axon.fast_config.timeout_graceful_shutdown = 5
         self._server = AxonServer(self.axon, bound, connection_limits, self._refusals)
-        self._attach()
 
     async def serve(self) -> None:
         """Starts to listen and returns once the server does.
@@ -152,84 +131,58 @@ class AxonTransport:
         await self._server.stop()
         self._refusals.flush()
 
-    def _attach(self) -> None:
-        axon = self.axon
-        axon.attach(
-            forward_fn=self._forward,
-            blacklist_fn=self._blacklist,
-            verify_fn=self._verify,
-            priority_fn=self._priority,
-        )
-        # The built-in ping answers any key and never forgets one.
-        del axon.forward_class_types["Synapse"]
-        axon.app.add_middleware(
-            BodyLimit,
+    def _app(self) -> App:
+        limited = BodyLimit(
+            self._answer_http,
             max_bytes=self._limits.base64_characters + ENVELOPE_BYTES,
             time_limit_s=BODY_TIME_LIMIT_S,
             on_refusal=lambda size: self._refusals.note(
                 Refusal("body_too_large", f"{size} bytes") if size else Refusal("slow_body", "")
             ),
         )
-        axon.app.add_middleware(ClientConnections)  # Added last, so that it is outermost.
-        axon.fast_config.timeout_graceful_shutdown = 5
+        return ServerErrors(ClientConnections(limited), failures=FailureLog(self._refusals))
 
-    def _blacklist(self, synapse: GenerateAsset) -> Tuple[bool, str]:  # noqa: UP006
-        refusal = self._admission.refusal(self._chain, synapse.dendrite.hotkey or "")
-        if refusal is None:
-            return False, ""
-        self._refusals.note(refusal)
-        return True, refusal.reason
-
-    async def _verify(self, synapse: GenerateAsset) -> None:
-        received_at = time.monotonic()
-        sender = synapse.dendrite
+    async def _answer_http(self, scope: Message, receive: Receive, send: Send) -> None:
+        response: Response
         try:
-            synapse.timeout = check_headers(
-                nonce=sender.nonce,
-                version=sender.version,
-                timeout=synapse.timeout,
-                now=time.time_ns(),
-                started=self._started,
+            verified = await self._entrance.check(scope)
+            body = await HttpRequest(scope, receive).body()
+            # An image of 8 MiB takes tens of milliseconds, most of them for its hash.
+            synapse = await asyncio.to_thread(read_body, body, verified.claim.body_hash)
+            del body
+        except Refused as refused:
+            self._refusals.note(refused.refusal, warn=refused.refusal.code in _WARN)
+            response = refused.response()
+        except ClientDisconnect:
+            return  # Or the body is beyond its limit, which `BodyLimit` answers.
+        else:
+            answer, answered_at = await self._ask(synapse, verified)
+            when_sent(
+                lambda: self._note_delivery(len(answer.asset), time.monotonic() - answered_at)
             )
-            await self.axon.default_verify(synapse)
-            self.axon.nonces.clear()
-            self._replays.remember(sender.hotkey, sender.uuid, sender.nonce)
-        except Exception as error:
-            self._refusals.note(Refusal("bad_signature", type(error).__name__))
-            raise
-        neuron = self._chain.snapshot.neurons.get(sender.hotkey)
-        caller = Caller(
-            sender.hotkey, neuron.uid if neuron else None, neuron.stake if neuron else 0.0
+            response = await asyncio.to_thread(_reply, synapse, verified, answer, self._version)
+        await response(scope, receive, send)
+
+    async def _verify(self, claim: Claim) -> None:
+        # The library's check of the signature; its check of the time is left to ours.
+        terminal = SimpleNamespace(
+            hotkey=claim.hotkey,
+            nonce=claim.nonce,
+            uuid=claim.uuid,
+            version=claim.version,
+            signature=claim.signature,
         )
-        _verified.set(_Verified(caller, received_at, synapse.computed_body_hash, sender))
-
-    def _priority(self, synapse: GenerateAsset) -> float:
-        # Bittensor calls this between verification and body, which is where the limit belongs. The
-        # priority itself orders nothing here.
-        caller = _verified.get().caller
-        if not self._rate.allow(caller.hotkey):
-            refusal = Refusal("rate_limited", "too many requests in the last minute")
-            self._refusals.note(refusal)
-            synapse.axon.status_code = 429
-            raise PriorityException(refusal.reason, synapse=synapse)
-        return 0.0
-
-    async def _forward(self, synapse: GenerateAsset) -> GenerateAsset:
-        # The signature covers the body by its hash. The caller comes from the verified headers, not
-        # from synapse.dendrite, which anybody can write into a body.
-        verified = _verified.get()
-        if await asyncio.to_thread(lambda: synapse.body_hash) != verified.body_hash:
-            raise _bad_request("the body can be read in two ways; send plain JSON")
-        answer, answered_at = await self._ask(synapse, verified)
-        when_sent(lambda: self._note_delivery(len(answer.asset), time.monotonic() - answered_at))
-        return await asyncio.to_thread(_reply, synapse, verified, answer, self._version)
+        await self.axon.default_verify(
+            SimpleNamespace(dendrite=terminal, timeout=1e9, computed_body_hash=claim.body_hash)
+        )
+        self.axon.nonces.clear()
 
     def _note_delivery(self, size: int, seconds: float) -> None:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # The loop of the service is closed.
             self._loop.call_soon_threadsafe(self._service.delivered, NAME, size, seconds)
 
-    async def _ask(self, synapse: GenerateAsset, verified: _Verified) -> tuple[Answer, float]:
+    async def _ask(self, synapse: GenerateAsset, verified: Verified) -> tuple[Answer, float]:
         """Returns the answer of the service, and when it was there (monotonic seconds)."""
         try:
             allowed = _allowed_seconds(synapse)
@@ -276,13 +229,13 @@ def _allowed_seconds(synapse: GenerateAsset) -> float | None:
     return min(given, default=None)
 
 
-def _reply(
-    synapse: GenerateAsset, verified: _Verified, answer: Answer, version: str
-) -> GenerateAsset:
+def _reply(synapse: GenerateAsset, verified: Verified, answer: Answer, version: str) -> Response:
     """Builds the answer from checked values only, and echoes nothing else."""
     sound = answer.outcome != "rejected"
     echo = sound and synapse.task_type == "text" and len(synapse.prompt) <= MAX_PROMPT_CHARACTERS
-    return GenerateAsset(
+    reply = GenerateAsset(
+        name=SERVED,
+        timeout=verified.timeout,
         task_type=synapse.task_type if sound else "",
         task_id=answer.task_id if sound else log_safe(answer.task_id),
         prompt=synapse.prompt if echo else "",
@@ -297,6 +250,26 @@ def _reply(
         gaussians=answer.gaussians,
         size_bytes=len(answer.asset),
         miner_version=version,
-        dendrite=verified.terminal,
-        axon=bt.TerminalInfo(status_code=200, status_message="Success"),
+        dendrite=_terminal(verified),
+        axon=bt.TerminalInfo(
+            status_code=200,
+            status_message="Success",
+            process_time=time.monotonic() - verified.received_at,
+        ),
+    )
+    return Response(
+        reply.model_dump_json(), media_type="application/json", headers=reply.to_headers()
+    )
+
+
+def _terminal(verified: Verified) -> bt.TerminalInfo:
+    claim, (ip, port) = verified.claim, verified.address
+    return bt.TerminalInfo(
+        ip=ip,
+        port=port,
+        version=claim.version,
+        nonce=claim.nonce,
+        uuid=claim.uuid,
+        hotkey=claim.hotkey,
+        signature=claim.signature,
     )
