@@ -159,5 +159,6 @@ def _http(config: MinerConfig, service: "MinerService", score_log: ScoreLog) -> 
         port=config.http_port,
         api_key=key.get_secret_value() if key is not None else None,
         allow_open=config.http_allow_open,
+        hosts=[host for host in (config.http_hosts or "").split(",") if host.strip()],
         up_axis=config.http_up_axis,
     )

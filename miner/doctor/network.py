@@ -107,7 +107,7 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
         return judge_state_file(config.pull_state or config.log_dir / FILE_NAME)
 
     async def http_key() -> Verdict:
-        from miner.transports.http.server import check_exposure
+        from miner.transports.http.access import check_exposure
 
         key = config.http_api_key.get_secret_value() if config.http_api_key else None
         check_exposure(config.http_ip, key, allow_open=config.http_allow_open)

@@ -99,10 +99,17 @@ class MinerConfig(Settings):
         alias="http.allow_open",
         description="listen beyond this machine without a key: anybody may use the GPU",
     )
+    http_hosts: str | None = Field(
+        None,
+        alias="http.hosts",
+        description="host names, with commas, by which web pages may address the port beside this "
+        "machine's own, when there is no key",
+    )
     http_up_axis: UpAxis = Field(
         "+y",
         alias="http.up_axis",
-        description="up axis of the PLY files: +y, or -y as --http.up_axis=-y",
+        description="up axis of the PLY files: +y, or --http.up_axis=-y with the front towards -z, "
+        "as Competition 0 has it",
     )
 
     preset: str | None = Field(
@@ -174,6 +181,11 @@ class MinerConfig(Settings):
             if name not in TRANSPORTS:
                 raise ValueError(f"{name!r} is none of {', '.join(TRANSPORTS)}")
         return ",".join(name for name in TRANSPORTS if name in names)
+
+    @field_validator("http_hosts", mode="before")
+    @classmethod
+    def _hosts_may_be_a_list(cls, value: object) -> object:
+        return ",".join(map(str, value)) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _preset_is_chosen(self) -> Self:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,18 +27,44 @@ def cloud() -> GaussianCloud:
     return GaussianCloud(**{**dict(ball().arrays()), "log_scales": uneven})
 
 
-def test_what_was_up_is_down_and_the_front_stays_in_front(cloud: GaussianCloud) -> None:
+def turn_about(axis: int, degrees: float) -> Float32Array:
+    """(3, 3), a turn about x (0), y (1) or z (2) by the right-hand rule."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    turn = np.eye(3)
+    turn[first, first] = turn[second, second] = cos
+    turn[first, second], turn[second, first] = -sin, sin
+    return np.asarray(np.round(turn, 12))
+
+
+def test_what_was_up_is_down_and_right_stays_right(cloud: GaussianCloud) -> None:
     turned = turn_up_axis(cloud, "-y")
-    np.testing.assert_array_equal(turned.positions, cloud.positions * np.array([-1, -1, 1]))
+    np.testing.assert_array_equal(turned.positions, cloud.positions * np.array([1, -1, -1]))
+
+
+def test_up_front_and_right_are_where_competition_0_has_them() -> None:
+    # The base miner's object has +z up, faces -y, and its right side in the picture is +x. The
+    # miner turns it by +90 degrees about x before it writes the file.
+    base_miner = turn_about(0, 90.0) @ np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]).T
+    ours = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)  # Right, up, front.
+    points = replace(ball().select(np.arange(3)), positions=ours)
+    np.testing.assert_array_equal(turn_up_axis(points, "-y").positions, base_miner.T)
+
+
+def test_a_viewer_that_takes_minus_y_as_up_sees_the_front_first(cloud: GaussianCloud) -> None:
+    # As viewers with the camera of OpenCV do: half a turn about x into the frame of OpenGL.
+    turn = turn_about(0, 180.0)
+    seen = turn_up_axis(cloud, "-y").positions @ turn.T
+    np.testing.assert_allclose(seen, cloud.positions, atol=1e-7)
 
 
 def test_every_gaussian_turns_with_its_place(cloud: GaussianCloud) -> None:
-    turn = np.diag([-1.0, -1.0, 1.0])
+    turn = turn_about(0, 180.0)
     expected = turn @ covariances(cloud) @ turn.T
     np.testing.assert_allclose(covariances(turn_up_axis(cloud, "-y")), expected, atol=1e-7)
 
 
-def test_the_half_turn_of_a_viewer_undoes_it_exactly(cloud: GaussianCloud) -> None:
+def test_a_second_half_turn_undoes_it_exactly(cloud: GaussianCloud) -> None:
     again = turn_up_axis(turn_up_axis(cloud, "-y"), "-y")
     np.testing.assert_array_equal(again.positions, cloud.positions)
     np.testing.assert_array_equal(again.rotations, -cloud.rotations)

@@ -1,13 +1,10 @@
 """The HTTP transport: a form in, a PLY file out, for programs on this machine or with a key."""
 
 import asyncio
-import hmac
-import ipaddress
 import json
 import math
 import time
-import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import uvicorn
 from loguru import logger
@@ -25,7 +22,9 @@ from miner.service import MinerService
 from miner.transports.body_limit import BodyLimit
 from miner.transports.connection_book import ConnectionLimits
 from miner.transports.connections import ClientConnections, when_sent, while_connected
-from miner.transports.http.forms import ENVELOPE_BYTES, read_task
+from miner.transports.failures import FailureLog, ServerErrors, documented_status
+from miner.transports.http.access import ApiKey, OwnPages, OwnPagesOnly, check_exposure, check_hosts
+from miner.transports.http.forms import RETRY_AFTER_S, FormReader, max_body_bytes
 from miner.transports.limited_server import LimitedServer
 from miner.transports.refusals import Refusal, RefusalLog
 from miner.transports.sockets import bound_socket
@@ -33,7 +32,7 @@ from protocol import ply
 from protocol.errors import SetupError, TaskError
 from protocol.gaussians import GaussianCloud
 from protocol.orientation import UpAxis, turn_up_axis
-from protocol.tasks import TaskLimits
+from protocol.tasks import TaskLimits, log_safe
 
 NAME = "http"
 CALLER = Caller("local")
@@ -42,16 +41,14 @@ CALLER = Caller("local")
 START_LIMIT_S = 10.0
 BODY_TIME_LIMIT_S = 20.0
 CONNECTION_LIMITS = ConnectionLimits(waiting=512, requests=96, requests_per_address=64)
-RETRY_AFTER_S = 5
-"""Sent with a drop for which no later time was predicted: while the miner loads, for example."""
-
 _STATUS = {"dropped": 503, "rejected": 422, "failed": 500}
 
 
 class HttpTransport:
     """Serves `POST /generate/`, `POST /generate` and `GET /health` in the service's event loop.
 
-    Both paths take both forms: `prompt`, or the file `prompt_image_file`, either with a `seed`.
+    Both paths take a form or JSON with `prompt`, or the file `prompt_image_file`; either with a
+    `seed` and a `task_id`.
 
     Args:
         service: Answers requests, in the event loop that calls `serve`.
@@ -59,14 +56,16 @@ class HttpTransport:
         ip: Address to listen on.
         port: Port to listen on.
         api_key: The key that callers must send, as `Authorization: Bearer KEY` or
-            `X-API-Key: KEY`.
+            `X-API-Key: KEY`. Without one, web pages other than the server's own are refused.
         allow_open: Listen beyond this machine without a key.
+        hosts: Names by which the server may be addressed, beside this machine's.
         up_axis: Up axis of the PLY files.
         limits: Limits on tasks.
         connection_limits: Limits on connections.
 
     Raises:
-        SetupError: The port cannot be used, or it would be open to the network without a key.
+        SetupError: The port cannot be used, it would be open to the network without a key, or
+            `hosts` has something else than host names.
     """
 
     name = NAME
@@ -80,16 +79,22 @@ class HttpTransport:
         port: int,
         api_key: str | None = None,
         allow_open: bool = False,
+        hosts: Sequence[str] = (),
         up_axis: UpAxis = "+y",
         limits: TaskLimits | None = None,
         connection_limits: ConnectionLimits = CONNECTION_LIMITS,
     ) -> None:
         check_exposure(ip, api_key, allow_open=allow_open)
+        check_hosts(hosts)
         self._service = service
-        self._api_key = None if api_key is None else api_key.strip().encode()
+        self._api_key = None if api_key is None else ApiKey(api_key)
+        self._own_pages = OwnPages(ip, hosts)
         self._up_axis = up_axis
         self._limits = limits or TaskLimits()
         self._refusals = RefusalLog(score_log, NAME, time.monotonic)
+        self._forms = FormReader(
+            on_full=lambda reason: self._refusals.note(Refusal("overloaded", reason), warn=True)
+        )
         self._problems = score_log.problems
         self._socket = bound_socket(ip, port, setting="--http.port")
         self.url = f"http://{f'[{ip}]' if ':' in ip else ip}:{port}"
@@ -149,13 +154,19 @@ class HttpTransport:
         application.router.redirect_slashes = False
         application.add_middleware(
             BodyLimit,
-            max_bytes=self._limits.image.bytes + ENVELOPE_BYTES,
+            max_bytes=max_body_bytes(self._limits),
             time_limit_s=BODY_TIME_LIMIT_S,
             on_refusal=lambda size: self._refusals.note(
                 Refusal("body_too_large", f"{size} bytes") if size else Refusal("slow_body", "")
             ),
         )
-        application.add_middleware(ClientConnections)  # Added last, so that it is outermost.
+        if self._api_key is None:
+            application.add_middleware(
+                OwnPagesOnly, own_pages=self._own_pages, on_refusal=self._refusals.note
+            )
+        application.add_middleware(ClientConnections)
+        # What is added last is outermost.
+        application.add_middleware(ServerErrors, failures=FailureLog(self._refusals))
         return application
 
     async def _health(self, request: HttpRequest) -> Response:
@@ -167,16 +178,17 @@ class HttpTransport:
 
     async def _generate(self, request: HttpRequest) -> Response:
         received_at = time.monotonic()
-        if not self._has_key(request):
+        if self._api_key is not None and not self._api_key.is_in(request.headers):
             self._refusals.note(Refusal("bad_api_key", "the API key is missing or wrong"))
             return _json(
                 401,
                 {"message": "send the API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"},
                 {"WWW-Authenticate": "Bearer"},
             )
-        task_id = str(uuid.uuid4())
+        form = await self._forms.read(request)
+        task_id = form.task_id()
         try:
-            task = await read_task(request, task_id, self._limits)
+            task = await asyncio.to_thread(form.task, task_id, self._limits)
         except TaskError as error:
             answer = self._service.reject(
                 task_id=task_id,
@@ -186,11 +198,12 @@ class HttpTransport:
                 reason=str(error),
             )
         else:
+            del form  # Megabytes, which the task holds as well.
             answer = await while_connected(
                 self._service.handle(Request(task, CALLER, NAME, received_at))
             )
         if answer.cloud is None:
-            logger.info("{}: {}, {}", task_id, answer.outcome, answer.reason)
+            logger.info("{}: {}, {}", log_safe(task_id), answer.outcome, answer.reason)
             return _without_asset(answer)
         answered_at, size = time.monotonic(), len(answer.asset)
         when_sent(lambda: self._service.delivered(NAME, size, time.monotonic() - answered_at))
@@ -199,7 +212,7 @@ class HttpTransport:
         stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in answer.timings.items())
         logger.info(
             "{}: {:,} Gaussians, {:,} bytes; {}; Total time: {:.2f} s",
-            task_id,
+            log_safe(task_id),
             answer.gaussians,
             len(body),
             stages,
@@ -208,43 +221,11 @@ class HttpTransport:
         return Response(
             body,
             media_type="application/octet-stream",
-            headers={"Server-Timing": _server_timing({**answer.timings, "total": total_s})},
+            headers={
+                "X-Task-Id": log_safe(task_id),
+                "Server-Timing": _server_timing({**answer.timings, "total": total_s}),
+            },
         )
-
-    def _has_key(self, request: HttpRequest) -> bool:
-        if self._api_key is None:
-            return True
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        given = (
-            token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-        )
-        return hmac.compare_digest(given.encode("latin-1"), self._api_key)
-
-
-def check_exposure(ip: str, api_key: str | None, *, allow_open: bool) -> None:
-    """Checks that only users of this machine can reach the GPU without a key.
-
-    Raises:
-        SetupError: Others could, and `allow_open` does not say that this is intended.
-    """
-    if api_key is not None and not api_key.strip():
-        raise SetupError(
-            "the API key is empty",
-            fix="put a long random text into MINER_HTTP_API_KEY, e.g. of: openssl rand -hex 32",
-        )
-    if api_key is None and not allow_open and not _is_loopback(ip):
-        raise SetupError(
-            f"with --http.ip {ip} and no API key, anybody on the network could use this GPU",
-            fix="put a key into MINER_HTTP_API_KEY, or listen on --http.ip 127.0.0.1, "
-            "or allow it with --http.allow_open",
-        )
-
-
-def _is_loopback(ip: str) -> bool:
-    try:
-        return ipaddress.ip_address(ip).is_loopback
-    except ValueError:
-        return ip == "localhost"
 
 
 def _encode(cloud: GaussianCloud, up_axis: UpAxis) -> bytes:
@@ -255,13 +236,16 @@ def _without_asset(answer: Answer) -> Response:
     status = _STATUS[answer.outcome]
     content = {
         "message": answer.reason,
+        "task_id": answer.task_id,
         "outcome": answer.outcome,
         "reason_code": answer.reason_code,
         "stage": answer.stage,
         "predicted_s": answer.predicted_s,
         "budget_s": answer.budget_s,
     }
-    headers = {"Retry-After": str(_retry_after(answer))} if status == 503 else {}
+    headers = {"X-Task-Id": log_safe(answer.task_id)}
+    if status == 503:
+        headers["Retry-After"] = str(_retry_after(answer))
     return _json(
         status, {name: value for name, value in content.items() if value is not None}, headers
     )
@@ -285,6 +269,8 @@ def _server_timing(timings: Mapping[str, float]) -> str:
 
 
 def _json(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:
+    if status >= 500:
+        documented_status()
     return Response(json.dumps(content), status, headers, "application/json")
 
 
