@@ -115,6 +115,19 @@ class SplatSettings(Frozen):
     seed: Seed = 0
 
 
+class MeshSettings(Frozen):
+    """Scene code to triangle mesh; what finds the surface is in `SplatSettings`.
+
+    Attributes:
+        resolution: Samples along each axis where the surface passes, rounded to a multiple of the
+            cells of `SplatSettings.resolution`. The grid takes 0.5 GB at 512.
+        triangles: Most triangles; a finer surface is simplified.
+    """
+
+    resolution: Annotated[int, Field(ge=8, le=512)] = 256
+    triangles: Annotated[int, Field(ge=100)] = 50_000
+
+
 class LiftSettings(Frozen):
     """Cut-out to 3D.
 

@@ -1,8 +1,8 @@
 """Makes a 3D object from a picture: `python -m scripts.image_to_3d PHOTO.png --out toy.glb`.
 
 The end of the output's name decides what is made: `.spz` or `.ply` a Gaussian cloud, `.glb` or
-`.obj` a mesh with vertex colours. All have y up and the pictured side towards +z. Exit status: 0
-made, 1 not made, 2 wrong arguments.
+`.obj` a mesh with vertex colours. All have y up, the pictured side towards +z and the same size.
+Exit status: 0 made, 1 not made, 2 wrong arguments.
 """
 
 import argparse
@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING
 
 from generation.errors import GenerationError
 from generation.presets import PRESETS, preset
-from generation.settings import GenerationSettings
+from generation.settings import GenerationSettings, MeshSettings
 from protocol.errors import SetupError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from generation.lift.triposr import SceneCode, TripoSR
-
 CLOUDS = (".spz", ".ply")
 MESHES = (".glb", ".obj")
-MESH_RESOLUTION = 256
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,11 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--out: there is no folder {options.out.parent}")
     try:
         settings = _settings(options)
+        mesh_size = _mesh_size(options)
     except ValueError as error:
         parser.error(str(error))
     try:
         image = _read(options.image)
-        options.out.write_bytes(make(image, settings, options.out.suffix, options.models_dir))
+        options.out.write_bytes(
+            make(image, settings, options.out.suffix, options.models_dir, mesh_size)
+        )
     except (SetupError, GenerationError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -49,16 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make(
-    image: "Image.Image", settings: GenerationSettings, suffix: str, models_dir: Path | None
+    image: "Image.Image",
+    settings: GenerationSettings,
+    suffix: str,
+    models_dir: Path | None,
+    mesh_size: MeshSettings,
 ) -> bytes:
     """Turns a picture into the bytes of a file.
 
     Args:
         image: RGB, or RGBA that is cut out already.
-        settings: Background, TripoSR and splat settings are used. `splats.resolution` and
-            `splats.threshold` hold for meshes too.
+        settings: Background, TripoSR and splat settings are used; those that find the surface
+            hold for meshes too.
         suffix: One of `CLOUDS` or `MESHES`.
         models_dir: The models folder; the default one when None.
+        mesh_size: How fine a mesh is made.
 
     Raises:
         SetupError: A model is missing or not as it should be.
@@ -67,7 +72,9 @@ def make(
     import torch
 
     from generation.lift.triposr import TripoSR
+    from generation.lift.triposr.mesh_files import to_glb, to_obj
     from generation.lift.triposr.splats import extract_cloud
+    from generation.lift.triposr.triangles import extract_triangles
     from generation.loading import require_device
     from generation.pictures.cutout import BackgroundRemover
     from generation.pictures.framing import composite_on_grey
@@ -85,22 +92,14 @@ def make(
     )
     code = model.scene_codes(composite_on_grey(cutout))
     if suffix.lower() in MESHES:
-        return _mesh(model, code, settings, suffix.lower().removeprefix("."))
+        mesh = extract_triangles(
+            model, code, settings.splats, mesh_size, progress=sys.stderr.isatty()
+        )
+        return to_glb(mesh) if suffix.lower() == ".glb" else to_obj(mesh)
     cloud = extract_cloud(model, code, settings.splats)
     if suffix.lower() == ".ply":
         return ply.encode(cloud)
     return spz.encode(cloud, level=settings.spz_level)
-
-
-def _mesh(
-    model: "TripoSR", code: "SceneCode", settings: GenerationSettings, file_type: str
-) -> bytes:
-    from generation.lift.triposr.splats import TO_SUBNET
-
-    mesh = model.extract_mesh(code, settings.splats.resolution, settings.splats.threshold)
-    mesh.vertices = mesh.vertices[:, TO_SUBNET]
-    data = mesh.export(file_type=file_type)
-    return data.encode() if isinstance(data, str) else bytes(data)
 
 
 def _read(file: Path) -> "Image.Image":
@@ -115,16 +114,25 @@ def _read(file: Path) -> "Image.Image":
 
 def _settings(options: argparse.Namespace) -> GenerationSettings:
     chosen = preset(options.preset)
-    is_mesh = options.out.suffix.lower() in MESHES
-    resolution = options.resolution or (MESH_RESOLUTION if is_mesh else chosen.splats.resolution)
     changes = chosen.model_dump()
     changes["device"] = options.device or chosen.device
-    changes["splats"]["resolution"] = resolution
+    if options.resolution is not None and not _is_mesh(options):
+        changes["splats"]["resolution"] = options.resolution
     if options.threshold is not None:
         changes["splats"]["threshold"] = options.threshold
     if options.foreground_ratio is not None:
         changes["cutout"]["foreground_ratio"] = options.foreground_ratio
     return GenerationSettings.model_validate(changes)
+
+
+def _mesh_size(options: argparse.Namespace) -> MeshSettings:
+    given = {"resolution": options.resolution if _is_mesh(options) else None}
+    given["triangles"] = options.triangles
+    return MeshSettings.model_validate({name: n for name, n in given.items() if n is not None})
+
+
+def _is_mesh(options: argparse.Namespace) -> bool:
+    return options.out.suffix.lower() in MESHES
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,9 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resolution",
         type=int,
-        help=f"density samples along each axis (default: {MESH_RESOLUTION} for meshes, else the "
-        "preset's)",
+        help="density samples along each axis (default: 256 for meshes, else the preset's)",
     )
+    parser.add_argument("--triangles", type=int, help="most triangles of a mesh (default: 50000)")
     parser.add_argument("--threshold", type=float, help="density of the surface (default: 25)")
     parser.add_argument(
         "--foreground-ratio", type=float, help="object's share of the frame (default: 0.85)"

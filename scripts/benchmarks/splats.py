@@ -47,9 +47,9 @@ _WORLD_SIDE = 2 * SPHERE_RADIUS  # what the truth's cameras see at `LARGEST_SIDE
 _COVERED, _SOLID = 0.95, 0.99
 
 _PARTS = {
-    "coarse lattice": (surface, "_log_density_lattice"),
-    "floaters": (surface, "_without_floaters"),
-    "cells that the surface passes through": (surface, "_active_cells"),
+    "coarse lattice": (surface, "log_density_lattice"),
+    "floaters": (surface, "without_floaters"),
+    "cells that the surface passes through": (surface, "active_cells"),
     "fine lattice and its crossed edges": (surface, "_crossed_edges"),
     "even selection": (surface, "_pick_evenly"),
     "crossings solved": (surface, "_solve_crossings"),

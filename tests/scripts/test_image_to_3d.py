@@ -45,10 +45,18 @@ def test_clouds_and_meshes_are_the_same_object(
     assert len(spz.decode((tmp_path / "toy.spz").read_bytes())) == len(cloud) > 7_000
     for name in ("toy.glb", "toy.obj"):
         data = io.BytesIO((tmp_path / name).read_bytes())
-        mesh = trimesh.load(data, file_type=name[-3:], force="mesh", process=False)
+        loaded = trimesh.load(data, file_type=name[-3:], process=False)
+        (mesh,) = loaded.geometry.values() if name == "toy.glb" else [loaded]
         assert mesh.is_watertight
         assert mesh.volume > 0
-        assert np.ptp(np.asarray(mesh.visual.vertex_colors)[:, :3], axis=0).max() > 5
+        colours = (
+            mesh.visual.vertex_attributes["color"] / 257
+            if name == "toy.glb"
+            else mesh.visual.vertex_colors
+        )
+        assert np.ptp(np.asarray(colours)[:, :3], axis=0).max() > 5
+        np.testing.assert_allclose(mesh.bounds[0], cloud.positions.min(axis=0), atol=0.02)
+        np.testing.assert_allclose(mesh.bounds[1], cloud.positions.max(axis=0), atol=0.02)
         near = cKDTree(boxed(np.asarray(mesh.vertices, np.float32)))
         here, turned, turned_back = (
             near.query(boxed(cloud.positions[:, axes]))[0].mean()
@@ -74,6 +82,24 @@ def test_wrong_arguments(
         make(tmp_path / "toy.ply", *arguments)
     assert stopped.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["--resolution", "7"], "resolution"), (["--triangles", "9"], "100")]
+)
+def test_wrong_sizes_of_a_mesh(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        make(tmp_path / "toy.glb", *arguments)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_mesh_keeps_to_its_number_of_triangles(tmp_path: Path) -> None:
+    assert make(tmp_path / "toy.glb", "--triangles", "2000") == 0
+    mesh = trimesh.load(tmp_path / "toy.glb", force="mesh", process=False)
+    assert 1800 < len(mesh.faces) <= 2000
 
 
 @pytest.mark.parametrize(

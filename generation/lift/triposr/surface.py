@@ -29,8 +29,12 @@ _BLOCKS = 32
 _NEAR_MISS = 0.25
 """A cell whose corners agree in sign is still searched if the level lies within this share of its
 corners' range: a curved surface can bulge through a face and leave all corners on one side."""
+_NEAR_MISSES_IN_A_ROW = 2
 _KEY_BITS = 20
 _AREA_UNITS = 65536
+
+EMPTY = -70.0
+"""Log-density of a place that a floater was taken out of."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,9 @@ def sample_surface(
         GenerationError: The density is not finite, or nowhere or everywhere above the threshold.
     """
     level = math.log(threshold)
-    coarse = _log_density_lattice(model, scene_code, resolution, threshold)
-    coarse = _without_floaters(coarse, level, min_component)
-    cells = _active_cells(coarse, level)
+    coarse = log_density_lattice(model, scene_code, resolution, threshold)
+    coarse = without_floaters(coarse, level, min_component)
+    cells = active_cells(coarse, level)
     subdivision = math.ceil(math.sqrt(_CANDIDATES_PER_SAMPLE * count / max(1, len(cells))))
     subdivision = min(max(1, subdivision), _MAX_SUBDIVISION)
 
@@ -98,7 +102,7 @@ def sample_surface(
 
 def density_normals(model: TripoSR, scene_code: Tensor, points: Tensor, step: float) -> Tensor:
     """(N, 3) unit vectors towards lower density, by central differences over `step`."""
-    return _downhill(lambda moved: _log_density(model, moved, scene_code), points, step)
+    return _downhill(lambda moved: log_density(model, moved, scene_code), points, step)
 
 
 def _downhill(field: Callable[[Tensor], Tensor], points: Tensor, step: float) -> Tensor:
@@ -110,14 +114,20 @@ def _downhill(field: Callable[[Tensor], Tensor], points: Tensor, step: float) ->
     return functional.normalize((behind - ahead).T + 1e-12 * axes[2], eps=1e-30)
 
 
-def _log_density(model: TripoSR, points: Tensor, scene_code: Tensor) -> Tensor:
+def log_density(model: TripoSR, points: Tensor, scene_code: Tensor) -> Tensor:
+    """(N,) natural logarithm of the density at (N, 3) points; finite."""
     # The logarithm is close to linear across the surface, which interpolation relies on.
     return model.query_density(points, scene_code).clamp(1e-30, 1e30).log()
 
 
-def _log_density_lattice(
+def log_density_lattice(
     model: TripoSR, scene_code: Tensor, resolution: int, threshold: float
 ) -> Tensor:
+    """(R, R, R) log-density from face to face of the cube, indexed [x][y][z].
+
+    Raises:
+        GenerationError: The density is not finite, or nowhere or everywhere above the threshold.
+    """
     density = model.density_grid(scene_code, resolution)
     low, high = to_host(torch.stack(torch.aminmax(density)))
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -134,13 +144,24 @@ def _log_density_lattice(
     return density.clamp(1e-30, 1e30).log()
 
 
-def _without_floaters(lattice: Tensor, level: float, min_component: float) -> Tensor:
+def without_floaters(
+    lattice: Tensor, level: float, min_component: float, *, finer: int = 1
+) -> Tensor:
+    """Returns the lattice, emptied around bodies with less than a share of the largest's volume.
+
+    Args:
+        lattice: (R, R, R) log-density.
+        level: Log-density of the surface.
+        min_component: The share, 0..1.
+        finer: How many cells of this lattice lie along one of the lattice of the search, whose
+            blocks tell bodies apart.
+    """
     from scipy import ndimage
 
     inside = lattice > level
     n = inside.shape[0]
     # Blocks are enough to tell bodies apart, and few enough to be labelled in a millisecond.
-    size = max(2, n // _BLOCKS)
+    size = finer * max(2, ((n - 1) // finer + 1) // _BLOCKS)
     padded = functional.pad(inside[None, None].float(), (0, -n % size) * 3)
     filled = functional.avg_pool3d(padded, size, divisor_override=1)[0, 0]
     points = to_host(filled)
@@ -160,16 +181,24 @@ def _without_floaters(lattice: Tensor, level: float, min_component: float) -> Te
     below, above = (index - 1).clamp_min(0) // size, (index + 1).clamp_max(n - 1) // size
     for axis in range(3):
         floating = floating.index_select(axis, below) | floating.index_select(axis, above)
-    return lattice.masked_fill(floating, -70.0)
+    return lattice.masked_fill(floating, EMPTY)
 
 
-def _active_cells(lattice: Tensor, level: float) -> Tensor:
-    """(M, 3) int64 indices of the lattice cells that the level passes through."""
-    top = functional.max_pool3d(lattice[None, None], 2, stride=1)[0, 0]
-    bottom = -functional.max_pool3d(-lattice[None, None], 2, stride=1)[0, 0]
+def active_cells(lattice: Tensor, level: float) -> Tensor:
+    """(M, 3) int64 indices of the lattice cells that the level passes through.
+
+    Near misses count if one or two of them lead to a cell whose corners differ in sign; alone, they
+    would be floaters too small for the lattice.
+    """
+    top = functional.max_pool3d(lattice[None, None], 2, stride=1)
+    bottom = -functional.max_pool3d(-lattice[None, None], 2, stride=1)
     # Beyond a few e-foldings the exact value says nothing about where the surface is.
     reach = _NEAR_MISS * (top - bottom).clamp_max(4.0)
-    return ((bottom - reach < level) & (top + reach > level)).nonzero()
+    near = ((bottom - reach < level) & (top + reach > level)).float()
+    found = ((bottom < level) & (top > level)).float()
+    for _ in range(_NEAR_MISSES_IN_A_ROW):
+        found = functional.max_pool3d(found, 3, stride=1, padding=1) * near
+    return found[0, 0].nonzero()
 
 
 @dataclass(frozen=True)
@@ -210,7 +239,7 @@ def _crossed_edges(
     keys = torch.unique((cells * subdivision << shifts).sum(dim=-1, keepdim=True) + inner)
     nodes = (keys[:, None] >> shifts) & ((1 << _KEY_BITS) - 1)
     world = nodes * step - model.radius
-    value = _log_density(model, world, scene_code) - level
+    value = log_density(model, world, scene_code) - level
     inside = value > 0
     ends = keys + (1 << shifts)[:, None]
     found = torch.searchsorted(keys, ends).clamp_max(len(keys) - 1)
@@ -227,7 +256,7 @@ def _solve_crossings(model: TripoSR, scene_code: Tensor, edges: _Edges, level: f
     low, high = torch.zeros_like(low_value), torch.ones_like(low_value)
     for _ in range(_REFINEMENTS):
         t = low + (high - low) * low_value / (low_value - high_value)
-        value = _log_density(model, edges.at(t), scene_code) - level
+        value = log_density(model, edges.at(t), scene_code) - level
         on_low_side = (value > 0) == inside
         # Halving the end that stays keeps a saturated field from pinning the bracket.
         low, high = torch.where(on_low_side, t, low), torch.where(on_low_side, high, t)
