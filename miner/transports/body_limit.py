@@ -5,6 +5,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -55,7 +57,11 @@ class BodyLimit:
                 refused = True
                 await self._refuse(send, body.problem_bytes)
 
-        await self._app(scope, body.receive, send_unless_refused)
+        try:
+            await self._app(scope, body.receive, send_unless_refused)
+        except ClientDisconnect:  # What the application makes of a body that has been cut off.
+            if body.problem_bytes is None:
+                raise
         if body.problem_bytes is not None and not refused:
             await self._refuse(send, body.problem_bytes)
 

@@ -52,6 +52,8 @@ _OUT_OF_DESCRIPTORS = Refusal(
     "out_of_files", "no file descriptor was left for a connection; raise the limit: ulimit -n"
 )
 
+_NOT_HTTP = "this is not a valid HTTP/1.1 request"
+
 _quiet = logging.getLogger("uvicorn.error.limited")
 """uvicorn's errors without its warnings: one for every malformed request would fill a disk."""
 _quiet.setLevel(logging.ERROR)
@@ -223,7 +225,7 @@ class _Connection(H11Protocol):
         reason = (
             f"the headers have more than {limit} bytes, which is the limit"
             if too_large
-            else "this is not a valid HTTP/1.1 request"
+            else _NOT_HTTP
         )
         self._limiter.refuse(Refusal("bad_http", reason))
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -266,13 +268,12 @@ class _Connection(H11Protocol):
         cycle = self.cycle
         self._running += 1
         try:
-            if self._limiter.book.has_place(self, self._address):
-                await cast(Any, self._inner)(scope, receive, send)
+            if scope["http_version"] not in ("1.0", "1.1"):
+                await self._refuse(send, 400, Refusal("bad_http", _NOT_HTTP))
+            elif not self._limiter.book.has_place(self, self._address):
+                await self._refuse(send, 503, _OVERLOADED)
             else:
-                self._limiter.refuse(_OVERLOADED)
-                headers, body = _json(503, _OVERLOADED.reason)
-                await send({"type": "http.response.start", "status": 503, "headers": headers})
-                await send({"type": "http.response.body", "body": body})
+                await cast(Any, self._inner)(scope, receive, send)
         except asyncio.CancelledError:
             if not cycle.response_complete:
                 raise
@@ -281,6 +282,14 @@ class _Connection(H11Protocol):
         finally:
             self._running -= 1
             self._note()
+
+    async def _refuse(self, send: Send, status: int, refusal: Refusal) -> None:
+        self._limiter.refuse(refusal)
+        headers, body = _json(status, refusal.reason)
+        if status == 400:  # What follows is not HTTP/1.1 either.
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     def _note(self) -> None:
         """Tells the server's book the phase of this connection."""

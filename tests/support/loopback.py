@@ -1,6 +1,13 @@
 """What tests over loopback share."""
 
+import asyncio
+import contextlib
+import json
+import os
 import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 
 def free_port() -> int:
@@ -9,3 +16,86 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@dataclass(frozen=True)
+class RawReply:
+    """An HTTP answer, as it came."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def message(self) -> str:
+        assert self.headers["content-type"] == "application/json"
+        return str(json.loads(self.body)["message"])
+
+
+class RawClient:
+    """A connection on which a test sends the bytes that it likes."""
+
+    def __init__(self, port: int, *, source: str = "127.0.0.1", receive_buffer: int = 0) -> None:
+        self.socket = socket.socket()
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.bind((source, 0))
+        self.socket.connect(("127.0.0.1", port))
+        self.socket.setblocking(False)
+        self._received = b""
+
+    async def send(self, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.socket, data)
+
+    async def reply(self, within_s: float = 5.0) -> RawReply:
+        """Reads one answer with a Content-Length."""
+        async with asyncio.timeout(within_s):
+            head = (await self._until(lambda: self._received.find(b"\r\n\r\n") + 4)).decode()
+            first, *lines = head.strip().split("\r\n")
+            headers = {
+                name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
+            }
+            size = int(headers["content-length"])
+            body = await self._until(lambda: size if len(self._received) >= size else 3)
+            return RawReply(int(first.split()[1]), headers, body)
+
+    async def ask(self, data: bytes, within_s: float = 5.0) -> RawReply:
+        await self.send(data)
+        return await self.reply(within_s)
+
+    async def closed(self, within_s: float = 5.0) -> bytes:
+        """Waits until the server has closed the connection; returns what it sent before."""
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(within_s):
+                while data := await asyncio.get_running_loop().sock_recv(self.socket, 65536):
+                    self._received += data
+        return self._received
+
+    def close(self) -> None:
+        self.socket.close()
+
+    async def _until(self, size: Any) -> bytes:
+        # `size` returns 3 as long as nothing is complete.
+        while (count := size()) == 3:
+            data = await asyncio.get_running_loop().sock_recv(self.socket, 65536)
+            if not data:
+                raise ConnectionResetError(f"closed after {self._received!r}")
+            self._received += data
+        taken, self._received = self._received[:count], self._received[count:]
+        return taken
+
+
+@contextlib.contextmanager
+def silent_connections(port: int, count: int) -> Iterator[list[socket.socket]]:
+    """Connections on which nothing is ever sent."""
+    held = [socket.create_connection(("127.0.0.1", port), 20.0) for _ in range(count)]
+    try:
+        yield held
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def open_descriptors() -> int:
+    """How many file descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd"))
