@@ -93,14 +93,13 @@ class AxonTransport:
         self._limits = limits or TaskLimits()
         self._refusals = RefusalLog(score_log, NAME, time.monotonic)
         self._loop: asyncio.AbstractEventLoop | None = None
-        wall = WallClock(lambda: time.time_ns(), time.monotonic)
         self._entrance = Entrance(
             chain,
             admission,
             per_minute=per_minute,
             verify=self._verify,
-            wall=wall,
-            nonces=NonceFile(score_log.path.with_name(FILE_NAME), wall.now_ns()),
+            wall=WallClock(lambda: time.time_ns(), time.monotonic),
+            nonces=NonceFile(score_log.path.with_name(FILE_NAME)),
         )
         bound = bound_socket(ip, port)
         self.axon = bt.Axon(

@@ -160,7 +160,7 @@ class Entrance:
                 version=claim.version,
                 timeout=claim.timeout,
                 now=now,
-                started=self._wall.started_ns() + self._nonces.carried_ns,
+                started=self._nonces.used_until(self._wall.started_ns()),
             )
         except Refused as refused:
             if refused.refusal.code in _CLOCKS:

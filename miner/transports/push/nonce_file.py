@@ -36,17 +36,24 @@ class NonceFile:
 
     Args:
         path: The file.
-        now_ns: The time of the start.
     """
 
-    def __init__(self, path: Path, now_ns: int) -> None:
+    def __init__(self, path: Path) -> None:
         self._file = StateFile(path, KeptNonces, loses="the nonces accepted before the start")
         self._covered_ns = 0
         self._failed = False
-        kept_until = self._load(now_ns)
+        self._kept_ns = self._load()
+
+    def used_until(self, started_ns: int) -> int:
+        """The time up to which nonces may have been used before the start; not before the start.
+
+        Args:
+            started_ns: The start, by the clock of now.
+        """
+        if self._kept_ns is None:
+            return started_ns + _AHEAD_NS
         # More is kept only where the clock was set back since, and nonces so far ahead are refused.
-        self.carried_ns = min(max(0, kept_until - now_ns), _AHEAD_NS)
-        """Nanoseconds after the start up to which nonces may have been used before."""
+        return min(max(started_ns, self._kept_ns), started_ns + _AHEAD_NS)
 
     def covers(self, nonce: int, now_ns: int) -> bool:
         """Whether a nonce may be accepted without a call of `cover`."""
@@ -74,14 +81,14 @@ class NonceFile:
             self._failed = False
         self._covered_ns = until
 
-    def _load(self, now_ns: int) -> int:
-        unknown = now_ns + _AHEAD_NS
+    def _load(self) -> int | None:
+        """Returns what the file says; None if nobody knows, 0 if there is no file."""
         try:
             there = self._file.path.exists()
             kept = self._file.load()
         except OSError as error:
             logger.warning("{} cannot be read: {}", self._file.path, error.strerror or error)
-            return unknown
+            return None
         if kept is None:
-            return unknown if there else 0
+            return None if there else 0
         return kept.accepted_until_ns
