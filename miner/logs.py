@@ -36,6 +36,7 @@ def configure_logs(
     logger.add(
         _Terminal(),
         level=level,
+        filter=lambda record: "only_file" not in record["extra"],
         format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
         diagnose=False,
         backtrace=False,
@@ -63,7 +64,8 @@ class _Terminal:
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stderr.write(text)
+            encoding = sys.stderr.encoding or "utf-8"
+            sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding))
             sys.stderr.flush()
 
     def isatty(self) -> bool:

@@ -18,6 +18,7 @@ from miner.logs import close_logs, configure_logs
 from miner.score.log import ScoreLog
 from miner.settings.miner import MinerConfig
 from miner.settings.reader import read_settings
+from miner.surroundings import FOLDER, settle, settle_terminal, starting_up
 from protocol.errors import SetupError
 
 # What they import takes seconds; --help and a mistyped flag are answered at once.
@@ -34,11 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Does not return if a thread hangs: joining it would keep the process, so it ends by `os._exit`.
     """
     try:
-        config = read_settings(
-            MinerConfig, prog="python -m neurons.miner", env_prefix="MINER", argv=argv
-        )
+        settle_terminal()
+        with starting_up():
+            config = read_settings(
+                MinerConfig, prog="python -m neurons.miner", env_prefix="MINER", argv=argv
+            )
         with ExitStack() as locks:
-            score_log = _open_logs(config, locks)
+            with starting_up():
+                score_log = _open_logs(config, locks)
+                _settle(config)
             code, hung = asyncio.run(_run(config, score_log))
         if hung:
             logger.warning("a thread hangs; the process ends without it")
@@ -69,14 +74,26 @@ def _open_logs(config: MinerConfig, locks: ExitStack) -> ScoreLog:
     return score_log
 
 
+def _settle(config: MinerConfig) -> None:
+    # Nothing that writes into a home has been imported so far.
+    folder = settle(config.log_dir / FOLDER)
+    if folder is not None:
+        logger.warning(
+            "this user's caches cannot be written; libraries keep theirs in {} (set XDG_CACHE_HOME "
+            "to choose another folder)",
+            folder,
+        )
+
+
 async def _run(config: MinerConfig, score_log: ScoreLog) -> tuple[int, bool]:
     last_resort = LastResort(config.drain_limit)
     stop = _stop_on_signals(last_resort)
     started = time.monotonic()
     code, reason, hung = DIED, "unexpected error", False
     try:
-        chain = chain_of(config)
-        parts = await _until((stop,), assemble(config, chain, score_log))
+        with starting_up():
+            chain = chain_of(config)
+            parts = await _until((stop,), assemble(config, chain, score_log))
         if parts is None:
             await chain.close()
             code, reason = STOPPED, "asked to by a signal"
@@ -100,9 +117,10 @@ async def _serve(
     service, transports = parts.service, parts.transports
 
     async def serve() -> None:
-        for transport in transports:
-            await transport.serve()
-        await service.start()
+        with starting_up():
+            for transport in transports:
+                await transport.serve()
+            await service.start()
         last_resort.watch_loop()
         died = asyncio.create_task(service.died.wait())
         publishing = asyncio.create_task(_publish(chain, parts.axon))

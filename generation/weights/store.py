@@ -90,7 +90,9 @@ _Verified = TypeAdapter(dict[str, tuple[int, int, str]])
 
 def cache_dir() -> Path:
     """Our folder for what can be made or downloaded again: $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "splat-miner"
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # A relative path is to be ignored, says the XDG Base Directory Specification.
+    return (named if named.is_absolute() else Path.home() / ".cache") / "splat-miner"
 
 
 def default_models_dir() -> Path:

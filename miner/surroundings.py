@@ -1,0 +1,199 @@
+"""The account that a program runs under: its home, its folders for caches, its terminal.
+
+A service user may have no home, or one that it cannot write. Libraries write there as soon as they
+are imported, so every program calls `settle` before it imports them.
+"""
+
+import contextlib
+import importlib.util
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from loguru import logger
+
+from generation.weights.store import cache_dir
+from protocol.errors import SetupError
+from protocol.text import printable
+
+FOLDER = "cache"
+"""Name of the folder below the logs that stands in for a home's caches."""
+
+_PROBE_BYTES = 4096
+
+
+def settle(folder: Path | None = None) -> Path | None:
+    """Points libraries at a folder of ours where their usual places cannot be written.
+
+    What the environment names already stays. Compiled code is loaded from there again, so a folder
+    that others may write is not used.
+
+    Args:
+        folder: Where caches go then, such as `FOLDER` below the logs. Without it, or where it
+            cannot be written: a folder of this user among the temporary files.
+
+    Returns:
+        The folder that stands in, or None if none has to.
+
+    Raises:
+        SetupError: No folder can be written.
+    """
+    settle_terminal()
+    if not _home_is_known():
+        os.environ["HOME"] = "/"  # As container runtimes do.
+    if not _takes_files(_bittensor_folder()):
+        os.environ.setdefault("READ_ONLY", "1")  # bittensor makes no folders then.
+    wanting = {
+        variable: name
+        for variable, (name, places) in _caches().items()
+        if variable not in os.environ and not any(map(_takes_files, places))
+    }
+    if not wanting and _has_temporary_files():
+        return None
+    chosen = _own_folder(folder)
+    for variable, name in wanting.items():
+        os.environ[variable] = str(chosen / name)
+    if not _has_temporary_files():
+        tempfile.tempdir = str(chosen)
+    return chosen
+
+
+def settle_terminal() -> None:
+    """Shows characters that the terminal does not know as escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _caches() -> dict[str, tuple[str, list[Path]]]:
+    """Variables that name a cache, with a name for it and the places used without them."""
+    cache = cache_dir().parent
+    numba = [cache / "numba"]
+    # rembg's matting keeps its compiled functions beside its sources if it can.
+    if (spec := importlib.util.find_spec("pymatting")) and spec.submodule_search_locations:
+        numba.append(Path(spec.submodule_search_locations[0]) / "__pycache__")
+    return {
+        "NUMBA_CACHE_DIR": ("numba", numba),
+        "TORCHINDUCTOR_CACHE_DIR": ("compiled", [cache_dir() / "compiled"]),
+        "TORCH_EXTENSIONS_DIR": ("torch_extensions", [cache / "torch_extensions"]),
+        "TRITON_CACHE_DIR": ("triton", [Path.home() / ".triton" / "cache"]),
+        "HF_HUB_CACHE": ("huggingface", [_huggingface() / "hub"]),
+        "HF_XET_CACHE": ("xet", [_huggingface() / "xet"]),
+        "MPLCONFIGDIR": ("matplotlib", [cache / "matplotlib"]),
+    }
+
+
+def _huggingface() -> Path:
+    home = os.environ.get("HF_HOME")
+    return Path(home).expanduser() if home else cache_dir().parent / "huggingface"
+
+
+def _bittensor_folder() -> Path:
+    return Path.home() / ".bittensor" / "wallets"
+
+
+def _home_is_known() -> bool:
+    try:
+        return Path.home().is_absolute()
+    except RuntimeError:
+        return False
+
+
+def _has_temporary_files() -> bool:
+    try:
+        return bool(tempfile.gettempdir())
+    except OSError:
+        return False
+
+
+def _own_folder(preferred: Path | None) -> Path:
+    tried = []
+    makers: list[Callable[[], Path]] = [_temporary_folder, _new_temporary_folder]
+    if preferred is not None:
+        makers.insert(0, lambda: preferred)
+    for make in makers:
+        with contextlib.suppress(OSError):
+            folder = make()
+            tried.append(printable(str(folder)))
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _takes_files(folder) and _is_ours(folder):
+                return folder.absolute()
+    raise SetupError(
+        "no folder can be written for what libraries compile; tried "
+        f"{', '.join([str(cache_dir()), *tried])} and the temporary files",
+        fix="set XDG_CACHE_HOME to a folder that this user may write, and no other",
+    )
+
+
+def _temporary_folder() -> Path:
+    return Path(tempfile.gettempdir()) / f"splat-miner-{os.geteuid()}"
+
+
+def _new_temporary_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="splat-miner-"))
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else can put compiled code there."""
+    state = folder.lstat()
+    return folder.is_dir() and state.st_uid == os.geteuid() and not state.st_mode & 0o022
+
+
+def _takes_files(folder: Path) -> bool:
+    """Tries whether files can be written in a folder, which may have to be made; leaves nothing."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    try:
+        with tempfile.TemporaryFile(dir=existing) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
+        if existing != folder:
+            os.rmdir(tempfile.mkdtemp(dir=existing))
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def starting_up() -> Iterator[None]:
+    """Makes any failure in this context a reason not to start, which a restart would not change.
+
+    The traceback goes to miner.log, if that is open.
+
+    Raises:
+        SetupError: Whatever was raised, as one sentence.
+    """
+    try:
+        yield
+    except SetupError:
+        raise
+    except Exception as error:
+        logger.bind(only_file=True).opt(exception=error).error("the start-up failed")
+        raise unforeseen(error) from error
+
+
+def unforeseen(error: Exception) -> SetupError:
+    """Says what stopped a program that did not expect it."""
+    what = f"{type(error).__name__}: {printable(str(error), 300)}"
+    match error:
+        case ImportError():
+            return SetupError(
+                f"a library cannot be imported: {what}",
+                fix="install what is required, in the environment that runs this: make install",
+            )
+        case MemoryError():
+            return SetupError("there is not enough memory", fix="free some, or add swap")
+        case OSError() if error.filename is not None:
+            return SetupError(
+                f"{printable(str(error.filename))} cannot be used: {error.strerror or what}",
+                fix="check the permissions of this user and the room on that disk; "
+                "python -m scripts.doctor looks for more",
+            )
+    return SetupError(
+        f"unexpected {what}",
+        fix="python -m scripts.doctor with the same settings looks for the cause; miner.log in "
+        "the folder of the logs shows where it was raised",
+    )
