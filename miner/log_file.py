@@ -18,7 +18,8 @@ RETRY_S = 1.0
 CLOSE_LIMIT_S = 5.0
 """Seconds that a disk may take for the last lines when the process ends."""
 
-_STAMP = r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}_\d+"
+_FORMAT = "%Y-%m-%d_%H-%M-%S_%f"
+_STAMP = r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}_\d{6}"
 
 
 class RotatingFile:
@@ -127,22 +128,33 @@ class RotatingFile:
 
     def _rotate(self) -> bool:
         """Sets the file aside; returns whether that worked. If not, it grows beyond its size."""
-        now = datetime.fromtimestamp(self._clock(), UTC)
-        while (aside := self._aside(now)).exists():
-            now += timedelta(microseconds=1)
         try:
+            old = self._old_files()
+            aside = self._aside(old[-1].name if old else "")
+            if aside.exists():
+                return False
             self.path.rename(aside)
             self.close()
-            old = re.compile(re.escape(self.path.stem) + rf"\.{_STAMP}{self.path.suffix}(\.\w+)?")
-            names = sorted(path for path in self.path.parent.iterdir() if old.fullmatch(path.name))
-            for path in names[: max(0, len(names) - self._keep)]:
+            for path in [*old, aside][: -self._keep]:
                 path.unlink()
         except OSError:
             return self._handle is None
         return True
 
-    def _aside(self, moment: datetime) -> Path:
-        stamp = moment.strftime("%Y-%m-%d_%H-%M-%S_%f")
+    def _old_files(self) -> list[Path]:
+        """Returns the files set aside, the oldest first."""
+        pattern = re.compile(re.escape(self.path.stem) + rf"\.{_STAMP}{self.path.suffix}(\.\w+)?")
+        files = (path for path in self.path.parent.iterdir() if pattern.fullmatch(path.name))
+        return sorted(files, key=lambda path: path.name)
+
+    def _aside(self, newest: str) -> Path:
+        """Returns a name with the present time, or a later one than that of the newest file."""
+        moment = datetime.fromtimestamp(self._clock(), UTC)
+        stamp = moment.strftime(_FORMAT)
+        if (found := re.search(_STAMP, newest)) and found[0] >= stamp:
+            with contextlib.suppress(ValueError, OverflowError):  # It may be no date.
+                later = datetime.strptime(found[0], _FORMAT) + timedelta(microseconds=1)
+                stamp = later.strftime(_FORMAT)
         return self.path.with_name(f"{self.path.stem}.{stamp}{self.path.suffix}")
 
 
@@ -156,7 +168,7 @@ class LineWriter:
         file: Written by this alone, in its thread.
         problems: Told when the disk takes nothing, and when it does again.
         most_bytes: Bytes of lines that wait for the disk at most.
-        on_lost: Called with a count when lines were lost and the disk takes lines again.
+        on_lost: Called with a count and the reason when lines were lost and no more lines wait.
         retry_s: Seconds between two attempts.
     """
 
@@ -260,14 +272,14 @@ class LineWriter:
         with self._changed:
             self._bytes -= len(line)
             self._writing_since = None
-            lost, self._lost = self._lost, 0
-            closing = self._closing
-            self._behind = self._behind and bool(self._waiting)
+            behind, closing = bool(self._waiting), self._closing
+            self._behind = self._behind and behind
+            lost = 0 if behind else self._lost
+            self._lost -= lost
             self._changed.notify_all()
         if not closing:
             path = self._file.path
-            words = f"; {lost} lines are lost" if lost else ""
-            self._problems.clear(str(path), f"{path} is written again{words}")
+            self._problems.clear(str(path), f"{path} is written again")
         if lost:
             self._on_lost(lost, self._reason)
 

@@ -65,7 +65,7 @@ class Follower:
         self._file, self._position, self._head = None, 0, b""
 
     def _opened(self) -> IO[bytes] | None:
-        if self._file is None:
+        if self._file is None and self._path.is_file():
             with suppress(OSError):
                 self._file = open(self._path, "rb", opener=_without_waiting)  # noqa: SIM115
                 self._head = _head(self._file)

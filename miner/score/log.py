@@ -10,7 +10,7 @@ from pathlib import Path
 from loguru import logger
 
 from miner.file_lock import FileLock
-from miner.log_file import LineWriter, RotatingFile
+from miner.log_file import CLOSE_LIMIT_S, LineWriter, RotatingFile
 from miner.problems import Problems
 from miner.request import ActiveRequest, Answer, Caller
 from miner.score import FILE_NAME
@@ -100,9 +100,9 @@ class ScoreLog:
             words = f"{self.path}: the disk has not taken a line for {stuck_s:.0f} s"
             self.problems.report(str(self.path), words)
 
-    def flush(self) -> bool:
-        """Waits until every event is in the file; returns False if the disk does not take them."""
-        return self._writer.flush()
+    def flush(self, limit_s: float = CLOSE_LIMIT_S) -> bool:
+        """Waits until every event is in the file; returns whether that came about in time."""
+        return self._writer.flush(limit_s)
 
     def admitted(self, active: ActiveRequest, *, pending: int) -> None:
         """Writes that a request was admitted; `pending` counts those that have no answer yet."""

@@ -1,10 +1,13 @@
 import json
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from loguru import logger
 
+from miner.file_lock import FOLDER_LOCK, FileLock, look
 from miner.logs import configure_logs
 from miner.request import Answer, Caller
 from miner.score.log import ScoreLog
@@ -128,3 +131,89 @@ def test_a_folder_that_cannot_be_made_is_a_start_up_message(tmp_path: Path) -> N
     with pytest.raises(SetupError, match=r"--log\.dir"):
         configure_logs("INFO", tmp_path / "file" / "logs")
     logger.remove()
+
+
+def test_events_of_a_full_disk_are_written_when_it_is_back_and_lost_ones_counted(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "score.jsonl").symlink_to("/dev/full")
+    log = ScoreLog(tmp_path, clock=lambda: NOW, most_waiting_bytes=5000)
+    for n in range(100):
+        log.write("note", n=n)
+    assert not log.flush(0.01)
+    (problem,) = log.problems.sentences
+    assert "No space left on device" in problem
+    (tmp_path / "score.jsonl").unlink()
+    assert log.flush()
+    *kept, lost = lines(log)
+    assert log.problems.sentences == []
+    assert [line["n"] for line in kept] == list(range(100 - len(kept), 100))
+    assert lost["event"] == "log_lost"
+    assert lost["count"] == 100 - len(kept)
+    log.close()
+
+
+@pytest.mark.parametrize("remove", ["file", "folder"])
+def test_a_removed_log_comes_back_with_the_next_event(tmp_path: Path, remove: str) -> None:
+    log = ScoreLog(tmp_path / "logs")
+    log.write("one")
+    log.path.unlink()
+    if remove == "folder":
+        log.path.parent.rmdir()
+    log.write("two")
+    assert [line["event"] for line in lines(log)] == ["two"]
+    log.close()
+
+
+def test_the_lock_comes_back_with_the_folder(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / FOLDER_LOCK
+    lock = FileLock(path, what="the folder", flag="--log.dir")
+    log = ScoreLog(tmp_path / "logs", lock=lock)
+    shutil.rmtree(tmp_path / "logs")
+    log.write("one")
+    assert look(path)[0] is True
+    assert log.problems.sentences == []
+    path.unlink()
+    other = FileLock(path, what="the folder", flag="--log.dir")
+    log.path.unlink()
+    log.write("two")
+    assert log.flush()
+    assert [line["event"] for line in lines(log)] == ["two"]
+    assert "in use by process" in log.problems.sentences[0]
+    other.release()
+    lock.release()
+    log.close()
+
+
+def test_an_event_that_is_written_is_in_the_file(log: ScoreLog) -> None:
+    for n in range(200):
+        log.write("note", n=n)
+        assert lines(log)[-1]["n"] == n
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"x": float("-inf")}])
+def test_a_number_that_json_does_not_have_is_left_out(log: ScoreLog, value: object) -> None:
+    log.write("feedback", task_fidelity_score=value, caller="5F")
+    (line,) = lines(log)
+    assert line["caller"] == "5F"
+    assert line.get("task_fidelity_score", {}) == {}
+
+
+def test_a_text_of_megabytes_is_cut(log: ScoreLog) -> None:
+    log.write("note", reason="x" * 3_000_000)
+    assert len(lines(log)[0]["reason"]) < 200_000  # type: ignore[arg-type]
+
+
+def test_events_of_several_threads_are_whole_lines(log: ScoreLog) -> None:
+    def write(thread: int) -> None:
+        for n in range(200):
+            log.write("note", thread=thread, n=n, text="x" * 500)
+
+    threads = [threading.Thread(target=write, args=[thread]) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+    for number in range(4):
+        assert [line["n"] for line in lines(log) if line["thread"] == number] == list(range(200))

@@ -1,0 +1,86 @@
+"""The program's own log: a disk or a terminal that takes nothing stops nobody and is told once."""
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from loguru import logger
+
+from miner.logs import close_logs, configure_logs
+from miner.problems import Problems
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    close_logs()
+
+
+def test_lines_go_to_the_terminal_and_into_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logs("INFO", tmp_path / "logs")
+    logger.info("hello {}", "there")
+    logger.debug("not shown")
+    close_logs()
+    written = (tmp_path / "logs" / "miner.log").read_text()
+    assert "hello there\n" in written
+    assert "not shown" not in written
+    assert "hello there" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_once_and_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "miner.log").symlink_to("/dev/full")
+    problems = Problems()
+    configure_logs("INFO", tmp_path, problems=problems)
+    for n in range(20):
+        logger.info("line {}", n)
+    while not problems.sentences:
+        logger.info("more")
+    (tmp_path / "miner.log").unlink()
+    while problems.sentences:
+        os.sched_yield()
+    close_logs()
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    assert shown.count("No space left on device") == 1
+    assert shown.count("miner.log is written again") == 1
+    written = (tmp_path / "miner.log").read_text()
+    assert [f"line {n}\n" in written for n in range(20)] == [True] * 20
+
+
+class Broken(io.StringIO):
+    def write(self, text: str) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("broken", [Broken(), None])
+def test_a_terminal_that_takes_nothing_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Broken | None
+) -> None:
+    configure_logs("INFO", tmp_path)
+    monkeypatch.setattr(sys, "stderr", broken)
+    logger.info("hello")
+    close_logs()
+    assert "hello" in (tmp_path / "miner.log").read_text()
+
+
+@pytest.mark.parametrize("text", ["<red>x</red>", "{0} {x}", "</>", "\\", "%s", "\ud800"])
+def test_foreign_text_is_no_markup_and_no_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    configure_logs("INFO", tmp_path)
+    logger.warning("{}", text)
+    logger.opt(exception=ValueError(text)).error("failed: {}", text)
+    close_logs()
+    shown = capsys.readouterr().err
+    assert "Logging error" not in shown
+    escaped = text.encode(errors="backslashreplace").decode()
+    assert f"failed: {escaped}\n" in (tmp_path / "miner.log").read_text()
+    assert f"failed: {escaped}\n" in shown
