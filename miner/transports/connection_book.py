@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields, replace
 from enum import Enum, auto
 
@@ -91,14 +91,34 @@ class _Entry:
     since: float
 
 
+class _Waiting:
+    """The waiting connections of one address, in two groups, the longest waiting first."""
+
+    def __init__(self) -> None:
+        self._moving: dict[Hashable, None] = {}
+        self._arriving: dict[Hashable, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._moving) + len(self._arriving)
+
+    def group(self, phase: Phase) -> dict[Hashable, None]:
+        return self._moving if phase in _MOVING else self._arriving
+
+    def longest(self) -> Hashable:
+        # Where both are as large, not that of newcomers.
+        larger = self._arriving if len(self._arriving) > len(self._moving) else self._moving
+        return next(iter(larger))
+
+
 class ConnectionBook:
     """Knows every connection of a server, and says which one has to go.
 
     A connection that waits for its client takes no place of a request: where there are too many,
-    one of them is closed, never a newcomer. It is taken from the address that has most of them;
-    there from the larger of two groups, those that have not sent a request's headers and those
-    that move data; of that group, the one that has waited longest. So neither silent connections
-    nor slow bodies keep out a client that sends its request at once, even from the same address.
+    one of them is closed, never a newcomer. It is taken from the address that has most of them (the
+    first to have as many); there from the larger of two groups, those that have not sent a
+    request's headers and those that move data; of that group, the one that has waited longest. So
+    neither silent connections nor slow bodies keep out a client that sends its request at once,
+    even from the same address.
 
     Args:
         limits: Numbers and seconds.
@@ -109,9 +129,12 @@ class ConnectionBook:
         self.limits = limits
         self._clock = clock
         self._entries: dict[Hashable, _Entry] = {}
-        self._waiting: dict[str, dict[Hashable, None]] = {}
-        self._waiting_count = 0
         self._working: Counter[str] = Counter()
+        self._waiting: dict[str, _Waiting] = {}
+        self._waiting_count = 0
+        # Addresses by the number of their waiting connections: a flood asks for the largest often.
+        self._by_count: dict[int, dict[str, None]] = {}
+        self._largest = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -119,18 +142,20 @@ class ConnectionBook:
     def move(self, key: Hashable, address: str, phase: Phase) -> None:
         """Notes the phase of a connection, known or new; `network_of` made the address."""
         entry = self._entries.get(key)
-        if entry is not None and entry.phase is phase:
-            return
-        since = self._clock()
-        if entry is not None and (entry.phase, phase) == (Phase.NEW, Phase.HEAD):
-            since = entry.since  # The first byte gives no more time.
-        self.remove(key)
-        self._entries[key] = _Entry(address, phase, since)
+        if entry is not None:
+            if entry.phase is phase:
+                return
+            if (entry.phase, phase) == (Phase.NEW, Phase.HEAD):
+                entry.phase = phase  # The first byte gives no more time.
+                return
+            self.remove(key)
+        self._entries[key] = _Entry(address, phase, self._clock())
         if phase is Phase.WORK:
             self._working[address] += 1
         else:
-            self._waiting.setdefault(address, {})[key] = None
-            self._waiting_count += 1
+            waiting = self._waiting.setdefault(address, _Waiting())
+            waiting.group(phase)[key] = None
+            self._recount(address, len(waiting) - 1, len(waiting))
 
     def remove(self, key: Hashable) -> None:
         """Forgets a connection."""
@@ -142,29 +167,26 @@ class ConnectionBook:
             if not self._working[entry.address]:
                 del self._working[entry.address]
             return
-        self._waiting_count -= 1
-        of_address = self._waiting[entry.address]
-        del of_address[key]
-        if not of_address:
+        waiting = self._waiting[entry.address]
+        del waiting.group(entry.phase)[key]
+        self._recount(entry.address, len(waiting) + 1, len(waiting))
+        if not len(waiting):
             del self._waiting[entry.address]
 
     def crowded_out(self, address: str) -> Hashable | None:
         """Returns the connection that has to go because one of `address` has come, if any."""
-        if len(self._waiting.get(address, ())) > self.limits.waiting_per_address:
-            return self._longest_waiting(address)
+        waiting = self._waiting.get(address)
+        if waiting is not None and len(waiting) > self.limits.waiting_per_address:
+            return waiting.longest()
         if self._waiting_count > self.limits.waiting:
             return self.longest_waiting()
         return None
 
     def longest_waiting(self) -> Hashable | None:
         """Returns the connection that has to go first if any has."""
-        if not self._waiting:
+        if not self._largest:
             return None
-        # Of two addresses with as many, the one with the older connection.
-        counts = {
-            address: (len(keys), -self._first(keys)) for address, keys in self._waiting.items()
-        }
-        return self._longest_waiting(max(counts, key=counts.__getitem__))
+        return self._waiting[next(iter(self._by_count[self._largest]))].longest()
 
     def has_place(self, key: Hashable, address: str) -> bool:
         """Whether the miner may work for the request of a connection, beside those of others."""
@@ -185,17 +207,18 @@ class ConnectionBook:
                 found.append((key, entry.phase))
         return found
 
-    def _first(self, keys: Iterable[Hashable]) -> float:
-        return min(self._entries[key].since for key in keys)
-
-    def _longest_waiting(self, address: str) -> Hashable:
-        # Where both are as large, the first: a newcomer is in the second.
-        groups: tuple[list[Hashable], list[Hashable]] = ([], [])
-        for key in self._waiting[address]:
-            groups[self._entries[key].phase not in _MOVING].append(key)
-        return min(
-            groups[len(groups[1]) > len(groups[0])], key=lambda key: self._entries[key].since
-        )
+    def _recount(self, address: str, before: int, after: int) -> None:
+        self._waiting_count += after - before
+        if before:
+            same = self._by_count[before]
+            del same[address]
+            if not same:
+                del self._by_count[before]
+        if after:
+            self._by_count.setdefault(after, {})[address] = None
+        # Counts change by one.
+        if after > self._largest or self._largest not in self._by_count:
+            self._largest = after
 
 
 def network_of(address: str) -> str:

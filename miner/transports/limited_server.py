@@ -27,9 +27,9 @@ from miner.transports.connection_book import (
 from miner.transports.failures import CutOff
 from miner.transports.refusals import Refusal, RefusalLog
 
-ACCEPT_BATCH = 32
+ACCEPT_BATCH = 16
 """Connections accepted before those in surplus are closed; each holds a file descriptor."""
-KERNEL_QUEUE = 1024
+KERNEL_QUEUE = 4096
 """Connections that the kernel keeps ready meanwhile."""
 WANTED_OPEN_FILES = 16 * 1024
 RETRY_AFTER_S = 5
