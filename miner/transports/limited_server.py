@@ -190,6 +190,7 @@ class _Connection(H11Protocol):
         self._lost = True
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+        self.app = self._inner  # No cycle of references: a flood would leave it to the collector.
         self._note()
 
     def data_received(self, data: bytes) -> None:
