@@ -43,8 +43,8 @@ def logged() -> Iterator[list[str]]:
     logger.remove(sink)
 
 
-def file_at(path: Path, **settings: int) -> RotatingFile:
-    return RotatingFile(path, **{"max_bytes": 2**20, "keep": 3, **settings}, clock=lambda: NOW)
+def file_at(path: Path, *, max_bytes: int = 2**20, keep: int = 3) -> RotatingFile:
+    return RotatingFile(path, max_bytes=max_bytes, keep=keep, clock=lambda: NOW)
 
 
 def full_disk(path: Path) -> None:
@@ -232,7 +232,12 @@ def test_nobody_waits_for_a_disk_that_hangs(path: Path) -> None:
 
     hanging = Hanging(path, max_bytes=2**20, keep=3)
     writer = LineWriter(hanging, Problems(), most_bytes=1000)
-    waits = threading.Thread(target=lambda: [writer.put(b"x\n", wait_s=0.01) for _ in range(100)])
+
+    def put() -> None:
+        for _ in range(100):
+            writer.put(b"x\n", wait_s=0.01)
+
+    waits = threading.Thread(target=put)
     waits.start()
     waits.join(0.5)  # Once, not a hundred times.
     assert not waits.is_alive()
