@@ -1,13 +1,17 @@
 """A real server on loopback in front of a fake engine, and a client."""
 
+import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from starlette.datastructures import Headers
 
 from miner.score.log import ScoreLog
 from miner.service import MinerService
@@ -59,6 +63,20 @@ class Running:
     async def post(self, path: str = "/generate/", **arguments: Any) -> Reply:
         return await self.ask("POST", path, **arguments)
 
+    async def exchange(self, request: bytes) -> Reply:
+        """Sends bytes, and reads one answer until the server closes the connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(request)
+            head, _, body = (await asyncio.wait_for(reader.read(), 30.0)).partition(b"\r\n\r\n")
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        status, *lines = head.decode("latin-1").split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines)
+        return Reply(int(status.split()[1]), Headers(headers), body)
+
     def events(self, *names: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.log.path.read_text().splitlines()]
         return [line for line in lines if line["event"] in names]
@@ -90,7 +108,8 @@ def form(**fields: Any) -> aiohttp.FormData:
     data = aiohttp.FormData(default_to_multipart=True)
     for name, value in fields.items():
         if isinstance(value, bytes):
-            data.add_field(name, value, filename="picture.png", content_type="image/png")
+            file = BytesIO(value)  # aiohttp warns of large bytes.
+            data.add_field(name, file, filename="picture.png", content_type="image/png")
         else:
             data.add_field(name, value)
     return data

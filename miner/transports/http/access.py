@@ -64,7 +64,7 @@ class OwnPages:
 
     def __init__(self, ip: str, hosts: Iterable[str] = ()) -> None:
         self._loopback = is_loopback(ip)
-        self._listed = frozenset(host.strip().lower().rstrip(".") for host in hosts)
+        self._listed = frozenset(_bare(host) for host in hosts)
         self._own = {"localhost", _bare(ip), *self._listed}
 
     def refusal(self, method: str, headers: Headers) -> Refusal | None:
@@ -174,11 +174,8 @@ def check_hosts(hosts: Sequence[str]) -> None:
         SetupError: One is not.
     """
     for host in hosts:
-        text = host.strip()
-        if _name_and_port(f"//{f'[{text}]' if ':' in text else text}", 80) != (
-            _bare(text),
-            80,
-        ):
+        name = _bare(host)
+        if _name_and_port(f"//{f'[{name}]' if ':' in name else name}", 80) != (name, 80):
             raise SetupError(
                 f"--http.hosts has {printable(host, 100)}, which is not the name of a host",
                 fix="list names with commas, without http:// and port: --http.hosts miner.example",

@@ -1,0 +1,1 @@
+"""Requests that no sound client sends, and what servers make of them."""
