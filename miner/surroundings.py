@@ -29,8 +29,8 @@ _PROBE_BYTES = 4096
 def settle(folder: Path | None = None) -> Path | None:
     """Points libraries at a folder of ours where their usual places cannot be written.
 
-    What the environment names already stays. Compiled code is loaded from there again, so a folder
-    that others may write is not used.
+    What the environment names stays, if it can be written. Compiled code is loaded from there
+    again, so a folder that others may write is not used.
 
     Args:
         folder: Where caches go then, such as `FOLDER` below the logs. Without it, or where it
@@ -50,7 +50,7 @@ def settle(folder: Path | None = None) -> Path | None:
     wanting = {
         variable: name
         for variable, (name, places) in _caches().items()
-        if variable not in os.environ and not any(map(_takes_files, places))
+        if not any(map(_takes_files, _named(variable) or places))
     }
     if not wanting and _has_temporary_files():
         return None
@@ -69,27 +69,34 @@ def settle_terminal() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _named(variable: str) -> list[Path]:
+    value = os.environ.get(variable)
+    return [Path(value)] if value else []
+
+
 def _caches() -> dict[str, tuple[str, list[Path]]]:
     """Variables that name a cache, with a name for it and the places used without them."""
     cache = cache_dir().parent
-    numba = [cache / "numba"]
-    # rembg's matting keeps its compiled functions beside its sources if it can.
-    if (spec := importlib.util.find_spec("pymatting")) and spec.submodule_search_locations:
-        numba.append(Path(spec.submodule_search_locations[0]) / "__pycache__")
-    return {
-        "NUMBA_CACHE_DIR": ("numba", numba),
+    caches = {
+        "NUMBA_CACHE_DIR": ("numba", [cache / "numba", *_beside_pymatting()]),
         "TORCHINDUCTOR_CACHE_DIR": ("compiled", [cache_dir() / "compiled"]),
         "TORCH_EXTENSIONS_DIR": ("torch_extensions", [cache / "torch_extensions"]),
         "TRITON_CACHE_DIR": ("triton", [Path.home() / ".triton" / "cache"]),
-        "HF_HUB_CACHE": ("huggingface", [_huggingface() / "hub"]),
-        "HF_XET_CACHE": ("xet", [_huggingface() / "xet"]),
         "MPLCONFIGDIR": ("matplotlib", [cache / "matplotlib"]),
     }
+    # One that is named may be full of models and only to be read.
+    hub = Path(os.environ.get("HF_HOME") or cache / "huggingface").expanduser()
+    for variable, name in (("HF_HUB_CACHE", "hub"), ("HF_XET_CACHE", "xet")):
+        if not _named(variable):
+            caches[variable] = (name, [hub / name])
+    return caches
 
 
-def _huggingface() -> Path:
-    home = os.environ.get("HF_HOME")
-    return Path(home).expanduser() if home else cache_dir().parent / "huggingface"
+def _beside_pymatting() -> list[Path]:
+    """Where numba keeps the compiled functions of rembg's matting if it can: at their sources."""
+    spec = importlib.util.find_spec("pymatting")
+    folders = spec.submodule_search_locations if spec is not None else None
+    return [Path(folder) / "__pycache__" for folder in folders or ()]
 
 
 def _bittensor_folder() -> Path:
