@@ -106,6 +106,31 @@ def _parser() -> argparse.ArgumentParser:
     guard.add_argument(
         "--plots", type=Path, metavar="DIR", help="PNG plots, the trade-off curve among them"
     )
+    soak = command("soak", "a real miner under good callers, strangers and faults; on Linux")
+    soak.add_argument("--minutes", type=float, default=20.0, help="(%(default)s)")
+    soak.add_argument(
+        "--pause",
+        dest="pause_s",
+        type=float,
+        default=3.0,
+        metavar="SECONDS",
+        help="between two good requests, in the mean (%(default)s)",
+    )
+    soak.add_argument(
+        "--hostile",
+        dest="hostile_per_second",
+        type=float,
+        default=4.0,
+        metavar="N",
+        help="pieces of hostile traffic in a second (%(default)s)",
+    )
+    soak.add_argument(
+        "--silent", type=_positive, default=600, help="silent connections (%(default)s)"
+    )
+    soak.add_argument("--seed", type=_positive, default=1, help="(%(default)s)")
+    soak.add_argument(
+        "--plot", dest="plot_file", type=Path, metavar="FILE", help="PNG of the process over time"
+    )
     command("codecs", "PLY and SPZ: time and size")
     rendering = command("rendering", "both rasterisers: time and likeness", device="cpu")
     rendering.add_argument(
