@@ -108,6 +108,7 @@ class Pulling:
         )
 
     def events(self, *names: str) -> list[dict[str, Any]]:
+        assert self.log.flush()
         lines = [json.loads(line) for line in self.log.path.read_text().splitlines()]
         return [line for line in lines if line["event"] in names]
 

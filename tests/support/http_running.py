@@ -78,6 +78,7 @@ class Running:
         return Reply(int(status.split()[1]), Headers(headers), body)
 
     def events(self, *names: str) -> list[dict[str, Any]]:
+        assert self.log.flush()
         lines = [json.loads(line) for line in self.log.path.read_text().splitlines()]
         return [line for line in lines if line["event"] in names]
 

@@ -55,7 +55,7 @@ class Running:
             self.log,
             wallet=MinerWallet(),
             admission=Admission(),
-            ip="127.0.0.1",
+            ip=settings.pop("ip", "127.0.0.1"),
             port=free_port(),
             external_ip="127.0.0.1",
             version="1.2.3",
@@ -99,6 +99,7 @@ class Running:
             return response.status, await response.json(content_type=None)
 
     def events(self, *names: str) -> list[dict[str, Any]]:
+        assert self.log.flush()
         lines = [json.loads(line) for line in self.log.path.read_text().splitlines()]
         return [line for line in lines if line["event"] in names]
 

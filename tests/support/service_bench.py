@@ -75,6 +75,7 @@ class Bench:
 
     def events(self, *names: str) -> list[dict[str, Any]]:
         """The lines of the score log with these events, or all."""
+        assert self.log.flush()
         lines = [json.loads(line) for line in self.log.path.read_text().splitlines()]
         return [line for line in lines if not names or line["event"] in names]
 
