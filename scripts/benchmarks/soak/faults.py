@@ -37,7 +37,6 @@ class Faults:
 
     async def run(self, seconds: float) -> None:
         """Spreads the faults over so many seconds; the first and the last tenth are quiet."""
-        wrong_clock_s = min(WRONG_CLOCK_S, seconds / 50)
         faults: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (
             ("out of memory", lambda: self._fail(OUT_OF_MEMORY)),
             ("not a number", lambda: self._fail(NOT_A_NUMBER)),
@@ -45,10 +44,7 @@ class Faults:
             ("clock 2 s ahead", lambda: self._step_clock(2.0)),
             ("log file removed", lambda: self._remove_logs("score.jsonl")),
             ("hung stage", lambda: self._fail(HUNG)),
-            (
-                "clock 1 h ahead, then right",
-                lambda: self._wrong_clock(min(WRONG_CLOCK_S, seconds / 50)),
-            ),
+            ("clock 1 h ahead", lambda: self._wrong_clock(min(WRONG_CLOCK_S, seconds / 50))),
             ("log folder removed", lambda: self._remove_logs(".")),
             ("out of memory", lambda: self._fail(OUT_OF_MEMORY)),
             ("full disk", lambda: self._full_disk(FULL_DISK_SHARE * seconds)),
