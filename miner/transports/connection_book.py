@@ -28,8 +28,16 @@ class Phase(Enum):
     """The server has closed the connection; the client has not read what is left."""
 
 
-_MOVING = frozenset({Phase.BODY, Phase.WRITE})
-"""Phases in which a client has sent a request's headers and large data are under way."""
+_GROUP = {
+    Phase.BODY: 0,
+    Phase.WRITE: 0,
+    Phase.IDLE: 1,
+    Phase.NEW: 2,
+    Phase.HEAD: 2,
+    Phase.DRAIN: 2,
+    Phase.CLOSING: 2,
+}
+"""Connections that move data, that have been served, and the others, newcomers among them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,10 @@ class ConnectionLimits:
         head_s: Seconds for a request's headers, from the connection on or from its first byte.
         body_s: Seconds for its body. `BodyLimit`, which has an answer, comes first.
         write_s: Seconds in which a client must have read an answer.
-        idle_s: Seconds without a next request, after which a connection is closed.
+        idle_s: Seconds without a next request, after which a connection is closed. Clients built
+            on aiohttp, as validators are, close theirs after 15, so none is closed under a request.
+        drain_s: Seconds for what comes after the end: the rest of a body that is discarded, the
+            rest of an answer on a connection that is closed.
     """
 
     waiting: int = 1024
@@ -54,7 +65,8 @@ class ConnectionLimits:
     head_s: float = 10.0
     body_s: float = 30.0
     write_s: float = 60.0
-    idle_s: float = 5.0
+    idle_s: float = 20.0
+    drain_s: float = 5.0
 
     def within(self, open_files: int) -> "ConnectionLimits":
         """Returns limits that leave most of a process's file descriptors to others.
@@ -78,8 +90,10 @@ class ConnectionLimits:
                 return self.body_s
             case Phase.WRITE:
                 return self.write_s
-            case Phase.DRAIN | Phase.IDLE | Phase.CLOSING:
+            case Phase.IDLE:
                 return self.idle_s
+            case Phase.DRAIN | Phase.CLOSING:
+                return self.drain_s
             case Phase.WORK:
                 return None
 
@@ -92,22 +106,21 @@ class _Entry:
 
 
 class _Waiting:
-    """The waiting connections of one address, in two groups, the longest waiting first."""
+    """The waiting connections of one address in their groups, the longest waiting first."""
 
     def __init__(self) -> None:
-        self._moving: dict[Hashable, None] = {}
-        self._arriving: dict[Hashable, None] = {}
+        self._groups: tuple[dict[Hashable, None], ...] = ({}, {}, {})
 
     def __len__(self) -> int:
-        return len(self._moving) + len(self._arriving)
+        return sum(map(len, self._groups))
 
     def group(self, phase: Phase) -> dict[Hashable, None]:
-        return self._moving if phase in _MOVING else self._arriving
+        return self._groups[_GROUP[phase]]
 
     def longest(self) -> Hashable:
-        # Where both are as large, not that of newcomers.
-        larger = self._arriving if len(self._arriving) > len(self._moving) else self._moving
-        return next(iter(larger))
+        # Where several are as large, the first, which is not that of newcomers.
+        largest = max(self._groups, key=len)
+        return next(iter(largest))
 
 
 class ConnectionBook:
@@ -115,10 +128,10 @@ class ConnectionBook:
 
     A connection that waits for its client takes no place of a request: where there are too many,
     one of them is closed, never a newcomer. It is taken from the address that has most of them (the
-    first to have as many); there from the larger of two groups, those that have not sent a
-    request's headers and those that move data; of that group, the one that has waited longest. So
-    neither silent connections nor slow bodies keep out a client that sends its request at once,
-    even from the same address.
+    first to have as many); there from the largest of three groups, those that have been served,
+    those that move data, and the others; of that group, the one that has waited longest. So neither
+    silent connections nor slow bodies keep out a client that sends its request at once, even from
+    the same address, nor do they end a connection of another kind.
 
     Args:
         limits: Numbers and seconds.

@@ -164,8 +164,10 @@ class LimitedServer(uvicorn.Server):
         if self._refusals is not None:
             self._refusals.write_due()
         limits = self.book.limits
-        shortest = min(limits.head_s, limits.body_s, limits.write_s, limits.idle_s)
-        self._sweeping = asyncio.get_running_loop().call_later(min(1.0, shortest / 4), self._sweep)
+        seconds = [each for phase in Phase if (each := limits.seconds(phase)) is not None]
+        self._sweeping = asyncio.get_running_loop().call_later(
+            min(1.0, min(seconds) / 4), self._sweep
+        )
 
 
 class _Connection(H11Protocol):

@@ -41,18 +41,15 @@ def test_a_newcomer_that_asks_at_once_gets_in_whatever_the_others_do(flood: Phas
     assert len(server.book) == LIMITS.waiting_per_address - 1
 
 
-def test_silent_connections_do_not_end_an_upload_and_uploads_no_newcomer() -> None:
+@pytest.mark.parametrize("flood", [Phase.NEW, Phase.BODY, Phase.IDLE])
+def test_a_flood_of_one_kind_ends_no_connection_of_another(flood: Phase) -> None:
     server = Server()
-    server.move("upload", HERE, Phase.BODY)
+    others = {Phase.BODY, Phase.IDLE, Phase.NEW} - {flood}
+    for phase in others:
+        server.move(phase, HERE, phase)
     for number in range(100):
-        server.move(number, HERE, Phase.NEW)
-    assert "upload" not in server.closed
-    server = Server()
-    for number in range(100):
-        server.move(number, HERE, Phase.BODY)
-        if number == 90:
-            server.move("newcomer", HERE, Phase.NEW)
-    assert "newcomer" not in server.closed
+        server.move(number, HERE, flood)
+    assert not others & set(server.closed)
 
 
 def test_who_has_most_connections_loses_one_when_all_together_are_too_many() -> None:
@@ -104,8 +101,8 @@ def test_requests_have_their_own_bound_for_all_and_for_one_address() -> None:
         (Phase.BODY, LIMITS.body_s),
         (Phase.WRITE, LIMITS.write_s),
         (Phase.IDLE, LIMITS.idle_s),
-        (Phase.DRAIN, LIMITS.idle_s),
-        (Phase.CLOSING, LIMITS.idle_s),
+        (Phase.DRAIN, LIMITS.drain_s),
+        (Phase.CLOSING, LIMITS.drain_s),
     ],
 )
 def test_every_phase_that_waits_for_a_client_ends(phase: Phase, seconds: float) -> None:

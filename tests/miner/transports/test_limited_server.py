@@ -38,11 +38,11 @@ from tests.support.loopback import (
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 LIMITS = ConnectionLimits(
-    waiting=40, waiting_per_address=20, requests=4, requests_per_address=3, head_s=0.3, body_s=0.6,
-    write_s=0.4, idle_s=0.3,
+    waiting=40, waiting_per_address=20, requests=4, requests_per_address=3,
+    head_s=0.3, body_s=0.6, write_s=0.4, idle_s=0.3, drain_s=0.3,
 )  # fmt: skip
 BODY_LIMIT_S = 0.3
-PATIENT = replace(LIMITS, head_s=30.0, body_s=30.0, write_s=30.0, idle_s=30.0)
+PATIENT = replace(LIMITS, head_s=30.0, body_s=30.0, write_s=30.0, idle_s=30.0, drain_s=30.0)
 LARGE = bytes(20_000_000)
 
 
