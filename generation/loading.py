@@ -17,7 +17,7 @@ from generation.lift import BACK_ENDS
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.drawing import Drawing
 from generation.pictures.flux1 import Flux1
-from generation.pictures.framing import composite_on_grey, shrink
+from generation.pictures.framing import MAX_SIDE, composite_on_grey
 from generation.scoring.validity import check
 from generation.settings import GenerationSettings
 from generation.stage import Asset, Cutout, StageFunction, StepContext
@@ -212,7 +212,7 @@ def _cut_out(
     background: BackgroundRemover, source: NDArray[np.uint8] | ImageTask, *, skip_plain: bool
 ) -> Cutout:
     if isinstance(source, ImageTask):
-        image = shrink(decode_image(source.image))
+        image = decode_image(source.image, side=MAX_SIDE)
     else:
         image = Image.fromarray(source)
     try:

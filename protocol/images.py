@@ -1,33 +1,55 @@
-"""Image prompts: what a caller's file claims to be, and its pixels once the claim is affordable.
+"""Image prompts: the one way to read a picture, for every transport and tool.
 
-The size is read from the header before any decoder runs, because a file of 20 KB can unfold to
-hundreds of megabytes. Layouts: PNG (ISO/IEC 15948, IHDR), JPEG (ITU-T T.81, SOFn), WebP (RFC 9649).
+A file is refused or read in three steps, each affordable before the next begins. The size is read
+from the header, because a file of 20 KB can unfold to hundreds of megabytes. Everything but the
+picture, its colour profile and its orientation is taken out (`_png`, `_jpeg`, `_webp`), so that
+metadata can neither fail a picture nor take time. What is left goes to Pillow's decoder.
 """
 
 import struct
 from dataclasses import dataclass
 from io import BytesIO
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
+from protocol import _jpeg, _png, _webp
+from protocol._icc import to_srgb
+from protocol._stripped import Stripped
 from protocol.errors import TaskError
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_JPEG_SIGNATURE = b"\xff\xd8\xff"
-_JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-# A camera writes some ten segments, a large colour profile a hundred more; without a bound, six
-# megabytes of empty segments would take a second to walk.
-_JPEG_MAX_STEPS = 4096
-# A progressive JPEG has some ten scans of the whole picture. A scan that changes nothing takes 33
-# bytes, so a hostile file of a few megabytes could keep the decoder busy for many minutes.
-_JPEG_START_OF_SCAN = b"\xff\xda"
-_JPEG_MAX_SCANS = 100
+_MODULES = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp}
+# Not through Image.open: it counts pixels by a limit of its own, and tries other formats.
+_PLUGINS: dict[str, type[ImageFile]] = {
+    "PNG": PngImageFile,
+    "JPEG": JpegImageFile,
+    "WEBP": WebPImageFile,
+}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_DRAFT = 2
+"""A JPEG is decoded at no less than this many times the wanted size: scaling stays sharp."""
+
+_EIGHT_BITS = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
+_GREY_MODES = frozenset({"1", "L", "LA", "I;16"})
 
 
 @dataclass(frozen=True)
 class ImageLimits:
     """What an image prompt may be.
+
+    Within the defaults every file decodes in a second on one core and in 300 MB.
 
     Attributes:
         bytes: Largest file, in bytes.
@@ -52,20 +74,22 @@ class ImageHeader:
 def read_header(data: bytes, limits: ImageLimits | None = None) -> ImageHeader:
     """Reads the format and size of an encoded image and holds them against the limits.
 
+    Takes up to some 50 milliseconds with a hostile file: call it off the event loop.
+
     Args:
         data: A PNG, JPEG or WebP file.
         limits: What is acceptable; the defaults of `ImageLimits` if not given.
 
     Raises:
-        TaskError: Another format, a header that cannot be read, or an image beyond a limit.
+        TaskError: Another format, a header that cannot be read, an image beyond a limit, or one
+            that takes a decoder too long: a PNG or WebP of more than 16,384 chunks, a JPEG of more
+            than 4,096 segments, 100 scans, or scans that visit too many blocks in all.
     """
     limits = limits or ImageLimits()
     if len(data) > limits.bytes:
         raise TaskError(
             f"image is {len(data)} bytes, the limit is {limits.bytes}; send a smaller one"
         )
-    if data.startswith(_JPEG_SIGNATURE):
-        _check_scans(data)
     header = _read_header(data)
     width, height = header.width, header.height
     if width < 1 or height < 1:
@@ -75,6 +99,7 @@ def read_header(data: bytes, limits: ImageLimits | None = None) -> ImageHeader:
             f"image is {width} x {height} pixels, the limit is {limits.pixels} pixels and "
             f"{limits.side} a side; send it at 1024 x 1024 or less"
         )
+    _MODULES[header.format].check(data, limits.pixels)
     return header
 
 
@@ -93,14 +118,19 @@ def read_size(data: bytes) -> tuple[int, int]:
     return header.width, header.height
 
 
-def decode_image(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
-    """Decodes an image prompt, upright (EXIF orientation applied).
+def decode_image(
+    data: bytes, limits: ImageLimits | None = None, *, side: int | None = None
+) -> Image.Image:
+    """Decodes an image prompt, upright (EXIF orientation applied) and in sRGB.
 
-    Takes up to some tenths of a second at the largest size: call it off the event loop.
+    Takes up to a second on one core and 300 MB at the largest size: call it off the event loop.
+    A colour profile that is damaged, or for another kind of picture, is ignored.
 
     Args:
         data: A PNG, JPEG or WebP file; of an animation, the first frame is taken.
         limits: What is acceptable; the defaults of `ImageLimits` if not given.
+        side: Largest width or height of the result, in pixels: a larger picture is scaled down.
+            None leaves every picture at its size.
 
     Returns:
         An RGBA image where the file carries transparency, otherwise RGB.
@@ -110,11 +140,17 @@ def decode_image(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
     """
     header = read_header(data, limits)
     try:
-        image = Image.open(BytesIO(data), formats=[header.format])
-        if image.size != (header.width, header.height):
-            raise TaskError("image has two different sizes in its header; send a sound file")
-        image.load()
-        return _to_rgb_or_rgba(ImageOps.exif_transpose(image))
+        stripped = _MODULES[header.format].strip(data)
+        picture, grey = _decoded(stripped, _PLUGINS[header.format], side)
+        if side is not None:
+            picture.thumbnail((side, side))
+        if stripped.profile:
+            picture = to_srgb(picture, stripped.profile, grey=grey)
+        if picture.mode == "CMYK":
+            picture = picture.convert("RGB")
+        if stripped.orientation in _UPRIGHT:
+            picture = picture.transpose(_UPRIGHT[stripped.orientation])
+        return picture
     except TaskError:
         raise
     # A hostile file can make a decoder raise nearly anything; the fault is always the file's.
@@ -124,78 +160,63 @@ def decode_image(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
         ) from error
 
 
-def _to_rgb_or_rgba(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: convert() would clip instead of scaling.
-        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+def _decoded(
+    stripped: Stripped, plugin: type[ImageFile], side: int | None
+) -> tuple[Image.Image, bool]:
+    """Returns the picture, RGB, RGBA or CMYK, free of its decoder, and whether its file is grey."""
+    image = plugin(BytesIO(stripped.file))
+    if image.size != stripped.size:
+        raise TaskError("image has two different sizes in its header; send a sound file")
+    if side is not None and max(image.size) > side:
+        scale = _DRAFT * side / max(image.size)
+        image.draft(None, (round(scale * image.width), round(scale * image.height)))
+    image.load()
+    grey = image.mode in _GREY_MODES
+    picture = _plain(image, stripped.key)
+    if stripped.canvas is None:
+        return picture, grey
+    left, top, width, height = stripped.canvas
+    if left + picture.width > width or top + picture.height > height:
+        raise TaskError("image is an animation whose first frame is larger; send a sound file")
+    canvas = Image.new("RGBA", (width, height))
+    canvas.paste(picture, (left, top))
+    return canvas, grey
+
+
+def _plain(image: Image.Image, key: int | tuple[int, int, int] | None) -> Image.Image:
+    if image.mode == "I;16":  # convert() would clip instead of scaling.
+        levels = np.asarray(image)
+        grey = Image.fromarray(_EIGHT_BITS[levels])
+        if key is None:
+            return grey.convert("RGB")
+        opaque = Image.fromarray((levels != key).astype(np.uint8) * np.uint8(255))
+        return Image.merge("RGBA", (grey, grey, grey, opaque))
+    if image.mode == "CMYK":
+        return image.copy()
+    if key is not None:
+        image.info["transparency"] = key
     transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     return image.convert("RGBA" if transparent else "RGB")
 
 
 def _read_header(data: bytes) -> ImageHeader:
+    name = _format(data)
     try:
-        return _parse_header(data)
+        return ImageHeader(name, *_MODULES[name].read_size(data))
     except (struct.error, IndexError):
         raise TaskError(
             f"image ends inside its header ({len(data)} bytes); send a whole file"
         ) from None
 
 
-def _parse_header(data: bytes) -> ImageHeader:
-    if data.startswith(_PNG_SIGNATURE):
-        return ImageHeader("PNG", *struct.unpack_from(">II", data, 16))
-    if data.startswith(_JPEG_SIGNATURE):
-        return _parse_jpeg(data)
+def _format(data: bytes) -> str:
+    if data.startswith(_png.SIGNATURE):
+        return "PNG"
+    if data.startswith(_jpeg.SIGNATURE):
+        return "JPEG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _parse_webp(data)
+        return "WEBP"
     start = data[:8].hex(" ") or "nothing"
     raise TaskError(
         f"image is neither PNG, JPEG nor WebP (it starts with {start}); send one of these"
     )
-
-
-def _check_scans(data: bytes) -> None:
-    # Metadata may hold the marker's bytes by chance, but not often; picture data never does.
-    scans = data.count(_JPEG_START_OF_SCAN)
-    if scans > _JPEG_MAX_SCANS:
-        raise TaskError(
-            f"image is a JPEG of {scans} scans, the limit is {_JPEG_MAX_SCANS}; save it anew"
-        )
-
-
-def _parse_jpeg(data: bytes) -> ImageHeader:
-    offset = 2
-    for _ in range(_JPEG_MAX_STEPS):
-        if data[offset] != 0xFF:
-            raise TaskError(
-                "image is a damaged JPEG: no marker where one must be; send a sound file"
-            )
-        marker = data[offset + 1]
-        if marker == 0xFF:  # Fill byte.
-            offset += 1
-        elif marker in _JPEG_WITHOUT_LENGTH:
-            offset += 2
-        elif marker in _JPEG_START_OF_FRAME:
-            height, width = struct.unpack_from(">HH", data, offset + 5)
-            return ImageHeader("JPEG", width, height)
-        else:
-            offset += 2 + max(2, struct.unpack_from(">H", data, offset + 2)[0])
-    raise TaskError(
-        f"image is a JPEG without a size in its first {_JPEG_MAX_STEPS} segments; send a sound file"
-    )
-
-
-def _parse_webp(data: bytes) -> ImageHeader:
-    chunk = data[12:16]
-    if chunk == b"VP8X":
-        width = int.from_bytes(data[24:27], "little") + 1
-        height = int.from_bytes(data[27:30], "little") + 1
-    elif chunk == b"VP8L":
-        (bits,) = struct.unpack_from("<I", data, 21)
-        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    elif chunk == b"VP8 ":
-        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
-    else:
-        raise TaskError(
-            f"image is a WebP without a picture (first chunk {chunk!r}); send a sound file"
-        )
-    return ImageHeader("WEBP", width, height)

@@ -2,7 +2,7 @@
 
 The end of the output's name decides what is made: `.spz` or `.ply` a Gaussian cloud, `.glb` or
 `.obj` a mesh with vertex colours. All have y up, the pictured side towards +z and the same size.
-Exit status: 0 made, 1 not made, 2 wrong arguments.
+Exit status: 0 made, 1 not made, 2 a wrong argument, or a file that cannot be read or written.
 """
 
 import argparse
@@ -14,38 +14,47 @@ from typing import TYPE_CHECKING
 from generation.errors import GenerationError
 from generation.presets import PRESETS, preset
 from generation.settings import GenerationSettings, MeshSettings
-from protocol.errors import SetupError
+from protocol.errors import SetupError, TaskError
+from protocol.files import replace_file
+from protocol.images import ImageLimits, decode_image
+from protocol.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image
 
 CLOUDS = (".spz", ".ply")
 MESHES = (".glb", ".obj")
+LIMITS = ImageLimits(bytes=64 * 2**20, pixels=2**27, side=2**15)
+"""A user's own camera may take larger pictures than a validator sends."""
+
+_MADE, _NOT_MADE, _WRONG = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Makes one object and returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.out.suffix.lower() not in CLOUDS + MESHES:
-        parser.error(f"--out must end in {', '.join(CLOUDS + MESHES)}, got {options.out.name}")
-    if not options.out.parent.is_dir():
-        parser.error(f"--out: there is no folder {options.out.parent}")
     try:
+        _check_out(options.out)
         settings = _settings(options)
         mesh_size = _mesh_size(options)
     except ValueError as error:
         parser.error(str(error))
+    out = printable(str(options.out))
     try:
         image = _read(options.image)
-        options.out.write_bytes(
-            make(image, settings, options.out.suffix, options.models_dir, mesh_size)
-        )
+    except (OSError, TaskError) as error:
+        return _failed(f"cannot read {printable(str(options.image))}: {_reason(error)}", _WRONG)
+    try:
+        data = make(image, settings, options.out.suffix, options.models_dir, mesh_size)
     except (SetupError, GenerationError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.out}: {options.out.stat().st_size:,} bytes")
-    return 0
+        return _failed(str(error), _NOT_MADE)
+    try:
+        replace_file(options.out, data)
+    except OSError as error:
+        return _failed(f"cannot write {out}: {_reason(error)}", _WRONG)
+    print(f"{out}: {len(data):,} bytes")
+    return _MADE
 
 
 def make(
@@ -102,14 +111,35 @@ def make(
     return spz.encode(cloud, level=settings.spz_level)
 
 
+def _check_out(out: Path) -> None:
+    shown = printable(str(out))
+    if out.suffix.lower() not in CLOUDS + MESHES:
+        raise ValueError(f"--out must end in {', '.join(CLOUDS + MESHES)}, got {shown}")
+    try:
+        if not out.parent.is_dir():
+            raise ValueError(f"--out: there is no folder {printable(str(out.parent))}")
+        if out.exists() and not out.is_file():
+            raise ValueError(f"--out: {shown} is no file; name another")
+    except OSError as error:
+        raise ValueError(f"--out: {shown}: {_reason(error)}") from None
+
+
 def _read(file: Path) -> "Image.Image":
-    from PIL import Image, ImageOps
+    from generation.pictures.framing import MAX_SIDE
 
-    from generation.pictures.framing import shrink
+    with file.open("rb") as opened:
+        data = opened.read(LIMITS.bytes + 1)
+    return decode_image(data, LIMITS, side=MAX_SIDE)
 
-    with Image.open(file) as image:
-        upright = ImageOps.exif_transpose(image)
-        return shrink(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
+
+def _reason(error: Exception) -> str:
+    """What happened, without the name of the file, which the caller shows in its harmless form."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _failed(sentence: str, status: int) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return status
 
 
 def _settings(options: argparse.Namespace) -> GenerationSettings:
@@ -139,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.image_to_3d",
         description="Make a Gaussian cloud (.spz, .ply) or a mesh (.glb, .obj) from a picture.",
-        epilog="exit status: 0 made, 1 not made, 2 wrong arguments",
+        epilog="exit status: 0 made, 1 not made, 2 a wrong argument or an unusable file",
         allow_abbrev=False,
     )
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a picture of one object")

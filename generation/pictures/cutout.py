@@ -14,6 +14,7 @@ from PIL import Image
 
 from generation.errors import NoObject
 from generation.pictures.framing import resize_foreground
+from generation.pictures.matte import FAINT, opacity, outlines_object
 from generation.pictures.onnx_network import OnnxError
 from generation.pictures.plain_border import plain_border_mask
 from generation.pictures.saliency import LAYOUTS, Layout, SaliencyNetwork
@@ -61,7 +62,8 @@ class BackgroundRemover:
     def __call__(self, image: Image.Image, *, skip_plain: bool = False) -> Image.Image:
         """Cuts the object out and frames it.
 
-        An RGBA image in which some pixel is not opaque counts as cut out already.
+        An RGBA image counts as cut out already if its transparency outlines an object (see
+        `outlines_object`). Any other loses its transparency and what is outside of it first.
 
         Args:
             image: RGB or RGBA, any size.
@@ -73,16 +75,11 @@ class BackgroundRemover:
         Raises:
             NoObject: No object was found.
         """
-        if not _is_cut_out(image):
-            image = self.remove(image.convert("RGB"), skip_plain=skip_plain)
-        opaque = sum(image.getchannel("A").histogram()[128:])
-        coverage = opaque / (image.width * image.height)
-        if coverage < self.settings.min_coverage:
-            raise NoObject(
-                f"no foreground was found in the image: {coverage:.3%} of its pixels are opaque, "
-                f"at least {self.settings.min_coverage:.3%} are needed"
-            )
-        return resize_foreground(image, self.settings.foreground_ratio)
+        cutout = self._given(image)
+        if cutout is None:
+            cutout = self.remove(_opaque(image), skip_plain=skip_plain)
+            self._require_object(cutout)
+        return resize_foreground(cutout, self.settings.foreground_ratio)
 
     def remove(self, image: Image.Image, *, skip_plain: bool = False) -> Image.Image:
         """Cuts the object out of a picture, without framing it.
@@ -102,9 +99,38 @@ class BackgroundRemover:
         cutout.putalpha(self._mask(image) if mask is None else mask)
         return cutout
 
+    def _given(self, image: Image.Image) -> Image.Image | None:
+        """The picture, opaque where it is most opaque, if it is cut out already; else None."""
+        if image.mode != "RGBA":
+            return None
+        alpha = np.asarray(image.getchannel("A"))
+        level = opacity(alpha, self.settings.min_coverage)
+        if level <= FAINT:
+            self._require_object(image)
+        if not outlines_object(alpha, level):
+            return None
+        if level < 255:
+            image = image.copy()
+            image.putalpha(image.getchannel("A").point(lambda value: value * 255 / level))
+        self._require_object(image)
+        return image
 
-def _is_cut_out(image: Image.Image) -> bool:
-    return image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
+    def _require_object(self, cutout: Image.Image) -> None:
+        opaque = sum(cutout.getchannel("A").histogram()[128:])
+        coverage = opaque / (cutout.width * cutout.height)
+        if coverage < self.settings.min_coverage:
+            raise NoObject(
+                f"no foreground was found in the image: {coverage:.3%} of its pixels are opaque, "
+                f"at least {self.settings.min_coverage:.3%} are needed"
+            )
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """The colours of a picture, as RGB, without margins that are not seen."""
+    if image.mode == "RGBA":
+        seen = image.getchannel("A").point(lambda value: 255 * (value > FAINT))
+        image = image.crop(seen.getbbox())
+    return image.convert("RGB")
 
 
 def _load_in_torch(

@@ -4,27 +4,21 @@ import numpy as np
 from PIL import Image
 
 from generation.errors import NoObject
+from generation.pictures.matte import object_box
 
 MAX_SIDE = 1024
-"""Pixels per side that are of use: rembg's networks see at most 1024, TripoSR 512."""
+"""Pixels per side that are of use: rembg's networks see at most 1024, TripoSR 512.
 
-
-def shrink(image: Image.Image) -> Image.Image:
-    """Scales a picture down until neither side exceeds `MAX_SIDE`; a smaller one is only copied.
-
-    Framing pads to a square, so without this a wide cut-out of 16 megapixels would take gigabytes
-    and many seconds on its way to the network, which sees a quarter of a megapixel of it.
-    """
-    small = image.copy()
-    small.thumbnail((MAX_SIDE, MAX_SIDE))
-    return small
+Framing pads to a square, so a wide cut-out of 16 megapixels would take gigabytes and many seconds
+on its way to the network, which sees a quarter of a megapixel of it.
+"""
 
 
 def resize_foreground(image: Image.Image, ratio: float = 0.85) -> Image.Image:
     """Crops to the object and pads to a square, as TripoSR's inputs were made; nothing is scaled.
 
-    The box covers the pixels with alpha > 0 without its last row and column, which TripoSR's own
-    preparation loses too.
+    The box is that of `object_box`: without dust and haze it covers the pixels with alpha > 0. Its
+    last row and column are left out, which TripoSR's own preparation loses too.
 
     Args:
         image: RGBA.
@@ -34,10 +28,10 @@ def resize_foreground(image: Image.Image, ratio: float = 0.85) -> Image.Image:
         RGBA, square; padding is transparent black.
 
     Raises:
-        NoObject: Fewer than 2 x 2 pixels are not fully transparent.
+        NoObject: The object has fewer than 2 x 2 pixels.
     """
     image = image if image.mode == "RGBA" else image.convert("RGBA")
-    left, top, right, bottom = image.getchannel("A").getbbox() or (0, 0, 0, 0)
+    left, top, right, bottom = object_box(np.asarray(image.getchannel("A"))) or (0, 0, 0, 0)
     width, height = right - left - 1, bottom - top - 1
     if min(width, height) < 1:
         raise NoObject("no foreground was found in the image: it is transparent throughout")

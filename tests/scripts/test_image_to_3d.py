@@ -1,13 +1,16 @@
 """image_to_3d makes clouds and meshes of one object in one frame, and says what is wrong."""
 
+import errno
 import io
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trimesh
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy.spatial import cKDTree
 
 from protocol import ply, spz
@@ -104,24 +107,29 @@ def test_a_mesh_keeps_to_its_number_of_triangles(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("out", "said"),
-    [("toy.stl", "must end in .spz, .ply, .glb, .obj"), ("no/toy.ply", "there is no folder")],
+    [
+        ("toy.stl", "must end in .spz, .ply, .glb, .obj"),
+        ("no/toy.ply", "there is no folder"),
+        ("toy.ply/toy.ply", "there is no folder"),
+        ("folder.ply", "is no file"),
+        ("x" * 300 + ".ply", "File name too long"),
+    ],
 )
 def test_wrong_outputs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, said: str
 ) -> None:
-    with pytest.raises(SystemExit):
+    (tmp_path / "folder.ply").mkdir()
+    with pytest.raises(SystemExit) as stopped:
         make(tmp_path / out)
+    assert stopped.value.code == 2
     assert said in capsys.readouterr().err
 
 
 def test_failures_leave_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    empty, text, out = tmp_path / "empty.png", tmp_path / "text.png", tmp_path / "toy.ply"
+    empty, out = tmp_path / "empty.png", tmp_path / "toy.ply"
     Image.new("RGBA", (40, 40)).save(empty)
-    text.write_text("no picture")
     for arguments, picture, said in (
         ((), empty, "no foreground"),
-        ((), text, "cannot identify image file"),
-        ((), tmp_path / "none.png", "No such file"),
         (("--threshold", "1e30"), PICTURE, "no surface"),
         (("--device", "abacus"), PICTURE, "'abacus' is no device of torch's"),
         (("--preset", "gpu80", "--device", "cpu"), PICTURE, "scripts.fetch_models --preset gpu80"),
@@ -129,3 +137,70 @@ def test_failures_leave_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert make(out, *arguments, picture=picture) == 1
         assert said in capsys.readouterr().err
         assert not out.exists()
+
+
+def _large_picture(path: Path) -> None:
+    """A PNG that claims 200 megapixels in its header."""
+    Image.new("L", (1, 1)).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = (20_000).to_bytes(4, "big") + (10_000).to_bytes(4, "big")
+    path.write_bytes(data)
+
+
+def test_a_picture_that_cannot_be_read_is_one_sentence_and_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, large, folder = tmp_path / "text.png", tmp_path / "large.png", tmp_path / "folder.png"
+    odd = tmp_path / "no-utf8-\udcff.png"
+    text.write_text("no picture")
+    folder.mkdir()
+    _large_picture(large)
+    odd.write_bytes(b"\x89PNG")
+    for picture, said in (
+        (text, "neither PNG, JPEG nor WebP"),
+        (tmp_path / "none.png", "No such file"),
+        (folder, "Is a directory"),
+        (large, "20000 x 10000 pixels, the limit is 134217728"),
+        (odd, r"no-utf8-\udcff.png: image is neither"),
+        (Path("/dev/zero"), "67108865 bytes, the limit is 67108864"),
+        (Path("x" * 300 + ".png"), "File name too long"),
+    ):
+        assert make(tmp_path / "toy.ply", picture=picture) == 2
+        shown = capsys.readouterr()
+        assert said in shown.err
+        assert shown.err.startswith("error: cannot read ")
+        assert (shown.err.count("\n"), shown.out) == (1, "")
+    assert not (tmp_path / "toy.ply").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_good_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "toy.spz"
+    out.write_bytes(b"good")
+
+    def full(_file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert make(out) == 2
+    assert capsys.readouterr().err == f"error: cannot write {out}: No space left on device\n"
+    assert out.read_bytes() == b"good"
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.spz"]
+
+
+def test_a_name_that_is_no_utf8_is_made_and_shown_harmless(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out, picture = tmp_path / "toy-\udcff.ply", tmp_path / "in-\udcff.png"
+    shutil.copy(PICTURE, picture)
+    assert make(out, picture=picture) == 0
+    assert out.exists()
+    assert r"toy-\udcff.ply: " in capfd.readouterr().out
+
+
+def test_a_photo_of_a_camera_is_taken_though_no_validator_may_send_it(tmp_path: Path) -> None:
+    image = Image.new("RGB", (6000, 4000), (225, 225, 225))
+    ImageDraw.Draw(image).ellipse((1800, 800, 4200, 3200), fill=(60, 190, 80))
+    image.save(tmp_path / "photo.jpg")
+    assert make(tmp_path / "toy.ply", picture=tmp_path / "photo.jpg") == 0
