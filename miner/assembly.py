@@ -33,8 +33,30 @@ class Parts:
     axon: object | None
 
 
-def chain_of(config: MinerConfig) -> "Chain":
-    """Returns the subnet that the settings name: on a chain, or in a file."""
+@dataclass(frozen=True)
+class Membership:
+    """The miner's place on a subnet.
+
+    Attributes:
+        wallet: Signs what the miner sends.
+        chain: The subnet.
+        uid: The hotkey's number on it.
+    """
+
+    wallet: Any
+    chain: "Chain"
+    uid: int
+
+    @property
+    def hotkey(self) -> str:
+        """The SS58 address of the hotkey."""
+        return str(self.wallet.hotkey.ss58_address)
+
+
+def chain_of(config: MinerConfig) -> "Chain | None":
+    """Returns the subnet that the settings name: on a chain, in a file, or none for http alone."""
+    if not config.needs_chain:
+        return None
     if config.chain_file is not None:
         from miner.chain.file_chain import FileChain
 
@@ -45,22 +67,24 @@ def chain_of(config: MinerConfig) -> "Chain":
     return SubtensorChain(config.network, config.netuid, find_ip=find_ip)
 
 
-async def assemble(config: MinerConfig, chain: "Chain", score_log: ScoreLog) -> Parts:
+async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreLog) -> Parts:
     """Opens the wallet, finds the hotkey on the subnet, binds the ports and writes `miner_started`.
+
+    Args:
+        config: The settings.
+        chain: From `chain_of`. Without one, there is no wallet either.
+        score_log: Receives the line.
 
     Raises:
         SetupError: Something is missing; names the command that fixes it.
     """
     from generation.presets import preset
-    from miner.chain.wallets import open_wallet
     from miner.engines.local import LocalEngine
     from miner.estimates_file import FILE_NAME, EstimatesFile
     from miner.service import MinerService
 
     settings = preset(config.preset_name)
-    wallet = open_wallet(config.wallet_name, config.wallet_hotkey, config.wallet_path)
-    hotkey = wallet.hotkey.ss58_address
-    neuron = await chain.start(hotkey)
+    member = await _join(config, chain) if chain is not None else None
     service = MinerService(
         [LocalEngine(settings, models_dir=config.models_dir)],
         score_log,
@@ -70,15 +94,20 @@ async def assemble(config: MinerConfig, chain: "Chain", score_log: ScoreLog) -> 
     )
     transports: list[Transport] = []
     axon = None
-    if "push" in config.transports:
-        push = await _axon(config, service, chain, score_log, wallet)
+    if member is not None and "push" in config.transports:
+        push = await _axon(config, service, member.chain, score_log, member.wallet)
         transports.append(push)
         axon = push.axon
-    if "pull" in config.transports:
-        transports.append(_puller(config, service, chain, score_log, wallet))
+    if member is not None and "pull" in config.transports:
+        transports.append(_puller(config, service, member.chain, score_log, member.wallet))
     if "http" in config.transports:
         transports.append(_http(config, service, score_log))
-    logger.info("hotkey {} is uid {} of {}", hotkey, neuron.uid, config.network)
+    if member is not None:
+        logger.info("hotkey {} is uid {} of {}", member.hotkey, member.uid, config.network)
+    else:
+        logger.info("http alone: no wallet is opened and no chain is read")
+    if config.preset is None:
+        logger.warning("no preset is given: it is {}", settings.name)
     if settings.knows:
         logger.warning("preset {} knows only {}", settings.name, settings.knows)
     score_log.write(
@@ -88,12 +117,20 @@ async def assemble(config: MinerConfig, chain: "Chain", score_log: ScoreLog) -> 
         transports=[transport.name for transport in transports],
         budget_s=config.budget,
         pid=os.getpid(),
-        netuid=config.netuid,
-        network=config.network,
-        hotkey=hotkey,
-        uid=neuron.uid,
+        netuid=config.netuid if member is not None else None,
+        network=config.network if member is not None else None,
+        hotkey=member.hotkey if member is not None else None,
+        uid=member.uid if member is not None else None,
     )
     return Parts(service, transports, axon)
+
+
+async def _join(config: MinerConfig, chain: "Chain") -> Membership:
+    from miner.chain.wallets import open_wallet
+
+    wallet = open_wallet(config.wallet_name, config.wallet_hotkey, config.wallet_path)
+    neuron = await chain.start(wallet.hotkey.ss58_address)
+    return Membership(wallet, chain, neuron.uid)
 
 
 async def _axon(

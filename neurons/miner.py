@@ -95,7 +95,8 @@ async def _run(config: MinerConfig, score_log: ScoreLog) -> tuple[int, bool]:
             chain = chain_of(config)
             parts = await _until((stop,), assemble(config, chain, score_log))
         if parts is None:
-            await chain.close()
+            if chain is not None:
+                await chain.close()
             code, reason = STOPPED, "asked to by a signal"
         else:
             code, reason = await _serve(parts, chain, stop, last_resort)
@@ -112,7 +113,7 @@ async def _run(config: MinerConfig, score_log: ScoreLog) -> tuple[int, bool]:
 
 
 async def _serve(
-    parts: Parts, chain: "Chain", stop: asyncio.Event, last_resort: LastResort
+    parts: Parts, chain: "Chain | None", stop: asyncio.Event, last_resort: LastResort
 ) -> tuple[int, str]:
     service, transports = parts.service, parts.transports
 
@@ -134,24 +135,27 @@ async def _serve(
             publishing.cancel()
 
     async with AsyncExitStack() as closing:  # It closes the last one first.
-        closing.push_async_callback(chain.close)
+        ends = [stop]
+        if chain is not None:
+            closing.push_async_callback(chain.close)
+            ends.append(chain.deregistered)
         closing.push_async_callback(service.close)
         for transport in transports:
             closing.push_async_callback(transport.close)
         try:
-            await _until((stop, chain.deregistered), serve())
+            await _until(ends, serve())
         finally:
             last_resort.process_ends()
         await service.drain()
     if service.died.is_set():
         return DIED, "the engine died"
-    if chain.deregistered.is_set():
+    if chain is not None and chain.deregistered.is_set():
         return DEREGISTERED, "the hotkey has lost its uid: it is not registered any more"
     return STOPPED, "asked to by a signal"
 
 
-async def _publish(chain: "Chain", axon: object | None) -> None:
-    if axon is not None:
+async def _publish(chain: "Chain | None", axon: object | None) -> None:
+    if chain is not None and axon is not None:
         await chain.publish(axon)
 
 

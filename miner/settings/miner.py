@@ -48,7 +48,8 @@ class MinerConfig(Settings):
         "push",
         alias="transports",
         description="ways on which requests come, with commas: push (validators call the axon), "
-        "pull (validators are asked for tasks), http (a form on a port)",
+        "pull (validators are asked for tasks), http (a form on a port; alone it needs neither "
+        "wallet nor chain)",
     )
 
     axon_ip: str = Field("0.0.0.0", alias="axon.ip", description="address to listen on")
@@ -116,7 +117,7 @@ class MinerConfig(Settings):
         None,
         alias="preset",
         description="generation preset: gpu24, gpu80, or embedded (no weights, no GPU; "
-        "the default with --chain.file only)",
+        "the default with --chain.file, and with --transports http alone)",
     )
     preset_allow_embedded: bool = Field(
         False,
@@ -189,13 +190,14 @@ class MinerConfig(Settings):
 
     @model_validator(mode="after")
     def _preset_is_chosen(self) -> Self:
-        if self.chain_file is not None:
+        if self.chain_file is not None or not self.needs_chain:
             return self
         if self.preset is None:
             raise SetupError(
                 f"no preset is given, and there is no default on {self.network}",
                 fix="add --preset gpu24 (24 GB of GPU memory) or --preset gpu80; "
-                "to try the miner without a chain, add --chain.file neurons.json",
+                "to try the miner without a chain, add --chain.file neurons.json, or "
+                "--transports http",
             )
         if self.preset == "embedded" and not self.preset_allow_embedded:
             raise SetupError(
@@ -209,6 +211,11 @@ class MinerConfig(Settings):
     def preset_name(self) -> str:
         """The preset in effect."""
         return self.preset or "embedded"
+
+    @property
+    def needs_chain(self) -> bool:
+        """Whether a wallet and a subnet are needed: only `http` alone serves without them."""
+        return self.transports != "http"
 
     @property
     def network(self) -> str:

@@ -366,3 +366,18 @@ def test_any_bytes_are_settings_or_a_short_refusal(data: bytes) -> None:
         file.flush()
         with contextlib.suppress(SetupError):
             read(*ON_FILE, "--config", file.name)
+
+
+@pytest.mark.parametrize("more", [(), ("--preset", "embedded"), ("--preset", "gpu80")])
+def test_http_alone_needs_no_chain_and_has_a_default_preset(more: tuple[str, ...]) -> None:
+    config = read("--transports", "http", *more)
+    assert not config.needs_chain
+    assert config.preset_name == (more[1] if more else "embedded")
+
+
+@pytest.mark.parametrize("transports", ["push", "pull", "push,http", "pull,http", "push,pull,http"])
+def test_any_other_set_of_transports_needs_a_chain_and_its_preset(transports: str) -> None:
+    assert read(*ON_FILE, "--transports", transports).needs_chain
+    for preset in ((), ("--preset", "embedded")):
+        with pytest.raises(SetupError):
+            read("--transports", transports, *preset)
