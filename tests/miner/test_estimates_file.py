@@ -9,6 +9,7 @@ import pytest
 from loguru import logger
 
 from miner.estimates_file import FILE_NAME, EstimatesFile
+from miner.problems import Problems
 from miner.scheduling.estimates import Estimates
 from tests.support.fakes import Clock
 
@@ -133,9 +134,18 @@ def test_a_disk_that_takes_nothing_only_warns(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    EstimatesFile(path).save(Estimates(Clock()), {})
+    problems = Problems()
+    file = EstimatesFile(path, problems)
+    for _ in range(3):
+        file.save(Estimates(Clock()), {})
     assert "is not written: No space left on device" in warnings[0]
     assert path.read_bytes() == before
+    assert len(warnings) == 1, "every minute would be too often"
+    assert "No space left on device" in problems.sentences[0]
+    monkeypatch.undo()
+    file.save(observed(), MACHINES)
+    assert problems.sentences == []
+    assert restored(path).export() != {}
 
 
 def test_a_folder_that_is_missing_only_warns(tmp_path: Path, warnings: list[str]) -> None:
