@@ -19,7 +19,9 @@ SERVER_ERROR = "server_error"
 RETRY_AFTER_S = 30
 _SHUTTING_DOWN = "the miner is shutting down; try again later"
 _CHAIN = 8
-"""Exceptions of one chain that a log line shows, at most."""
+"""Exceptions that a log line shows, at most."""
+_FRAMES = 40
+"""Innermost frames of each."""
 
 
 class _Exchange:
@@ -128,14 +130,14 @@ class ServerErrors:
         failure: BaseException | str | None = None
         try:
             await self._app(scope, receive_and_note, send_unless_failed)
-        except ClientDisconnect:
-            return
         except asyncio.CancelledError:
             # The server is closing and waits no longer.
             if not started:
                 await _send_json(send, 503, {"message": _SHUTTING_DOWN}, retry_after=True)
             raise
         except Exception as error:
+            if _is_disconnect(error):
+                return
             failure = error
         if failure is None and own_status is not None:
             failure = f"the application answered {own_status}, which no document lists"
@@ -171,15 +173,25 @@ async def _send_json(
 
 
 def _described(error: BaseException) -> Iterator[str]:
-    """Lines for a log: each exception of a chain with its text on one line, and its frames."""
-    shown: BaseException | None = error
-    for number in range(_CHAIN):
-        if shown is None:
+    """Lines for a log: each exception behind another with its text on one line, and its frames."""
+    waiting = [("", error)]
+    for _ in range(_CHAIN):
+        if not waiting:
             return
-        prefix = "caused by " if number else ""
+        prefix, shown = waiting.pop(0)
         yield f"{prefix}{type(shown).__name__}: {_text(shown)}"
-        yield "".join(traceback.format_tb(shown.__traceback__)).rstrip()
-        shown = shown.__cause__ or (None if shown.__suppress_context__ else shown.__context__)
+        yield "".join(traceback.format_tb(shown.__traceback__, -_FRAMES)).rstrip()
+        if isinstance(shown, BaseExceptionGroup):
+            waiting += [("one of them: ", each) for each in shown.exceptions]
+        cause = shown.__cause__ or (None if shown.__suppress_context__ else shown.__context__)
+        if cause is not None:
+            waiting.append(("caused by ", cause))
+
+
+def _is_disconnect(error: Exception) -> bool:
+    if isinstance(error, ExceptionGroup):
+        return all(map(_is_disconnect, error.exceptions))
+    return isinstance(error, ClientDisconnect)
 
 
 def _text(error: BaseException) -> str:
