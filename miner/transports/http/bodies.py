@@ -4,6 +4,7 @@ A whole body is at hand, so nothing is written to a temporary folder. Every step
 number of fields, of headers and of JSON values, whatever the size of the body.
 """
 
+import logging
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +21,9 @@ MAX_JSON_PARTS = 4096
 
 CONTENT_TYPE_CHARACTERS = 1024
 HOW_TO_SEND = 'curl -F "prompt=a blue cube" or curl -F prompt_image_file=@chair.png'
+
+# Its parser warns of every damaged form, and strangers could fill a disk.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 _UNESCAPE_BLOCK = 2**16
 _PERCENT = ord("%")

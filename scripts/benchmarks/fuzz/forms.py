@@ -14,6 +14,7 @@ from urllib.parse import quote_plus
 from PIL import Image
 
 from protocol.tasks import MAX_SEED
+from scripts.benchmarks.fuzz.requests import RawRequest
 
 Mutation = Callable[[random.Random, bytes], bytes]
 
@@ -105,6 +106,22 @@ def mutated_form(seed: int) -> tuple[str, bytes]:
     if chance.random() < 0.3:
         content_type = _mutated_type(chance, content_type)
     return content_type, body
+
+
+def form_request(chance: random.Random) -> RawRequest:
+    """Returns a request with a form, mutated or not, for `requests.mutations` to change further.
+
+    Args:
+        chance: Chooses the form.
+    """
+    seed = chance.getrandbits(63)
+    content_type, body = good_form(seed) if chance.random() < 0.3 else mutated_form(seed)
+    headers = (
+        (b"host", b"localhost"),
+        (b"content-type", content_type.encode("latin-1")),
+        (b"connection", b"close"),
+    )
+    return RawRequest(b"POST", chance.choice((b"/generate", b"/generate/")), headers, body)
 
 
 def _good(chance: random.Random) -> tuple[str, bytes]:
