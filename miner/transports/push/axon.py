@@ -172,7 +172,9 @@ class AxonTransport:
             signature=claim.signature,
         )
         await self.axon.default_verify(
-            SimpleNamespace(dendrite=terminal, timeout=1e9, computed_body_hash=claim.body_hash)
+            SimpleNamespace(
+                dendrite=terminal, timeout=float("inf"), computed_body_hash=claim.body_hash
+            )
         )
         self.axon.nonces.clear()
 
