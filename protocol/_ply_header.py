@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from protocol.errors import CodecError
+from protocol.foreign_formats import describe
 
 MAX_HEADER_BYTES: Final = 64 * 1024
 """A 3DGS header takes about 1.5 KB; what is still header after this many bytes is not a PLY."""
@@ -28,8 +29,9 @@ _TYPES: Final = {
     **dict.fromkeys(("double", "float64"), "f8"),
 }
 _ELEMENT = re.compile(r"element vertex ([0-9]{1,10})")
-_PROPERTY = re.compile(r"property (\w+) (\S+)")
+_PROPERTY = re.compile(r"property ([a-z0-9]+) ([!-~]+)")
 _SHOWN_CHARACTERS = 60
+_SHOWN_BYTES = 20
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ def parse(data: bytes) -> Header:
     Raises:
         CodecError: Anything else is found.
     """
+    if not data.startswith(b"ply"):
+        shown = data[:_SHOWN_BYTES].partition(b"\n")[0].decode("latin-1")
+        reason = "expected 'ply'" if data else "no 'end_header'"
+        _refuse(1, shown, f"{reason}; the file is {describe(data)}")
     lines = _lines(data)
     number, line, _ = next(lines)
     if line != "ply":

@@ -8,6 +8,7 @@ frame ends and the most that it can hold, both before a byte of output is alloca
 import zstandard
 
 from protocol.errors import CodecError
+from protocol.foreign_formats import describe
 
 _FRAME_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGIC = 0x184D2A50  # the low four bits are free for the writer
@@ -16,6 +17,9 @@ _MAX_BLOCK_BYTES = 128 * 1024
 _CHECKSUM_BYTES = 4
 _RAW, _RLE, _COMPRESSED = 0, 1, 2
 _UNKNOWN_SIZE = -1
+_MOST_BLOCKS = 1 << 15
+"""An encoder writes a block per 128 KiB, so at most this many hold 4 GiB."""
+_MOST_FRAMES = 16
 
 
 def unpack(data: bytes, *, limit: int) -> bytes:
@@ -33,7 +37,7 @@ def unpack(data: bytes, *, limit: int) -> bytes:
     if data[: len(_FRAME_MAGIC)] != _FRAME_MAGIC:
         raise CodecError(
             f"not a zstd frame: the file starts with {data[:4].hex(' ') or 'nothing'}, "
-            f"expected {_FRAME_MAGIC.hex(' ')} (gzip SPZ and bare payloads are not read)"
+            f"expected {_FRAME_MAGIC.hex(' ')}; it is {describe(data)}"
         )
     try:
         end, capacity = _walk_frame(data, 0)
@@ -60,9 +64,11 @@ def _walk_frame(data: bytes, start: int) -> tuple[int, int]:
     header = data[start : start + 18]
     parameters = zstandard.get_frame_parameters(header)
     offset = start + zstandard.frame_header_size(header)
-    capacity = 0
+    capacity = blocks = 0
     last = False
     while not last:
+        if (blocks := blocks + 1) > _MOST_BLOCKS:
+            raise CodecError(f"the zstd frame has more than {_MOST_BLOCKS} blocks")
         block = int.from_bytes(data[offset : offset + _BLOCK_HEADER_BYTES], "little")
         last, kind, size = bool(block & 1), block >> 1 & 3, block >> 3
         if kind > _COMPRESSED:
@@ -79,7 +85,10 @@ def _walk_frame(data: bytes, start: int) -> tuple[int, int]:
 
 def _check_tail(data: bytes, offset: int) -> None:
     """Lets skippable and empty frames follow the data frame, as libzstd's one-shot reader does."""
+    frames = 0
     while offset < len(data):
+        if (frames := frames + 1) > _MOST_FRAMES:
+            raise CodecError(f"over {_MOST_FRAMES} skippable or empty frames follow the zstd frame")
         magic = int.from_bytes(data[offset : offset + 4], "little")
         if magic & ~0xF == _SKIPPABLE_MAGIC and offset + 8 <= len(data):
             end = offset + 8 + int.from_bytes(data[offset + 4 : offset + 8], "little")

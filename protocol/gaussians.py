@@ -14,6 +14,13 @@ SH_C0 = 0.28209479177387814
 LOGIT_LIMIT = 10.0
 """What both codecs make of an infinite opacity logit: its byte in SPZ is the same."""
 
+MAX_GAUSSIANS = 1_000_000
+"""The most Gaussians that a decoder accepts if its caller does not say otherwise: several times as
+many as answers have, and no more than are decoded within a second and 300 MB."""
+
+MAX_GAUSSIANS_OF_A_FILE = 10_000_000
+"""The most Gaussians of a file that a person names; also what the validators' decoder takes."""
+
 _COLUMNS: dict[str, int | None] = {
     "positions": 3,
     "log_scales": 3,

@@ -9,16 +9,21 @@ validators run): binary little-endian, `float`, LF line ends, no comments. What 
 but never guessed at: a file that contradicts itself is refused with the line, row or property.
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from protocol import _ply_header
+from protocol import _ply_header, _ply_rows
 from protocol.errors import CodecError
-from protocol.gaussians import LOGIT_LIMIT, Float32Array, GaussianCloud
+from protocol.foreign_formats import describe, is_compressed_ply
+from protocol.gaussians import LOGIT_LIMIT, MAX_GAUSSIANS, Float32Array, GaussianCloud
+from protocol.text import printable
+
+MAX_TEXT_BYTES: Final = 12 << 20
+"""The largest ASCII body that is decoded if the caller does not say otherwise. Text costs a hundred
+times as much as binary."""
 
 _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "positions": ("x", "y", "z"),
@@ -29,9 +34,7 @@ _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
 }
 _NORMALS = ("nx", "ny", "nz")
 _REST_COUNTS = (0, 9, 24, 45)
-_SHOWN_CHARACTERS = 40
-
-_Columns = Mapping[str, NDArray[Any]]
+_SHOWN_CHARACTERS = 200
 
 
 def encode(cloud: GaussianCloud, *, normals: bool = True) -> bytes:
@@ -68,7 +71,9 @@ def encode(cloud: GaussianCloud, *, normals: bool = True) -> bytes:
     return b"".join([header.encode("ascii"), table.data])
 
 
-def decode(data: bytes, *, max_points: int = 10_000_000) -> GaussianCloud:
+def decode(
+    data: bytes, *, max_points: int = MAX_GAUSSIANS, max_text_bytes: int = MAX_TEXT_BYTES
+) -> GaussianCloud:
     """Decodes a 3DGS PLY file: ASCII or binary of either byte order, with or without normals.
 
     Properties may come in any order. Those of a Gaussian must be float or double (rounded to
@@ -79,6 +84,7 @@ def decode(data: bytes, *, max_points: int = 10_000_000) -> GaussianCloud:
     Args:
         data: The whole file.
         max_points: The most Gaussians to accept.
+        max_text_bytes: The largest ASCII body to accept.
 
     Returns:
         The cloud, values as in the file except that infinite opacity logits, which SPZ decoders
@@ -86,20 +92,33 @@ def decode(data: bytes, *, max_points: int = 10_000_000) -> GaussianCloud:
 
     Raises:
         CodecError: The file is no such PLY, its body is shorter or longer than its header says, or
-            a value is NaN or infinite. The message names the line, or the row (from 0) and
-            property.
+            a value is NaN or infinite. The message names the line and column, or the row (from 0)
+            and property.
     """
+    if is_compressed_ply(data):
+        raise CodecError(f"not rows of Gaussians but {describe(data)}")
     header = _ply_header.parse(data)
     if not 1 <= header.count <= max_points:
         raise CodecError(
             f"the PLY header claims {header.count} Gaussians; 1 to {max_points} are accepted"
         )
     _check_properties(header.properties)
-    columns = _binary_columns(data, header) if header.byte_order else _ascii_columns(data, header)
-    attributes = {
-        attribute: np.stack([_finite_column(columns, name) for name in names], axis=1)
-        for attribute, names in _COLUMNS.items()
-    }
+    rows = (
+        _ply_rows.binary_rows(data, header)
+        if header.byte_order
+        else _ply_rows.text_rows(data, header, max_text_bytes)
+    )
+    attributes: dict[str, Float32Array] = {}
+    for start, columns in rows:
+        if not attributes:  # only now is the body known to be as long as the header says
+            attributes = {
+                attribute: np.empty((header.count, len(names)), np.float32)
+                for attribute, names in _COLUMNS.items()
+            }
+        for attribute, names in _COLUMNS.items():
+            for place, name in enumerate(names):
+                values = _finite(columns[name], name, start)
+                attributes[attribute][start : start + len(values), place] = values
     attributes["opacity_logits"] = attributes["opacity_logits"][:, 0]
     return GaussianCloud(**attributes)
 
@@ -107,7 +126,10 @@ def decode(data: bytes, *, max_points: int = 10_000_000) -> GaussianCloud:
 def _check_properties(properties: dict[str, str]) -> None:
     for name in (name for names in _COLUMNS.values() for name in names):
         if name not in properties:
-            raise CodecError(f"the PLY header has no property {name}; found {_shown(properties)}")
+            found = printable(" ".join(properties) or "none", _SHOWN_CHARACTERS)
+            raise CodecError(
+                f"the PLY header has no property {name}; found {found}{_other_contents(properties)}"
+            )
         if properties[name] not in ("f4", "f8"):
             raise CodecError(
                 f"PLY property {name} has an integer type; a Gaussian's values are float or double"
@@ -122,46 +144,16 @@ def _check_properties(properties: dict[str, str]) -> None:
         logger.warning("PLY: dropped {} f_rest properties; only f_dc is kept", len(rest))
 
 
-def _binary_columns(data: bytes, header: _ply_header.Header) -> _Columns:
-    row = np.dtype([(name, header.byte_order + code) for name, code in header.properties.items()])
-    found, expected = len(data) - header.size, header.count * row.itemsize
-    if found != expected:
-        raise CodecError(
-            f"the PLY body has {found} bytes, {header.count} rows of {row.itemsize} bytes take "
-            f"{expected}: it ends in row {found // row.itemsize}"
-        )
-    table = np.frombuffer(data, row, offset=header.size)
-    return {name: table[name] for name in header.properties}
+def _other_contents(properties: dict[str, str]) -> str:
+    if "f_dc_0" not in properties and "red" in properties:
+        return " (a coloured point cloud or mesh, not Gaussians)"
+    return ""
 
 
-def _ascii_columns(data: bytes, header: _ply_header.Header) -> _Columns:
-    body = data[header.size :].rstrip(b"\n")
-    found = body.count(b"\n") + 1
-    if found != header.count:
-        raise CodecError(f"the PLY body has {found} lines, the header says {header.count}")
-    # Only what a Gaussian needs is kept, so that thousands of properties cost no memory.
-    columns = {name: np.empty(header.count) for names in _COLUMNS.values() for name in names}
-    for row, line in enumerate(body.decode("latin-1").split("\n")):
-        where = f"PLY line {header.lines + 1 + row} (row {row})"
-        tokens = line.split()
-        if len(tokens) != len(header.properties):
-            raise CodecError(f"{where} has {len(tokens)} values, expected {len(header.properties)}")
-        for name, token in zip(header.properties, tokens, strict=True):
-            try:
-                value = float(token)
-            except ValueError as error:
-                raise CodecError(
-                    f"{where}, property {name}: {token[:_SHOWN_CHARACTERS]!r} is not a number"
-                ) from error
-            if name in columns:
-                columns[name][row] = value
-    return columns
-
-
-def _finite_column(columns: _Columns, name: str) -> Float32Array:
-    """Returns one property as float32 (N,), checked."""
+def _finite(column: NDArray[Any], name: str, start: int) -> Float32Array:
+    """Returns one property of some rows as float32, checked; the first row's number is `start`."""
     with np.errstate(over="ignore", invalid="ignore"):
-        values: Float32Array = columns[name].astype(np.float32)
+        values: Float32Array = column.astype(np.float32)
     if name == "opacity":
         infinite = np.isinf(values)
         values[infinite] = np.copysign(np.float32(LOGIT_LIMIT), values[infinite])
@@ -169,12 +161,6 @@ def _finite_column(columns: _Columns, name: str) -> Float32Array:
     if not finite.all():
         row = int(np.argmin(finite))
         raise CodecError(
-            f"PLY row {row}, property {name} is {columns[name][row]}; it must be a finite float32 "
-            f"({len(values) - int(finite.sum())} such rows in all)"
+            f"PLY row {start + row}, property {name} is {column[row]}; it must be a finite float32"
         )
     return values
-
-
-def _shown(properties: dict[str, str]) -> str:
-    text = " ".join(properties) or "none"
-    return text if len(text) <= 5 * _SHOWN_CHARACTERS else text[: 5 * _SHOWN_CHARACTERS] + "..."

@@ -33,10 +33,11 @@ from numpy.typing import NDArray
 
 from protocol import _zstd_frame
 from protocol.errors import CodecError
-from protocol.gaussians import LOGIT_LIMIT, Float32Array, GaussianCloud
+from protocol.foreign_formats import describe
+from protocol.gaussians import LOGIT_LIMIT, MAX_GAUSSIANS, Float32Array, GaussianCloud
 
 MAX_POINTS: Final = 10_000_000
-"""The most Gaussians that the validators' decoder takes."""
+"""The most Gaussians that are encoded; the validators' decoder takes as many."""
 
 Bytes = NDArray[np.uint8]
 
@@ -116,7 +117,7 @@ def _quantise(cloud: GaussianCloud) -> Bytes:
     return out
 
 
-def decode(data: bytes, *, max_points: int = MAX_POINTS) -> GaussianCloud:
+def decode(data: bytes, *, max_points: int = MAX_GAUSSIANS) -> GaussianCloud:
     """Decodes an SPZ file of version 1 or 2 and SH degree 0 to 3.
 
     A `GaussianCloud` carries degree 0 only: higher degrees are dropped, with a warning in the log.
@@ -182,7 +183,10 @@ def _read_header(body: bytes, max_points: int) -> tuple[int, int, int, int]:
         raise CodecError(f"the SPZ payload has {len(body)} bytes, its header alone {_HEADER.size}")
     magic, version, count, sh_degree, fractional_bits, _, _ = _HEADER.unpack_from(body)
     if magic != _MAGIC:
-        raise CodecError(f"the SPZ magic is {magic:#010x}, expected {_MAGIC:#010x}")
+        raise CodecError(
+            f"the SPZ magic is {magic:#010x}, expected {_MAGIC:#010x}; the zstd frame holds "
+            f"{describe(body)}"
+        )
     if version not in (1, _VERSION):
         raise CodecError(f"SPZ version {version} is not read; versions 1 and {_VERSION} are")
     if not 1 <= count <= max_points:

@@ -6,6 +6,7 @@ does not, 2 the file cannot be read.
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from protocol.gaussians import Float32Array, GaussianCloud
 
 VALID, INVALID, UNREADABLE = 0, 1, 2
+
+MAX_BYTES = 4 << 30
+"""The largest file that is read; 10 million Gaussians with all harmonics take 2.5 GB as PLY."""
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -55,21 +59,21 @@ def inspect(file: Path, *, out: Path | None = None, size: int = 518) -> int:
     """
     from rich.console import Console
 
-    from protocol import ply, spz
+    from protocol import spz
     from protocol.errors import CodecError
+    from protocol.text import printable
 
     console = Console()
     try:
-        data = file.read_bytes()
-        if not data.startswith((b"ply", _ZSTD_MAGIC)):
-            raise CodecError(f"neither PLY nor zstd SPZ: it begins with the bytes {data[:4]!r}")
+        data = _read(file)
         is_ply = data.startswith(b"ply")
-        cloud = ply.decode(data) if is_ply else spz.decode(data)
+        cloud = _decode(data, file.name)
     except OSError as error:
-        print(f"cannot read {file}: {error.strerror or error}", file=sys.stderr)
+        reason = error.strerror or error
+        print(f"cannot read {printable(str(file))}: {reason}", file=sys.stderr)
         return UNREADABLE
     except CodecError as error:
-        print(f"{file} is not a readable asset: {error}", file=sys.stderr)
+        print(f"{printable(str(file))} is not a readable asset: {error}", file=sys.stderr)
         return UNREADABLE
 
     from generation.scoring import validity
@@ -85,6 +89,31 @@ def inspect(file: Path, *, out: Path | None = None, size: int = 518) -> int:
     preview = out or file.with_name(f"{file.name}.preview.png")
     drawn = _write_preview(console, cloud, preview, size)
     return VALID if report.passed and wire_bytes is not None and drawn else INVALID
+
+
+def _read(file: Path) -> bytes:
+    from protocol.errors import CodecError
+
+    if file.is_dir():
+        raise CodecError("it is a folder; name a .ply or .spz file in it")
+    if file.exists() and not file.is_file():
+        raise CodecError("it is a device or a pipe; write its content to a file first")
+    if (size := file.stat().st_size) > MAX_BYTES:
+        raise CodecError(f"it has {size:,} bytes, the limit is {MAX_BYTES:,}")
+    return file.read_bytes()
+
+
+def _decode(data: bytes, name: str) -> "GaussianCloud":
+    from protocol import ply, spz
+    from protocol.errors import CodecError
+    from protocol.foreign_formats import describe
+    from protocol.gaussians import MAX_GAUSSIANS_OF_A_FILE
+
+    if data.startswith(b"ply"):
+        return ply.decode(data, max_points=MAX_GAUSSIANS_OF_A_FILE, max_text_bytes=len(data))
+    if data.startswith(_ZSTD_MAGIC):
+        return spz.decode(data, max_points=MAX_GAUSSIANS_OF_A_FILE)
+    raise CodecError(f"neither PLY nor zstd SPZ: it is {describe(data, name)}")
 
 
 def _print_facts(console: "Console", cloud: "GaussianCloud", form: str, size: int) -> None:
@@ -141,6 +170,8 @@ def _figure(value: float) -> str:
 def _write_preview(console: "Console", cloud: "GaussianCloud", out: Path, size: int) -> bool:
     """Returns whether a validator could draw the cloud; failing to save it is only reported."""
     from generation.rendering import preview_grid
+    from protocol.files import replace_file
+    from protocol.text import printable
 
     try:
         preview = preview_grid(cloud, size)
@@ -148,11 +179,14 @@ def _write_preview(console: "Console", cloud: "GaussianCloud", out: Path, size: 
         console.print(f"no preview: {error}", style="red", markup=False)
         return False
     try:
-        preview.save(out, format="PNG")
+        picture = io.BytesIO()
+        preview.save(picture, format="PNG")
+        replace_file(out, picture.getvalue())
     except OSError as error:
-        print(f"cannot write {out}: {error.strerror or error}; name another with --out")
+        reason = error.strerror or error
+        print(f"cannot write {printable(str(out))}: {reason}; name another with --out")
     else:
-        print(f"preview: {out}")
+        print(f"preview: {printable(str(out))}")
     return True
 
 

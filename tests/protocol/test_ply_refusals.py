@@ -55,7 +55,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no Gaussians": (changed(b"500", b"0"), "claims 0 Gaussians"),
     "too many Gaussians": (
         changed(b"500", b"10000001"),
-        "claims 10000001 Gaussians; 1 to 10000000",
+        "claims 10000001 Gaussians; 1 to 1000000 are accepted",
     ),
     "no end_header": (HEADER + BODY, "no 'end_header'|line 21"),
     "endless header": (
