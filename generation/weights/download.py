@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from generation.weights.refusals import reason
 from generation.weights.sources import ModelSource, ReleaseModel
-from generation.weights.store import ModelStore
+from generation.weights.store import ModelStore, inside
 from protocol.errors import SetupError
 
 T = TypeVar("T")
@@ -59,6 +60,22 @@ def fetch_models(
     Raises:
         SetupError: No access, no network, no disk space, or a file that is not the expected one.
     """
+    try:
+        _fetch(models, store, endpoint, report)
+    except OSError as error:
+        raise SetupError(
+            f"{error.filename or store.root} cannot be used: {error.strerror or error}",
+            fix="check the permissions of this user and the room on that disk, or choose another "
+            "folder with --models.dir DIR",
+        ) from error
+
+
+def _fetch(
+    models: Sequence[ModelSource],
+    store: ModelStore,
+    endpoint: str | None,
+    report: Callable[[str], None],
+) -> None:
     plans = []
     for model in models:
         if _discard_damaged(model, store):
@@ -97,7 +114,10 @@ def _plan(model: ModelSource, store: ModelStore, endpoint: str | None) -> _Plan:
 
         answer = get_session().head(model.url, follow_redirects=True)
         answer.raise_for_status()
-        return _Plan(model, model.url, {model.file: int(answer.headers["Content-Length"])}, {})
+        size = answer.headers.get("Content-Length", "")
+        if not size.isdecimal():
+            raise ValueError(f"{model.url} does not say how large the file is")
+        return _Plan(model, model.url, {model.file: int(size)}, {})
 
     from huggingface_hub import HfApi
 
@@ -113,6 +133,12 @@ def _plan(model: ModelSource, store: ModelStore, endpoint: str | None) -> _Plan:
                 f"{model.repo} at {info.sha} holds no file {pattern}",
                 fix="report this: the repository has changed since this version was made",
             )
+    try:
+        names = [inside(name) for name in names]
+    except ValueError as error:
+        raise SetupError(
+            f"{model.repo} at {info.sha} cannot be downloaded: {error}", fix=f"see {model.page}"
+        ) from None
     return _Plan(
         model,
         revision=str(info.sha),
@@ -209,27 +235,12 @@ def _check(plan: _Plan, store: ModelStore) -> None:
 
 def _guarded(model: ModelSource, action: Callable[[], T]) -> T:
     """Runs a network action and turns whatever goes wrong into words and a remedy."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub import get_token
 
     try:
         return action()
     except SetupError:
         raise
-    except GatedRepoError as error:
-        raise SetupError(
-            f"{model.name} is gated: its terms have not been accepted with the token in use",
-            fix=f"log in and accept the terms at {model.page}, make a read token at "
-            "https://huggingface.co/settings/tokens, and run again with HF_TOKEN=hf_...",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise SetupError(
-            f"the hub does not show {model.name} to this user",
-            fix="check that HF_TOKEN, if set, holds a valid token",
-        ) from error
     # The network can fail with any of several libraries' errors.
     except Exception as error:
-        raise SetupError(
-            f"{model.name} could not be downloaded: {type(error).__name__}: {error}",
-            fix="check the network and run the same command again; the download goes on "
-            "where it stopped",
-        ) from error
+        raise reason(model, error, get_token()) from error

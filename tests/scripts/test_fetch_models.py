@@ -1,13 +1,22 @@
 """`scripts.fetch_models` pins, resumes, verifies and repairs, against a hub on loopback."""
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
 import shutil
+import socketserver
+import ssl
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import close_session
 
 from generation.presets import PRESETS
 from generation.settings import GenerationSettings
@@ -169,6 +178,180 @@ def test_no_network_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     error = capsys.readouterr().err
     assert "could not be downloaded" in error
     assert "check the network" in error
+
+
+TOKEN = "hf_s3cretOfATest"
+
+
+@pytest.mark.parametrize(
+    ("part", "status", "headers", "token", "problem", "fix"),
+    [
+        ("api/models", 401, {}, TOKEN, "does not accept the token in use", "make a read token"),
+        ("api/models", 401, {}, None, "wants a token", "HF_TOKEN=hf_"),
+        ("api/models", 403, {}, TOKEN, "access is forbidden", "accept the terms at https://hugg"),
+        ("api/models", 404, {}, None, "status 404", "HF_ENDPOINT"),
+        ("api/models", 407, {}, None, "proxy wants a name", "HTTPS_PROXY=http://NAME"),
+        ("api/models", 429, {"Retry-After": "77"}, None, "too many requests", "wait 77 s"),
+        ("api/models", 429, {"Retry-After": "x"}, TOKEN, "too many requests", "wait some minutes"),
+        ("api/models", 500, {}, None, "the server has trouble", "status.huggingface.co"),
+        ("api/models", 418, {}, None, "status 418", "run the same command again"),
+        ("api/models", 404, {"X-Error-Code": "RevisionNotFound"}, None, "revision", "models.lock"),
+        ("api/models", 404, {"X-Error-Code": "RepoNotFound"}, None, "not shown", "HF_TOKEN"),
+        ("api/models", 403, {"X-Error-Code": "GatedRepo"}, None, "there is no token", "accept the"),
+        ("api/models", 403, {"X-Error-Code": "GatedRepo"}, TOKEN, "terms have not", "accept the"),
+        (
+            "transformer/model",
+            404,
+            {"X-Error-Code": "EntryNotFound"},
+            None,
+            "file is no longer",
+            "",
+        ),
+        ("rembg", 403, {}, None, "access is forbidden", "whether it blocks"),
+        ("rembg", 429, {"Retry-After": "9"}, None, "too many requests", "wait 9 s"),
+    ],
+)
+def test_a_refusal_is_told_with_its_own_remedy(
+    hub: LocalHub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    status: int,
+    headers: dict[str, str],
+    token: str | None,
+    problem: str,
+    fix: str,
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # The library tries again by itself.
+    if token is not None:
+        monkeypatch.setenv("HF_TOKEN", token)
+    hub.refusals[part] = (status, headers)
+    assert _fetch(hub, tmp_path) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert problem in error
+    assert fix in error
+    assert "check the network" not in error
+    assert TOKEN not in error
+
+
+def test_a_proxy_that_wants_a_password_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering(
+        b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+    ) as port:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+        close_session()  # The library keeps one for the process, with the proxies of then.
+        assert _fetch_from("https://hub.invalid", tmp_path) == 1
+        close_session()
+    error = capsys.readouterr().err
+    assert "the proxy wants a name and a password" in error
+    assert "HTTPS_PROXY=http://NAME" in error
+
+
+def test_a_server_without_tls_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\n\r\n") as port:
+        assert _fetch_from(f"https://127.0.0.1:{port}", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert "no TLS with this server" in error
+    assert "HF_ENDPOINT" in error
+
+
+def test_a_certificate_that_is_not_trusted_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).parents[1] / "golden" / "cases" / "self_signed.pem")
+    with answering(b"", context) as port:
+        assert _fetch_from(f"https://127.0.0.1:{port}", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert "certificate is not trusted" in error
+    assert "SSL_CERT_FILE" in error
+
+
+@contextmanager
+def answering(reply: bytes, context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """A server on loopback that sends the same bytes to everybody; gives its port."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                connection = self.request
+                if context is not None:
+                    connection = context.wrap_socket(connection, server_side=True)
+                connection.recv(65536)
+                connection.sendall(reply)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def _fetch_from(endpoint: str, folder: Path) -> int:
+    return main(["--preset", "gpu80", "--models.dir", str(folder)], endpoint=endpoint)
+
+
+@pytest.mark.parametrize(
+    ("number", "problem", "fix"),
+    [
+        (errno.ENOSPC, "takes no more: No space left", "another disk with --models.dir"),
+        (errno.EACCES, "cannot be written: Permission denied", "another folder with --models.dir"),
+        (errno.EROFS, "cannot be written: Read-only file system", "--models.dir"),
+    ],
+)
+def test_a_disk_that_fills_up_or_takes_nothing_is_named(
+    hub: LocalHub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    problem: str,
+    fix: str,
+) -> None:
+    import huggingface_hub
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "x"))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    assert _fetch(hub, tmp_path) == 1
+    error = capsys.readouterr().err
+    assert problem in error
+    assert fix in error
+    assert "check the network" not in error
+
+
+def test_a_models_folder_that_is_a_file_is_named(
+    hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert _fetch(hub, tmp_path / "file") == 1
+    assert "--models.dir" in capsys.readouterr().err
+
+
+def test_a_hub_that_names_files_outside_the_folder_is_refused(
+    hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.repos[FLUX_SCHNELL.repo]["vae/../../../evil"] = b"x"
+    assert _fetch(hub, tmp_path) == 1
+    assert "no plain path inside the model's folder" in capsys.readouterr().err
+    assert hub.downloads() == []
+
+
+def test_downloads_that_are_forbidden_by_the_environment_say_so(
+    hub: LocalHub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert _fetch(hub, tmp_path) == 1
+    assert "unset HF_HUB_OFFLINE" in capsys.readouterr().err
 
 
 def test_the_embedded_preset_needs_nothing(capsys: pytest.CaptureFixture[str]) -> None:

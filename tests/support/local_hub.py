@@ -21,6 +21,7 @@ class LocalHub:
         repos: Content by path, by repository.
         gated: Repositories whose files nobody may have.
         commit: The newest revision of every repository.
+        refusals: Status and headers of the answer to every path that holds the key.
         requests: Method, path and Range header of each request.
     """
 
@@ -28,6 +29,7 @@ class LocalHub:
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     commit: str = COMMIT
+    refusals: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
 
     def downloads(self) -> list[str]:
@@ -60,6 +62,13 @@ def serve() -> Iterator[LocalHub]:
         def answer(self, *, body: bool) -> None:
             path = urlsplit(self.path).path
             hub.requests.append((self.command, path, self.headers.get("Range")))
+            for part, (status, headers) in hub.refusals.items():
+                if part in path:
+                    self.send_response(status)
+                    for name, value in (headers | {"Content-Length": "0"}).items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    return
             if path.startswith("/api/models/"):
                 _, _, _, owner, name, *rest = path.split("/")
                 files = hub.repos[f"{owner}/{name}"]
