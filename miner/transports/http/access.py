@@ -100,11 +100,14 @@ class OwnPages:
         name = _name_and_port(f"//{host}", 80)[0]
         if name in self._own or is_loopback(name):
             return True
-        if self._loopback:
+        if not name:
             return False
-        # Beyond this machine, programs use names that the miner cannot know, such as a proxy's. A
-        # page cannot make an address its own.
-        return bool(name) and (not from_page or _is_address(name))
+        if not from_page:
+            # Programs use names that the miner cannot know: a container's, or beyond this machine a
+            # proxy's. On this machine a name with a dot may be a page's whose browser is old.
+            return not self._loopback or "." not in name
+        # No page can make an address its own.
+        return not self._loopback and _is_address(name)
 
     def _is_own_origin(self, origin: str, host: str) -> bool:
         scheme = origin.partition("://")[0].lower()

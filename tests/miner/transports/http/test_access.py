@@ -5,9 +5,14 @@ from pathlib import Path
 import pytest
 from starlette.datastructures import Headers
 
+from miner.assembly import _http
+from miner.settings.miner import MinerConfig
+from miner.settings.reader import read_settings
 from miner.transports.http.access import ApiKey, OwnPages, check_hosts
+from miner.transports.http.server import HttpTransport
 from protocol.errors import SetupError
 from tests.support.http_running import running
+from tests.support.loopback import free_port
 
 HERE = {"host": "localhost:8093"}
 
@@ -31,7 +36,7 @@ def test_this_machine_has_these_names(host: str) -> None:
         "evil.example",
         "evil.example:8093",
         "localhost.evil.example",
-        "evillocalhost",
+        "2001:db8::1",
         "192.0.2.1:8093",
         "127.0.0.1.evil.example",
         "127.0.0.1@evil.example",
@@ -40,7 +45,7 @@ def test_this_machine_has_these_names(host: str) -> None:
         "127.0.0.1/",
         "[::1",
         "\x1b[2J",
-        "\u00e9",
+        "\u00e9.example",
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "BREW"])
@@ -49,6 +54,13 @@ def test_a_name_that_is_made_to_point_here_is_refused(host: str, method: str) ->
     assert refused(pages, method, {"host": host}) == "foreign_host"
     own = {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}
     assert refused(pages, method, own) == "foreign_host"
+
+
+def test_a_program_may_use_a_name_without_a_dot_such_as_a_containers() -> None:
+    pages = OwnPages("127.0.0.1")
+    assert refused(pages, "POST", {"host": "miner:8093"}) is None
+    for mark in ({"origin": "http://miner:8093"}, {"sec-fetch-site": "same-origin"}):
+        assert refused(pages, "POST", {"host": "miner:8093", **mark}) == "foreign_host"
 
 
 @pytest.mark.parametrize(
@@ -173,6 +185,28 @@ async def test_a_foreign_page_is_told_why_and_logged_and_makes_nothing(tmp_path:
         assert miner.engine.ran == []
         own = await miner.post(data=data, headers={"Origin": miner.transport.url})
         assert own.status == 200
+
+
+async def test_the_names_of_the_settings_are_own(tmp_path: Path) -> None:
+    file = tmp_path / "miner.yaml"
+    file.write_text("http:\n  hosts: [a.example, B.example]\n")
+    for argv in (["--http.hosts", "a.example, B.example"], ["--config", str(file)]):
+        config = read_settings(
+            MinerConfig,
+            prog="miner",
+            env_prefix="MINER",
+            argv=["--chain.file", "n.json", "--http.port", str(free_port()), *argv],
+            environ={},
+        )
+        async with running(tmp_path) as miner:
+            await miner.transport.close()
+            transport = _http(config, miner.service, miner.log)
+            assert isinstance(transport, HttpTransport)
+            miner.transport = transport
+            await miner.transport.serve()
+            for host, status in (("b.example", 200), ("c.example", 403)):
+                reply = await miner.post(data={"prompt": "a cube"}, headers={"Host": host})
+                assert reply.status == status
 
 
 async def test_with_a_key_the_key_decides(tmp_path: Path) -> None:
