@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from miner.mock_validator.records import (
     LINES_FILE,
@@ -24,6 +25,7 @@ from miner.mock_validator.settings import TrialSettings
 from miner.mock_validator.tasks import TrialTask, collect_tasks
 from miner.settings.reader import read_settings
 from protocol.errors import SetupError
+from protocol.text import printable
 
 GOOD, BAD, NOT_STARTED = 0, 1, 2
 
@@ -46,17 +48,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         started = "waiting for the miner to pull" if pulled else f"asking {settings.miner}"
         ticket = bar.add_task(started, total=len(tasks))
 
+        unwritten: list[OSError] = []
+
         def on_record(record: TrialRecord) -> None:
-            append_record(settings.out, record)
-            bar.update(ticket, advance=1, description=f"{record.name}: {record.outcome}")
+            shown = escape(f"{record.name}: {record.outcome}")
+            bar.update(ticket, advance=1, description=shown)
+            try:
+                append_record(settings.out, record)
+            except OSError as error:
+                unwritten.append(error)
 
         try:
             records = asyncio.run(_trial(settings, wallet, tasks, on_record))
         except SetupError as error:
             print(f"error: {error}", file=sys.stderr)
             return NOT_STARTED
-    write_records(settings.out, records)
     console.print(results_table(records))
+    if settings.protocol == "pull":
+        early = sum(record.early_pulls for record in records)
+        console.print(f"The miner pulled {early} times during a cooldown.")
+    try:
+        write_records(settings.out, records)
+    except OSError as error:
+        unwritten.append(error)
+    if unwritten:
+        # The folder is ours, so the miner's answers are judged all the same.
+        print(
+            f"error: results are missing in {settings.out}: "
+            f"{unwritten[-1].strerror or unwritten[-1]}",
+            file=sys.stderr,
+        )
+        return BAD
     return GOOD if all(record.good for record in records) else BAD
 
 
@@ -69,15 +91,18 @@ def results_table(records: Sequence[TrialRecord]) -> Table:
     table.add_column("outcome and checks")
     for record in records:
         stages = "\n".join(f"{stage} {seconds:.2f}" for stage, seconds in record.timings.items())
+        verdict = (
+            Text(f"{record.outcome}, good", "green")
+            if record.good
+            else Text("; ".join(printable(problem, 500) for problem in record.problems), "red")
+        )
         table.add_row(
-            escape(record.prompt),
-            stages,
+            Text(record.prompt),
+            Text(stages),
             f"{record.elapsed_s:.2f}",
             f"{record.gaussians:,}" if record.gaussians else "",
             f"{record.size_bytes / 1e6:.2f}" if record.size_bytes else "",
-            f"[green]{record.outcome}, good"
-            if record.good
-            else f"[red]{escape('; '.join(record.problems))}",
+            verdict,
         )
     return table
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from miner.chain.metagraph import Neuron
 from miner.chain.wallets import create_wallet
+from protocol.files import replace_file
 
 
 @dataclass(frozen=True)
@@ -43,5 +44,5 @@ def create_local_subnet(folder: Path, *, port: int, validator_port: int = 0) -> 
             )
         )
     path = folder / "neurons.json"
-    path.write_text(json.dumps([n.model_dump() for n in neurons], indent=2), encoding="utf-8")
+    replace_file(path, json.dumps([n.model_dump() for n in neurons], indent=2).encode())
     return LocalSubnet(wallets, path, *(neuron.hotkey for neuron in neurons))

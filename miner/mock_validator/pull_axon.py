@@ -1,6 +1,8 @@
 """The validator's side of the pull protocol on a Bittensor axon."""
 
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from email.utils import formatdate
 from typing import Any, Tuple  # noqa: UP035  # Axon.attach compares annotations literally.
 
 import bittensor as bt
@@ -33,12 +35,22 @@ class PullAxon:
         wallet: Its hotkey signs the answers.
         ip: Address to listen on.
         port: Port to listen on.
+        clock: The clock that dates the answers, in seconds since the epoch; the server's by
+            default.
 
     Raises:
         SetupError: The port cannot be used.
     """
 
-    def __init__(self, trial: PullTrial, wallet: Any, *, ip: str, port: int) -> None:
+    def __init__(
+        self,
+        trial: PullTrial,
+        wallet: Any,
+        *,
+        ip: str,
+        port: int,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         bt.logging.off()
         self._trial = trial
         bound = bound_socket(ip, port)
@@ -49,6 +61,9 @@ class PullAxon:
             port=port,
             external_ip=ip,  # Otherwise the constructor asks the internet.
         )
+        if clock is not None:
+            axon.fast_config.date_header = False
+            axon.fast_config.app = _dated(axon.app, clock)
         self._server = AxonServer(axon, bound)
         axon.attach(forward_fn=self._pull)
         axon.attach(forward_fn=self._submit, blacklist_fn=self._without_task)
@@ -109,3 +124,18 @@ class PullAxon:
     async def _version(self, synapse: GetVersion) -> GetVersion:
         synapse.validation_version = f"mock {program_version()}"
         return synapse
+
+
+def _dated(app: Any, clock: Callable[[], float]) -> Callable[[Any, Any, Any], Awaitable[None]]:
+    """An ASGI application whose answers have the date of this clock."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        async def dated(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                date = formatdate(clock(), usegmt=True).encode()
+                message = {**message, "headers": [*message.get("headers", ()), (b"date", date)]}
+            await send(message)
+
+        await app(scope, receive, dated)
+
+    return answer

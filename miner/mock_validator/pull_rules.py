@@ -87,6 +87,7 @@ class _Miner:
     assigned_at: float = 0.0
     cooldown_until: int = 0
     violations: int = 0
+    early_pulls: int = 0
     locked_until: float = 0.0
     accepted_at: float = float("-inf")
     average: float = 1.0
@@ -131,6 +132,7 @@ class PullRules:
         miner = self._of(hotkey)
         if now < miner.cooldown_until:
             miner.violations += 1
+            miner.early_pulls += 1
             if miner.violations > self.rules.free_violations:
                 miner.cooldown_until += self.rules.violation_penalty_s
             return Pulled(cooldown_until=miner.cooldown_until, violations=miner.violations)
@@ -183,6 +185,10 @@ class PullRules:
         miner.average += FIDELITY_ALPHA * (min(1.0, score) - miner.average)
         miner.window.append(now)
         return self._reset(miner, "accepted", score=min(1.0, score))
+
+    def early_pulls(self, hotkey: str) -> int:
+        """Returns how often a miner has pulled during a cooldown, ever."""
+        return self._of(hotkey).early_pulls
 
     def window(self, hotkey: str) -> int:
         """Returns the number of a miner's results that were accepted in the last four hours."""

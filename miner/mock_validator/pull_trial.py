@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -65,6 +64,7 @@ class PullTrial:
         self._on_record = on_record
         self._records: dict[str, TrialRecord] = {}
         self._finished = threading.Event()
+        self._early_pulls = 0
         self.rules = PullRules(
             terms.hotkey,
             registered=lambda hotkey: hotkey == terms.miner,
@@ -103,17 +103,22 @@ class PullTrial:
 
     def records(self) -> list[TrialRecord]:
         """Returns one record per task, in their order, also for tasks without a result."""
-        return [self._records.get(task.id) or _missing(task) for task in self._tasks.values()]
+        records = [self._records.get(task.id) or _missing(task) for task in self._tasks.values()]
+        since = self.rules.early_pulls(self._terms.miner) - self._early_pulls
+        early = records[-1].early_pulls + since
+        return [*records[:-1], records[-1].model_copy(update={"early_pulls": early})]
 
     def _judge(self, task: TrialTask, results: str, elapsed: float) -> TrialRecord:
         record = _record(task, outcome="completed", elapsed_s=elapsed)
         try:
             asset = base64.b64decode(results, validate=True)
-        except (binascii.Error, ValueError) as error:
+        except ValueError as error:
             return record.model_copy(update={"problems": (f"results are not base64: {error}",)})
         return judge(record, asset, self._terms.folder, limit_s=self._terms.limit_s)
 
     def _note(self, record: TrialRecord) -> None:
+        before, self._early_pulls = self._early_pulls, self.rules.early_pulls(self._terms.miner)
+        record = record.model_copy(update={"early_pulls": self._early_pulls - before})
         self._records[record.task_id] = record
         self._on_record(record)
         if len(self._records) == len(self._tasks):

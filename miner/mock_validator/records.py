@@ -10,6 +10,7 @@ NAME is the number of a task and its prompt in the letters of file names (`01-a-
 `read_records(folder)` reads the last one.
 """
 
+import io
 import json
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from generation.scoring.validity import check
 from protocol import ply, spz
 from protocol.errors import CodecError
+from protocol.files import replace_file
 from protocol.gaussians import GaussianCloud
 
 LINES_FILE = "results.jsonl"
@@ -64,6 +66,7 @@ class TrialRecord(BaseModel):
         gaussians: Size of the decoded cloud.
         size_bytes: Size of the SPZ file.
         checks: Results of the validator's data checks, and advice.
+        early_pulls: Of a pulled task: the miner's pulls during a cooldown, since the task before.
         problems: Everything that is wrong with the answer; empty if it is good.
         spz: Name of the file in the folder, if there is one; `ply` and `png` alike.
         miner_version: The miner's version, as it reports it.
@@ -87,6 +90,7 @@ class TrialRecord(BaseModel):
     gaussians: int = 0
     size_bytes: int = 0
     checks: tuple[CheckRecord, ...] = ()
+    early_pulls: int = 0
     problems: tuple[str, ...] = ()
     spz: str | None = None
     ply: str | None = None
@@ -119,34 +123,33 @@ def judge(record: TrialRecord, asset: bytes, folder: Path, *, limit_s: float) ->
     Returns:
         The record, with size, checks, file names and problems added.
     """
+    problems: list[str] = []
     if record.outcome != "completed":
         return record.model_copy(
             update={"problems": (f"{record.outcome}: {record.reason or 'no reason given'}",)}
         )
-    problems = []
     if record.elapsed_s > limit_s:
         problems.append(f"took {record.elapsed_s:.2f} s, the limit is {limit_s:.2f} s")
-    (folder / f"{record.name}.spz").write_bytes(asset)
-    file = {"size_bytes": len(asset), "spz": f"{record.name}.spz"}
+    written = _Written(folder, record.name)
+    file: dict[str, object] = {"size_bytes": len(asset), "spz": written.file("spz", asset)}
     try:
         cloud = spz.decode(asset)
     except CodecError as error:
-        problems.append(f"the answer is not SPZ: {error}")
+        problems += [f"the answer is not SPZ: {error}", *written.problems]
         return record.model_copy(update={**file, "problems": tuple(problems)})
     if record.protocol == "push" and record.gaussians != len(cloud):
         problems.append(f"the miner says {record.gaussians} Gaussians, the file has {len(cloud)}")
     checks = _checks(cloud, len(asset))
     problems += [f"{item.name}: {item.explanation}" for item in checks if not _harmless(item)]
-    (folder / f"{record.name}.ply").write_bytes(ply.encode(cloud))
-    preview = _write_preview(cloud, folder / f"{record.name}.png")
+    file["ply"] = written.file("ply", ply.encode(cloud))
+    preview = _preview(cloud)
+    file["png"] = written.file("png", preview) if preview else None
     return record.model_copy(
         update={
             **file,
             "gaussians": len(cloud),
             "checks": checks,
-            "problems": tuple(problems),
-            "ply": f"{record.name}.ply",
-            "png": preview,
+            "problems": (*problems, *written.problems),
         }
     )
 
@@ -160,7 +163,7 @@ def append_record(folder: Path, record: TrialRecord) -> None:
 def write_records(folder: Path, records: list[TrialRecord]) -> None:
     """Writes `results.json`."""
     plain = [record.model_dump(mode="json") for record in records]
-    (folder / RESULTS_FILE).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    replace_file(folder / RESULTS_FILE, (json.dumps(plain, indent=2) + "\n").encode())
 
 
 def read_records(folder: Path) -> list[TrialRecord]:
@@ -194,11 +197,31 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _write_preview(cloud: GaussianCloud, path: Path) -> str | None:
+def _preview(cloud: GaussianCloud) -> bytes | None:
     from generation.rendering.preview import preview_grid
 
+    file = io.BytesIO()
     try:
-        preview_grid(cloud, PREVIEW_SIZE).save(path)
+        preview_grid(cloud, PREVIEW_SIZE).save(file, "PNG")
     except ValueError:
         return None  # A cloud without extent cannot be shown; the checks have said so already.
-    return path.name
+    return file.getvalue()
+
+
+class _Written:
+    """The files of one answer, and what kept them from being written: not the miner's fault."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self.problems: list[str] = []
+
+    def file(self, kind: str, data: bytes) -> str | None:
+        """Writes a file and returns its name; None if it could not be written."""
+        name = f"{self._name}.{kind}"
+        try:
+            replace_file(self._folder / name, data)
+        except OSError as error:
+            self.problems.append(f"{name} is not written: {error.strerror or error}")
+            return None
+        return name

@@ -1,5 +1,6 @@
 """Reports of a trial: an HTML page beside the files that it shows, and one picture of all."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image, ImageDraw, ImageFont
 
 from miner.mock_validator.records import TrialRecord
+from protocol.files import replace_file
 
 REPORT_FILE = "report.html"
 OVERVIEW_FILE = "overview.png"
@@ -31,7 +33,7 @@ def write_report(folder: Path, records: Sequence[TrialRecord], *, notes: Sequenc
         records=records, notes=notes, good=sum(record.good for record in records)
     )
     path = folder / REPORT_FILE
-    path.write_text(page, encoding="utf-8")
+    replace_file(path, page.encode())
     return path
 
 
@@ -50,5 +52,7 @@ def write_overview(folder: Path, records: Sequence[TrialRecord]) -> Path:
         caption = record.prompt if record.good else f"{record.prompt}: {record.outcome}"
         draw.text((left + 6, top + _TILE + 2), caption[:40], fill="black", font=font)
     path = folder / OVERVIEW_FILE
-    sheet.save(path)
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    replace_file(path, file.getvalue())
     return path

@@ -45,8 +45,18 @@ async def serve_all(
     )
     hotkey = wallet.hotkey.ss58_address
     terms = Terms(hotkey, settings.miner_hotkey, rules, settings.timeout, settings.out)
-    trial = PullTrial(tasks, terms, verify=verify, on_record=on_record)
-    axon = PullAxon(trial, wallet, ip=settings.axon_ip, port=settings.axon_port)
+
+    def clock() -> float:
+        return time.time() + settings.clock_offset
+
+    trial = PullTrial(tasks, terms, verify=verify, on_record=on_record, clock=clock)
+    axon = PullAxon(
+        trial,
+        wallet,
+        ip=settings.axon_ip,
+        port=settings.axon_port,
+        clock=clock if settings.clock_offset else None,
+    )
     await axon.start()
     ends = time.monotonic() + settings.wait
     try:

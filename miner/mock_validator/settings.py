@@ -1,5 +1,6 @@
 """The mock validator's settings."""
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -21,7 +22,9 @@ class TrialSettings(Settings):
         "own until the miner has fetched and answered all",
     )
     miner: str = Field(
-        "127.0.0.1:8091", alias="miner", description="address of the miner's axon, HOST:PORT"
+        "127.0.0.1:8091",
+        alias="miner",
+        description="address of the miner's axon, HOST:PORT or [IPV6]:PORT",
     )
     miner_hotkey: str = Field(
         "", alias="miner.hotkey", description="SS58 address of the miner's hotkey; required"
@@ -63,6 +66,13 @@ class TrialSettings(Settings):
     )
     axon_ip: str = Field("127.0.0.1", alias="axon.ip", description="pull: address to listen on")
     axon_port: Port = Field(8092, alias="axon.port", description="pull: port to listen on")
+    clock_offset: float = Field(
+        0.0,
+        alias="clock.offset",
+        ge=-43_200.0,
+        le=43_200.0,
+        description="pull: seconds that the validator's clock is ahead (negative: behind)",
+    )
     wait: Seconds = Field(
         900.0, alias="wait", description="pull: seconds in which the miner must do all tasks"
     )
@@ -85,11 +95,7 @@ class TrialSettings(Settings):
 
     @model_validator(mode="after")
     def _miner_is_known(self) -> Self:
-        host, _, port = self.miner.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise SetupError(
-                f"--miner must be HOST:PORT, got {self.miner!r}", fix="e.g. --miner 127.0.0.1:8091"
-            )
+        parse_address(self.miner)
         if not self.miner_hotkey:
             raise SetupError(
                 "the miner's hotkey is missing; every request is signed for one miner",
@@ -105,5 +111,27 @@ class TrialSettings(Settings):
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of the miner."""
-        host, _, port = self.miner.rpartition(":")
-        return host, int(port)
+        return parse_address(self.miner)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Returns host and port of HOST:PORT, an IPv6 address without its brackets.
+
+    Raises:
+        SetupError: It is something else.
+    """
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    sound = host != "" and not set(host) & set("[]/@ ") and (bracketed or ":" not in host)
+    if bracketed and sound:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            sound = False
+    if not sound or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        raise SetupError(
+            f"--miner must be HOST:PORT, without http://, got {text!r}",
+            fix="e.g. --miner 127.0.0.1:8091, or --miner [::1]:8091 for an IPv6 address",
+        )
+    return host, int(port)

@@ -1,7 +1,9 @@
 """The tasks of a trial."""
 
 import base64
+import codecs
 import itertools
+import re
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +11,21 @@ from typing import Literal
 
 from miner.mock_validator.records import record_name
 from protocol.errors import SetupError
+from protocol.text import printable
 
 DEFAULT_PROMPTS = ("a blue cube", "a red sports car", "a detailed dragon statue")
+MOST_PROMPT_BYTES = 64 * 2**20
+"""Size of the largest prompts file."""
+
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # Before UTF-16, whose mark it begins with.
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_SHOWN_CHARACTERS = 1024
 _IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
 
@@ -41,7 +56,7 @@ def collect_tasks(
     Without either, there are three default prompts.
 
     Args:
-        prompts: Text file with one prompt a line; empty lines and lines with # are skipped.
+        prompts: Text file with one prompt a line; see `read_prompts`.
         images: Folder of image files.
         count: Length of the list, which is repeated or cut to it.
 
@@ -51,14 +66,20 @@ def collect_tasks(
     sources: list[tuple[Literal["text", "image"], str, str]] = []
     try:
         if prompts is not None:
-            lines = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines()]
-            sources += [("text", line, line) for line in lines if line and line[0] != "#"]
-        if images is not None:
-            files = sorted(p for p in images.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES)
             sources += [
-                ("image", file.name, base64.b64encode(file.read_bytes()).decode()) for file in files
+                ("text", printable(line, _SHOWN_CHARACTERS), line) for line in read_prompts(prompts)
             ]
-    except (OSError, UnicodeDecodeError) as error:
+        if images is not None:
+            files = sorted(
+                path
+                for path in images.iterdir()
+                if path.suffix.lower() in _IMAGE_SUFFIXES and not path.is_dir()
+            )
+            sources += [
+                ("image", printable(file.name), base64.b64encode(file.read_bytes()).decode())
+                for file in files
+            ]
+    except OSError as error:
         raise SetupError(
             f"the tasks cannot be read: {error}", fix="check --prompts and --images"
         ) from error
@@ -75,3 +96,40 @@ def collect_tasks(
         TrialTask(record_name(number, shown), kind, shown, wire)
         for number, (kind, shown, wire) in enumerate(chosen, start=1)
     ]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Reads a text file with one prompt a line; empty lines and lines with # are skipped.
+
+    It is UTF-8, or UTF-16 or UTF-32 with a byte order mark. Lines end as on any system.
+
+    Raises:
+        OSError: It cannot be read.
+        SetupError: It is no such text; the first line that is not is named.
+    """
+    with path.open("rb") as file:
+        data = file.read(MOST_PROMPT_BYTES + 1)
+    if len(data) > MOST_PROMPT_BYTES:
+        raise SetupError(
+            f"{path} has more than {MOST_PROMPT_BYTES:,} bytes",
+            fix="give --prompts a text file with one prompt a line",
+        )
+    mark, encoding = next(
+        (each for each in _BYTE_ORDER_MARKS if data.startswith(each[0])), (b"", "utf-8")
+    )
+    content, problem = data[len(mark) :], ""
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        text, problem = content[: error.start].decode(encoding), f"is not {encoding.upper()}"
+    if "\0" in text:
+        text, problem = text[: text.index("\0")], "holds a NUL character"
+    if problem:
+        number = len(_LINE_END.split(text))
+        raise SetupError(
+            f"line {number} of {path} {problem}",
+            fix="save the file of --prompts as UTF-8, with one prompt a line",
+        )
+    # A file that was put together from several has marks inside.
+    lines = [line.strip().strip("\ufeff").strip() for line in _LINE_END.split(text)]
+    return [line for line in lines if line and line[0] != "#"]

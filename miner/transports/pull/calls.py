@@ -13,6 +13,13 @@ from protocol.consent import encode_signature, signing_payload
 from protocol.synapses import Feedback, PullTask, SubmitResults, WireTask
 
 PULL_TIMEOUT_S = 12.0
+NONCE_WINDOW_S = 2.0
+"""Seconds that a clock may be ahead without making a request too old. Axons allow 4 s, and the
+timeout."""
+
+UNVERIFIED = 401
+"""Status of an axon that does not take a signature, or the time of the request."""
+
 SUBMIT_TIMEOUT_S = 300.0
 """A validator answers a submission after its validation."""
 
@@ -143,11 +150,19 @@ class ValidatorCalls:
         )
 
     async def _call(self, validator: Neuron, request: Any, timeout_s: float) -> "_Answered":
-        sent_at = self.clock()
-        exchange = await self._dendrite.exchange(validator, request, timeout_s)
-        answered_at = self.clock()
-        date = parse_date(exchange.headers.get("date"), self.clock.wall())
-        self._clocks[validator.hotkey].dated(date, sent_at=sent_at, answered_at=answered_at)
+        theirs, retried = self._clocks[validator.hotkey], False
+        while True:
+            sent_at = self.clock()
+            # By its clock, our request may be too old to be taken.
+            ahead_s = max(0.0, theirs.offset(sent_at) - self.clock.behind_wall())
+            exchange = await self._dendrite.exchange(validator, request, timeout_s, ahead_s=ahead_s)
+            answered_at = self.clock()
+            date = parse_date(exchange.headers.get("date"), self.clock.wall())
+            theirs.dated(date, sent_at=sent_at, answered_at=answered_at)
+            learned_s = theirs.offset(answered_at) - self.clock.behind_wall() - ahead_s
+            if retried or exchange.status != UNVERIFIED or learned_s < NONCE_WINDOW_S:
+                break
+            retried = True
         if exchange.status != 200:
             raise NoAnswer(exchange.fault(), status=exchange.status, reached=exchange.reached)
         return _Answered(exchange.reply, date, sent_at, answered_at)

@@ -37,6 +37,7 @@ def offline_dendrite(key: Any) -> Any:
 
     class OfflineDendrite(bt.Dendrite):  # type: ignore[misc]
         _session: "_Session | None"
+        _nonces: dict[str, int]
 
         @property
         async def session(self) -> "_Session":
@@ -45,10 +46,19 @@ def offline_dendrite(key: Any) -> Any:
                 self._session = _Session()
             return self._session
 
-        async def exchange(self, neuron: Neuron, synapse: Any, timeout_s: float) -> Exchange:
-            """Sends a request to a neuron's axon. Whatever becomes of it is in the exchange."""
+        async def exchange(
+            self, neuron: Neuron, synapse: Any, timeout_s: float, *, ahead_s: float = 0.0
+        ) -> Exchange:
+            """Sends a request to a neuron's axon. Whatever becomes of it is in the exchange.
+
+            Args:
+                neuron: Where to, and for which hotkey.
+                synapse: The request.
+                timeout_s: Seconds that it may take.
+                ahead_s: Seconds that the axon's clock is ahead; it refuses what seems old to it.
+            """
             target = neuron.model_copy(update={"ip": host_of(neuron.ip)})
-            exchange = Exchange(f"{target.ip}:{target.port}", timeout_s)
+            exchange = Exchange(f"{target.ip}:{target.port}", timeout_s, ahead_s)
             _exchange.set(exchange)
             try:
                 # Of its target, a Dendrite reads only ip, port and hotkey.
@@ -62,6 +72,25 @@ def offline_dendrite(key: Any) -> Any:
                 _exchange.set(None)
             return exchange
 
+        def preprocess_synapse_for_request(
+            self, target_axon_info: Any, synapse: Any, timeout: float = 12.0
+        ) -> Any:
+            """Signs a request, with a nonce that the target takes.
+
+            An axon takes no nonce below the one before, as when this machine's clock was set back,
+            and no first nonce that is many seconds old by its own clock.
+            """
+            synapse = super().preprocess_synapse_for_request(target_axon_info, synapse, timeout)
+            exchange, sender, hotkey = _exchange.get(), synapse.dendrite, target_axon_info.hotkey
+            nonce = sender.nonce + int(1e9 * exchange.ahead_s if exchange is not None else 0)
+            nonce = max(nonce, self._nonces.get(hotkey, 0) + 1)
+            self._nonces[hotkey] = nonce
+            if nonce != sender.nonce:
+                sender.nonce = nonce
+                parts = (nonce, sender.hotkey, hotkey, sender.uuid, synapse.body_hash)
+                sender.signature = "0x" + self.keypair.sign(".".join(map(str, parts))).hex()
+            return synapse
+
         def __del__(self) -> None:
             """Does nothing: the session has been closed, and the loop may be gone."""
 
@@ -73,6 +102,7 @@ def offline_dendrite(key: Any) -> Any:
         dendrite = OfflineDendrite(key)
     finally:
         networking.get_external_ip = ask_internet
+    dendrite._nonces = {}
     dendrite.synapse_history = deque(maxlen=0)  # It would grow with every call.
     return dendrite
 

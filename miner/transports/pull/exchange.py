@@ -1,5 +1,6 @@
 """One HTTP request to an axon: what a Dendrite does not tell of it, and its fault in words."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ class Exchange:
     Attributes:
         host: Where it was sent, with the port.
         limit_s: Seconds that it could take.
+        ahead_s: Seconds that the axon's clock is ahead, added to the time that the request states.
         reply: The synapse as the Dendrite has filled it; None if it failed at the answer.
         http_status: HTTP status of the answer; None without one.
         headers: Headers of the answer.
@@ -32,6 +34,7 @@ class Exchange:
 
     host: str
     limit_s: float
+    ahead_s: float = 0.0
     reply: Any = None
     http_status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -75,7 +78,10 @@ class Exchange:
         if isinstance(error, aiohttp.ClientConnectorDNSError):
             return f"the name of the host {self.host} cannot be resolved"
         if isinstance(error, aiohttp.ClientConnectorError):
-            return f"no connection to {self.host}: {error.os_error.strerror or error.os_error}"
+            # asyncio's own words, "Connect call failed", hide the reason.
+            number = error.os_error.errno
+            reason = os.strerror(number) if number else str(error.os_error)
+            return f"no connection to {self.host}: {reason}"
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return f"no connection to {self.host} in time; a firewall does this"
         if isinstance(error, TimeoutError):
