@@ -1,5 +1,6 @@
 """inspect_asset reads both formats, says what a validator will say, and exits accordingly."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,9 +11,9 @@ import pytest
 from PIL import Image
 
 from protocol import ply, spz
-from protocol.gaussians import GaussianCloud
+from protocol.gaussians import MAX_GAUSSIANS, MAX_GAUSSIANS_OF_A_FILE, GaussianCloud
 from scripts.benchmarks.rendering import sphere
-from scripts.inspect_asset import INVALID, UNREADABLE, VALID, main
+from scripts.inspect_asset import INVALID, MAX_BYTES, UNREADABLE, VALID, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,6 +98,79 @@ def test_garbage_exits_2_with_the_reason(
     file.write_bytes(content)
     assert main([str(file)]) == UNREADABLE
     assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("niantic_v2_gzip.spz", "gzip SPZ of Niantic's, version 2; `splat-transform FILE out.ply`"),
+        ("niantic_v4.spz", "zstd SPZ of Niantic's, version 4; `splat-transform FILE out.ply`"),
+        ("playcanvas.compressed.ply", "a compressed PLY of PlayCanvas'; `splat-transform FILE"),
+        ("playcanvas.sog", "a SOG bundle of PlayCanvas'; `splat-transform FILE out.ply`"),
+        ("khr_gaussian_splatting.glb", "a GLB file with Gaussian splats"),
+        ("ascii_underscore_number.ply", "'1_000' is not a number"),
+    ],
+)
+def test_foreign_formats_are_named_with_the_way_out(
+    case: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(ROOT / "tests" / "golden" / "cases" / case)]) == UNREADABLE
+    assert said in capsys.readouterr().err
+
+
+def test_formats_without_a_mark_are_known_by_their_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("toy.splat", "toy.ksplat"):
+        (tmp_path / name).write_bytes(bytes(4096 * 2))
+        assert main([str(tmp_path / name)]) == UNREADABLE
+        assert f"a .{name[4:]} file" in capsys.readouterr().err
+
+
+def test_what_is_no_file_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = tmp_path / "pipe.ply"
+    os.mkfifo(pipe)
+    for place, said in ((tmp_path, "it is a folder"), (pipe, "a device or a pipe")):
+        assert main([str(place)]) == UNREADABLE
+        assert said in capsys.readouterr().err
+
+
+def test_a_file_beyond_the_limit_is_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "sparse.ply").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    assert main([str(tmp_path / "sparse.ply")]) == UNREADABLE
+    assert "it has 4,294,967,297 bytes, the limit is 4,294,967,296" in capsys.readouterr().err
+
+
+def test_names_and_headers_cannot_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "a\x1b[2Jb.ply"
+    header = ply.encode(sphere(100)).replace(b"float x", b"float \x1b]0;owned\x07", 1)
+    (tmp_path / name).write_bytes(header)
+    assert main([str(tmp_path / name)]) == UNREADABLE
+    (tmp_path / name).write_bytes(ply.encode(sphere(7_000)))
+    assert main([str(tmp_path / name), "--size", "16"]) == VALID
+    assert (tmp_path / f"{name}.preview.png").is_file()
+    said = capsys.readouterr()
+    for line in (said.out + said.err).splitlines():
+        assert "\x1b[2J" not in line
+        assert "\x07" not in line
+    assert r"a\x1b[2Jb.ply" in said.err
+
+
+def test_more_gaussians_than_strangers_may_send_are_inspected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save(tmp_path, "ball.ply", sphere(7_000))
+    monkeypatch.setattr("protocol.gaussians.MAX_GAUSSIANS_OF_A_FILE", 6_999)
+    assert main([file]) == UNREADABLE
+    assert "claims 7000 Gaussians; 1 to 6999 are accepted" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert MAX_GAUSSIANS_OF_A_FILE == 10 * MAX_GAUSSIANS
+    assert main([file, "--size", "16"]) == VALID
 
 
 def test_missing_file_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
