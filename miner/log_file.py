@@ -222,8 +222,7 @@ class LineWriter:
                 self._lost += 1
             self._changed.notify_all()
             if wait_s and not self._behind and threading.current_thread() is not self._thread:
-                self._changed.wait_for(lambda: self._is_idle() or self._behind, wait_s)
-                self._behind = not self._is_idle()
+                self._behind = not self._changed.wait_for(self._is_idle, wait_s)
 
     def flush(self, limit_s: float = CLOSE_LIMIT_S) -> bool:
         """Waits until every line is written; returns whether that came about within the limit."""
@@ -290,7 +289,6 @@ class LineWriter:
             self._waiting.appendleft(line)
             self._writing_since = None
             self._reason = reason
-            self._behind = True
             self._changed.notify_all()
             closing, kept, lost = self._closing, len(self._waiting), self._lost
         if closing:

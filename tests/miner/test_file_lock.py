@@ -1,5 +1,6 @@
 """A file has one writer: the second one is told of the first, and the kernel ends a lock."""
 
+import errno
 import fcntl
 import json
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from loguru import logger
 
 from miner.file_lock import FileLock, look
 from protocol.errors import SetupError
@@ -184,3 +186,31 @@ def test_a_place_that_cannot_be_written_names_the_flag(
 ) -> None:
     with pytest.raises(SetupError, match=re.escape("--log.dir")):
         lock(place(tmp_path))
+
+
+def test_a_file_system_without_locks_is_warned_of_and_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_locks(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    warnings: list[str] = []
+    sink = logger.add(lambda message: warnings.append(str(message)), level="WARNING")
+    lock(path).release()
+    logger.remove(sink)
+    assert "no locks (No locks available)" in warnings[0]
+    held, holder = look(path)
+    assert held is None
+    assert holder is not None
+
+
+def test_a_lock_that_fails_otherwise_is_not_taken_for_held(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(handle: int, operation: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(SetupError, match="Input/output error"):
+        lock(path)

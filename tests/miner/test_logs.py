@@ -60,9 +60,15 @@ class Broken(io.StringIO):
         raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("broken", [Broken(), None])
+def closed_stream() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("broken", [Broken(), closed_stream(), None])
 def test_a_terminal_that_takes_nothing_stops_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Broken | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: io.StringIO | None
 ) -> None:
     configure_logs("INFO", tmp_path)
     monkeypatch.setattr(sys, "stderr", broken)

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import IO
 
 import pytest
 import zstandard
@@ -75,6 +76,23 @@ def test_a_file_renamed_before_the_next_one_is_begun_loses_nothing(log: Log) -> 
     assert log.look() == []
     log.write(1)
     assert log.look() == [3]
+
+
+def test_a_line_written_while_the_file_is_read_and_renamed_is_read(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.write(1)
+    is_in_place = log.follower._is_in_place
+
+    def renamed_meanwhile(file: IO[bytes]) -> bool:
+        monkeypatch.undo()
+        log.write(1)
+        log.rotate()
+        log.write(1)
+        return is_in_place(file)
+
+    monkeypatch.setattr(log.follower, "_is_in_place", renamed_meanwhile)
+    assert log.look() == [0, 1, 3]
 
 
 def test_several_rotations_between_two_looks_are_read_in_order(log: Log) -> None:
