@@ -134,7 +134,7 @@ class ConnectionBook:
     the same address, nor do they end a connection of another kind.
 
     Args:
-        limits: Numbers and seconds.
+        limits: Numbers and seconds; may be changed later.
         clock: Monotonic clock, in seconds.
     """
 
@@ -192,14 +192,8 @@ class ConnectionBook:
         if waiting is not None and len(waiting) > self.limits.waiting_per_address:
             return waiting.longest()
         if self._waiting_count > self.limits.waiting:
-            return self.longest_waiting()
+            return self._waiting[next(iter(self._by_count[self._largest]))].longest()
         return None
-
-    def longest_waiting(self) -> Hashable | None:
-        """Returns the connection that has to go first if any has."""
-        if not self._largest:
-            return None
-        return self._waiting[next(iter(self._by_count[self._largest]))].longest()
 
     def has_place(self, key: Hashable, address: str) -> bool:
         """Whether the miner may work for the request of a connection, beside those of others."""

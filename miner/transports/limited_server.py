@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import json
 import logging
-import resource
 import socket
 import sys
 import time
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from miner.transports.connection_book import (
     Phase,
     network_of,
 )
+from miner.transports.descriptors import DescriptorReserve, allow_open_files
 from miner.transports.failures import CutOff
 from miner.transports.refusals import Refusal, RefusalLog
 
@@ -32,6 +33,12 @@ ACCEPT_BATCH = 16
 KERNEL_QUEUE = 4096
 """Connections that the kernel keeps ready meanwhile."""
 WANTED_OPEN_FILES = 16 * 1024
+SHORT_OF_FILES = 8
+"""Connections that are kept when the process has run out of file descriptors."""
+RESERVED_FILES = SHORT_OF_FILES + 4 * ACCEPT_BATCH
+"""asyncio accepts four times until the surplus of the first time is closed."""
+SHORT_S = 30.0
+"""Seconds without a failure to accept, after which the reserve is taken again."""
 RETRY_AFTER_S = 5
 _OUT_OF_FILES = "socket.accept() out of system resource"  # asyncio's words.
 
@@ -78,13 +85,14 @@ class LimitedServer(uvicorn.Server):
         self._refusals = refusals
         open_files = allow_open_files(WANTED_OPEN_FILES)
         wanted = limits or ConnectionLimits()
-        self.book = ConnectionBook(wanted.within(open_files), time.monotonic)
-        if self.book.limits != wanted:
+        self._limits = wanted.within(open_files)
+        self.book = ConnectionBook(self._limits, time.monotonic)
+        if self._limits != wanted:
             logger.warning(
                 "this process may open {} files, so a server keeps {} waiting connections instead "
                 "of {}; raise the limit: ulimit -Hn {}",
                 open_files,
-                self.book.limits.waiting,
+                self._limits.waiting,
                 wanted.waiting,
                 WANTED_OPEN_FILES,
             )
@@ -92,9 +100,11 @@ class LimitedServer(uvicorn.Server):
         config.ws = "none"
         config.limit_concurrency = None
         config.backlog = ACCEPT_BATCH
+        self._listening: list[socket.socket] = []
         self._sweeping: asyncio.TimerHandle | None = None
-        self._relieved_at = float("-inf")
         self._previous_handler: Any = None
+        self._reserve = DescriptorReserve(min(RESERVED_FILES, open_files // 8))
+        self._short_at = float("-inf")
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -108,17 +118,16 @@ class LimitedServer(uvicorn.Server):
 
         def on_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
             if context.get("message") == _OUT_OF_FILES:
-                self._relieve()
+                self._use_reserve()
             elif previous is not None:
                 previous(loop, context)
             else:
                 loop.default_exception_handler(context)
 
         loop.set_exception_handler(on_exception)
+        self._reserve.take()
         await super().startup(sockets)
-        for listening in sockets or []:
-            # asyncio takes one number for both, and would accept a flood before it closes any.
-            listening.listen(KERNEL_QUEUE)
+        self._listening = list(sockets or [])
         self._sweep()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -127,6 +136,7 @@ class LimitedServer(uvicorn.Server):
         asyncio.get_running_loop().set_exception_handler(self._previous_handler)
         if self._sweeping is not None:
             self._sweeping.cancel()
+        self._reserve.release()
         for connection in list(self.server_state.connections):
             cast(_Connection, connection).transport.abort()
 
@@ -147,24 +157,29 @@ class LimitedServer(uvicorn.Server):
         self.book.remove(connection)
         connection.turn_away(status, refusal.reason if refusal is not None else "")
 
-    def _relieve(self) -> None:
-        """Closes a quarter of the waiting connections; asyncio accepts again after a second."""
+    def _use_reserve(self) -> None:
+        """Keeps so few connections that the reserve suffices; asyncio accepts again in a second."""
+        self._short_at = time.monotonic()
         self.refuse(_OUT_OF_DESCRIPTORS)
-        now = time.monotonic()
-        if now - self._relieved_at < 0.5:  # asyncio reports each of a batch.
-            return
-        self._relieved_at = now
-        for _ in range(1 + len(self.book) // 4):
-            if (first := self.book.longest_waiting()) is not None:
-                self._close(first, 503, _CROWDED)
+        if self._reserve.release():
+            self.book.limits = replace(
+                self._limits, waiting=SHORT_OF_FILES, waiting_per_address=SHORT_OF_FILES
+            )
+            self.make_room("")
 
     def _sweep(self) -> None:
         for key, phase in self.book.overdue():
             self._close(key, 408, _OVERDUE[phase])
         if self._refusals is not None:
             self._refusals.write_due()
-        limits = self.book.limits
-        seconds = [each for phase in Phase if (each := limits.seconds(phase)) is not None]
+        if time.monotonic() - self._short_at >= SHORT_S and self._reserve.take():
+            self.book.limits = self._limits
+        for listening in self._listening:
+            # asyncio has one number for the kernel's queue and for what it accepts at once, and
+            # sets the queue again after it has run out of descriptors.
+            with contextlib.suppress(OSError):  # Closed meanwhile.
+                listening.listen(KERNEL_QUEUE)
+        seconds = [each for phase in Phase if (each := self._limits.seconds(phase)) is not None]
         self._sweeping = asyncio.get_running_loop().call_later(
             min(1.0, min(seconds) / 4), self._sweep
         )
@@ -329,18 +344,3 @@ def _json(status: int, reason: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
     if status == 503:
         headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
     return headers, body
-
-
-def allow_open_files(wanted: int) -> int:
-    """Raises the process's limit of open files as far as it may, and returns the limit.
-
-    Shells and containers often start programs with 1024 where the system allows many more.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        if allowed > soft:
-            with contextlib.suppress(OSError, ValueError):
-                resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-                soft = allowed
-    return wanted if soft == resource.RLIM_INFINITY else soft

@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 
 def free_port() -> int:
@@ -50,13 +49,17 @@ class RawClient:
     async def reply(self, within_s: float = 5.0) -> RawReply:
         """Reads one answer with a Content-Length."""
         async with asyncio.timeout(within_s):
-            head = (await self._until(lambda: self._received.find(b"\r\n\r\n") + 4)).decode()
-            first, *lines = head.strip().split("\r\n")
+            while b"\r\n\r\n" not in self._received:
+                await self._receive()
+            head, _, self._received = self._received.partition(b"\r\n\r\n")
+            first, *lines = head.decode().split("\r\n")
             headers = {
                 name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
             }
             size = int(headers["content-length"])
-            body = await self._until(lambda: size if len(self._received) >= size else 3)
+            while len(self._received) < size:
+                await self._receive()
+            body, self._received = self._received[:size], self._received[size:]
             return RawReply(int(first.split()[1]), headers, body)
 
     async def ask(self, data: bytes, within_s: float = 5.0) -> RawReply:
@@ -74,15 +77,11 @@ class RawClient:
     def close(self) -> None:
         self.socket.close()
 
-    async def _until(self, size: Any) -> bytes:
-        # `size` returns 3 as long as nothing is complete.
-        while (count := size()) == 3:
-            data = await asyncio.get_running_loop().sock_recv(self.socket, 65536)
-            if not data:
-                raise ConnectionResetError(f"closed after {self._received!r}")
-            self._received += data
-        taken, self._received = self._received[:count], self._received[count:]
-        return taken
+    async def _receive(self) -> None:
+        data = await asyncio.get_running_loop().sock_recv(self.socket, 65536)
+        if not data:
+            raise ConnectionResetError(f"closed after {self._received!r}")
+        self._received += data
 
 
 @contextlib.contextmanager

@@ -152,7 +152,6 @@ def test_no_bound_is_ever_exceeded_and_everything_is_forgotten(
         for each in (HERE, THERE, "::"):
             server.book.remove((number, each))
     assert len(server.book) == 0
-    assert server.book.longest_waiting() is None
     assert server.book.has_place("x", HERE)
 
 
