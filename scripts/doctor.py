@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import Field
 from rich.console import Console
@@ -17,7 +18,9 @@ from miner.doctor.network import network_checks
 from miner.logs import configure_logs
 from miner.settings.miner import MinerConfig
 from miner.settings.reader import read_settings
+from miner.surroundings import settle, settle_terminal, starting_up
 from protocol.errors import SetupError
+from protocol.text import printable
 
 HEALTHY, UNWELL = 0, 1
 
@@ -42,21 +45,32 @@ class DoctorConfig(MinerConfig):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carries out every check and returns the exit status."""
+    settle_terminal()
     try:
-        config = read_settings(
-            DoctorConfig, prog="python -m scripts.doctor", env_prefix="MINER", argv=argv
-        )
-        settings = preset(config.preset_name)
+        with starting_up():
+            config = read_settings(
+                DoctorConfig, prog="python -m scripts.doctor", env_prefix="MINER", argv=argv
+            )
+            settings = preset(config.preset_name)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return UNWELL
     configure_logs("ERROR")
-    checks = machine_checks(settings, config.models_dir, config.log_dir) + network_checks(config)
+    checks = machine_checks(
+        settings, config.models_dir, config.log_dir, stands_in=_settle()
+    ) + network_checks(config)
     findings = asyncio.run(_carry_out(checks, silent=config.as_json))
     well = all(finding.verdict.status is not Status.FAILED for finding in findings)
     if config.as_json:
         print(json.dumps({"ok": well, "findings": [_plain(finding) for finding in findings]}))
     return HEALTHY if well else UNWELL
+
+
+def _settle() -> Path | SetupError | None:
+    try:
+        return settle()  # Nothing is made in the folder of the logs: it may be another user's.
+    except SetupError as error:
+        return error
 
 
 async def _carry_out(checks: Sequence[Check], *, silent: bool) -> list[Finding]:
@@ -73,11 +87,11 @@ def _line(finding: Finding) -> Text:
     verdict = finding.verdict
     line = Text.assemble(
         (f"{verdict.status:<{_STATUS_WIDTH}}", _STYLES[verdict.status]),
-        f"{finding.check:<{_NAME_WIDTH}}{verdict.found}",
+        f"{finding.check:<{_NAME_WIDTH}}{printable(verdict.found, 1000)}",
     )
     indent = " " * (_STATUS_WIDTH + _NAME_WIDTH)
     for number, part in enumerate(verdict.fix.splitlines()):
-        line.append(f"\n{indent}{'fix: ' if number == 0 else '     '}{part.strip()}")
+        line.append(f"\n{indent}{'fix: ' if number == 0 else '     '}{printable(part, 1000)}")
     return line
 
 

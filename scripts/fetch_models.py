@@ -8,6 +8,7 @@ from pathlib import Path
 from generation.presets import PRESETS, preset
 from generation.weights.download import fetch_models
 from generation.weights.store import LOCK_NAME, ModelStore, default_models_dir
+from miner.surroundings import settle, settle_terminal, starting_up
 from protocol.errors import SetupError
 
 
@@ -18,15 +19,18 @@ def main(arguments: Sequence[str] | None = None, *, endpoint: str | None = None)
         arguments: The command line; that of the process when None.
         endpoint: Address of the hub; huggingface_hub's own when None.
     """
-    options = _parser().parse_args(arguments)
-    settings = preset(options.preset)
-    if not settings.models:
-        print(f"preset {settings.name} needs no download")
-        return 0
-    root = options.models_dir or default_models_dir()
-    print(f"models folder: {root}")
+    settle_terminal()
     try:
-        fetch_models(settings.models, ModelStore(root), endpoint=endpoint, report=print)
+        settle()
+        options = _parser().parse_args(arguments)
+        settings = preset(options.preset)
+        if not settings.models:
+            print(f"preset {settings.name} needs no download")
+            return 0
+        root = options.models_dir or default_models_dir()
+        print(f"models folder: {root}")
+        with starting_up():
+            fetch_models(settings.models, ModelStore(root), endpoint=endpoint, report=print)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

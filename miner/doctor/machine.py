@@ -1,5 +1,6 @@
 """What can be wrong with this machine: Python, packages, GPU, memory, weights, disk."""
 
+import importlib
 import os
 import shutil
 import sys
@@ -11,10 +12,15 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from generation.quiet import quiet_libraries
 from generation.settings import GenerationSettings
-from generation.weights.store import ModelStore, default_models_dir, locate_models
+from generation.weights.store import ModelStore, cache_dir, default_models_dir, locate_models
+from miner import file_lock
 from miner.daemon_call import in_daemon_thread
-from miner.doctor.findings import Check, Verdict, failed, ok, warning
+from miner.doctor.findings import Check, Status, Verdict, failed, ok, warning
+from miner.file_lock import FOLDER_LOCK, Holder
+from miner.surroundings import FOLDER, starting_up
+from protocol.errors import SetupError
 
 PACKAGE = "splat-miner"
 PYTHONS = ((3, 11), (3, 12))
@@ -28,11 +34,13 @@ RESIDENT_BYTES = {"16 bits": 34 * GB, "8 bits": 18 * GB}
 LOADING_BYTES = {"16 bits": 34 * GB, "8 bits": 24 * GB}
 """What passes through main memory at once before it reaches the GPU."""
 
+LIBRARIES = ("bittensor", "torch", "diffusers", "transformers", "onnxruntime", "rembg")
 COMPILERS = ("gcc", "clang")
 LOG_BYTES = 1 * GB
 WEIGHT_BYTES = 40 * GB
 HASHING_LIMIT_S = 60.0
 IMPORT_LIMIT_S = 60.0
+FIRST_IMPORT_LIMIT_S = 180.0
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,20 @@ class Device:
 
 
 def machine_checks(
-    settings: GenerationSettings, models_dir: Path | None, log_dir: Path
+    settings: GenerationSettings,
+    models_dir: Path | None,
+    log_dir: Path,
+    *,
+    stands_in: Path | SetupError | None = None,
 ) -> list[Check]:
-    """Lists the checks of this machine against a preset, cheapest first."""
+    """Lists the checks of this machine against a preset, cheapest first.
+
+    Args:
+        settings: The preset.
+        models_dir: The models folder; the default one when None.
+        log_dir: The folder of the logs.
+        stands_in: What `miner.surroundings.settle` returned or raised.
+    """
     models = models_dir or default_models_dir()
 
     async def python() -> Verdict:
@@ -59,7 +78,16 @@ def machine_checks(
             required = metadata.requires(PACKAGE) or []
         except metadata.PackageNotFoundError:
             return failed(f"{PACKAGE} is not installed", _install(settings))
-        return judge_packages(required, installed_version, fix=_install(settings))
+        verdict = judge_packages(required, installed_version, fix=_install(settings))
+        if verdict.status is not Status.FAILED:
+            await in_daemon_thread(import_libraries, FIRST_IMPORT_LIMIT_S)
+        return verdict
+
+    async def home() -> Verdict:
+        return judge_home(stands_in, log_dir)
+
+    async def folder() -> Verdict:
+        return judge_lock(*file_lock.look(log_dir / FOLDER_LOCK))
 
     async def disk() -> Verdict:
         needs = [(log_dir, LOG_BYTES, "--log.dir")]
@@ -86,8 +114,15 @@ def machine_checks(
 
     return [
         Check("python", python),
-        Check("packages", packages),
+        *([Check("home", home)] if stands_in is not None else []),
+        Check(
+            "packages",
+            packages,
+            FIRST_IMPORT_LIMIT_S + 1,
+            if_slow="the first import compiles for a minute; look again",
+        ),
         Check("disk", disk),
+        *([Check("log folder", folder)] if file_lock.look(log_dir / FOLDER_LOCK)[0] else []),
         Check("memory", memory),
         Check("torch, GPU", device, IMPORT_LIMIT_S),
         Check("compiler", compiler),
@@ -150,12 +185,51 @@ def judge_packages(
     return ok(f"{len(wanted)} as required: {', '.join(shown)}, ...")
 
 
+def import_libraries() -> None:
+    """Imports what the miner will import, which may fail where a home or a library is damaged.
+
+    Raises:
+        SetupError: One of them cannot be imported.
+    """
+    with starting_up(), quiet_libraries():
+        for name in LIBRARIES:
+            importlib.import_module(name)
+
+
+def judge_home(stands_in: Path | SetupError | None, log_dir: Path) -> Verdict:
+    """Says where libraries keep what they compile if this user's own caches cannot be written."""
+    if isinstance(stands_in, SetupError):
+        return failed(stands_in.problem, stands_in.fix)
+    if stands_in is None:
+        return ok(f"{cache_dir()} can be written")
+    return warning(
+        f"{cache_dir()} and its like cannot be written; the miner keeps what it compiles in "
+        f"{log_dir / FOLDER}, or among the temporary files",
+        "give this user a home, or set XDG_CACHE_HOME to a folder that it may write",
+    )
+
+
+def judge_lock(held: bool | None, holder: Holder | None) -> Verdict:
+    """Says whether a miner runs with this folder of logs."""
+    if not held:
+        return ok("no miner uses it")
+    who = f"process {holder.pid} on {holder.host} since {holder.since}" if holder else "a process"
+    return warning(
+        f"a miner uses it already: {who}",
+        "a second one needs its own --log.dir, and its own ports",
+    )
+
+
 def judge_disk(needs: Sequence[tuple[Path, int, str]]) -> Verdict:
     """Looks for room in folders that may not exist yet: (folder, bytes, setting)."""
     rooms = []
     for folder, needed, setting in needs:
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not os.access(existing, os.W_OK):
+        # Not Path.exists, which fails below a folder that may not be entered.
+        paths = (folder, *folder.absolute().parents)
+        existing = next(path for path in paths if os.path.exists(path))
+        if not existing.is_dir():
+            return failed(f"{existing} is a file", f"give a folder with {setting}")
+        if not os.access(existing, os.W_OK | os.X_OK):
             return failed(f"{existing} cannot be written", f"give another folder with {setting}")
         free = shutil.disk_usage(existing).free
         if free < needed:

@@ -17,6 +17,7 @@ from miner.chain.metagraph import Chain, Neuron
 from miner.daemon_call import in_daemon_thread
 from miner.doctor.findings import Check, Verdict, failed, ok, unchecked, warning
 from miner.settings.miner import MinerConfig
+from miner.surroundings import starting_up
 from miner.transports.pull.state import FILE_NAME
 from miner.transports.pull.validators import Selection
 from miner.transports.push.checks import MAX_AHEAD_S
@@ -81,13 +82,18 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
         def read() -> str:
             from miner.chain.wallets import open_wallet
 
-            opened = open_wallet(config.wallet_name, config.wallet_hotkey, config.wallet_path)
-            return str(opened.hotkey.ss58_address)
+            with starting_up():
+                opened = open_wallet(config.wallet_name, config.wallet_hotkey, config.wallet_path)
+                return str(opened.hotkey.ss58_address)
 
+        if not config.needs_chain:
+            return ok("http alone needs no wallet")
         hotkeys.append(await in_daemon_thread(read, WALLET_LIMIT_S))
         return ok(f"{config.wallet_name}/{config.wallet_hotkey}, hotkey {hotkeys[0]}")
 
     async def registration() -> Verdict:
+        if not config.needs_chain:
+            return ok("http alone needs no chain")
         if not hotkeys:
             return unchecked("there is no hotkey to look for")
         chain = await in_daemon_thread(lambda: _chain(config), CHAIN_LIMIT_S)
@@ -117,7 +123,8 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
         return await _reach(config)
 
     checks = [
-        Check("clock", clock, CLOCK_LIMIT_S + 1),
+        # Only signed messages carry times.
+        *([Check("clock", clock, CLOCK_LIMIT_S + 1)] if config.needs_chain else []),
         Check("wallet", wallet, WALLET_LIMIT_S),
         Check("registration", registration, CHAIN_LIMIT_S, if_slow="check --subtensor.network"),
         *(_port_check(listener) for listener in listeners(config)),

@@ -1,7 +1,10 @@
 """The miner's settings."""
 
+import difflib
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
@@ -12,6 +15,7 @@ from protocol.orientation import UpAxis
 Port = Annotated[int, Field(ge=1025, le=65534)]
 Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
+NETWORKS = ("finney", "test", "archive", "local", "latent-lite")
 TRANSPORTS = ("push", "pull", "http")
 LogLevel = Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -182,6 +186,29 @@ class MinerConfig(Settings):
             if name not in TRANSPORTS:
                 raise ValueError(f"{name!r} is none of {', '.join(TRANSPORTS)}")
         return ",".join(name for name in TRANSPORTS if name in names)
+
+    @field_validator("subtensor_network", "subtensor_chain_endpoint")
+    @classmethod
+    def _network_can_be_reached(cls, value: str | None) -> str | None:
+        if value is None or value in NETWORKS:
+            return value
+        try:
+            address = urlsplit(value)
+            usable = address.scheme in ("ws", "wss") and address.hostname and address.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            near = difflib.get_close_matches(value, NETWORKS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the networks are {', '.join(NETWORKS)}"
+            raise ValueError(f"it is neither a network nor an address as wss://HOST:PORT; {hint}")
+        return value
+
+    @field_validator("axon_external_ip")
+    @classmethod
+    def _external_ip_is_one(cls, value: str | None) -> str | None:
+        if value is not None:
+            ip_address(value)  # The chain stores numbers, not names.
+        return value
 
     @field_validator("http_hosts", mode="before")
     @classmethod

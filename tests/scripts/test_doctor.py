@@ -1,4 +1,5 @@
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -122,6 +123,49 @@ def test_settings_that_cannot_be_are_told_as_the_miner_tells_them(
     assert "no preset is given" in capsys.readouterr().err
     assert main(["--chain.file", "x", "--preset", "gpu9000"]) == UNWELL
     assert "there is no preset 'gpu9000'" in capsys.readouterr().err
+
+
+def test_http_alone_is_checked_without_wallet_and_chain(run: Run) -> None:
+    status, text = run(
+        "--transports", "http", "--wallet.name", "no", "--http.port", str(free_port())
+    )
+    assert status == HEALTHY, text
+    assert "http alone needs no wallet" in text
+    assert "http alone needs no chain" in text
+    assert "clock" not in text
+
+
+def test_a_user_without_a_home_learns_where_caches_go_and_imports_what_the_miner_will(
+    subnet: LocalSubnet, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.doctor",
+        "--json",
+        "--log.dir",
+        str(tmp_path / "logs"),
+    ]
+    command += ["--chain.file", str(subnet.neurons_file), "--wallet.path", str(subnet.wallets)]
+    command += ["--wallet.name", "miner", "--axon.port", str(free_port())]
+    environ = {**os.environ, "HOME": "/proc/home", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        command, env=environ, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == HEALTHY, done.stdout + done.stderr
+    findings = {entry["check"]: entry for entry in json.loads(done.stdout)["findings"]}
+    assert findings["home"]["status"] == "warning"
+    assert str(tmp_path / "logs" / "cache") in findings["home"]["found"]
+    assert findings["wallet"]["status"] == "ok"
+    assert not (tmp_path / "logs").exists()
+    environ["BT_AXON_PORT"] = "no number"  # bittensor reads it when it is imported.
+    done = subprocess.run(
+        command, env=environ, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == UNWELL
+    findings = {entry["check"]: entry for entry in json.loads(done.stdout)["findings"]}
+    assert findings["packages"]["status"] == "failed"
+    assert "invalid literal for int()" in findings["packages"]["found"]
 
 
 def test_help_comes_at_once_and_the_program_ends_with_the_status() -> None:

@@ -10,7 +10,8 @@ import pytest
 from generation.presets import preset
 from generation.settings import GenerationSettings
 from generation.weights.store import LOCK_NAME
-from miner.doctor.findings import Status, Verdict, carry_out
+from miner.doctor import machine
+from miner.doctor.findings import Status, Verdict, carry_out, ok
 from miner.doctor.machine import (
     GB,
     Device,
@@ -23,6 +24,8 @@ from miner.doctor.machine import (
     machine_checks,
     read_device,
 )
+from miner.file_lock import FOLDER_LOCK, FileLock
+from protocol.errors import SetupError
 
 EMBEDDED, GPU24, GPU80 = (preset(name) for name in ("embedded", "gpu24", "gpu80"))
 INSTALLED = {
@@ -176,6 +179,58 @@ def test_a_folder_that_cannot_be_written() -> None:
         os.chmod(folder, 0o555)
         verdict = judge_disk([(Path(folder) / "logs", 1, "--log.dir")])
     assert (verdict.status, "cannot be written" in verdict.found) == (Status.FAILED, True)
+
+
+@pytest.mark.parametrize("below", [".", "logs", "a/b/c"])
+def test_a_file_in_the_place_of_a_folder(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    verdict = judge_disk([(tmp_path / "file" / below, 1, "--log.dir")])
+    assert verdict.status is Status.FAILED
+    assert "file is a file" in verdict.found
+    assert "--log.dir" in verdict.fix
+
+
+def test_a_folder_that_may_not_be_entered() -> None:
+    with tempfile.TemporaryDirectory() as folder, not_as_root():
+        os.chmod(folder, 0)
+        verdict = judge_disk([(Path(folder) / "a" / "logs", 1, "--log.dir")])
+    assert (verdict.status, "cannot be written" in verdict.found) == (Status.FAILED, True)
+
+
+async def test_a_library_that_cannot_be_imported_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "LIBRARIES", ("json", "no_library_of_this_name"))
+    monkeypatch.setattr(machine, "judge_packages", lambda *_, **__: ok("as required"))
+    verdict = await look("packages", EMBEDDED, tmp_path)
+    assert verdict.status is Status.FAILED
+    assert "no_library_of_this_name" in verdict.found
+    assert "make install" in verdict.fix
+
+
+async def test_a_miner_that_uses_the_folder_is_named_with_its_process(tmp_path: Path) -> None:
+    names = [check.name for check in machine_checks(EMBEDDED, tmp_path, tmp_path / "logs")]
+    assert "log folder" not in names
+    lock = FileLock(tmp_path / "logs" / FOLDER_LOCK, what="the log folder", flag="--log.dir")
+    verdict = await look("log folder", EMBEDDED, tmp_path)
+    lock.release()
+    assert verdict.status is Status.WARNING
+    assert f"process {os.getpid()} on " in verdict.found
+    assert "--log.dir" in verdict.fix
+
+
+async def test_a_home_that_cannot_be_written_is_told_with_what_stands_in(tmp_path: Path) -> None:
+    async def home(stands_in: Path | SetupError) -> Verdict:
+        checks = machine_checks(EMBEDDED, tmp_path, tmp_path / "logs", stands_in=stands_in)
+        (check,) = [check for check in checks if check.name == "home"]
+        return (await carry_out(check)).verdict
+
+    verdict = await home(tmp_path)
+    assert verdict.status is Status.WARNING
+    assert str(tmp_path / "logs" / "cache") in verdict.found
+    assert "XDG_CACHE_HOME" in verdict.fix
+    verdict = await home(SetupError("no folder can be written", fix="set XDG_CACHE_HOME"))
+    assert verdict == Verdict(Status.FAILED, "no folder can be written", "set XDG_CACHE_HOME")
 
 
 async def look(name: str, settings: GenerationSettings, models: Path) -> Verdict:

@@ -254,7 +254,7 @@ def test_a_misspelt_flag_does_not_show_a_secret() -> None:
         ("wallet.name: .inf\n", "wallet.name", ".inf"),
         ("preset: 80\n", "preset", "80"),
         ("log.dir: 2024\n", "log.dir", "2024"),
-        ("subtensor.network: yes\n", "subtensor.network", "yes"),
+        ("pull.preferred: yes\n", "pull.preferred", "yes"),
     ],
 )
 def test_text_that_yaml_takes_for_something_else_is_to_be_quoted(
@@ -381,3 +381,36 @@ def test_any_other_set_of_transports_needs_a_chain_and_its_preset(transports: st
     for preset in ((), ("--preset", "embedded")):
         with pytest.raises(SetupError):
             read("--transports", transports, *preset)
+
+
+@pytest.mark.parametrize("flag", ["--subtensor.network", "--subtensor.chain_endpoint"])
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ("finey", "did you mean finney?"),
+        ("Test", "did you mean test?"),
+        ("mainnet", "did you mean finney?"),
+        ("bittensor", "the networks are finney, test"),
+        ("127.0.0.1:9944", "wss://HOST:PORT"),
+        ("https://node", "wss://HOST:PORT"),
+        ("ws://", "wss://HOST:PORT"),
+        ("ws://node:99999", "wss://HOST:PORT"),
+        ("ws://[::1", "wss://HOST:PORT"),
+    ],
+)
+def test_a_misspelt_chain_is_found_before_it_is_called(flag: str, value: str, hint: str) -> None:
+    with pytest.raises(SetupError, match=f"{flag} cannot be") as caught:
+        read(flag, value, "--preset", "gpu80")
+    assert hint in caught.value.problem
+
+
+@pytest.mark.parametrize("value", ["finney", "test", "local", "ws://127.0.0.1:9944", "wss://a.b"])
+def test_networks_and_addresses_of_nodes_are_taken(value: str) -> None:
+    assert read("--subtensor.network", value, "--preset", "gpu80").network == value
+
+
+@pytest.mark.parametrize("value", ["my.host.name", "1.2.3", "1.2.3.4:8091", "localhost"])
+def test_the_external_address_is_one(value: str) -> None:
+    with pytest.raises(SetupError, match=r"--axon\.external_ip cannot be") as caught:
+        read(*ON_FILE, "--axon.external_ip", value)
+    assert "IPv4 or IPv6 address" in caught.value.problem
