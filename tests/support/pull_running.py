@@ -1,6 +1,8 @@
 """A validator of the pull protocol on a real Axon over loopback, with a real sr25519 key."""
 
 import base64
+import time
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,20 +45,24 @@ class Validator:
         *,
         key: Any = VALIDATOR,
         miner: str = MINER.ss58_address,
+        ip: str = "127.0.0.1",
         port: int | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         port = port or free_port()
         self.pulls = 0
         terms = Terms(key.ss58_address, miner, rules, 30.0, folder)
-        self.trial = PullTrial(tasks, terms, verify=verify, on_record=lambda record: None)
+        self.trial = PullTrial(
+            tasks, terms, verify=verify, on_record=lambda record: None, clock=clock or time.time
+        )
         self._answer_pull = self.trial.pull
         self.trial.pull = self._counted  # type: ignore[method-assign]
         wallet = SimpleNamespace(hotkey=key, coldkeypub=key)
-        self.server = PullAxon(self.trial, wallet, ip="127.0.0.1", port=port)
+        self.server = PullAxon(self.trial, wallet, ip=ip, port=port, clock=clock)
         self.neuron = Neuron(
             uid=1,
             hotkey=key.ss58_address,
-            ip="127.0.0.1",
+            ip=ip,
             port=port,
             stake=900.0,
             validator_permit=True,

@@ -35,9 +35,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' att
 def serve(tmp_path: Path) -> Callable[..., Any]:
     @asynccontextmanager
     async def serving(
-        tasks: list[TrialTask], *, rules: Rules | None = None
+        tasks: list[TrialTask], *, rules: Rules | None = None, **fields: Any
     ) -> AsyncIterator[Validator]:
-        validator = Validator(tmp_path, tasks, rules or Rules())
+        validator = Validator(tmp_path, tasks, rules or Rules(), **fields)
         await validator.server.start()
         try:
             yield validator
