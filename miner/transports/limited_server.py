@@ -168,8 +168,13 @@ class LimitedServer(uvicorn.Server):
             self.make_room("")
 
     def _sweep(self) -> None:
+        seconds = [each for phase in Phase if (each := self._limits.seconds(phase)) is not None]
+        self._sweeping = asyncio.get_running_loop().call_later(
+            min(1.0, min(seconds) / 4), self._sweep
+        )
         for key, phase in self.book.overdue():
-            self._close(key, 408, _OVERDUE[phase])
+            counted = cast(_Connection, key).turned_away
+            self._close(key, 408, None if counted else _OVERDUE[phase])
         if self._refusals is not None:
             self._refusals.write_due()
         if time.monotonic() - self._short_at >= SHORT_S and self._reserve.take():
@@ -179,14 +184,14 @@ class LimitedServer(uvicorn.Server):
             # sets the queue again after it has run out of descriptors.
             with contextlib.suppress(OSError):  # Closed meanwhile.
                 listening.listen(KERNEL_QUEUE)
-        seconds = [each for phase in Phase if (each := self._limits.seconds(phase)) is not None]
-        self._sweeping = asyncio.get_running_loop().call_later(
-            min(1.0, min(seconds) / 4), self._sweep
-        )
 
 
 class _Connection(H11Protocol):
-    """One connection; tells the server what it waits for."""
+    """One connection; tells the server what it waits for.
+
+    Attributes:
+        turned_away: Whether it has been refused; then what still comes is read and discarded.
+    """
 
     def __init__(self, *arguments: Any, limiter: LimitedServer, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -195,7 +200,8 @@ class _Connection(H11Protocol):
         self._inner = self.app
         self.app = cast(Any, self._answer)
         self._address = ""
-        self._lost = self._turned_away = False
+        self._lost = False
+        self.turned_away = False
         self._running = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -211,7 +217,7 @@ class _Connection(H11Protocol):
         self._note()
 
     def data_received(self, data: bytes) -> None:
-        if self._turned_away:  # Read on, so that the answer is not lost in a reset.
+        if self.turned_away:  # Read, so that the answer is not lost in a reset.
             return
         super().data_received(data)
         self._note()
@@ -248,7 +254,7 @@ class _Connection(H11Protocol):
         self._limiter.refuse(Refusal("bad_http", reason))
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self._write_answer(431 if too_large else 400, reason)
-            self._turned_away = True
+            self.turned_away = True
             self._disconnect()
             self.transport.write_eof()
         else:
@@ -259,7 +265,7 @@ class _Connection(H11Protocol):
         unanswered = self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
         if unanswered and self._phase() in (Phase.HEAD, Phase.BODY):
             self._write_answer(status, reason)
-        self._turned_away = True
+        self.turned_away = True
         self._disconnect()
         self.transport.close()
         if self.transport.get_write_buffer_size():  # Its client does not read.
@@ -311,7 +317,7 @@ class _Connection(H11Protocol):
 
     def _note(self) -> None:
         """Tells the server's book the phase of this connection."""
-        done = self._turned_away and self.transport.is_closing()
+        done = self.turned_away and self.transport.is_closing()
         if not self._running if self._lost else done:
             self._limiter.book.remove(self)
             return
@@ -322,7 +328,7 @@ class _Connection(H11Protocol):
         cycle = self.cycle
         if self._lost:
             return Phase.WORK  # The client has left, and its work has not ended.
-        if self._turned_away or self.transport.is_closing():
+        if self.turned_away or self.transport.is_closing():
             return Phase.CLOSING
         if self.flow.write_paused:
             return Phase.WRITE
