@@ -296,9 +296,9 @@ class LineWriter:
                 self._lost += len(self._waiting)
                 self._waiting.clear()
             return
-        words = f"{self._file.path} cannot be written: {reason}; {kept} lines wait in memory"
+        words = f"{self._file.path} cannot be written: {reason}; waiting in memory: {kept} line(s)"
         if lost:
-            words += f", {lost} are lost"
+            words += f"; lost: {lost}"
         self._problems.report(str(self._file.path), words)
         with self._changed:
             self._changed.wait_for(lambda: self._closing, self._retry_s)
