@@ -17,6 +17,8 @@ from pydantic import BaseModel, Field
 class GenerateAsset(bt.Synapse):  # type: ignore[misc]  # bittensor ships no types
     """Push way: a task to the miner's axon, a Gaussian cloud back in the same call.
 
+    docs/push-protocol.md is the page for whoever writes a caller.
+
     The first five fields are the request. They are covered by the caller's signature
     (`required_hash_fields`); `timeout` is not, so a caller that cares states `budget_s`.
 
@@ -24,7 +26,7 @@ class GenerateAsset(bt.Synapse):  # type: ignore[misc]  # bittensor ships no typ
         task_type: "text" or "image".
         task_id: The caller's id, at most 128 characters; empty lets the miner choose one.
         prompt: The text, or the base64 of a PNG, JPEG or WebP file. An image comes back emptied.
-        seed: 0..2**32-1, or None.
+        seed: 0..2**32-1; -1 and None let the miner choose.
         budget_s: Seconds, counted from receipt, within which the answer is wanted; None for the
             miner's own budget. The dendrite's timeout shortens it, never lengthens it.
         results: Base64 of the SPZ file; empty unless the outcome is "completed".

@@ -26,7 +26,7 @@ from miner.transports.failures import FailureLog, ServerErrors
 from miner.transports.push.bodies import read_body
 from miner.transports.push.checks import Admission
 from miner.transports.push.clock import WallClock
-from miner.transports.push.entrance import SERVED, Entrance, Verified
+from miner.transports.push.entrance import Entrance, Verified
 from miner.transports.push.headers import Claim
 from miner.transports.push.nonce_file import FILE_NAME, NonceFile
 from miner.transports.push.refused import Refused
@@ -56,7 +56,7 @@ class AxonTransport:
         service: Answers requests, in the event loop that calls `serve`.
         chain: Lists the registered hotkeys.
         score_log: Receives `refused` lines.
-        wallet: Its hotkey signs the answers.
+        wallet: Its hotkey is the one that callers address and sign for.
         admission: Rules for callers.
         ip: Address to listen on.
         port: Port to listen on, 1025..65534.
@@ -136,7 +136,9 @@ class AxonTransport:
             max_bytes=self._limits.base64_characters + ENVELOPE_BYTES,
             time_limit_s=BODY_TIME_LIMIT_S,
             on_refusal=lambda size: self._refusals.note(
-                Refusal("body_too_large", f"{size} bytes") if size else Refusal("slow_body", "")
+                Refusal("body_too_large", f"{size} bytes")
+                if size
+                else Refusal("slow_body", "the body did not arrive in time")
             ),
         )
         return ServerErrors(ClientConnections(limited), failures=FailureLog(self._refusals))
@@ -235,8 +237,7 @@ def _reply(synapse: GenerateAsset, verified: Verified, answer: Answer, version: 
     sound = answer.outcome != "rejected"
     echo = sound and synapse.task_type == "text" and len(synapse.prompt) <= MAX_PROMPT_CHARACTERS
     reply = GenerateAsset(
-        name=SERVED,
-        timeout=verified.timeout,
+        timeout=verified.claim.timeout,
         task_type=synapse.task_type if sound else "",
         task_id=answer.task_id if sound else log_safe(answer.task_id),
         prompt=synapse.prompt if echo else "",

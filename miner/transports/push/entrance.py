@@ -27,8 +27,7 @@ from miner.transports.push.headers import HOTKEY, Claim, check_content, read_cla
 from miner.transports.push.nonce_file import NonceFile
 from miner.transports.push.refused import Refused
 
-SERVED = "GenerateAsset"
-PATH = f"/{SERVED}"
+PATH = "/GenerateAsset"
 
 _CLOCKS = (CLOCK_AHEAD, CLOCK_BEHIND)
 
@@ -41,14 +40,12 @@ class Verified:
         claim: The headers.
         caller: Whose signature it is.
         received_at: Monotonic seconds.
-        timeout: Seconds, as far as they count for the age of the nonce.
         address: IP address and port of the client.
     """
 
     claim: Claim
     caller: Caller
     received_at: float
-    timeout: float
     address: tuple[str, int]
 
 
@@ -130,7 +127,7 @@ class Entrance:
             await self._verify(claim)
         except Exception as error:
             raise Refused(401, "bad_signature", _in_words(error)) from None
-        timeout = await self._check_time(claim)
+        await self._check_time(claim)
         self._replays.remember(hotkey, claim.uuid, claim.nonce)
         if not self._rate.allow(hotkey):
             raise Refused(
@@ -141,10 +138,10 @@ class Entrance:
             )
         neuron = self._chain.snapshot.neurons.get(hotkey)
         caller = Caller(hotkey, neuron.uid if neuron else None, neuron.stake if neuron else 0.0)
-        return Verified(claim, caller, received_at, timeout, address)
+        return Verified(claim, caller, received_at, address)
 
-    async def _check_time(self, claim: Claim) -> float:
-        """Returns the timeout to be used, and compares the clock of a verified caller with ours."""
+    async def _check_time(self, claim: Claim) -> None:
+        """Checks the nonce of a verified caller, and compares its clock with ours."""
         step = self._wall.step_s()
         if step:
             logger.warning(
@@ -155,7 +152,7 @@ class Entrance:
         now = self._wall.now_ns()
         ahead_s = (claim.nonce - now) / NANOSECONDS
         try:
-            timeout = check_headers(
+            check_headers(
                 nonce=claim.nonce,
                 version=claim.version,
                 timeout=claim.timeout,
@@ -172,7 +169,6 @@ class Entrance:
         async with self._covering:
             if not self._nonces.covers(claim.nonce, now):
                 await asyncio.to_thread(self._nonces.cover, now)
-        return timeout
 
 
 def _check_route(scope: Message) -> None:

@@ -99,6 +99,12 @@ async def test_an_unusable_task_is_answered_as_rejected(miner: Running) -> None:
     assert miner.engine.ran == []
 
 
+async def test_a_seed_of_minus_one_is_as_good_as_none(miner: Running) -> None:
+    for seed in (-1, None):
+        reply = await miner.ask(seed=seed)
+        assert (reply.outcome, reply.seed) == ("completed", seed)
+
+
 async def test_an_image_comes_back_emptied(miner: Running) -> None:
     file = BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)

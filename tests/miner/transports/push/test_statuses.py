@@ -279,6 +279,7 @@ async def test_an_answer_has_the_headers_that_a_dendrite_merges(miner: Running) 
     found, sent, reply = await exchange(miner, headers, json.dumps(body).encode())
     assert found == 200
     assert sent["name"] == "GenerateAsset"
+    assert float(sent["timeout"]) == reply["timeout"] == 12.0
     assert sent["bt_header_axon_status_code"] == "200"
     assert sent["bt_header_dendrite_hotkey"] == VALIDATOR.ss58_address
     assert base64.b64decode(reply["results"])
