@@ -190,15 +190,25 @@ def active_cells(lattice: Tensor, level: float) -> Tensor:
     Near misses count if one or two of them lead to a cell whose corners differ in sign; alone, they
     would be floaters too small for the lattice.
     """
-    top = functional.max_pool3d(lattice[None, None], 2, stride=1)
-    bottom = -functional.max_pool3d(-lattice[None, None], 2, stride=1)
+    top = functional.max_pool3d(lattice[None, None], 2, stride=1)[0, 0]
+    bottom = -functional.max_pool3d(-lattice[None, None], 2, stride=1)[0, 0]
     # Beyond a few e-foldings the exact value says nothing about where the surface is.
     reach = _NEAR_MISS * (top - bottom).clamp_max(4.0)
-    near = ((bottom - reach < level) & (top + reach > level)).float()
-    found = ((bottom < level) & (top > level)).float()
+    near = (bottom - reach < level) & (top + reach > level)
+    found = (bottom < level) & (top > level)
     for _ in range(_NEAR_MISSES_IN_A_ROW):
-        found = functional.max_pool3d(found, 3, stride=1, padding=1) * near
-    return found[0, 0].nonzero()
+        found = _with_neighbours(found) & near
+    return found.nonzero()
+
+
+def _with_neighbours(cells: Tensor) -> Tensor:
+    """Marks the 26 neighbours of every marked cell (N, N, N) too."""
+    for axis, length in enumerate(cells.shape):
+        grown = cells.clone()
+        grown.narrow(axis, 1, length - 1).logical_or_(cells.narrow(axis, 0, length - 1))
+        grown.narrow(axis, 0, length - 1).logical_or_(cells.narrow(axis, 1, length - 1))
+        cells = grown
+    return cells
 
 
 @dataclass(frozen=True)
