@@ -1,6 +1,7 @@
 """Where the program's own log goes: the terminal, and a file beside the score log."""
 
 import contextlib
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +15,10 @@ from protocol.errors import SetupError
 FILE_NAME = "miner.log"
 MAX_BYTES, KEEP = 20 * 2**20, 5
 MOST_WAITING_BYTES = 2 * 2**20
+
+_COLOUR = r"\x1b\[[\d;]*m"
+_OBEYED = re.compile(rf"({_COLOUR})|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What a terminal obeys. Line feeds, tabs and our own colours may stay."""
 
 
 def configure_logs(
@@ -65,7 +70,8 @@ class _Terminal:
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             encoding = sys.stderr.encoding or "utf-8"
-            sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            shown = _harmless(text).encode(encoding, "backslashreplace")
+            sys.stderr.write(shown.decode(encoding))
             sys.stderr.flush()
 
     def isatty(self) -> bool:
@@ -81,10 +87,15 @@ class _Disk:
         self._writer = LineWriter(file, problems, most_bytes=MOST_WAITING_BYTES)
 
     def write(self, text: str) -> None:
-        self._writer.put(text.encode(errors="backslashreplace"))
+        self._writer.put(_harmless(text).encode(errors="backslashreplace"))
 
     def stop(self) -> None:
         self._writer.close()
+
+
+def _harmless(text: str) -> str:
+    """Returns a text that moves no cursor: exceptions may quote what a stranger has sent."""
+    return _OBEYED.sub(lambda found: found[1] or ascii(found[0])[1:-1], text)
 
 
 def program_version() -> str:

@@ -90,3 +90,17 @@ def test_foreign_text_is_no_markup_and_no_format(
     escaped = text.encode(errors="backslashreplace").decode()
     assert f"failed: {escaped}\n" in (tmp_path / "miner.log").read_text()
     assert f"failed: {escaped}\n" in shown
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b[2J", "\x1b]0;title\x07", "a\rb", "\u202eb", "\x9b2J", "\x00"]
+)
+def test_what_an_exception_quotes_moves_no_cursor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    configure_logs("INFO", tmp_path)
+    logger.opt(exception=ValueError(text)).error("failed: {}", text)
+    close_logs()
+    for shown in (capsys.readouterr().err, (tmp_path / "miner.log").read_bytes().decode()):
+        assert "failed: " in shown
+        assert not set(shown) & set("\x1b\x07\r\u202e\x9b\x00")
