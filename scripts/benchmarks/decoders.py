@@ -155,10 +155,10 @@ FILES: Mapping[str, Callable[[], bytes]] = {
     "zstd, 16 MiB of empty blocks": lambda: empty_blocks(16 * _MIB),
     "PLY, binary, most Gaussians": lambda: binary_ply(MAX_GAUSSIANS),
     "PLY, binary, most Gaussians, 48 more": lambda: binary_ply(MAX_GAUSSIANS, more=48),
-    "PLY, binary, 3,000 more doubles": lambda: binary_ply(8_000, more=2_000, scalar="double"),
+    "PLY, binary, 2,000 more doubles": lambda: binary_ply(8_000, more=2_000, scalar="double"),
     "PLY, ASCII, short numbers": lambda: ascii_ply(b"0"),
     "PLY, ASCII, hard numbers": lambda: ascii_ply(b"1e-300"),
     "PLY, ASCII, long numbers": lambda: ascii_ply(b"0.12345678901234567"),
-    "PLY, ASCII, 3,000 properties": lambda: ascii_ply(b"0", more=2_000),
+    "PLY, ASCII, 2,014 properties": lambda: ascii_ply(b"0", more=2_000),
     "PLY, ASCII, 64 MiB": lambda: ascii_ply(b"0", size=64 * _MIB),
 }

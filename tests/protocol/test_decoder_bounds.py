@@ -21,7 +21,7 @@ from tests.protocol.mutated_assets import KINDS
 
 ROOT = Path(__file__).parents[2]
 MOST_SECONDS, MOST_MIB = 1.0, 300.0
-LARGE = {"PLY, binary, most Gaussians, 48 more", "PLY, binary, 3,000 more doubles"}
+LARGE = {"PLY, binary, most Gaussians, 48 more", "PLY, binary, 2,000 more doubles"}
 """Files that take long to make; `python -m scripts.benchmark decoders` measures them."""
 
 
