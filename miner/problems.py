@@ -28,4 +28,4 @@ class Problems:
     def clear(self, about: str, sentence: str) -> None:
         """Notes that a problem is over, if there was one, and logs the sentence."""
         if self._sentences.pop(about, None) is not None:
-            logger.info("{}", sentence)
+            logger.warning("{}", sentence)  # As loud as its beginning.

@@ -18,7 +18,7 @@ from miner.estimates_file import KeptEstimate, KeptEstimates
 from miner.state_file import StateFile
 from miner.transports.pull.state import AssignedTask, PullState
 from miner.transports.pull.validators import Standing
-from tests.support.mutated import mutated
+from scripts.benchmarks.fuzz.files import mutate
 
 SEEDS = 500
 LIMIT_S = 1.0
@@ -64,7 +64,7 @@ def test_a_damaged_file_is_read_or_set_aside(
     )
     aside = 0
     for seed in range(SEEDS):
-        path.write_bytes(mutated(sound.model_dump_json().encode(), seed))
+        path.write_bytes(mutate(sound.model_dump_json().encode(), seed))
         started = time.process_time()
         aside += load(path, type(sound)) is None
         assert time.process_time() - started < LIMIT_S, seed

@@ -2,14 +2,15 @@
 
 import asyncio
 
-from loguru import logger
-
+from miner.problems import Problems
 from miner.transports.pull.clocks import SteadyClock
 from miner.transports.pull.state import AssignedTask, PullState, PullStateFile
 from miner.transports.pull.validators import Selection, Validators
 
 RETRY_S = 30.0
 """Seconds until a state that could not be written is written again, if nothing changes before."""
+
+_ABOUT = "the pull state"
 
 
 class PullBook:
@@ -21,6 +22,7 @@ class PullBook:
         file: The state file, read now and written at every change.
         selection: Which validators to ask.
         clock: This miner's clock, of all times outside the file.
+        problems: Told when the file cannot be written, and when it can again.
 
     Attributes:
         validators: The policy, with the standings of an earlier run. Validators whose tasks are not
@@ -30,9 +32,17 @@ class PullBook:
         SetupError: The file cannot be read or written.
     """
 
-    def __init__(self, file: PullStateFile, selection: Selection, *, clock: SteadyClock) -> None:
+    def __init__(
+        self,
+        file: PullStateFile,
+        selection: Selection,
+        *,
+        clock: SteadyClock,
+        problems: Problems | None = None,
+    ) -> None:
         state = file.load().moved(-clock.behind_wall()).until(clock())
         self._file = file
+        self._problems = problems or Problems()
         self._hotkey = state.hotkey
         self._tasks = {task.validator: task for task in state.tasks}
         self._saving = asyncio.Lock()
@@ -68,16 +78,14 @@ class PullBook:
             try:
                 await asyncio.to_thread(self._file.save, state.moved(self._clock.behind_wall()))
             except Exception as error:  # A full disk, above all.
-                if self._failed_at is None:
-                    logger.error(
-                        "the state of the pull transport is not written ({!r}); until it is, a "
-                        "restart would lose cooldowns and tasks",
-                        error,
-                    )
+                self._problems.report(
+                    _ABOUT,
+                    f"the state of the pull transport is not written ({error!r}); until it is, a "
+                    "restart would lose cooldowns and tasks",
+                )
                 self._failed_at = self._clock()
             else:
-                if self._failed_at is not None:
-                    logger.warning("the state of the pull transport is written again")
+                self._problems.clear(_ABOUT, "the state of the pull transport is written again")
                 self._failed_at = None
 
     async def retry(self) -> None:

@@ -82,7 +82,8 @@ class PullTransport:
         self._limits = limits or TaskLimits()
         self._clock = calls.clock
         self._monotonic = monotonic
-        self._book = PullBook(state_file, selection, clock=self._clock)
+        problems = score_log.problems
+        self._book = PullBook(state_file, selection, clock=self._clock, problems=problems)
         self._resumable = deque(self._book.tasks)
         self._delivery = Delivery(self._book, chain, score_log, calls)
         self._active = 0

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from miner.score.following import Follower
 from miner.score.report import ScoreReport
+from scripts.benchmarks.fuzz.files import mutate
 from scripts.monitor_scores import render
-from tests.support.mutated import mutated
 
 LIMIT_S = 1.0
 SEEDS = 500
@@ -99,7 +99,7 @@ def test_a_damaged_file_says_what_its_sound_lines_say(tmp_path: Path) -> None:
     path = tmp_path / "score.jsonl"
     damaged = 0
     for seed in range(SEEDS):
-        path.write_bytes(mutated(SOUND.encode(), seed))
+        path.write_bytes(mutate(SOUND.encode(), seed))
         started = time.process_time()
         report = read(path)
         assert time.process_time() - started < LIMIT_S, seed
