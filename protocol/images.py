@@ -169,7 +169,8 @@ def _decoded(
         raise TaskError("image has two different sizes in its header; send a sound file")
     if side is not None and max(image.size) > side:
         scale = _DRAFT * side / max(image.size)
-        image.draft(None, (round(scale * image.width), round(scale * image.height)))
+        width, height = (max(1, round(scale * length)) for length in image.size)
+        image.draft(None, (width, height))
     image.load()
     grey = image.mode in _GREY_MODES
     picture = _plain(image, stripped.key)
