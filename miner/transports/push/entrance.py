@@ -29,6 +29,9 @@ from miner.transports.push.refused import Refused
 
 PATH = "/GenerateAsset"
 
+WRITE_LIMIT_S = 1.0
+"""Seconds that a caller whose clock is ahead waits for the disk."""
+
 _CLOCKS = (CLOCK_AHEAD, CLOCK_BEHIND)
 
 
@@ -82,7 +85,7 @@ class Entrance:
         self._verify = verify
         self._wall = wall
         self._nonces = nonces
-        self._covering = asyncio.Lock()
+        self._writing: asyncio.Future[None] | None = None
         self._addresses = AddressLimit(time.monotonic)
         self._replays = ReplayGuard(time.monotonic)
         self._rate = RateLimit(per_minute, time.monotonic)
@@ -166,9 +169,16 @@ class Entrance:
                     logger.warning("{}", warning)
             raise
         self._callers_clocks.observe(claim.hotkey, ahead_s, agrees=True)
-        async with self._covering:
-            if not self._nonces.covers(claim.nonce, now):
-                await asyncio.to_thread(self._nonces.cover, now)
+        await self._cover(claim.nonce, now)
+
+    async def _cover(self, nonce: int, now: int) -> None:
+        """Has it written that this nonce is used; a disk that hangs delays its caller, no more."""
+        end = time.monotonic() + WRITE_LIMIT_S
+        while not self._nonces.covers(nonce, now) and (left := end - time.monotonic()) > 0.0:
+            if self._writing is None or self._writing.done():
+                self._writing = asyncio.ensure_future(asyncio.to_thread(self._nonces.cover, now))
+            if (await asyncio.wait({self._writing}, timeout=left))[0]:
+                self._writing.result()
 
 
 def _check_route(scope: Message) -> None:

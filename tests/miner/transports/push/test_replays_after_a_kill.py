@@ -1,5 +1,7 @@
 """A message that was accepted before a kill is not accepted by the miner that starts next."""
 
+import asyncio
+import threading
 import time
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 from loguru import logger
 
 from miner.transports.pull.dendrite import offline_dendrite
+from miner.transports.push import entrance
 from miner.transports.push.checks import MAX_AHEAD_S, NANOSECONDS
 from miner.transports.push.nonce_file import FILE_NAME, NonceFile
 from tests.support.running import OTHER, VALIDATOR, Running, Start
@@ -70,6 +73,33 @@ async def test_many_callers_ahead_cost_one_write(
             key = (VALIDATOR, OTHER)[number % 2]
             assert (await miner.post(*miner.signed(key, nonce=ahead(1.0))))[0] == 200
     assert len(writes) == 1
+
+
+async def test_a_disk_that_hangs_delays_callers_ahead_and_nobody_else(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, writes = threading.Event(), []
+
+    def hang(file: NonceFile, now_ns: int) -> None:
+        writes.append(now_ns)
+        disk.wait(20.0)
+
+    monkeypatch.setattr(NonceFile, "cover", hang)
+    monkeypatch.setattr(entrance, "WRITE_LIMIT_S", 0.2)
+    async with start() as miner:
+        waiting = [asyncio.create_task(miner.post(*miner.signed(nonce=ahead(3.0))))]
+        for _ in range(500):
+            if writes:
+                break
+            await asyncio.sleep(0.01)
+        assert (await miner.post(*miner.signed(OTHER)))[0] == 200
+        waiting += [
+            asyncio.create_task(miner.post(*miner.signed(OTHER, nonce=ahead(3.0))))
+            for _ in range(10)
+        ]
+        assert {status for status, _ in await asyncio.gather(*waiting)} == {200}
+        disk.set()
+    assert len(writes) == 1  # No thread more is lost to the disk.
 
 
 def test_the_file_says_up_to_when_nonces_may_have_been_used(tmp_path: Path) -> None:
