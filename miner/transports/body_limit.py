@@ -68,13 +68,12 @@ class BodyLimit:
     async def _refuse(self, send: Send, size: int) -> None:
         self._on_refusal(size)
         if size:
-            status, text = (
-                413,
-                f"the body has more than {self._max_bytes} bytes, which is the limit",
-            )
+            status, code = 413, "body_too_large"
+            text = f"the body has more than {self._max_bytes} bytes, which is the limit"
         else:
-            status, text = 408, f"the body did not arrive within {self._time_limit_s:.0f} s"
-        content = json.dumps({"message": text}).encode()
+            status, code = 408, "slow_body"
+            text = f"the body did not arrive within {self._time_limit_s:.0f} s"
+        content = json.dumps({"message": text, "reason_code": code}).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),

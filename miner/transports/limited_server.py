@@ -155,7 +155,7 @@ class LimitedServer(uvicorn.Server):
         if refusal is not None:
             self.refuse(refusal)
         self.book.remove(connection)
-        connection.turn_away(status, refusal.reason if refusal is not None else "")
+        connection.turn_away(status, refusal)
 
     def _use_reserve(self) -> None:
         """Keeps so few connections that the reserve suffices; asyncio accepts again in a second."""
@@ -251,20 +251,21 @@ class _Connection(H11Protocol):
             if too_large
             else _NOT_HTTP
         )
-        self._limiter.refuse(Refusal("bad_http", reason))
+        refusal = Refusal("bad_http", reason)
+        self._limiter.refuse(refusal)
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._write_answer(431 if too_large else 400, reason)
+            self._write_answer(431 if too_large else 400, refusal)
             self.turned_away = True
             self._disconnect()
             self.transport.write_eof()
         else:
-            self.turn_away(400, reason)
+            self.turn_away(400, refusal)
 
-    def turn_away(self, status: int, reason: str) -> None:
+    def turn_away(self, status: int, refusal: Refusal | None) -> None:
         """Closes the connection; answers first if a request has begun and has no answer."""
         unanswered = self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
-        if unanswered and self._phase() in (Phase.HEAD, Phase.BODY):
-            self._write_answer(status, reason)
+        if refusal and unanswered and self._phase() in (Phase.HEAD, Phase.BODY):
+            self._write_answer(status, refusal)
         self.turned_away = True
         self._disconnect()
         self.transport.close()
@@ -277,8 +278,8 @@ class _Connection(H11Protocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
 
-    def _write_answer(self, status: int, reason: str) -> None:
-        headers, body = _json(status, reason)
+    def _write_answer(self, status: int, refusal: Refusal) -> None:
+        headers, body = _json(status, refusal)
         headers += [(b"connection", b"close"), *self.server_state.default_headers]
         with contextlib.suppress(h11.LocalProtocolError):  # HEAD has no body.
             for event in (
@@ -309,7 +310,7 @@ class _Connection(H11Protocol):
 
     async def _refuse(self, send: Send, status: int, refusal: Refusal) -> None:
         self._limiter.refuse(refusal)
-        headers, body = _json(status, refusal.reason)
+        headers, body = _json(status, refusal)
         if status == 400:  # What follows is not HTTP/1.1 either.
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -341,8 +342,8 @@ class _Connection(H11Protocol):
         return Phase.NEW if cycle is None else Phase.IDLE
 
 
-def _json(status: int, reason: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    body = json.dumps({"message": reason}).encode()
+def _json(status: int, refusal: Refusal) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    body = json.dumps({"message": refusal.reason, "reason_code": refusal.code}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

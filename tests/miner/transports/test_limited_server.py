@@ -238,6 +238,7 @@ async def test_whatever_a_client_stops_at_its_time_is_limited(tmp_path: Path, st
         elif start:
             assert received.startswith(b"HTTP/1.1 408")
             assert b"did not arrive" in received
+            assert b'"reason_code": "slow_' in received
         expected: dict[bytes, dict[str, int]] = {b"": {"idle_connection": 1}, HEALTH: {}}
         code = "slow_headers" if b"\r\n\r\n" not in start else "slow_body"
         assert server.counts.keys() == expected.get(start, {code: 1}).keys()
@@ -343,6 +344,7 @@ async def test_what_is_not_http_is_answered_in_json_and_logged_once(
             reply = await client.reply()
             assert reply.status == status
             assert reply.message
+            assert json.loads(reply.body)["reason_code"] == "bad_http"
             await client.closed()
             client.close()
         assert server.counts == {"bad_http": 3}
