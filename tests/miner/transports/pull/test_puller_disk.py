@@ -94,6 +94,8 @@ async def test_a_full_disk_that_is_cleared_while_nothing_happens_is_written_all_
         pulling.file.save = full
         pulling.calls.pulls = [text()]
         pulling.time.now += 2e6
+        accepted = Feedback(task_fidelity_score=0.8)
+        pulling.calls.answers = [SubmitAnswer(accepted, pulling.time.now + 1000.0)]
         await pulling.settled()
         pulling.file.save = save
         before = pulling.saved().validators["5V"].accepted

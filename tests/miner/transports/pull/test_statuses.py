@@ -2,14 +2,16 @@
 
 import asyncio
 import re
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from miner.chain.metagraph import Neuron
-from miner.transports.pull import bounded_answer, calls
-from miner.transports.pull.calls import NoAnswer, ValidatorCalls
+from miner.transports.pull import bounded_answer, calls, dendrite
+from miner.transports.pull.calls import NoAnswer
 from protocol.synapses import PullTask
 from tests.miner.transports.pull.test_calls import calling
 from tests.support.fake_validators import ACCEPTED, START, Pulling, StartPulling, a_while, text
@@ -109,16 +111,22 @@ async def test_a_validator_behind_tls_is_named_as_such(tmp_path: Path) -> None:
     assert caught.value.reached
 
 
-async def test_an_answer_that_is_out_of_reach_does_not_hold_a_submission(
+async def test_a_firewall_that_drops_packets_does_not_hold_a_submission(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A firewall drops packets: the result is sent again, not given up after 300 s of waiting."""
-    from miner.transports.pull import dendrite
-
+    """The result is sent again once there is a way, not given up after 300 s of waiting."""
     monkeypatch.setattr(dendrite, "CONNECT_LIMIT_S", 0.2)
-    async with calling() as caller, asyncio.timeout(5.0):
-        # Reserved for documents: nothing is there, and nothing answers for it.
-        neuron = Neuron(uid=1, hotkey=VALIDATOR.ss58_address, ip="192.0.2.1", port=80)
-        with pytest.raises(NoAnswer) as caught:
-            await ValidatorCalls._call(caller, neuron, PullTask(), 300.0)
+    with socket.socket() as full, ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # What comes after these is dropped, as by a firewall.
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        neuron = Neuron(
+            uid=1, hotkey=VALIDATOR.ss58_address, ip="127.0.0.1", port=full.getsockname()[1]
+        )
+        async with calling() as caller, asyncio.timeout(5.0):
+            with pytest.raises(NoAnswer, match="a firewall does this") as caught:
+                await caller._call(neuron, PullTask(), 300.0)
     assert not caught.value.reached
