@@ -21,7 +21,8 @@ from generation.pictures.framing import MAX_SIDE, composite_on_grey
 from generation.scoring.validity import check
 from generation.settings import GenerationSettings
 from generation.stage import Asset, Cutout, StageFunction, StepContext
-from generation.weights.store import cache_dir, locate_models
+from generation.weights.cache_dir import cache_dir
+from generation.weights.store import locate_models
 from protocol import spz
 from protocol.errors import SetupError, TaskError
 from protocol.gaussians import GaussianCloud

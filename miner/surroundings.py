@@ -16,7 +16,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from generation.weights.store import cache_dir
+from generation.weights.cache_dir import cache_dir
 from protocol.errors import SetupError
 from protocol.text import printable
 

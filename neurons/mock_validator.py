@@ -24,6 +24,7 @@ from miner.mock_validator.records import (
 from miner.mock_validator.settings import TrialSettings
 from miner.mock_validator.tasks import TrialTask, collect_tasks
 from miner.settings.reader import read_settings
+from miner.surroundings import settle, settle_terminal, starting_up
 from protocol.errors import SetupError
 from protocol.text import printable
 
@@ -32,14 +33,20 @@ GOOD, BAD, NOT_STARTED = 0, 1, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the trial; returns 0 if every answer is good, 1 if not, 2 if it did not start."""
+    settle_terminal()
     console = Console()
     try:
-        settings = read_settings(
-            TrialSettings, prog="python -m neurons.mock_validator", env_prefix="TRIAL", argv=argv
-        )
-        tasks = collect_tasks(settings.prompts, settings.images, settings.count)
-        _make_folder(settings)
-        wallet = _wallet(settings)
+        with starting_up():
+            settings = read_settings(
+                TrialSettings,
+                prog="python -m neurons.mock_validator",
+                env_prefix="TRIAL",
+                argv=argv,
+            )
+            settle()
+            tasks = collect_tasks(settings.prompts, settings.images, settings.count)
+            _make_folder(settings)
+            wallet = _wallet(settings)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return NOT_STARTED

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from generation.presets import PRESETS
+from miner.surroundings import settle, settle_terminal
 from protocol.errors import SetupError
 
 
@@ -17,9 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: The command line; that of the process when None.
     """
+    settle_terminal()
     options: dict[str, Any] = vars(_parser().parse_args(arguments))
-    benchmark = importlib.import_module(f"scripts.benchmarks.{options.pop('benchmark')}")
     try:
+        settle()
+        benchmark = importlib.import_module(f"scripts.benchmarks.{options.pop('benchmark')}")
         benchmark.run(**options)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)

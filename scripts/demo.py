@@ -25,7 +25,9 @@ from generation.presets import PRESETS
 from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
 from miner.mock_validator.records import TrialRecord, read_records
 from miner.mock_validator.report import write_overview, write_report
+from miner.surroundings import settle, settle_terminal
 from neurons.mock_validator import results_table
+from protocol.errors import SetupError
 
 _START_LIMIT_S = 900.0
 _STOP_LIMIT_S = 60.0
@@ -41,7 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="(%(default)s)")
     parser.add_argument("--preset", choices=PRESETS, default="embedded", help="(%(default)s)")
     options = parser.parse_args(argv)
+    settle_terminal()
     console = Console()
+    try:
+        settle()
+    except SetupError as error:
+        parser.error(str(error))
     if not _is_ours(options.out):
         parser.error(f"--out: {options.out} holds something else than a demo; name another folder")
     shutil.rmtree(options.out, ignore_errors=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from generation.errors import GenerationError
 from generation.presets import PRESETS, preset
 from generation.settings import GenerationSettings, MeshSettings
+from miner.surroundings import settle, settle_terminal
 from protocol.errors import SetupError, TaskError
 from protocol.files import replace_file
 from protocol.images import ImageLimits, decode_image
@@ -32,6 +33,7 @@ _MADE, _NOT_MADE, _WRONG = 0, 1, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Makes one object and returns the exit status."""
+    settle_terminal()
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, TaskError) as error:
         return _failed(f"cannot read {printable(str(options.image))}: {_reason(error)}", _WRONG)
     try:
+        settle()
         data = make(image, settings, options.out.suffix, options.models_dir, mesh_size)
     except (SetupError, GenerationError, OSError) as error:
         return _failed(str(error), _NOT_MADE)

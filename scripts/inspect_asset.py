@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from miner.surroundings import settle_terminal
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -28,6 +30,7 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Inspects one file and returns the exit status."""
+    settle_terminal()
     parser = argparse.ArgumentParser(
         prog="python -m scripts.inspect_asset",
         description="Show what a subnet 17 validator will make of a PLY or SPZ file.",

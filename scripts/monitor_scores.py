@@ -28,6 +28,7 @@ from miner.file_lock import FOLDER_LOCK, look
 from miner.score import FILE_NAME
 from miner.score.following import Follower
 from miner.score.report import UNKNOWN, ScoreReport, Tally
+from miner.surroundings import settle_terminal
 from protocol.text import printable
 
 HEIGHT = 23
@@ -40,6 +41,7 @@ _SILENT_S = 60.0
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the tool; returns the exit status."""
+    settle_terminal()
     parser = argparse.ArgumentParser(prog="python -m scripts.monitor_scores", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +11,7 @@ from loguru import logger
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from generation.settings import GenerationSettings
+from generation.weights.cache_dir import cache_dir
 from generation.weights.sources import ModelSource, ReleaseModel
 from protocol.documents import DocumentError, read_json
 from protocol.errors import SetupError
@@ -86,13 +86,6 @@ class _Lock(BaseModel):
 
 
 _Verified = TypeAdapter(dict[str, tuple[int, int, str]])
-
-
-def cache_dir() -> Path:
-    """Our folder for what can be made or downloaded again: $XDG_CACHE_HOME or ~/.cache."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # A relative path is to be ignored, says the XDG Base Directory Specification.
-    return (named if named.is_absolute() else Path.home() / ".cache") / "splat-miner"
 
 
 def default_models_dir() -> Path:

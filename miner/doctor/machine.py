@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 
 from generation.quiet import quiet_libraries
 from generation.settings import GenerationSettings
-from generation.weights.store import ModelStore, cache_dir, default_models_dir, locate_models
+from generation.weights.cache_dir import cache_dir
+from generation.weights.store import ModelStore, default_models_dir, locate_models
 from miner import file_lock
 from miner.daemon_call import in_daemon_thread
 from miner.doctor.findings import Check, Status, Verdict, failed, ok, warning
