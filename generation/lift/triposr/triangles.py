@@ -89,7 +89,7 @@ def extract_triangles(
         begin("sampling the surface")
         finer = max(1, round((size.resolution - 1) / (searched - 1)))
         lattice = _refined(model, scene_code, coarse, level, finer, progress)
-        # Parts that the coarse lattice missed have come to light.
+        # Between its points, the coarse lattice can have missed parts of floaters.
         lattice = without_floaters(lattice, level, settings.min_component, finer=finer)
         begin("making triangles")
         vertices, faces = _marching_cubes(lattice, level, model.radius)
@@ -140,14 +140,12 @@ def _refined(
     )
     lattice = fine[0, 0]
     step = 2 * model.radius / (cells * finer)
-    # What was taken out as a floater stays out.
-    closed = functional.max_pool3d((coarse == EMPTY).float()[None, None], 2, stride=1)[0, 0] > 0
     wanted = torch.zeros((cells,) * 3, dtype=torch.bool, device=coarse.device)
     wanted[active_cells(coarse, level).unbind(dim=-1)] = True
     sampled = torch.zeros_like(lattice, dtype=torch.bool)
     with tqdm(unit="point", unit_scale=True, leave=False, disable=not progress) as bar:
         while True:
-            nodes = (_nodes_of(wanted & ~closed, finer) & ~sampled).nonzero()
+            nodes = (_nodes_of(wanted, finer) & ~sampled).nonzero()
             if len(nodes) == 0:
                 return lattice
             bar.total = (bar.total or 0) + len(nodes)

@@ -1,5 +1,6 @@
 """A mesh is the object of the Gaussian cloud: same place, same size, no floaters, in a budget."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -11,12 +12,15 @@ from pydantic import ValidationError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
+from torch.nn import functional
 
 from generation.errors import GenerationError
-from generation.lift.triposr import SceneCode, TripoSR
+from generation.lift.triposr import SceneCode, TripoSR, surface
 from generation.lift.triposr.splats import LARGEST_SIDE, extract_cloud
 from generation.lift.triposr.triangles import (
     TriangleMesh,
+    _nodes_of,
+    _refined,
     _without_flat_pairs,
     extract_triangles,
     vertex_normals,
@@ -162,13 +166,44 @@ def test_only_cells_on_the_surface_are_sampled(monkeypatch: pytest.MonkeyPatch) 
     assert 0 < sum(asked) < 125**3 / 8
 
 
-def test_sparse_samples_give_the_mesh_of_a_full_grid() -> None:
-    model, code = sphere(steepness=100.0)
-    size = MeshSettings(resolution=61, triangles=1_000_000)
-    sparse = extract_triangles(model, code, SplatSettings(resolution=16), size)
-    full = extract_triangles(model, code, SplatSettings(resolution=61), size)
+def test_floaters_that_only_fine_samples_show_are_left_out(
+    shipped: tuple[TripoSR, SceneCode], toy: TriangleMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every near miss is followed, so that parts of floaters come back.
+    monkeypatch.setattr(surface, "_NEAR_MISSES_IN_A_ROW", 200)
+    size = MeshSettings(resolution=128)
+    mesh = extract_triangles(*shipped, preset("embedded").splats, size)
+    distance, _ = cKDTree(toy.vertices).query(mesh.vertices)
+    assert distance.max() < 0.03
+
+
+@pytest.mark.parametrize(("coarse", "steepness"), [(16, 100.0), (8, 2000.0)])
+def test_sparse_samples_give_the_mesh_of_a_full_grid(coarse: int, steepness: float) -> None:
+    model, code = sphere(steepness)
+    size = MeshSettings(resolution=4 * (coarse - 1) + 1, triangles=1_000_000)
+    sparse = extract_triangles(model, code, SplatSettings(resolution=coarse), size)
+    full = extract_triangles(model, code, SplatSettings(resolution=size.resolution), size)
     assert len(sparse.faces) == len(full.faces)
     assert cKDTree(sparse.vertices).query(full.vertices)[0].max() < 1e-4
+
+
+def test_every_cell_that_the_mesh_passes_through_is_sampled(
+    shipped: tuple[TripoSR, SceneCode],
+) -> None:
+    model, code = shipped
+    level, finer = math.log(25.0), 4
+    with torch.inference_mode():
+        coarse = surface.log_density_lattice(model, code, 16, 25.0)
+        lattice = _refined(model, code, coarse, level, finer, progress=False)
+        exact = surface.log_density_lattice(model, code, len(lattice), 25.0)
+    inside = (lattice > level).float()[None, None]
+    highest, lowest = (
+        functional.max_pool3d(sign * inside, finer + 1, stride=finer)[0, 0] * sign
+        for sign in (1, -1)
+    )
+    nodes = _nodes_of(highest != lowest, finer)
+    assert nodes.sum() > 5_000
+    torch.testing.assert_close(lattice[nodes], exact[nodes], atol=1e-3, rtol=1e-4)
 
 
 def test_a_surface_that_meets_the_side_of_the_cube_is_closed() -> None:
