@@ -323,7 +323,7 @@ async def test_pipelined_requests_are_answered_in_turn(tmp_path: Path) -> None:
         (b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
         (b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
         (b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 2_000_000 + b"\r\n\r\n", 431),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 20_000_000 + b"\r\n\r\n", 431),
         (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 100_000 + b"\r\n", 431),
         (b"a" * 1_000_000, 431),
     ],
@@ -339,8 +339,7 @@ async def test_what_is_not_http_is_answered_in_json_and_logged_once(
     async with serving(tmp_path) as server:
         for _ in range(3):
             client = RawClient(server.port)
-            with contextlib.suppress(ConnectionError):
-                await client.send(data)
+            await client.send(data)  # All of it is taken, so that the answer is read.
             reply = await client.reply()
             assert reply.status == status
             assert reply.message

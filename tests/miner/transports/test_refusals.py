@@ -1,4 +1,5 @@
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,16 @@ def test_a_warning_comes_with_a_line_and_no_oftener(tmp_path: Path, warnings: li
     ]
 
 
+@pytest.fixture
+def busy_threads() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("busy_threads")
 def test_no_refusal_is_lost_between_threads(tmp_path: Path) -> None:
     clock, score_log = Clock(), ScoreLog(tmp_path)
     log = RefusalLog(score_log, "axon", clock)
