@@ -4,12 +4,15 @@ import struct
 from collections.abc import Iterator
 
 from protocol._stripped import Stripped, exif_orientation
+from protocol._vp8l import check_groups
 from protocol.errors import TaskError
 from protocol.text import printable
 
 MAX_CHUNKS = 16_384
 _ALPHA = 0x10
 _FRAME_HEADER = 16
+_VP8L_HEADER = 5
+_COMPRESSED = 1
 
 
 def read_size(data: bytes) -> tuple[int, int]:
@@ -40,8 +43,8 @@ def strip(data: bytes) -> Stripped:
     """Takes the picture, or the first frame, out of a WebP file.
 
     Raises:
-        TaskError: There is no picture, or it is cut short.
-        struct.error: It ends inside a header.
+        TaskError: There is no picture, it is cut short, or a decoder could not afford it.
+        struct.error, IndexError: It ends inside a header.
     """
     canvas = read_size(data)
     found: dict[bytes, tuple[int, int]] = {}
@@ -59,11 +62,17 @@ def strip(data: bytes) -> Stripped:
     if coding is None:
         raise TaskError("image is a WebP without a picture; send a sound file")
     size = _picture_size(data, coding, found[coding][0])
-    picture = _chunk(coding, _content(data, found[coding]))
-    if coding == b"VP8 " and b"ALPH" in found:
+    content = _content(data, found[coding])
+    picture = _chunk(coding, content)
+    if coding == b"VP8L":
+        check_groups(content[_VP8L_HEADER:], *size)
+    elif b"ALPH" in found:
+        alpha = _content(data, found[b"ALPH"])
+        if alpha[0] & 3 == _COMPRESSED:
+            check_groups(alpha[1:], *size)
         sides = (side.to_bytes(3, "little") for side in (size[0] - 1, size[1] - 1))
         extended = _chunk(b"VP8X", struct.pack("<I", _ALPHA) + b"".join(sides))
-        picture = extended + _chunk(b"ALPH", _content(data, found[b"ALPH"])) + picture
+        picture = extended + _chunk(b"ALPH", alpha) + picture
     metadata = {
         name: data[found[name][0] : sum(found[name])] if name in found else b""
         for name in (b"ICCP", b"EXIF")

@@ -203,6 +203,7 @@ def worst_files() -> Iterator[tuple[str, bytes]]:
     yield "lossy WebP", encoded(picture.convert("RGB"), "WEBP", quality=80, method=0)
     bits = Image.fromarray(_bits(side)).convert("RGBA")
     yield "lossless WebP", encoded(bits, "WEBP", lossless=True, quality=0, method=0)
+    yield "lossless WebP of many codes", lossless_webp(side, 4096)
     frames = [Image.new("RGB", (64, 64), (n, n, n)) for n in range(100)]
     animation = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
     yield "animated WebP", animation
@@ -210,3 +211,29 @@ def worst_files() -> Iterator[tuple[str, bytes]]:
 
 def _bits(side: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 2, (side, side), dtype=np.uint8) * np.uint8(255)
+
+
+def _prefix_code(symbols: int) -> str:
+    """Bits of a code for one symbol, 0, or for 256 symbols of 8 bits each; first bit first."""
+    if symbols == 1:
+        return "1000"
+    lengths = {8: "100", 18: "100"}  # of the code of lengths: 3 bits each, 1 written backwards
+    order = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8)
+    head = "0" + "0001" + "".join(lengths.get(name, "000") for name in order)
+    return head + "1" + "110" + f"{254:08b}"[::-1] + "0" * 256
+
+
+def lossless_stream(side: int, groups: int, tile_bits: int = 4) -> bytes:
+    """A lossless WebP stream, without its header, of many groups of prefix codes and one colour."""
+    tiles = -(-side >> tile_bits)
+    names = [number % groups for number in range(tiles * tiles)]
+    tile = [f"{name & 255:08b}{name >> 8:08b}" for name in names]
+    bits = "0" + "0" + "1" + f"{tile_bits - 2:03b}"[::-1] + "0"
+    bits += _prefix_code(256) * 2 + _prefix_code(1) * 3 + "".join(tile)
+    bits += _prefix_code(1) * 5 * groups
+    return np.packbits(np.array(list(bits), np.uint8), bitorder="little").tobytes() + bytes(8)
+
+
+def lossless_webp(side: int, groups: int) -> bytes:
+    header = b"\x2f" + (side - 1 | side - 1 << 14).to_bytes(4, "little")
+    return webp(riff_chunk(b"VP8L", header + lossless_stream(side, groups)))
