@@ -76,6 +76,7 @@ def _fetch(
     endpoint: str | None,
     report: Callable[[str], None],
 ) -> None:
+    _make_folder(store)
     plans = []
     for model in models:
         if _discard_damaged(model, store):
@@ -147,6 +148,16 @@ def _plan(model: ModelSource, store: ModelStore, endpoint: str | None) -> _Plan:
     )
 
 
+def _make_folder(store: ModelStore) -> None:
+    try:
+        store.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(
+            f"the models folder {store.root} cannot be made: {error.strerror or error}",
+            fix="choose another with --models.dir DIR",
+        ) from error
+
+
 def _require_space(plans: Sequence[_Plan], store: ModelStore) -> None:
     present = sum(
         file.stat().st_size
@@ -155,13 +166,6 @@ def _require_space(plans: Sequence[_Plan], store: ModelStore) -> None:
         if file.is_file()
     )
     needed = sum(sum(plan.sizes.values()) for plan in plans) - present
-    try:
-        store.root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SetupError(
-            f"the models folder {store.root} cannot be made: {error}",
-            fix="choose another with --models.dir DIR",
-        ) from error
     free = shutil.disk_usage(store.root).free
     if plans and needed + _RESERVE > free:
         raise SetupError(

@@ -162,3 +162,21 @@ def test_a_folder_whose_name_is_not_utf_8_is_no_obstacle(
     assert done.returncode == NOT_STARTED
     assert "Traceback" not in done.stderr
     assert "UnicodeEncodeError" not in done.stderr + (folder / "logs" / "miner.log").read_text()
+
+
+@pytest.mark.parametrize("program", ["neurons.miner", "neurons.mock_validator", "scripts.doctor"])
+def test_a_python_without_the_libraries_is_named_with_the_fix(program: str) -> None:
+    done = subprocess.run(  # -S hides what is installed.
+        [sys.executable, "-S", "-m", program, "--help"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == NOT_STARTED
+    assert done.stderr.startswith("error: ")
+    assert "has no loguru" in done.stderr
+    assert "make install" in done.stderr
+    assert "Traceback" not in done.stderr

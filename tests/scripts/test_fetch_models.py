@@ -334,6 +334,16 @@ def test_a_models_folder_that_is_a_file_is_named(
     assert "--models.dir" in capsys.readouterr().err
 
 
+def test_a_models_folder_that_cannot_be_made_is_named_before_anything_is_asked(
+    hub: LocalHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _fetch(hub, Path("/proc/models")) == 1
+    error = capsys.readouterr().err
+    assert "/proc/models cannot be made" in error
+    assert "--models.dir" in error
+    assert hub.requests == []
+
+
 def test_a_hub_that_names_files_outside_the_folder_is_refused(
     hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
