@@ -174,6 +174,7 @@ def _decoded(
     image.load()
     grey = image.mode in _GREY_MODES
     picture = _plain(image, stripped.key)
+    del image  # Its decoder holds several times the picture's memory.
     if stripped.canvas is None:
         return picture, grey
     left, top, width, height = stripped.canvas

@@ -36,7 +36,7 @@ PICTURES = {
 def test_what_an_encoder_writes_is_read(name: str) -> None:
     picture = PICTURES[name]
     methods = (0, 3) if picture.width > 1000 else range(7)
-    for method, quality in itertools.product(methods, (0, 50, 100)):
+    for method, quality in itertools.product(methods, (0, 100)):
         data = encoded(picture, "WEBP", lossless=True, method=method, quality=quality, exact=True)
         found = decode_image(data).convert(picture.mode)
         assert found.tobytes() == picture.tobytes(), (method, quality)

@@ -207,6 +207,19 @@ def worst_files() -> Iterator[tuple[str, bytes]]:
     frames = [Image.new("RGB", (64, 64), (n, n, n)) for n in range(100)]
     animation = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
     yield "animated WebP", animation
+    inner = side - 2
+    frame = b"".join(n.to_bytes(3, "little") for n in (1, 1, inner - 1, inner - 1)) + bytes(4)
+    canvas = 2 * (side - 1).to_bytes(3, "little")
+    cut = Image.fromarray(_bits(inner)).convert("LA").convert("RGBA")
+    still = encoded(cut, "WEBP", lossless=True, quality=0, method=0)
+    yield (
+        "WebP whose first frame is smaller",
+        webp(
+            riff_chunk(b"VP8X", bytes([2, 0, 0, 0]) + canvas),
+            riff_chunk(b"ANIM", bytes(6)),
+            riff_chunk(b"ANMF", frame + still[12:]),
+        ),
+    )
 
 
 def _bits(side: int) -> NDArray[np.uint8]:
