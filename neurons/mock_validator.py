@@ -97,14 +97,16 @@ def results_table(records: Sequence[TrialRecord]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("outcome and checks")
     for record in records:
-        stages = "\n".join(f"{stage} {seconds:.2f}" for stage, seconds in record.timings.items())
+        stages = "\n".join(
+            f"{printable(stage, 32)} {seconds:.2f}" for stage, seconds in record.timings.items()
+        )
         verdict = (
             Text(f"{record.outcome}, good", "green")
             if record.good
             else Text("; ".join(printable(problem, 500) for problem in record.problems), "red")
         )
         table.add_row(
-            Text(record.prompt),
+            Text(printable(record.prompt, 1024)),
             Text(stages),
             f"{record.elapsed_s:.2f}",
             f"{record.gaussians:,}" if record.gaussians else "",

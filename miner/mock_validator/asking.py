@@ -115,8 +115,9 @@ async def _cause(exchange: Exchange, settings: TrialSettings) -> str:
     """Returns why there is no result: on whose side the fault is, and what to do."""
     fault = exchange.fault()
     if not exchange.is_axon:
-        # What a TLS port answers to plain HTTP differs from server to server.
-        if exchange.status != 408 and exchange.reached and await _speaks_tls(*settings.address):
+        # TLS ports close the connection, answer no HTTP, or send a page of status 400.
+        doubtful = exchange.http_status in (None, 400) and exchange.status != 408
+        if doubtful and exchange.reached and await _speaks_tls(*settings.address):
             return f"{exchange.host} speaks TLS, an axon does not; is --miner the right port?"
         if not exchange.reached:
             return f"{fault}; is the miner running, and --miner right?"

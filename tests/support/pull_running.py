@@ -18,7 +18,7 @@ from miner.mock_validator.tasks import TrialTask
 from tests.support.loopback import free_port
 from tests.support.running import MINER, VALIDATOR
 
-SHORT = Rules(cooldown_s=1, throttle_s=0, penalty_s=600, lock_s=0)
+SHORT = Rules(cooldown_s=0, throttle_s=0, penalty_s=600, lock_s=0)
 
 
 def picture() -> str:

@@ -4,6 +4,7 @@ Times are seconds since the epoch on this miner's clock. A validator's times are
 clock first.
 """
 
+import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -80,9 +81,19 @@ class Selection:
 
     def eligible(self, neuron: Neuron) -> bool:
         """Whether a neuron counts as a validator that serves tasks."""
-        serving = neuron.port > 0 and neuron.ip not in ("", "0.0.0.0", "::")
+        serving = 0 < neuron.port < 65536 and not _is_nowhere(neuron.ip)
         trusted = neuron.validator_permit or neuron.stake >= self.min_stake
         return serving and trusted and neuron.hotkey != self.own_hotkey
+
+
+def _is_nowhere(ip: str) -> bool:
+    """Whether an address is what a chain shows of a neuron that serves no axon."""
+    try:
+        address = ipaddress.ip_address(ip.strip("[]"))
+    except ValueError:
+        return ip == ""  # The name of a host, in a neurons file.
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_unspecified)
 
 
 class Validators:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from miner.mock_validator import asking
 from miner.mock_validator.asking import ask_all
 from miner.mock_validator.records import TrialRecord, write_records
 from miner.mock_validator.report import write_report
@@ -25,6 +26,12 @@ from tests.support.strange_servers import certificate, http, serving
 
 # Bittensor 10 reads pydantic's fields through an instance.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no TLS port does not answer the probe at all."""
+    monkeypatch.setattr(asking, "PROBE_LIMIT_S", 0.5)
 
 
 async def asked(folder: Path, port: int, key: Any = VALIDATOR, **fields: Any) -> TrialRecord:

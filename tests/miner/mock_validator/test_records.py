@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,20 @@ def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert read_records(tmp_path) == records
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["name"] for line in lines] == ["01-a-ball", "02-x"]
+
+
+def test_a_full_disk_is_not_the_miner_s_fault_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    judged = judge(record(), ball_spz(), tmp_path, limit_s=30.0)
+    monkeypatch.undo()
+    names = ("01-a-ball.spz", "01-a-ball.ply", "01-a-ball.png")
+    words = "is not written: No space left on device"
+    assert judged.problems == tuple(f"{name} {words}" for name in names)
+    assert (judged.outcome, judged.gaussians) == ("completed", 8000)
+    assert (judged.spz, judged.ply, judged.png) == (None, None, None)
+    assert list(tmp_path.iterdir()) == []

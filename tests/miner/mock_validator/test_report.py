@@ -1,11 +1,14 @@
 """The report shows every answer, good or bad, and never trusts what a miner wrote."""
 
+import io
 from pathlib import Path
 
 from PIL import Image
+from rich.console import Console
 
 from miner.mock_validator.records import TrialRecord
 from miner.mock_validator.report import write_overview, write_report
+from neurons.mock_validator import results_table
 
 GOOD = TrialRecord(
     name="01-cube",
@@ -49,3 +52,17 @@ def test_the_overview_has_a_tile_for_each_answer(tmp_path: Path) -> None:
         assert sheet.width == 4 * 320
         assert sheet.getpixel((160, 160)) == (0, 0, 255)
         assert sheet.getpixel((320 + 160, 160)) == (255, 255, 255)
+
+
+def test_a_terminal_shows_what_a_miner_wrote_as_text() -> None:
+    """Neither markup, which could fail, nor what a terminal obeys."""
+    hostile = "[/x] [red]\x1b[2J\u202e"
+    record = BAD.model_copy(
+        update={"prompt": hostile, "problems": (hostile,), "timings": {hostile: 1.0}}
+    )
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)
+    console.print(results_table([record, GOOD]))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.count("[/x] [red]") == 3
+    assert "\x1b[2J" not in shown
+    assert "\u202e" not in shown

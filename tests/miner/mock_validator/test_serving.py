@@ -42,9 +42,8 @@ async def pull(calls: ValidatorCalls, validator: Neuron) -> PullAnswer:
 
 async def test_results_become_records_and_the_end_of_time_is_one_too(tmp_path: Path) -> None:
     port, done = free_port(), list[TrialRecord]()
-    trial = settings(
-        tmp_path, 1, **{"protocol": "pull", "axon.port": port, "wait": 3.0, "rules.cooldown": 600}
-    )
+    fields = {"protocol": "pull", "axon.port": port, "wait": 3.0, "rules.cooldown": 600}
+    trial = settings(tmp_path, 1, **fields, **{"clock.offset": -60.0})
     validator = Neuron(uid=1, hotkey=VALIDATOR.ss58_address, ip="127.0.0.1", port=port)
     serving = asyncio.create_task(serve_all(trial, WALLET, TASKS, done.append))
     calls = ValidatorCalls(offline_dendrite(MINER), MINER)
@@ -60,11 +59,15 @@ async def test_results_become_records_and_the_end_of_time_is_one_too(tmp_path: P
     reply = await calls.submit(validator, assigned, ball_spz())
     assert reply.feedback is not None
     assert reply.feedback.task_fidelity_score == 1.0
-    assert (await calls.pull(validator)).task is None  # The cooldown is longer than the wait.
+    # 600 s from the assignment, by a clock that reads 60 s less.
+    assert 568.0 < reply.cooldown_until - calls.clock() < 603.0
+    for _ in range(2):
+        assert (await calls.pull(validator)).task is None  # The cooldown is longer than the wait.
     await calls.close()
     first, second = await serving
     assert first.good, first.problems
     assert done == [first]
+    assert (first.early_pulls, second.early_pulls) == (0, 2)
     assert second.problems == ("none: the miner did not submit a result in time",)
 
 

@@ -123,6 +123,7 @@ async def test_text_and_image_tasks_are_done_and_accepted(
         assert record.good, record.problems
         assert (tmp_path / f"{record.name}.spz").read_bytes() == ball_spz()
         assert (record.gaussians, record.protocol) == (len(ball()), "pull")
+    assert [record.early_pulls for record in records] == [0, 0]
     assert validator.trial.pull(MINER.ss58_address).violations in (0, 1)
 
 

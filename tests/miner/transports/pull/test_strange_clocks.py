@@ -10,11 +10,13 @@ from typing import Any
 
 import bittensor.core.dendrite as library
 import pytest
+from bittensor.utils.networking import int_to_ip, ip_to_int
+from yarl import URL
 
 from miner.mock_validator.pull_rules import Rules
 from miner.transports.pull.calls import NoAnswer, ValidatorCalls
 from miner.transports.pull.clocks import DATE_STEP_S, SteadyClock
-from miner.transports.pull.dendrite import offline_dendrite
+from miner.transports.pull.dendrite import host_of, offline_dendrite
 from miner.transports.pull.validators import MARGIN_S
 from protocol.synapses import GetVersion, PullTask
 from tests.miner.transports.pull.test_calls import assigned, calling
@@ -132,3 +134,25 @@ async def test_validators_on_ipv6_are_pulled_from(tmp_path: Path, ip: str) -> No
         done = await calls.submit(neuron, assigned(tasks()[0], id=answer.task.id), b"")
         assert done.feedback is not None
         assert done.cooldown_until > calls.clock()
+
+
+@pytest.mark.parametrize(
+    ("ip", "host"),
+    [
+        ("1.2.3.4", "1.2.3.4"),
+        ("2001:db8::1", "[2001:db8::1]"),
+        ("[2001:DB8:0:0::1]", "[2001:db8::1]"),
+        ("::ffff:1.2.3.4", "1.2.3.4"),
+        ("fe80::1%eth0", "[fe80::1%eth0]"),
+        ("validator.example", "validator.example"),
+    ],
+)
+def test_an_address_is_written_as_a_url_needs_it(ip: str, host: str) -> None:
+    assert host_of(ip) == host
+    assert URL(f"http://{host}:8091/PullTask").port == 8091
+
+
+def test_the_chain_s_integers_become_addresses_that_can_be_pulled_from() -> None:
+    """As the metagraph of Bittensor makes them."""
+    for text in ("2001:db8::1", "::ffff:1.2.3.4", "1.2.3.4"):
+        assert host_of(int_to_ip(ip_to_int(text))) in ("[2001:db8::1]", "1.2.3.4")
