@@ -17,6 +17,7 @@ from pathlib import Path
 from loguru import logger
 
 from generation.weights.cache_dir import cache_dir
+from miner.logs import configure_logs
 from protocol.errors import SetupError
 from protocol.text import printable
 
@@ -42,7 +43,6 @@ def settle(folder: Path | None = None) -> Path | None:
     Raises:
         SetupError: No folder can be written.
     """
-    settle_terminal()
     if not _home_is_known():
         os.environ["HOME"] = "/"  # As container runtimes do.
     if not _takes_files(_bittensor_folder()):
@@ -63,7 +63,11 @@ def settle(folder: Path | None = None) -> Path | None:
 
 
 def settle_terminal() -> None:
-    """Shows characters that the terminal does not know as escapes, instead of failing."""
+    """Shows characters that the terminal does not know as escapes, and log lines on it.
+
+    Call it before the program's own `configure_logs`.
+    """
+    configure_logs("INFO")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -111,7 +112,7 @@ def locate_models(
     store = ModelStore(models_dir or default_models_dir())
     fetch = f"python -m scripts.fetch_models --preset {settings.name}"
     if models_dir is not None:
-        fetch += f" --models.dir {models_dir}"
+        fetch += f" --models.dir {shlex.quote(str(models_dir))}"
     for model in settings.models:
         if not (image_only and model == settings.text_to_image.model):
             store.verify(model, fix=fetch)
@@ -254,7 +255,7 @@ class ModelStore:
             problem = f"{printable(where, 120)}: {first['msg']}"
         raise SetupError(
             f"{file} cannot be read as a lock file: {problem}",
-            fix=f"restore it, or remove it and fetch the models again: rm {file}",
+            fix=f"restore it, or remove it and fetch the models again: rm {shlex.quote(str(file))}",
         )
 
     def _read_verified(self) -> dict[str, tuple[int, int, str]]:

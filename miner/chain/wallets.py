@@ -1,6 +1,7 @@
 """The wallets on this machine."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ def open_wallet(name: str, hotkey: str, path: Path) -> Any:
     import bittensor
 
     wallet = bittensor.Wallet(name=name, hotkey=hotkey, path=str(folder))
-    names = f"--wallet.name {name} --wallet.hotkey {hotkey} --wallet.path {path}"
+    names = shlex.join(
+        ["--wallet.name", name, "--wallet.hotkey", hotkey, "--wallet.path", str(path)]
+    )
+    short = ["-w", name, "-H", hotkey]
     create = (
         f"btcli wallet create {names}\n"
-        f"       (btcli of bittensor 11: btcli wallet create -w {name} -H {hotkey})"
+        f"       (btcli of bittensor 11: btcli wallet create {shlex.join(short)})"
     )
     restore = f"restore it from a copy, or: btcli wallet regen-hotkey {names}"
     for key, file in (("hotkey", wallet.hotkey_file), ("coldkeypub", wallet.coldkeypub_file)):

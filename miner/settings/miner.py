@@ -203,6 +203,13 @@ class MinerConfig(Settings):
             raise ValueError(f"it is neither a network nor an address as wss://HOST:PORT; {hint}")
         return value
 
+    @field_validator("pull_state")
+    @classmethod
+    def _pull_state_is_a_file(cls, value: Path | None) -> Path | None:
+        if value is not None and value.name in ("", ".."):
+            raise ValueError("it is a folder; name a file in it")
+        return value
+
     @field_validator("axon_external_ip")
     @classmethod
     def _external_ip_is_one(cls, value: str | None) -> str | None:

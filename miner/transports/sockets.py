@@ -1,5 +1,6 @@
 """TCP ports."""
 
+import errno
 import socket
 
 from protocol.errors import SetupError
@@ -25,8 +26,11 @@ def bound_socket(ip: str, port: int, *, setting: str = "--axon.port") -> socket.
         bound.bind((ip, port))
     except OSError as error:
         bound.close()
+        taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
         raise SetupError(
             f"port {port} on {ip} cannot be used: {error.strerror}",
-            fix=f"choose another {setting}, or see what uses it: ss -ltnp 'sport = :{port}'",
+            fix=f"choose another {setting}, or see what uses it: ss -ltnp 'sport = :{port}'"
+            if taken
+            else f"give an address of this machine with {setting.replace('.port', '.ip')}: ip addr",
         ) from error
     return bound

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from miner import surroundings
-from miner.surroundings import settle, starting_up, unforeseen
+from miner.surroundings import settle, settle_terminal, starting_up, unforeseen
 from protocol.errors import SetupError
 
 VARIABLES = [*surroundings._caches(), "XDG_CACHE_HOME", "HF_HOME", "READ_ONLY", "TMPDIR", "HOME"]
@@ -162,7 +162,7 @@ def test_where_nothing_can_be_written_one_sentence_says_what_to_set(
 def test_a_terminal_of_ascii_shows_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
-    settle()
+    settle_terminal()
     sys.stdout.write("caf\xe9 \udcff \u2713\n")
     sys.stdout.flush()
     assert stream.buffer.getvalue() == b"caf\\xe9 \\udcff \\u2713\n"
@@ -228,3 +228,20 @@ def test_libraries_of_a_user_without_a_home_import_and_cache_in_our_folder(tmp_p
     assert done.returncode == 0, done.stderr
     assert all(line.startswith(str(tmp_path / "own")) for line in done.stdout.split())
     assert list((tmp_path / "own" / "numba").rglob("*.nbc"))
+
+
+@pytest.mark.parametrize("program", ["neurons.miner", "neurons.mock_validator", "scripts.doctor"])
+def test_a_failure_before_the_logs_are_open_is_a_sentence_too(program: str) -> None:
+    script = (
+        "import sys, importlib, miner.settings.reader as reader\n"
+        "def fail(*_, **__):\n    raise ZeroDivisionError('oh')\n"
+        f"program = importlib.import_module({program!r})\n"
+        "program.read_settings = fail\n"
+        "sys.exit(program.main([]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == (1 if program == "scripts.doctor" else 2)
+    assert done.stderr.startswith("error: unexpected ZeroDivisionError: oh\n  fix: ")
+    assert "Traceback" not in done.stderr

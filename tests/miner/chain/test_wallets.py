@@ -139,3 +139,8 @@ def test_a_path_at_a_home_that_is_not_known_is_refused(monkeypatch: pytest.Monke
     with pytest.raises(SetupError, match="has no home folder") as caught:
         open_wallet("w", "default", Path("~/.bittensor/wallets"))
     assert "--wallet.path" in caught.value.fix
+
+
+def test_commands_can_be_pasted_whatever_the_names_are(wallets: Path) -> None:
+    error = refused(wallets, name="a b;rm")
+    assert "--wallet.name 'a b;rm'" in error.fix

@@ -229,6 +229,7 @@ async def test_a_port_that_does_not_speak_http(config: Callable[..., MinerConfig
 async def test_an_address_that_is_not_ours(config: Callable[..., MinerConfig]) -> None:
     verdict = await look("axon port", config("--axon.ip", "192.0.2.1"))
     assert verdict.status is Status.FAILED
+    assert "--axon.ip" in verdict.fix
 
 
 async def test_a_port_that_a_miner_has(config: Callable[..., MinerConfig], web: Any) -> None:

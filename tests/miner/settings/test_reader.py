@@ -414,3 +414,9 @@ def test_the_external_address_is_one(value: str) -> None:
     with pytest.raises(SetupError, match=r"--axon\.external_ip cannot be") as caught:
         read(*ON_FILE, "--axon.external_ip", value)
     assert "IPv4 or IPv6 address" in caught.value.problem
+
+
+@pytest.mark.parametrize("value", [".", "/", "..", "a/.."])
+def test_the_state_of_pull_is_a_file(value: str) -> None:
+    with pytest.raises(SetupError, match="it is a folder; name a file in it"):
+        read(*ON_FILE, "--pull.state", value)
