@@ -22,6 +22,10 @@ DRIFT = 1e-4
 REPEATED_S = 10.0
 """A refusal may lengthen the cooldown by this much, as the penalty for many of them."""
 
+LONGEST_S = 3900.0
+"""Longest cooldown by the published rules: an hour for a hotkey that is not registered. Many
+violations may lengthen it."""
+
 MAX_LATENESS_S = 300.0
 """Most that refusals may teach against what the dates say."""
 
@@ -86,8 +90,15 @@ class ValidatorClock:
         return self._least - DRIFT * max(0.0, now - self._heard_at) - self._lateness
 
     def on_ours(self, until: float, now: float) -> float:
-        """Converts a time of the validator to this miner's clock; 0 if it names none."""
-        return max(0.0, until - self.offset(now)) if until > 0 else 0.0
+        """Converts a time of the validator to this miner's clock; 0 if it names none.
+
+        A cooldown that would last longer than any does by the rules shows that the dates are of
+        another clock, as a proxy's, if without them it would be shorter and not yet over.
+        """
+        ours, undated = until - self.offset(now), until - self._assumed()
+        if ours > now + LONGEST_S and now < undated < ours:
+            ours = undated
+        return max(0.0, ours) if until > 0 else 0.0
 
     def dated(self, date: float | None, *, sent_at: float, answered_at: float) -> None:
         """Notes the date of an answer, which was taken between these two moments."""

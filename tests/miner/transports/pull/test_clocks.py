@@ -63,6 +63,24 @@ def test_a_cooldown_is_brought_onto_our_clock(
     assert clock.on_ours(until, 1000.0) == expected
 
 
+@pytest.mark.parametrize(
+    ("date", "until", "left"),
+    [
+        (-36_000.0, 300.0, 300.0),  # Dates of another clock: the cooldown is by ours.
+        (-36_000.0, -35_700.0, 300.0),  # The validator's clock is ten hours behind.
+        (36_000.0, 36_300.0, 300.0),
+        (0.0, 20_000.0, 20_000.0),  # Hours for many violations.
+        (-5.0, 3595.0, 3600.0),
+    ],
+)
+def test_dates_of_another_clock_exclude_no_validator_for_hours(
+    date: float, until: float, left: float
+) -> None:
+    clock = ValidatorClock()
+    clock.dated(START + date, sent_at=START, answered_at=START)
+    assert clock.on_ours(START + until, START) == START + left
+
+
 @given(
     st.floats(-4000.0, 4000.0),
     st.lists(
