@@ -12,6 +12,8 @@ from torch import Tensor
 
 from generation.lift.triposr.config import CONFIG_NAME, VIT_CONFIG_NAME
 from generation.lift.triposr.errors import CheckpointError
+from generation.weights.refusals import reason
+from generation.weights.sources import HubModel
 
 WEIGHT_NAMES = ("model.safetensors", "model.ckpt")
 
@@ -56,23 +58,21 @@ def locate(path_or_repo: str | Path, revision: str | None = None) -> CheckpointF
 
 
 def _download(repo: str, name: str, revision: str | None) -> Path | None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    from huggingface_hub import get_token, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     try:
         return Path(hf_hub_download(repo, name, revision=revision))
-    except EntryNotFoundError as cause:
+    # The network can fail with any of several libraries' errors.
+    except Exception as cause:
         # Also raised when the hub cannot be reached and the file is not in the cache.
-        if name == CONFIG_NAME:
-            raise CheckpointError(
-                f"{repo}: {name} cannot be had from the hub: {cause}",
-                fix="check the network and the name, or give a folder with the files",
-            ) from cause
-        return None
-    except (HfHubHTTPError, HFValidationError, OSError) as cause:
+        if isinstance(cause, EntryNotFoundError) and name != CONFIG_NAME:
+            return None
+        source = HubModel(repo=repo, files=(name,), licence="")
+        why = reason(source, cause, get_token())
         raise CheckpointError(
-            f"{repo}: {name} cannot be had from the hub: {cause}",
-            fix="check the name, the revision and your access, or give a folder with the files",
+            f"{repo}: {name} cannot be had from the hub: {why.problem}",
+            fix=f"{why.fix}; or give a folder with the files",
         ) from cause
 
 
