@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from protocol.text import printable
+
 T = TypeVar("T")
 
 
@@ -130,4 +132,4 @@ def in_words(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, StillRunning):
         return str(error)
-    return f"{type(error).__name__}: {error}"[:200]
+    return printable(f"{type(error).__name__}: {error}")

@@ -104,6 +104,9 @@ async def _run(config: MinerConfig, score_log: ScoreLog) -> tuple[int, bool]:
     except SetupError as error:
         code, reason = NOT_STARTED, error.problem
         raise
+    except Exception as error:
+        logger.bind(only_file=True).opt(exception=error).critical("unexpected error")
+        raise
     finally:
         uptime = time.monotonic() - started
         score_log.write("miner_stopped", exit_code=code, reason=reason, uptime_s=uptime)
