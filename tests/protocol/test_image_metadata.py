@@ -61,6 +61,8 @@ def test_a_tag_stored_twice_counts_once() -> None:
     assert decode_image(case("exif_orientation_twice.jpg")).size == (80, 160)
     assert decode_image(_exif_file("JPEG", exif(6, repeats=40))).size == (16, 24)
     assert decode_image(_exif_file("JPEG", exif(6, kind=4))).size == (16, 24)
+    twice = exif(6, repeats=2)
+    assert decode_image(_exif_file("JPEG", twice.replace(b"\x06", b"\x63", 1))).size == (16, 24)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
