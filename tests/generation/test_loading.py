@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from generation import lift
 from generation.lift import BACK_ENDS, BackEnd
@@ -56,10 +56,10 @@ def _drawn(loaded: LoadedStages, task: TextTask) -> Any:
     return _run(loaded, "decode", drawing, task)
 
 
-def _given(mode: str, colour: tuple[int, ...], size: tuple[int, int], hole: bool) -> ImageTask:
-    image = Image.new(mode, size, colour)
-    if hole:
-        image.paste((255, 0, 0, 0), (0, 0, 2, 2))
+def _cut_out(colour: tuple[int, ...], size: tuple[int, int]) -> ImageTask:
+    """An ellipse that touches all four sides of a clear picture."""
+    image = Image.new("RGBA", size)
+    ImageDraw.Draw(image).ellipse((0, 0, size[0] - 1, size[1] - 1), fill=colour)
     file = io.BytesIO()
     image.save(file, "PNG")
     return ImageTask(id="i", image=file.getvalue())
@@ -93,7 +93,7 @@ def test_dropping_caches_forgets_prompts(loaded: LoadedStages) -> None:
 
 
 def test_a_transparent_picture_is_shown_on_grey(loaded: LoadedStages) -> None:
-    given = _given("RGBA", (10, 20, 30, 255), (90, 60), hole=True)
+    given = _cut_out((10, 20, 30, 255), (90, 60))
     cutout: Cutout = _run(loaded, "cutout", given, given)
     assert cutout.picture.shape == (60, 90, 3)
     assert cutout.picture[0, 0].tolist() == [127, 127, 127]
@@ -109,7 +109,7 @@ def test_a_transparent_picture_is_shown_on_grey(loaded: LoadedStages) -> None:
 def test_a_large_picture_is_scaled_down_before_anything_is_done_with_it(
     loaded: LoadedStages,
 ) -> None:
-    wide = _given("RGBA", (255, 0, 0, 255), (4000, 500), hole=True)
+    wide = _cut_out((255, 0, 0, 255), (4000, 500))
     cutout: Cutout = _run(loaded, "cutout", wide, wide)
     assert cutout.picture.shape == (128, 1024, 3)
     assert cutout.rgba.shape[0] == int(1023 / SETTINGS.cutout.foreground_ratio)
@@ -126,7 +126,7 @@ def test_a_plain_border_is_only_skipped_where_the_rung_says_so(
         return cut_out(remover, image, skip_plain=skip_plain)
 
     monkeypatch.setattr(type(pictures.background), "__call__", ask)
-    given = _given("RGBA", (10, 20, 30, 255), (90, 60), hole=True)
+    given = _cut_out((10, 20, 30, 255), (90, 60))
     for rung in SETTINGS.ladder:
         _run(loaded, "cutout", given, given, rung)
     assert asked == [rung.skip_plain for rung in SETTINGS.ladder] == [False, False, True]
