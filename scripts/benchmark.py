@@ -109,6 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     guard.add_argument(
         "--plots", type=Path, metavar="DIR", help="PNG plots, the trade-off curve among them"
     )
+    fuzz = command("fuzz", "damaged files for every decoder, changed requests for both servers")
+    fuzz.add_argument("--count", type=_positive, default=10_000, help="of each (%(default)s)")
+    fuzz.add_argument("--only", action="append", metavar="NAME", help="only this; repeat")
+    fuzz.add_argument("--seed", type=_positive, default=1, help="(%(default)s)")
     soak = command("soak", "a real miner under good callers, strangers and faults; on Linux")
     soak.add_argument("--minutes", type=float, default=20.0, help="(%(default)s)")
     soak.add_argument(

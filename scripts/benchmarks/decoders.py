@@ -138,18 +138,19 @@ def binary_ply(count: int, *, more: int = 0, scalar: str = "float") -> bytes:
     return header + bytes(count * size * (14 + more))
 
 
-def _packed(payload: bytes, level: int = 19) -> bytes:
+def packed(payload: bytes, level: int = 19) -> bytes:
+    """A payload as a zstd frame, as SPZ files are."""
     return zstandard.ZstdCompressor(level=level).compress(payload)
 
 
 FILES: Mapping[str, Callable[[], bytes]] = {
-    "SPZ, most Gaussians, zeros": lambda: _packed(spz_payload(MAX_GAUSSIANS)),
-    "SPZ, most Gaussians, degree 3, zeros": lambda: _packed(spz_payload(MAX_GAUSSIANS, 3)),
-    "SPZ, most Gaussians, degree 3, noise": lambda: _packed(
+    "SPZ, most Gaussians, zeros": lambda: packed(spz_payload(MAX_GAUSSIANS)),
+    "SPZ, most Gaussians, degree 3, zeros": lambda: packed(spz_payload(MAX_GAUSSIANS, 3)),
+    "SPZ, most Gaussians, degree 3, noise": lambda: packed(
         spz_payload(MAX_GAUSSIANS, 3, noise=True), 1
     ),
-    "SPZ of 10 million zeros": lambda: _packed(spz_payload(10_000_000), 3),
-    "SPZ of 10 million zeros, degree 3": lambda: _packed(spz_payload(10_000_000, 3), 3),
+    "SPZ of 10 million zeros": lambda: packed(spz_payload(10_000_000), 3),
+    "SPZ of 10 million zeros, degree 3": lambda: packed(spz_payload(10_000_000, 3), 3),
     "zstd, RLE, 640 MB without size": lambda: rle_frame(640_000_000),
     "zstd, RLE, 640 MB with size": lambda: rle_frame(640_000_000, content_size=640_000_000),
     "zstd, 16 MiB of empty blocks": lambda: empty_blocks(16 * _MIB),

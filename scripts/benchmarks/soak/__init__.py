@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -15,19 +14,18 @@ from rich.console import Console
 from tqdm import tqdm
 
 from miner.chain.metagraph import Neuron
-from miner.chain.wallets import create_wallet, open_wallet
-from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
+from miner.chain.wallets import open_wallet
+from miner.mock_validator.local_subnet import LocalSubnet
 from miner.transports.pull.dendrite import offline_dendrite
 from protocol.errors import SetupError
 from protocol.files import replace_file
 from protocol.synapses import GenerateAsset
 from scripts.benchmarks.soak.callers import GoodCallers
 from scripts.benchmarks.soak.faults import Faults
-from scripts.benchmarks.soak.process import FaultyMiner, Sample, faulty_miner
+from scripts.benchmarks.soak.process import HOST, FaultyMiner, Sample, faulty_miner
 from scripts.benchmarks.soak.report import Figures, figures_of, plot, print_report
 
 SAMPLE_S = 5.0
-_HOST = "127.0.0.1"
 
 
 def run(
@@ -59,30 +57,21 @@ def run(
     """
     if not sys.platform.startswith("linux"):
         raise SetupError("the soak reads /proc and sets limits of a process", fix="run it on Linux")
-    with tempfile.TemporaryDirectory(prefix="soak-") as name:
-        folder = Path(name)
-        subnet = create_local_subnet(folder, port=(axon_port := _free_port()))
-        create_wallet("stranger", subnet.wallets)
-        http_port = _free_port()
-        with faulty_miner(folder, subnet, axon_port, http_port) as miner:
-            try:
-                miner.wait_until_ready()
-            except RuntimeError as error:
-                tail = (folder / "miner.txt").read_text(errors="replace")[-2000:]
-                raise SetupError(f"{error}\n{tail}", fix="see the lines above") from error
-            figures = asyncio.run(
-                _soak(
-                    miner,
-                    subnet,
-                    axon_port,
-                    http_port,
-                    seconds=60.0 * minutes,
-                    pause_s=pause_s,
-                    hostile_per_second=hostile_per_second,
-                    silent=silent,
-                    seed=seed,
-                )
+    with (
+        tempfile.TemporaryDirectory(prefix="soak-") as folder,
+        faulty_miner(Path(folder)) as (miner, subnet),
+    ):
+        figures = asyncio.run(
+            _soak(
+                miner,
+                subnet,
+                seconds=60.0 * minutes,
+                pause_s=pause_s,
+                hostile_per_second=hostile_per_second,
+                silent=silent,
+                seed=seed,
             )
+        )
     if out is not None:
         replace_file(out, (json.dumps(figures, indent=1) + "\n").encode())
     if plot_file is not None:
@@ -95,8 +84,6 @@ def run(
 async def _soak(
     miner: FaultyMiner,
     subnet: LocalSubnet,
-    axon_port: int,
-    http_port: int,
     *,
     seconds: float,
     pause_s: float,
@@ -105,11 +92,11 @@ async def _soak(
     seed: int,
 ) -> Figures:
     wallet = open_wallet("validator", "default", subnet.wallets)
-    neuron = Neuron(uid=0, hotkey=subnet.miner_hotkey, ip=_HOST, port=axon_port)
-    recorded = await _recorded(wallet, neuron)
+    recorded = await _recorded(wallet, miner.axon)
     strangers = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "scripts.benchmarks.soak.hostile"),
-        *("--axon", str(axon_port), "--http", str(http_port), "--miner", subnet.miner_hotkey),
+        *("--axon", str(miner.axon.port), "--http", str(miner.http_port)),
+        *("--miner", subnet.miner_hotkey),
         *("--validator", subnet.validator_hotkey, "--wallets", str(subnet.wallets)),
         *("--recorded", base64.b64encode(recorded).decode(), "--seed", str(seed)),
         *("--per-second", str(hostile_per_second), "--silent", str(silent)),
@@ -120,11 +107,11 @@ async def _soak(
     def clock() -> float:
         return time.monotonic() - began
 
-    faults = Faults(miner, http_port, clock)
+    faults = Faults(miner, clock)
     callers = GoodCallers(
         wallet,
-        neuron,
-        http_port,
+        miner.axon,
+        miner.http_port,
         clock=clock,
         clock_is_wrong=lambda: faults.clock_is_wrong,
         seed=seed,
@@ -164,7 +151,7 @@ async def _recorded(wallet: Any, miner: Neuron) -> bytes:
     recorded = bytearray()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        onward, back = await asyncio.open_connection(_HOST, miner.port)
+        onward, back = await asyncio.open_connection(HOST, miner.port)
         while not recorded.endswith(b"}"):
             recorded.extend(await reader.read(2**16))
         back.write(recorded)
@@ -172,17 +159,10 @@ async def _recorded(wallet: Any, miner: Neuron) -> bytes:
         for side in (writer, back):
             side.close()
 
-    async with await asyncio.start_server(relay, _HOST, 0) as server:
+    async with await asyncio.start_server(relay, HOST, 0) as server:
         port = server.sockets[0].getsockname()[1]
         target = miner.model_copy(update={"port": port})
         async with offline_dendrite(wallet) as dendrite:
             # Without a prompt it is rejected, and costs the miner no generation.
             await dendrite.exchange(target, GenerateAsset(task_id="recorded"), 30.0)
     return bytes(recorded)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

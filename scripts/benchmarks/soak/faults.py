@@ -19,7 +19,6 @@ class Faults:
 
     Args:
         miner: The process.
-        http_port: Where stages are asked to fail.
         clock: Seconds since the traffic began.
 
     Attributes:
@@ -27,9 +26,9 @@ class Faults:
         clock_is_wrong: Whether the miner's clock is hours off now.
     """
 
-    def __init__(self, miner: FaultyMiner, http_port: int, clock: Callable[[], float]) -> None:
+    def __init__(self, miner: FaultyMiner, clock: Callable[[], float]) -> None:
         self._miner = miner
-        self._url = f"http://127.0.0.1:{http_port}/generate/"
+        self._url = f"http://127.0.0.1:{miner.http_port}/generate/"
         self._clock = clock
         self._removed = 0
         self.injected: list[tuple[float, str]] = []

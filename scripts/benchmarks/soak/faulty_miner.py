@@ -2,7 +2,8 @@
 
 The prompts in `FAULTS` make a stage of the real engine fail; any other task is generated. Set
 `SOAK_CLOCK_FILE` to a file of eight bytes, a little-endian double: the process' wall clock is ahead
-by so many seconds.
+by so many seconds. With `SOAK_REPEAT` set, every stage repeats what it made in the warm-up, so that
+thousands of requests can be served.
 """
 
 import mmap
@@ -29,6 +30,7 @@ HANG_S = 6.0
 """Beyond the limit of a step, so that the engine is suspected, and short enough to come back."""
 
 CLOCK_VARIABLE = "SOAK_CLOCK_FILE"
+REPEAT_VARIABLE = "SOAK_REPEAT"
 
 
 def _set_clock(file: str) -> None:
@@ -57,10 +59,24 @@ def _failing(stage: str, work: StageFunction) -> StageFunction:
     return fail_or_work
 
 
+def _repeating(work: StageFunction) -> StageFunction:
+    made: dict[tuple[str, int], Any] = {}
+
+    def make_or_repeat(value: Any, context: StepContext) -> Any:
+        key = (context.rung.name, context.index)
+        if context.task.id == "warm-up" or key not in made:
+            made[key] = work(value, context)
+        return made[key]
+
+    return make_or_repeat
+
+
 def _with_faults(load: Callable[..., Any]) -> Callable[..., Any]:
     def load_with_faults(*arguments: Any) -> Any:
         loaded = load(*arguments)
         functions = {name: _failing(name, work) for name, work in loaded.functions.items()}
+        if os.environ.get(REPEAT_VARIABLE):
+            functions = {name: _repeating(work) for name, work in functions.items()}
         return replace(loaded, functions=functions)
 
     return load_with_faults

@@ -3,19 +3,24 @@
 import json
 import os
 import resource
+import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from miner.mock_validator.local_subnet import LocalSubnet
-from scripts.benchmarks.soak.faulty_miner import CLOCK_VARIABLE
+from miner.chain.metagraph import Neuron
+from miner.chain.wallets import create_wallet
+from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
+from protocol.errors import SetupError
+from scripts.benchmarks.soak.faulty_miner import CLOCK_VARIABLE, REPEAT_VARIABLE
 
+HOST = "127.0.0.1"
 START_LIMIT_S = 180.0
 STOP_LIMIT_S = 90.0
 INJECTED = "non-finite values"
@@ -56,10 +61,26 @@ class FaultyMiner:
         subnet: Its wallet and its neurons.
         axon_port: Port of the axon.
         http_port: Port of the HTTP transport.
+        flags: More of the miner's flags.
+        repeats: Whether stages repeat what they made in the warm-up.
+
+    Attributes:
+        axon: Where its axon is.
     """
 
-    def __init__(self, folder: Path, subnet: LocalSubnet, axon_port: int, http_port: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        subnet: LocalSubnet,
+        axon_port: int,
+        http_port: int,
+        *,
+        flags: Sequence[str] = (),
+        repeats: bool = False,
+    ) -> None:
         self.folder = folder
+        self.axon = Neuron(uid=0, hotkey=subnet.miner_hotkey, ip=HOST, port=axon_port)
+        self.http_port = http_port
         self.log_folder = folder / "logs"
         self._clock = folder / "clock"
         self._clock.write_bytes(struct.pack("<d", 0.0))
@@ -71,23 +92,28 @@ class FaultyMiner:
                 *("--wallet.path", str(subnet.wallets), "--wallet.name", "miner"),
                 *("--transports", "push,http", "--axon.ip", "127.0.0.1"),
                 *("--axon.port", str(axon_port), "--http.port", str(http_port)),
-                *("--log.dir", str(self.log_folder)),
+                *("--log.dir", str(self.log_folder), *flags),
             ],
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, CLOCK_VARIABLE: str(self._clock)},
+            env={
+                **os.environ,
+                CLOCK_VARIABLE: str(self._clock),
+                REPEAT_VARIABLE: "1" if repeats else "",
+            },
         )
 
     def wait_until_ready(self) -> None:
         """Returns once it takes requests.
 
         Raises:
-            RuntimeError: It ended, or did not become ready in time.
+            SetupError: It ended, or did not become ready in time.
         """
         end = time.monotonic() + START_LIMIT_S
         while not any(event.get("state") == "ready" for event in self.events()):
             if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"the miner did not become ready; see {self._output.name}")
+                tail = Path(self._output.name).read_text(errors="replace")[-2000:]
+                raise SetupError(f"the miner did not become ready:\n{tail}", fix="see these lines")
             time.sleep(0.2)
 
     def sample(self, at_s: float) -> Sample:
@@ -166,12 +192,32 @@ class FaultyMiner:
 
 
 @contextmanager
-def faulty_miner(
-    folder: Path, subnet: LocalSubnet, axon_port: int, http_port: int
-) -> Iterator[FaultyMiner]:
-    """Runs a miner until the block ends."""
-    miner = FaultyMiner(folder, subnet, axon_port, http_port)
+def faulty_miner(folder: Path, **settings: Any) -> Iterator[tuple[FaultyMiner, LocalSubnet]]:
+    """Runs a miner on a subnet of its own until the block ends, and waits until it is ready.
+
+    The wallets of the subnet are those of `create_local_subnet`, and one named `stranger`.
+
+    Args:
+        folder: For everything; exists and is empty.
+        settings: See `FaultyMiner`.
+
+    Raises:
+        SetupError: The miner does not become ready.
+    """
+    ports = free_port(), free_port()
+    subnet = create_local_subnet(folder, port=ports[0])
+    create_wallet("stranger", subnet.wallets)
+    miner = FaultyMiner(folder, subnet, *ports, **settings)
     try:
-        yield miner
+        miner.wait_until_ready()
+        yield miner, subnet
     finally:
         miner.end()
+
+
+def free_port() -> int:
+    """Returns a port of the loopback address that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
