@@ -1,6 +1,7 @@
 """The rules of the house that a reader can break without noticing."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,3 +67,18 @@ def test_a_file_is_one_thing(path: Path) -> None:
     assert len(text.splitlines()) <= 400
     # Bittensor compares annotations as objects, and nothing else needs it on Python 3.11.
     assert "from __future__ import annotations" not in text
+
+
+def test_every_threat_that_is_resisted_has_its_test() -> None:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    resisted = page.partition("## Resisted")[2].partition("## Not resisted")[0]
+    rows = [line for line in resisted.splitlines() if line.startswith("| ")]
+    files = {path.relative_to(ROOT).as_posix() for path in sources("tests")}
+    for row in rows:
+        *_, tests, _ = row.split("|")
+        if tests.strip() in ("tests", "---", "by construction"):
+            continue
+        names = re.findall(r"`([\w/]+\.py)`", tests)
+        assert names, row
+        for name in names:
+            assert any(file.endswith(f"/{name}") for file in files), name

@@ -165,6 +165,7 @@ def _load_in_rembg(model_file: Path, settings: CutoutSettings) -> Mask:
     import rembg
     from rembg.sessions import sessions_names
 
+    onnxruntime.disable_telemetry_events()  # A miner reports to its operator alone.
     available = onnxruntime.get_available_providers()
     providers = [name for name in settings.providers if name in available]
     if providers != list(settings.providers):
