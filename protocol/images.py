@@ -164,22 +164,23 @@ def _decoded(
     stripped: Stripped, plugin: type[ImageFile], side: int | None
 ) -> tuple[Image.Image, bool]:
     """Returns the picture, RGB, RGBA or CMYK, free of its decoder, and whether its file is grey."""
+    # Checked first: the plugin allocates what the picture claims, and only the canvas is limited.
+    left, top, width, height = stripped.canvas or (0, 0, *stripped.size)
+    if left + stripped.size[0] > width or top + stripped.size[1] > height:
+        raise TaskError("image is smaller than its own first frame; send a sound file")
     image = plugin(BytesIO(stripped.file))
     if image.size != stripped.size:
         raise TaskError("image has two different sizes in its header; send a sound file")
     if side is not None and max(image.size) > side:
         scale = _DRAFT * side / max(image.size)
-        width, height = (max(1, round(scale * length)) for length in image.size)
-        image.draft(None, (width, height))
+        wanted = tuple(max(1, round(scale * length)) for length in image.size)
+        image.draft(None, (wanted[0], wanted[1]))
     image.load()
     grey = image.mode in _GREY_MODES
     picture = _plain(image, stripped.key)
     del image  # Its decoder holds several times the picture's memory.
     if stripped.canvas is None:
         return picture, grey
-    left, top, width, height = stripped.canvas
-    if left + picture.width > width or top + picture.height > height:
-        raise TaskError("image is an animation whose first frame is larger; send a sound file")
     canvas = Image.new("RGBA", (width, height))
     canvas.paste(picture, (left, top))
     return canvas, grey

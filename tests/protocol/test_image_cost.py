@@ -73,3 +73,13 @@ def test_reading_the_header_of_a_hostile_file_is_quick(worst: dict[str, bytes]) 
         started = time.thread_time()
         read_header(data)
         assert time.thread_time() - started < 0.2, name
+
+
+def test_a_frame_that_is_larger_than_its_picture_takes_no_memory() -> None:
+    still = encoded(noise(16, 16), "WEBP")
+    place = still.index(b"\x9d\x01\x2a") + 3
+    huge = still[12:place] + b"\xff\x3f\xff\x3f" + still[place + 4 :]  # 16383 x 16383
+    small = riff_chunk(b"VP8X", bytes([0, 0, 0, 0, 15, 0, 0, 15, 0, 0]))
+    (found,) = decode_all([webp(small, huge)])
+    assert found.message == "image is smaller than its own first frame; send a sound file"
+    assert found.peak_mb < 10

@@ -173,7 +173,7 @@ def test_a_first_frame_lies_where_its_animation_puts_it() -> None:
     assert (found.mode, found.size) == ("RGBA", (32, 16))
     assert found.getbbox() == (4, 2, 12, 10)
     outside = data.replace(frame, bytes([14]) + frame[1:])
-    with pytest.raises(TaskError, match="first frame is larger"):
+    with pytest.raises(TaskError, match="smaller than its own first frame"):
         decode_image(outside)
 
 
