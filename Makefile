@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 EXTRAS ?= dev
+JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed.$(EXTRAS)
 
@@ -24,8 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## a miner and a mock validator on loopback; results in demo-output/
 	$(BIN)/python -m scripts.demo
 
-test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the whole test suite, in JOBS=2 processes
+	@# One thread each: several of torch's in several processes wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ from miner.transports.connection_book import ConnectionLimits
 from miner.transports.connections import ClientConnections, when_sent, while_connected
 from miner.transports.failures import FailureLog, ServerErrors
 from miner.transports.push.bodies import read_body
-from miner.transports.push.checks import Admission
+from miner.transports.push.checks import CLOCK_AHEAD, CLOCK_BEHIND, Admission
 from miner.transports.push.clock import WallClock
 from miner.transports.push.entrance import Entrance, Verified
 from miner.transports.push.headers import Claim
@@ -41,7 +41,7 @@ BODY_TIME_LIMIT_S = 20.0
 ENVELOPE_BYTES = 64 * 1024
 """Bytes of a request's JSON beside the prompt, at most."""
 
-_WARN = frozenset({"clock_ahead", "clock_behind"})
+_WARN = frozenset({CLOCK_AHEAD, CLOCK_BEHIND})
 """Refusals that may be the fault of this machine, so the operator reads of them in the log."""
 
 

@@ -15,7 +15,9 @@ from generation.lift import BACK_ENDS, stages_of
 from generation.presets import PRESETS
 from miner.life import State
 from miner.request import Outcome, ReasonCode
+from miner.transports.failures import SERVER_ERROR
 from miner.transports.pull.validators import Fate
+from miner.transports.push.checks import CLOCK_AHEAD, CLOCK_BEHIND
 from protocol.synapses import Feedback
 
 ROOT = Path(__file__).parents[3]
@@ -97,14 +99,16 @@ def test_every_fate_is_documented() -> None:
 
 
 def test_every_code_of_a_refused_caller_is_documented() -> None:
-    codes = {
-        call.args[0].value
+    places = {"Refusal": 0, "Refused": 1}
+    arguments = [
+        call.args[places[call.func.id]]
         for call in calls()
-        if isinstance(call.func, ast.Name)
-        and call.func.id == "Refusal"
-        and isinstance(call.args[0], ast.Constant)
-    }
-    assert set(first_column("### Codes of refused callers")) == codes
+        if isinstance(call.func, ast.Name) and call.func.id in places
+    ]
+    codes = {argument.value for argument in arguments if isinstance(argument, ast.Constant)}
+    documented = first_column("### Codes of refused callers")
+    assert set(documented) == codes | {SERVER_ERROR, CLOCK_AHEAD, CLOCK_BEHIND}
+    assert len(set(documented)) == len(documented)
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
