@@ -119,7 +119,7 @@ async def _soak(
     samples: list[Sample] = []
 
     async def watch() -> None:
-        with tqdm(total=round(seconds), unit="s", desc="soak") as bar:
+        with tqdm(total=round(seconds), unit="s", desc="soak", mininterval=5.0) as bar:
             while clock() < seconds:
                 samples.append(miner.sample(clock()))
                 bar.update(round(min(clock(), seconds)) - bar.n)

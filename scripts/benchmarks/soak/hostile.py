@@ -27,7 +27,10 @@ from protocol.synapses import GenerateAsset
 HOST = "127.0.0.1"
 LARGE_BODY_BYTES = 10_000_000
 ANSWER_LIMIT_S = 30.0
-RECONNECT_S = 2.0
+RECONNECT_S = 0.5
+ADDRESSES = tuple(f"127.0.0.{number}" for number in range(2, 10))
+"""Where silent connections come from; on Linux, all of 127.0.0.0/8 is this machine."""
+
 _MOST_SLOW = 24
 """Slow requests at once."""
 
@@ -97,7 +100,8 @@ class Strangers:
         async with asyncio.TaskGroup() as group:
             for number in range(silent):
                 port = (self._target.axon, self._target.http)[number % 2]
-                group.create_task(self._stay_silent(port))
+                address = ADDRESSES[number // 2 % len(ADDRESSES)]
+                group.create_task(self._stay_silent(address, port))
             while True:
                 kind = self._random.choice(kinds)
                 group.create_task(self._counted(kind))
@@ -181,10 +185,10 @@ class Strangers:
             answer = "closed" if isinstance(error, OSError) else "no answer"
         self.answers[name, answer] += 1
 
-    async def _stay_silent(self, port: int) -> None:
+    async def _stay_silent(self, address: str, port: int) -> None:
         while True:
             try:
-                reader, writer = await asyncio.open_connection(HOST, port)
+                reader, writer = await asyncio.open_connection(HOST, port, local_addr=(address, 0))
             except OSError:
                 await asyncio.sleep(RECONNECT_S)
                 continue
