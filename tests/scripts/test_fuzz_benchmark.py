@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from protocol.errors import CodecError
+from protocol.errors import CodecError, SetupError
 from scripts.benchmark import main
 from scripts.benchmarks.fuzz import SERVERS, decoding, examine, is_sound
 from scripts.benchmarks.fuzz.targets import TARGETS, Target
@@ -14,9 +15,16 @@ from scripts.benchmarks.fuzz.targets import TARGETS, Target
 COUNT = 500
 
 
+@pytest.fixture(scope="module")
+def findings() -> dict[str, dict[str, Any]]:
+    return examine(list(TARGETS), COUNT, seed=1)
+
+
 @pytest.mark.parametrize("name", TARGETS)
-def test_500_damaged_files_end_as_documented_within_a_second_and_300_mb(name: str) -> None:
-    found = examine(name, COUNT, seed=1)
+def test_500_damaged_files_end_as_documented_within_a_second_and_300_mb(
+    name: str, findings: dict[str, dict[str, Any]]
+) -> None:
+    found = findings[name]
     assert found["faults"] == []
     assert is_sound(found), found
     assert sum(found["outcomes"].values()) == COUNT
@@ -64,6 +72,11 @@ def test_a_fault_of_a_decoder_is_found(
     else:
         assert what in found.faults[0]
     assert not is_sound(vars(found))
+
+
+def test_a_decoder_that_ends_its_process_is_named() -> None:
+    with pytest.raises(SetupError, match="the decoder of no such"):
+        examine(["settings", "no such"], 1, seed=1)
 
 
 def test_the_command_writes_what_it_found(

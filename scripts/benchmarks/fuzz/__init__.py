@@ -52,10 +52,7 @@ def run(
                 f"there is nothing to fuzz of the name {name!r}",
                 fix=f"name one of: {', '.join((*TARGETS, SERVERS))}",
             )
-    decoders = {
-        name: examine(name, count, seed)
-        for name in tqdm([name for name in names if name != SERVERS], unit="decoder", leave=False)
-    }
+    decoders = examine([name for name in names if name != SERVERS], count, seed)
     servers: dict[str, Any] = {}
     if SERVERS in names:
         from scripts.benchmarks.fuzz.servers import ask_all
@@ -69,23 +66,25 @@ def run(
     return figures
 
 
-def examine(name: str, count: int, seed: int) -> dict[str, Any]:
-    """Returns the `decoding.Findings` of a decoder, from a process of its own.
+def examine(names: Sequence[str], count: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Returns the `decoding.Findings` of decoders by name, from a process of their own.
 
     Raises:
         SetupError: The process ended otherwise than by coming to its end.
     """
-    command = [sys.executable, "-m", "scripts.benchmarks.fuzz.decoding", name]
-    done = subprocess.run(
-        [*command, str(count), str(seed)], cwd=_ROOT, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
+    command = [sys.executable, "-m", "scripts.benchmarks.fuzz.decoding", str(count), str(seed)]
+    found: dict[str, dict[str, Any]] = {}
+    with subprocess.Popen([*command, *names], cwd=_ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        lines = zip(names, process.stdout, strict=False)
+        for name, line in tqdm(lines, total=len(names), unit="decoder", leave=False):
+            found[name] = json.loads(line)
+    if process.returncode != 0 or len(found) < len(names):
+        name = next((name for name in names if name not in found), "the last of them")
         raise SetupError(
-            f"the decoder of {name} ended its process with {done.returncode}:\n"
-            f"{done.stderr[-2000:]}",
+            f"the decoder of {name} ended its process with status {process.returncode}",
             fix="this is a fault of the decoder; see the lines above",
         )
-    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 

@@ -1,7 +1,7 @@
-"""Feeds damaged files to a decoder and measures each: `... .decoding TARGET COUNT SEED`.
+"""Feeds damaged files to decoders and measures each: `... .decoding COUNT SEED TARGET ...`.
 
-Runs in a process of its own, since only a process knows what it held at most. Prints one line of
-JSON, `Findings`.
+Runs in a process of its own, since only a process knows what it held at most. Prints a line of JSON
+for each target, `Findings`.
 """
 
 import json
@@ -87,5 +87,6 @@ def _resident_mb(name: str) -> float:
 
 
 if __name__ == "__main__":
-    name, count, seed = sys.argv[1:]
-    print(json.dumps(asdict(examine(name, int(count), int(seed)))))
+    count, seed, *names = sys.argv[1:]
+    for name in names:
+        print(json.dumps(asdict(examine(name, int(count), int(seed)))), flush=True)
