@@ -39,7 +39,7 @@ class Connection:
             connect, "the attempt to connect", time_limit_s, discard=_close, clock=clock
         )
         self._open: Any = None
-        self._calling = asyncio.Lock()  # The library's connection bears one call at a time.
+        self._calling = asyncio.Lock()  # The library's connection takes one call at a time.
 
     async def call(self, function: Callable[[Any], T]) -> T:
         """Calls a blocking function with the connection, in a daemon thread.

@@ -8,8 +8,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from miner.chain.file_chain import FileChain
@@ -18,6 +16,7 @@ from miner.daemon_call import in_daemon_thread
 from miner.doctor.findings import Check, Verdict, failed, ok, unchecked, warning
 from miner.settings.miner import MinerConfig
 from miner.surroundings import starting_up
+from miner.transports.pull.clocks import http_date
 from miner.transports.pull.state import FILE_NAME
 from miner.transports.pull.validators import Selection
 from miner.transports.push.checks import MAX_AHEAD_S
@@ -163,17 +162,17 @@ def measure_clock(host: str) -> tuple[float, float]:
         connection.close()
     if date is None:
         raise ValueError("no Date header")
-    return clock_ahead(before, after, parsedate_to_datetime(date))
+    return clock_ahead(before, after, http_date(date))
 
 
-def clock_ahead(before: float, after: float, date: datetime) -> tuple[float, float]:
+def clock_ahead(before: float, after: float, date: float) -> tuple[float, float]:
     """Seconds that our clock is ahead of a date given in whole seconds, and the uncertainty."""
-    theirs = date.timestamp() + 0.5
+    theirs = date + 0.5
     return (before + after) / 2 - theirs, (after - before) / 2 + 0.5
 
 
 def judge_clock(ahead_s: float, uncertainty_s: float, host: str) -> Verdict:
-    """Signed messages carry times, and Bittensor bears only so much difference."""
+    """Axons refuse signed messages whose times differ from theirs by more than a few seconds."""
     way = "ahead of" if ahead_s > 0 else "behind"
     text = f"{abs(ahead_s):.1f} s {way} {host} (give or take {uncertainty_s:.1f} s)"
     if abs(ahead_s) - uncertainty_s > MAX_AHEAD_S:
@@ -185,7 +184,7 @@ def judge_clock(ahead_s: float, uncertainty_s: float, host: str) -> Verdict:
 
 
 def judge_validators(neurons: Sequence[Neuron], selection: Selection) -> Verdict:
-    """Counts whom the pull way would ask."""
+    """Counts the validators that pull would ask."""
     eligible = sum(map(selection.eligible, neurons))
     if not eligible:
         return warning(
@@ -266,7 +265,7 @@ async def _reach(config: MinerConfig) -> Verdict:
         listening = bound_socket(config.axon_ip, config.axon_port)
         listening.listen()
     except (SetupError, OSError):
-        listening = None  # Taken: the check of the port says by whom.
+        listening = None  # Taken: the check of the port says by what.
     try:
         return await judge_connection(ip, port)
     finally:

@@ -7,6 +7,7 @@ says of its clock is the `Date` header of its answers.
 import math
 import time
 from collections.abc import Callable
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 MAX_OFFSET_S = 12 * 3600.0
@@ -56,11 +57,24 @@ class SteadyClock:
         return self.wall() - self()
 
 
+def http_date(header: str) -> float:
+    """Returns a `Date` header in seconds since the epoch. A date without a zone is UTC.
+
+    Raises:
+        ValueError: It is no date.
+    """
+    try:
+        date = parsedate_to_datetime(header[:64])
+        return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
+    except (TypeError, OverflowError, IndexError) as error:
+        raise ValueError("no date") from error
+
+
 def parse_date(header: str | None, wall: float) -> float | None:
     """Returns a `Date` header in seconds since the epoch; None if there is none or it is absurd."""
     try:
-        date = parsedate_to_datetime((header or "")[:64]).timestamp()
-    except (ValueError, TypeError, OverflowError, IndexError):
+        date = http_date(header or "")
+    except ValueError:
         return None
     return date if abs(date - wall) <= MAX_OFFSET_S else None
 

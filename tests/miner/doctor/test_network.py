@@ -101,8 +101,8 @@ def test_the_clock(ahead: float, uncertainty: float, status: Status) -> None:
 def test_a_date_is_somewhere_in_its_second() -> None:
     date = datetime(2026, 1, 1, tzinfo=UTC)
     now = date.timestamp()
-    assert clock_ahead(now + 0.4, now + 0.6, date) == pytest.approx((0.0, 0.6))
-    assert clock_ahead(now + 9.0, now + 10.0, date) == pytest.approx((9.0, 1.0))
+    assert clock_ahead(now + 0.4, now + 0.6, now) == pytest.approx((0.0, 0.6))
+    assert clock_ahead(now + 9.0, now + 10.0, now) == pytest.approx((9.0, 1.0))
 
 
 async def test_the_clock_is_compared_with_a_web_server(

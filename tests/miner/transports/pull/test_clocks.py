@@ -1,6 +1,7 @@
 """A validator's clock is learned from the dates of its answers, and from pulls that it refused."""
 
 import math
+import time
 from collections.abc import Callable
 from email.utils import formatdate
 
@@ -37,6 +38,30 @@ from tests.support.fakes import Clock
 )
 def test_an_absurd_date_is_ignored(header: str | None, expected: float | None) -> None:
     assert parse_date(header, START) == expected
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+@pytest.mark.parametrize(
+    "format",
+    [
+        "%a, %d %b %Y %H:%M:%S GMT",
+        "%a, %d %b %Y %H:%M:%S -0000",
+        "%a, %d %b %Y %H:%M:%S",
+        "%A, %d-%b-%y %H:%M:%S GMT",
+        "%a %b %d %H:%M:%S %Y",
+    ],
+)
+def test_a_date_of_any_form_is_utc_wherever_this_machine_stands(
+    monkeypatch: pytest.MonkeyPatch, zone: str, format: str
+) -> None:
+    header = time.strftime(format, time.gmtime(START))
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert parse_date(header, START) == START
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @given(st.text(max_size=80))
