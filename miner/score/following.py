@@ -65,7 +65,7 @@ class Follower:
         self._file, self._position, self._head = None, 0, b""
 
     def _opened(self) -> IO[bytes] | None:
-        if self._file is None and self._path.is_file():
+        if self._file is None and os.path.isfile(self._path):
             with suppress(OSError):
                 self._file = open(self._path, "rb", opener=_without_waiting)  # noqa: SIM115
                 self._head = _head(self._file)
@@ -109,7 +109,8 @@ class Follower:
         if not first and self._file is not None and self._position:
             return  # Nothing was set aside since this file was begun.
         for path, head in self._siblings():
-            if head in self._seen:
+            # One that begins as the file that is read is a copy of it.
+            if head in self._seen or self._head.startswith(head):
                 continue
             self._seen.add(head)
             if not first or self._history:

@@ -206,6 +206,20 @@ def test_history_is_followed_on(log: Log) -> None:
     assert log.look() == [4]
 
 
+@pytest.mark.parametrize("lines", [1, 100])
+@pytest.mark.parametrize("name", ["score.jsonl.bak", "score.jsonl~", "score.jsonl.1.gz"])
+def test_a_copy_of_the_file_that_is_written_is_not_read_beside_it(
+    log: Log, name: str, lines: int
+) -> None:
+    log.write(lines)
+    data = log.path.read_bytes()
+    copy = log.path.with_name(name)
+    copy.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    log.write(2)
+    log.follower = Follower(log.path, history=True)
+    assert log.look() == list(range(lines + 2))
+
+
 def test_half_a_line_waits_for_its_other_half(log: Log) -> None:
     log.path.write_text('{"n": ')
     assert log.look() == []
