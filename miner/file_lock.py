@@ -35,11 +35,13 @@ class Holder:
         pid: Its number on its machine.
         host: The name of that machine.
         since: When it took the lock (UTC, ISO 8601).
+        inode: Number of the lock file, by which a copy of it is told.
     """
 
     pid: int
     host: str
     since: str
+    inode: int
 
     @property
     def is_local(self) -> bool:
@@ -97,7 +99,8 @@ class FileLock:
         try:
             if not _lock(handle):
                 raise self._taken()
-            mine = Holder(os.getpid(), socket.gethostname(), _now())
+            inode = os.fstat(handle).st_ino
+            mine = Holder(os.getpid(), socket.gethostname(), _now(), inode)
             with suppress(OSError):  # A full disk: the lock holds without words.
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, json.dumps(mine.__dict__).encode() + b"\n", 0)
@@ -129,7 +132,8 @@ def look(path: Path) -> tuple[bool | None, Holder | None]:
 
     Returns:
         True if it is held, False if its process on this machine has ended, None if that cannot be
-        said: there is no lock, or it was another machine's, whose locks are not seen here.
+        said: there is no lock, it was another machine's, whose locks are not seen here, or it is a
+        copy, as in a backup.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -141,10 +145,12 @@ def look(path: Path) -> tuple[bool | None, Holder | None]:
         return True, _read(path)
     except OSError:
         return None, _read(path)
+    else:
+        holder, inode = _read(path), os.fstat(handle).st_ino
     finally:
         os.close(handle)
-    holder = _read(path)
-    return (False if holder is not None and holder.is_local else None), holder
+    ended = holder is not None and holder.is_local and holder.inode == inode
+    return (False if ended else None), holder
 
 
 def _lock(handle: int) -> bool:
@@ -173,11 +179,14 @@ def _read(path: Path) -> Holder | None:
         with open(path, "rb") as file:
             content = json.loads(file.read(_MOST_BYTES))
         pid, host, since = content["pid"], content["host"], content["since"]
+        inode = content.get("inode")
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     if not isinstance(pid, int) or not isinstance(host, str) or not isinstance(since, str):
         return None
-    return Holder(pid, printable(host, 64), printable(since, 32))
+    return Holder(
+        pid, printable(host, 64), printable(since, 32), inode if isinstance(inode, int) else 0
+    )
 
 
 def _now() -> str:

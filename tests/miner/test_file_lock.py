@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -85,6 +86,17 @@ def test_a_lock_that_is_released_can_be_taken_again(path: Path) -> None:
 
 def test_without_a_lock_nothing_is_said(path: Path) -> None:
     assert look(path) == (None, None)
+
+
+def test_a_copied_lock_says_nothing_of_its_process(path: Path) -> None:
+    mine = lock(path)
+    copy = path.with_name("copy.lock")
+    shutil.copy(path, copy)
+    held, holder = look(copy)
+    assert held is None
+    assert holder is not None
+    assert holder.pid == os.getpid()
+    mine.release()
 
 
 def test_the_lock_of_another_machine_says_nothing_of_its_process(path: Path) -> None:
