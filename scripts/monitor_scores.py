@@ -59,14 +59,14 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.json and options.follow:
         parser.error("--json is one object, --follow has no end: give one of them")
-    if missing := [path for path in options.logs if not _has_log(path)]:
-        names = ", ".join(printable(str(path)) for path in missing)
-        print(
-            f"no score log at {names}. The miner writes score.jsonl into --log.dir "
-            "(logs by default); start it with: python -m neurons.miner --help",
-            file=sys.stderr,
-        )
-        return 2
+    for path in options.logs:
+        if problem := _problem(path):
+            print(
+                f"no score log at {printable(str(path))}: {problem}. The miner writes score.jsonl "
+                "into --log.dir (logs by default); start it with: python -m neurons.miner --help",
+                file=sys.stderr,
+            )
+            return 2
     report = ScoreReport()
     *earlier, last = options.logs
     for path in earlier if options.follow else options.logs:
@@ -104,7 +104,7 @@ def life(report: ScoreReport, log: Path | None, now: float | None = None) -> tup
     state, words = report.state, "" if report.pid is None else f"process {report.pid}"
     if held and holder is not None:
         words = f"process {holder.pid}" + ("" if holder.is_local else f" on {holder.host}")
-    if held and state in ("stopped", UNKNOWN):
+    if held and (state == "stopped" or report.last_at is None):
         state = "starting"
     if held is False and holder is not None and state not in ("stopped", UNKNOWN):
         state, words = "gone", f"process {holder.pid} ended without a word (was {report.state})"
@@ -300,17 +300,25 @@ def _height(console: Console) -> int:
 
 
 def _file(log: Path) -> Path:
-    return log / FILE_NAME if log.is_dir() else log
+    return log / FILE_NAME if os.path.isdir(log) else log
 
 
-def _has_log(log: Path) -> bool:
-    if not log.is_dir():
-        return log.is_file() and os.access(log, os.R_OK)
-    return _file(log).is_file() or any(log.glob(f"{Path(FILE_NAME).stem}.*"))
+def _problem(log: Path) -> str:
+    """Returns why there is nothing to read, in words; nothing if there is."""
+    try:
+        if log.is_dir() and not _file(log).exists():
+            aside = any(name.startswith(f"{_file(log).stem}.") for name in os.listdir(log))
+            return "" if aside else "the folder holds none"
+        if not _file(log).is_file():
+            return "it is no file" if log.exists() else "no such file or folder"
+        _file(log).open("rb").close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _follower(log: Path, position: int = 0) -> Follower:
-    return Follower(_file(log), position, history=log.is_dir())
+    return Follower(_file(log), position, history=os.path.isdir(log))
 
 
 def _follow(report: ScoreReport, log: Path, interval: float) -> None:

@@ -70,6 +70,18 @@ def test_a_missing_log_names_the_flag_that_makes_one(
     assert "--log.dir" in capsys.readouterr().err
 
 
+def test_a_log_that_may_not_be_read_says_so(
+    documented_log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def denied(path: Any, *_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.stat", denied)  # The tests may run as root.
+    for log in (documented_log, documented_log.parent):
+        assert monitor_scores.main([str(log)]) == 2
+        assert f"no score log at {log}: Permission denied" in capsys.readouterr().err
+
+
 def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys, scripts.monitor_scores; "
@@ -293,6 +305,9 @@ def test_a_miner_that_holds_its_lock_lives(log: Path) -> None:
     assert state == "ready"
     assert f"process {os.getpid()}, last line 00:16:40 UTC (3 s ago)" in words
     assert life(report_of(STOPPED), log)[0] == "starting"  # The next one.
+    assert life(report_of(), log)[0] == "starting"
+    # Begun anew after a rotation, the file does not hold the state.
+    assert life(report_of(answered()), log)[0] == "unknown"
     lock.release()
 
 
