@@ -20,6 +20,8 @@ from miner import file_lock
 from miner.daemon_call import in_daemon_thread
 from miner.doctor.findings import Check, Status, Verdict, failed, ok, warning
 from miner.file_lock import FOLDER_LOCK, Holder
+from miner.logs import FILE_NAME as MINER_LOG
+from miner.score import FILE_NAME as SCORE_LOG
 from miner.surroundings import FOLDER, starting_up
 from protocol.errors import SetupError
 
@@ -37,6 +39,7 @@ LOADING_BYTES = {"16 bits": 34 * GB, "8 bits": 24 * GB}
 
 LIBRARIES = ("bittensor", "torch", "diffusers", "transformers", "onnxruntime", "rembg")
 COMPILERS = ("gcc", "clang")
+LOG_FILES = (FOLDER_LOCK, SCORE_LOG, MINER_LOG)
 LOG_BYTES = 1 * GB
 WEIGHT_BYTES = 40 * GB
 HASHING_LIMIT_S = 60.0
@@ -92,9 +95,10 @@ def machine_checks(
 
     async def disk() -> Verdict:
         needs = [(log_dir, LOG_BYTES, "--log.dir")]
-        if not {model.name for model in settings.models} <= set(ModelStore(models).lock):
+        wanted = {model.name for model in settings.models}
+        if wanted and not wanted <= set(ModelStore(models).lock):
             needs.append((models, WEIGHT_BYTES, "--models.dir"))
-        return judge_disk(needs)
+        return judge_disk(needs, [log_dir / name for name in LOG_FILES])
 
     async def memory() -> Verdict:
         return judge_memory(settings, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -221,8 +225,19 @@ def judge_lock(held: bool | None, holder: Holder | None) -> Verdict:
     )
 
 
-def judge_disk(needs: Sequence[tuple[Path, int, str]]) -> Verdict:
-    """Looks for room in folders that may not exist yet: (folder, bytes, setting)."""
+def judge_disk(needs: Sequence[tuple[Path, int, str]], logs: Sequence[Path] = ()) -> Verdict:
+    """Looks for room in folders that may not exist yet, and for logs that cannot be continued.
+
+    Args:
+        needs: (folder, bytes, setting).
+        logs: Files that the miner appends to if they exist.
+    """
+    for file in logs:
+        if os.path.exists(file) and not os.access(file, os.R_OK | os.W_OK):
+            return failed(
+                f"{file} cannot be written by this user",
+                "run as the user that owns it, or give another folder with --log.dir",
+            )
     rooms = []
     for folder, needed, setting in needs:
         # Not Path.exists, which fails below a folder that may not be entered.

@@ -197,6 +197,21 @@ def test_a_folder_that_may_not_be_entered() -> None:
     assert (verdict.status, "cannot be written" in verdict.found) == (Status.FAILED, True)
 
 
+@pytest.mark.parametrize("name", ["miner.lock", "score.jsonl", "miner.log"])
+async def test_a_log_that_another_user_has_begun_is_found(name: str) -> None:
+    """As after a first start as root."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        (Path(folder) / "logs").mkdir()
+        (Path(folder) / "logs").chmod(0o777)
+        (Path(folder) / "logs" / name).touch(0o400)
+        with not_as_root():
+            verdict = await look("disk", EMBEDDED, Path(folder))
+    assert verdict.status is Status.FAILED
+    assert f"{name} cannot be written by this user" in verdict.found
+    assert "--log.dir" in verdict.fix
+
+
 async def test_a_library_that_cannot_be_imported_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,8 +283,10 @@ async def test_no_weights_are_needed_where_none_are_loaded(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == []
 
 
-async def test_a_damaged_lock_file_is_a_finding(tmp_path: Path) -> None:
+async def test_a_damaged_lock_file_is_a_finding_where_models_are_needed(tmp_path: Path) -> None:
     (tmp_path / LOCK_NAME).write_text("{")
+    for name in ("disk", "weights"):
+        assert (await look(name, EMBEDDED, tmp_path)).status is Status.OK
     for name in ("disk", "weights"):
         verdict = await look(name, GPU80, tmp_path)
         assert verdict.status is Status.FAILED
