@@ -18,8 +18,9 @@ from miner.logs import close_logs, configure_logs
 from miner.score.log import ScoreLog
 from miner.settings.miner import MinerConfig
 from miner.settings.reader import read_settings
-from miner.surroundings import FOLDER, settle, settle_terminal, starting_up
+from miner.surroundings import FOLDER, settle, settle_terminal, starting_up, tell
 from protocol.errors import SetupError
+from protocol.files import remove_drafts
 
 # What they import takes seconds; --help and a mistyped flag are answered at once.
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os._exit(code)
         return code
     except SetupError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return NOT_STARTED
     finally:
         LastResort.call_off()
@@ -65,6 +66,7 @@ def _open_logs(config: MinerConfig, locks: ExitStack) -> ScoreLog:
     folder = config.log_dir
     lock = FileLock(folder / FOLDER_LOCK, what=f"the log folder {folder}", flag="--log.dir")
     locks.callback(lock.release)
+    remove_drafts(folder)
     if config.pull_state is not None and "pull" in config.transports:
         state = config.pull_state
         path = state.with_name(f"{state.name}.lock")

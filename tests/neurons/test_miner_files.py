@@ -78,6 +78,18 @@ def test_two_miners_do_not_share_a_pull_state(
     FileLock(tmp_path / "logs" / FOLDER_LOCK, what="x", flag="--log.dir").release()
 
 
+def test_a_start_removes_the_drafts_of_a_killed_process(tmp_path: Path) -> None:
+    draft = tmp_path / ".0123456789abcdef.part"
+    draft.write_bytes(b"half")
+    argv = ["--chain.file", "none.json", "--transports", "pull", "--log.dir", str(tmp_path)]
+    lock = FileLock(tmp_path / FOLDER_LOCK, what="x", flag="--log.dir")
+    assert main(argv) == NOT_STARTED
+    assert draft.exists()  # the holder of the lock may be writing it
+    lock.release()
+    assert main(argv) == NOT_STARTED
+    assert not draft.exists()
+
+
 async def test_logs_that_are_deleted_come_back(miner: MinerProcess) -> None:
     for name in ("score.jsonl", "miner.log"):
         (logs(miner) / name).unlink()
