@@ -220,7 +220,9 @@ class MinerConfig(Settings):
     @field_validator("http_hosts", mode="before")
     @classmethod
     def _hosts_may_be_a_list(cls, value: object) -> object:
-        return ",".join(map(str, value)) if isinstance(value, list) else value
+        if isinstance(value, list) and all(isinstance(name, str) for name in value):
+            return ",".join(value)
+        return value
 
     @model_validator(mode="after")
     def _preset_is_chosen(self) -> Self:

@@ -70,6 +70,8 @@ def read_settings(
     variables = {_variable(env_prefix, name): name for name in names}
     _refuse_unknown(environ, env_prefix, [*variables, _variable(env_prefix, "config")])
     from_environ = {name: environ[key] for key, name in variables.items() if environ.get(key)}
+    if "config" in given:
+        _require_text("config", given["config"], "on the command line", secret=False)
     file = given.pop("config", None) or environ.get(_variable(env_prefix, "config"))
     from_file = _read_file(Path(file), model) if file else {}
     sources = {
@@ -107,11 +109,15 @@ def _refuse_unknown(environ: Mapping[str, str], prefix: str, known: Sequence[str
 
 
 def _require_text(name: str, value: object, where: str, *, secret: bool) -> None:
-    """Refuses text that no file name, no key and no log line can hold."""
+    """Refuses text that is empty, or that no file name, no key and no log line can hold."""
     texts = value if isinstance(value, list) else [value]
     for text in texts:
         if not isinstance(text, str):
             continue
+        if not text:
+            raise SetupError(
+                f"--{name} is empty ({printable(where)})", fix="leave it out, or give it a value"
+            )
         shown = "what it is" if secret else f"'{printable(text, 80)}'"
         try:
             text.encode()

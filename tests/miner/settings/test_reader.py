@@ -123,6 +123,27 @@ def test_mistakes_in_the_file_are_named_too(
     assert fix in caught.value.fix
 
 
+@pytest.mark.parametrize("name", ["preset", "chain.file", "log.dir", "http.api_key", "transports"])
+def test_a_setting_without_a_value_is_refused_and_not_taken_for_the_default(
+    tmp_path: Path, name: str
+) -> None:
+    """A shell writes one where a variable is not set. `--preset ""` would be a toy on the chain."""
+    file = written(tmp_path, f"{name}: ''")
+    for argv in ((f"--{name}=",), (f"--{name}", ""), ("--config", file)):
+        with pytest.raises(SetupError, match=f"--{name} is empty"):
+            read(*argv)
+    with pytest.raises(SetupError, match="--config is empty"):
+        read(*ON_FILE, "--config", "")
+
+
+def test_hosts_of_the_file_are_names(tmp_path: Path) -> None:
+    file = written(tmp_path, "http.hosts: [a.example, b.example]")
+    assert read(*ON_FILE, "--config", file).http_hosts == "a.example,b.example"
+    for text in ("http.hosts: [~]", "http.hosts: [{a: b}]", "http.hosts: [[a]]"):
+        with pytest.raises(SetupError, match=r"--http\.hosts cannot be"):
+            read(*ON_FILE, "--config", written(tmp_path, text))
+
+
 def test_an_absent_file_is_named() -> None:
     with pytest.raises(SetupError, match=r"absent\.yaml cannot be read: No such file"):
         read(*ON_FILE, "--config", "absent.yaml")
@@ -155,7 +176,7 @@ def test_transports_may_be_a_list_in_the_file(tmp_path: Path) -> None:
         read("--config", str(file))
 
 
-@pytest.mark.parametrize("given", ["", "pul", "push;pull", "push,"])
+@pytest.mark.parametrize("given", [",", "pul", "push;pull", "push,"])
 def test_an_unknown_transport_is_named(given: str) -> None:
     with pytest.raises(SetupError, match="is none of push, pull, http"):
         read("--chain.file", "n.json", "--transports", given)
