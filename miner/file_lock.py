@@ -70,8 +70,9 @@ class FileLock:
             self._handle = self._acquire()
         except OSError as error:
             raise SetupError(
-                f"{what} cannot be written: {printable(error.strerror or repr(error))}",
-                fix=f"choose a writable place with {flag}",
+                f"{what} cannot be written: {printable(str(error.filename or path))}: "
+                f"{printable(error.strerror or repr(error))}",
+                fix=f"run as the user that owns it, or choose a writable place with {flag}",
             ) from error
 
     def renew(self) -> None:

@@ -196,8 +196,9 @@ def at_a_folder(folder: Path) -> Path:
 def test_a_place_that_cannot_be_written_names_the_flag(
     tmp_path: Path, place: Callable[[Path], Path]
 ) -> None:
-    with pytest.raises(SetupError, match=re.escape("--log.dir")):
+    with pytest.raises(SetupError, match=re.escape("--log.dir")) as caught:
         lock(place(tmp_path))
+    assert str(tmp_path) in caught.value.problem
 
 
 def test_a_file_system_without_locks_is_warned_of_and_used(
