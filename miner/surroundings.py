@@ -73,6 +73,12 @@ def settle_terminal() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def tell(error: SetupError) -> None:
+    """Prints why a program ends; where that fails, its exit status stays the same."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # Full, closed, none.
+        sys.stderr.write(f"error: {error}\n")
+
+
 def _named(variable: str) -> list[Path]:
     value = os.environ.get(variable)
     return [Path(value)] if value else []

@@ -24,7 +24,7 @@ from miner.mock_validator.records import (
 from miner.mock_validator.settings import TrialSettings
 from miner.mock_validator.tasks import TrialTask, collect_tasks
 from miner.settings.reader import read_settings
-from miner.surroundings import settle, settle_terminal, starting_up
+from miner.surroundings import settle, settle_terminal, starting_up, tell
 from protocol.errors import SetupError
 from protocol.text import printable
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _make_folder(settings)
             wallet = _wallet(settings)
     except SetupError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return NOT_STARTED
     with Progress(SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()) as bar:
         pulled = settings.protocol == "pull"
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             records = asyncio.run(_trial(settings, wallet, tasks, on_record))
         except SetupError as error:
-            print(f"error: {error}", file=sys.stderr)
+            tell(error)
             return NOT_STARTED
     console.print(results_table(records))
     if settings.protocol == "pull":

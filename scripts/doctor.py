@@ -18,7 +18,7 @@ from miner.doctor.network import network_checks
 from miner.logs import configure_logs
 from miner.settings.miner import MinerConfig
 from miner.settings.reader import read_settings
-from miner.surroundings import settle, settle_terminal, starting_up
+from miner.surroundings import settle, settle_terminal, starting_up, tell
 from protocol.errors import SetupError
 from protocol.text import printable
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             settings = preset(config.preset_name)
     except SetupError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return UNWELL
     configure_logs("ERROR")
     checks = machine_checks(

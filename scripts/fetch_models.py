@@ -8,7 +8,7 @@ from pathlib import Path
 from generation.presets import PRESETS, preset
 from generation.weights.download import fetch_models
 from generation.weights.store import LOCK_NAME, ModelStore, default_models_dir
-from miner.surroundings import settle, settle_terminal, starting_up
+from miner.surroundings import settle, settle_terminal, starting_up, tell
 from protocol.errors import SetupError
 
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None, *, endpoint: str | None = None)
         with starting_up():
             fetch_models(settings.models, ModelStore(root), endpoint=endpoint, report=print)
     except SetupError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)

@@ -135,6 +135,14 @@ def test_a_terminal_of_ascii_gets_a_sentence_too(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("program", ["neurons.miner", "neurons.mock_validator"])
+def test_where_the_reason_cannot_be_written_the_status_says_not_to_restart(program: str) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", program, "--nonsense"]
+        done = subprocess.run(command, cwd=ROOT, stderr=full, timeout=60, check=False)
+    assert done.returncode == NOT_STARTED
+
+
 def test_a_name_that_is_not_utf_8_is_refused_without_a_traceback(
     tmp_path: Path, homeless: dict[str, str]
 ) -> None:
