@@ -56,14 +56,13 @@ class Primaries:
     blue: tuple[float, float]
 
 
-def to_srgb(image: Image.Image, profile: bytes, *, grey: bool) -> Image.Image:
+def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """Converts a picture from the colour space of its profile to sRGB.
 
     Args:
         image: RGB, RGBA or CMYK.
         profile: An ICC profile. One that is damaged, is sRGB, or is for another kind of picture is
-            ignored.
-        grey: Whether the file holds grey levels, so that a profile for grey fits too.
+            ignored; one for grey fits what has no other colours.
 
     Returns:
         RGB or RGBA of the same size; CMYK stays CMYK if there is no profile for it.
@@ -72,9 +71,7 @@ def to_srgb(image: Image.Image, profile: bytes, *, grey: bool) -> Image.Image:
     if trimmed is None:
         return image
     mode = _MODES[trimmed[16:20]]
-    if mode != "L" and (mode == "CMYK") != (image.mode == "CMYK"):
-        return image
-    if mode == "L" and not grey:
+    if (mode == "CMYK") != (image.mode == "CMYK") or (mode == "L" and not _is_grey(image)):
         return image
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(trimmed))
@@ -85,7 +82,8 @@ def to_srgb(image: Image.Image, profile: bytes, *, grey: bool) -> Image.Image:
             return image.point(table)
         if mode == "RGB":
             probe = _probe()
-            seen = _transform(source, "RGB", "RGB").apply(probe)
+            exact = _transform(source, "RGB", "RGB", ImageCms.Flags.NOOPTIMIZE)
+            seen = exact.apply(probe)
             change = np.abs(np.asarray(seen, np.int16) - np.asarray(probe, np.int16))
             if change.max() <= _SAME:
                 return image
@@ -94,6 +92,11 @@ def to_srgb(image: Image.Image, profile: bytes, *, grey: bool) -> Image.Image:
     # LittleCMS refuses a profile in one of several ways; then nothing is known about the colours.
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return image
+
+
+def _is_grey(image: Image.Image) -> bool:
+    red, green, blue = (channel.tobytes() for channel in image.split()[:3])
+    return red == green == blue
 
 
 def matrix_profile(primaries: Primaries, exponent: float | None) -> bytes:
@@ -181,10 +184,13 @@ def _assembled(header: bytes, tags: dict[bytes, bytes]) -> bytes:
 
 
 def _transform(
-    source: ImageCms.ImageCmsProfile, mode: str, target: str
+    source: ImageCms.ImageCmsProfile,
+    mode: str,
+    target: str,
+    flags: ImageCms.Flags = ImageCms.Flags.NONE,
 ) -> ImageCms.ImageCmsTransform:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    return ImageCms.ImageCmsTransform(source, srgb, mode, target)
+    return ImageCms.ImageCmsTransform(source, srgb, mode, target, flags=flags)
 
 
 @cache

@@ -26,7 +26,7 @@ _METADATA = frozenset({*range(0xE0, 0xF0), _COM, _SOI, 0x01})
 _JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 _ICC = b"ICC_PROFILE\x00"
 _MARKER = re.compile(rb"\xff(?![\x00\xd0-\xd7\xff])")
-"""The end of a scan's data: a marker that is neither a stuffed byte nor a restart."""
+"""The end of a scan's data, or of stray bytes: neither a stuffed byte nor a restart."""
 
 
 def read_size(data: bytes) -> tuple[int, int]:
@@ -118,10 +118,13 @@ def _segments(data: bytes, fault: str) -> Iterator[tuple[int, int, int]]:
     """
     offset = 2
     for _ in range(MAX_SEGMENTS):
-        if data[offset] != 0xFF:
-            raise TaskError(
-                "image is a damaged JPEG: no marker where one must be; send a sound file"
-            )
+        if data[offset] != 0xFF:  # Stray bytes; every decoder passes over them.
+            found = _MARKER.search(data, offset)
+            if found is None:
+                raise TaskError(
+                    "image is a damaged JPEG: no marker where one must be; send a sound file"
+                )
+            offset = found.start()
         marker = data[offset + 1]
         if marker == 0xFF:  # Fill byte.
             offset += 1

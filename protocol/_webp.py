@@ -35,7 +35,7 @@ def read_size(data: bytes) -> tuple[int, int]:
 
 def check(data: bytes, pixels: int) -> None:
     """Raises TaskError if the file has too many chunks; any number of pixels is as good."""
-    for _ in _chunks(data, 12, len(data)):
+    for _ in _chunks(data, 12, _end(data)):
         pass
 
 
@@ -48,7 +48,7 @@ def strip(data: bytes) -> Stripped:
     """
     canvas = read_size(data)
     found: dict[bytes, tuple[int, int]] = {}
-    for name, start, length in _chunks(data, 12, len(data)):
+    for name, start, length in _chunks(data, 12, _end(data)):
         found.setdefault(name, (start, length))
     place = (0, 0)
     frame = found.get(b"ANMF")
@@ -84,6 +84,12 @@ def strip(data: bytes) -> Stripped:
         orientation=exif_orientation(metadata[b"EXIF"]),
         canvas=None if size == canvas and place == (0, 0) else (*place, *canvas),
     )
+
+
+def _end(data: bytes) -> int:
+    """Where the file ends by its own header; what follows is left out."""
+    (length,) = struct.unpack_from("<I", data, 4)
+    return min(len(data), 8 + int(length))
 
 
 def _chunks(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:

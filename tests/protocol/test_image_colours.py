@@ -106,6 +106,11 @@ def test_a_grey_profile_lightens_grey() -> None:
     assert near(middle(encoded(Image.new("L", (8, 8), 55), "PNG", icc_profile=linear)), (128,) * 3)
     faded = Image.new("LA", (8, 8), (55, 90))
     assert near(middle(encoded(faded, "PNG", icc_profile=linear)), (128, 128, 128, 90))
+    palette = Image.new("L", (8, 8), 55).convert("P")
+    assert near(middle(encoded(palette, "PNG", icc_profile=linear)), (128,) * 3)
+    chunk = png_chunk(b"iCCP", b"a\x00\x00" + zlib.compress(linear))
+    row = b"\x00" + struct.pack(">HH", 55 * 257, 90 * 257)
+    assert near(middle(png((1, 1), 16, 4, row, chunk)), (128, 128, 128, 90))
 
 
 def test_a_grey_picture_may_have_a_profile_for_colour() -> None:

@@ -140,11 +140,29 @@ def test_odd_segments_do_not_fail_a_jpeg() -> None:
         assert (found.tobytes(), caught) == (expected, []), (marker, body[:12])
 
 
+@pytest.mark.parametrize(
+    "stray", [b"\x00", b"stray", b"\xff\xff", b"\x12\xff\x00\x33", b"\xff\xd0"]
+)
+def test_stray_bytes_between_the_segments_of_a_jpeg_are_passed_over(stray: bytes) -> None:
+    plain = encoded(PICTURE, "JPEG")
+    place = plain.index(b"\xff\xdb")
+    data = plain[:place] + stray + plain[place:]
+    assert read_header(data) == read_header(plain)
+    assert decode_image(data).tobytes() == decode_image(plain).tobytes()
+
+
 def test_what_follows_a_picture_is_left_alone() -> None:
     for format in ("PNG", "JPEG", "WEBP"):
         plain = encoded(PICTURE, format)
         expected = decode_image(plain).tobytes()
-        for tail in (bytes(100), b"\xff" * 4096, plain, b"\xff\xd8\xff\xe1", noise(9, 9).tobytes()):
+        for tail in (
+            bytes(100),
+            bytes(500_000),
+            b"\xff" * 4096,
+            plain,
+            b"\xff\xd8\xff\xe1",
+            noise(9, 9).tobytes(),
+        ):
             assert decode_image(plain + tail).tobytes() == expected, format
 
 
