@@ -67,7 +67,7 @@ def describe(data: bytes, name: str = "") -> str:
     for magic, what in _MAGICS:
         if data.startswith(magic):
             return what
-    return _unmarked(data, name.lower()) or _text(data) or "of no format known here"
+    return _unmarked(data, name.lower()) or _text(data) or "bytes of no format known here"
 
 
 def is_compressed_ply(data: bytes) -> bool:

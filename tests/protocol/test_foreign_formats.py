@@ -92,6 +92,8 @@ def test_a_format_inside_our_container_is_named() -> None:
     packed = zstandard.ZstdCompressor().compress(golden("small.ply"))
     with pytest.raises(CodecError, match="the zstd frame holds a PLY file"):
         spz.decode(packed)
+    with pytest.raises(CodecError, match="the zstd frame holds bytes of no format known here"):
+        spz.decode(zstandard.ZstdCompressor().compress(bytes(99)))
 
 
 def test_formats_without_a_mark_are_known_by_their_name() -> None:
