@@ -37,6 +37,10 @@ SHORT_OF_FILES = 8
 """Connections that are kept when the process has run out of file descriptors."""
 RESERVED_FILES = SHORT_OF_FILES + 4 * ACCEPT_BATCH
 """asyncio accepts four times until the surplus of the first time is closed."""
+HEAD_BYTES = 64 * 1024
+"""Bytes of a request's headers, about."""
+READ_BYTES = 8 * 1024
+"""Bytes read at once, so that a body in tiny chunks (6 bytes, 20 us) blocks no loop."""
 SHORT_S = 30.0
 """Seconds without a failure to accept, after which the reserve is taken again."""
 RETRY_AFTER_S = 5
@@ -70,7 +74,8 @@ class LimitedServer(uvicorn.Server):
     """A server with limits on its connections, that leaves signals to the program.
 
     Args:
-        config: Is changed: the server speaks HTTP/1.1 only, without WebSockets.
+        config: Is changed: the server speaks HTTP/1.1 only, without WebSockets, and a client's
+            address is that of its connection, whatever `X-Forwarded-For` says.
         limits: Numbers and seconds; lowered where the process may not open enough files.
         refusals: Receives refused connections and requests.
     """
@@ -98,6 +103,9 @@ class LimitedServer(uvicorn.Server):
             )
         config.http = cast(Any, partial(_Connection, limiter=self))
         config.ws = "none"
+        # By default, callers on this machine say in X-Forwarded-For who they are.
+        config.proxy_headers = False
+        config.h11_max_incomplete_event_size = HEAD_BYTES
         config.limit_concurrency = None
         config.backlog = ACCEPT_BATCH
         self._listening: list[socket.socket] = []
@@ -206,6 +214,7 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        cast(Any, transport).max_size = READ_BYTES  # asyncio's name.
         self._address = network_of(self.client[0] if self.client else "")
         self._note()
 
@@ -293,7 +302,7 @@ class _Connection(H11Protocol):
         cycle = self.cycle
         self._running += 1
         try:
-            if scope["http_version"] not in ("1.0", "1.1"):
+            if not _is_sound(scope):
                 await self._refuse(send, 400, Refusal("bad_http", _NOT_HTTP))
             elif not self._limiter.book.has_place(self, self._address):
                 await self._refuse(send, 503, _OVERLOADED)
@@ -340,6 +349,14 @@ class _Connection(H11Protocol):
         if self.conn.trailing_data[0]:
             return Phase.HEAD
         return Phase.NEW if cycle is None else Phase.IDLE
+
+
+def _is_sound(scope: Message) -> bool:
+    """Whether every server reads the same request: of two lengths, a proxy may take the other."""
+    framing = {name for name, _ in scope["headers"]} & {b"transfer-encoding", b"content-length"}
+    if scope["http_version"] == "1.0":
+        return b"transfer-encoding" not in framing
+    return scope["http_version"] == "1.1" and len(framing) < 2
 
 
 def _json(status: int, refusal: Refusal) -> tuple[list[tuple[bytes, bytes]], bytes]:

@@ -325,6 +325,13 @@ async def test_pipelined_requests_are_answered_in_turn(tmp_path: Path) -> None:
         (b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
         (b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
         (b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        # Of two lengths, a proxy in front may take the other.
+        (
+            b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n"
+            b"\r\n0\r\n\r\n",
+            400,
+        ),
+        (b"POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 20_000_000 + b"\r\n\r\n", 431),
         (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 100_000 + b"\r\n", 431),
         (b"a" * 1_000_000, 431),
@@ -352,6 +359,16 @@ async def test_what_is_not_http_is_answered_in_json_and_logged_once(
         assert (await server.honest()).status == 200
         assert len(warnings) == 1
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("size", [15_000, 60_000])
+async def test_headers_within_the_limit_are_taken_in_pieces_too(tmp_path: Path, size: int) -> None:
+    async with serving(tmp_path, PATIENT) as server:
+        client = RawClient(server.port)
+        await client.send(HEALTH[:-2] + b"A: " + b"a" * size)
+        await asyncio.sleep(0.05)
+        assert (await client.ask(b"\r\n\r\n")).status == 200
+        client.close()
 
 
 async def test_requests_beyond_the_bound_are_told_so_and_later_ones_are_served(

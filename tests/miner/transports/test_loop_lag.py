@@ -313,3 +313,20 @@ async def test_a_call_that_blocks_the_loop_of_the_axon_is_seen(
         lags = await way.lags(tries=1)
     assert lags["axon"] > 0.9 * BLOCK_S
     assert lags["service"] < 0.5 * BLOCK_S
+
+
+async def test_a_body_in_tiny_chunks_blocks_no_loop(tmp_path: Path) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def send(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), 5.0) as connection:
+            connection.sendall(head + b"1\r\nx\r\n" * 200_000 + b"0\r\n\r\n")
+            assert connection.recv(12) == b"HTTP/1.1 404"
+
+    async with http_running.running(tmp_path) as miner:
+        lags = []
+        for _ in range(TRIES):
+            async with measured(asyncio.get_running_loop()) as lag:
+                await asyncio.to_thread(send, miner.port)
+            lags.append(lag.largest_s)
+    assert statistics.median(lags) < LIMIT_S

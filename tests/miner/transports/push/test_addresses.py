@@ -105,6 +105,17 @@ async def test_a_flood_from_one_address_is_told_so_by_default(miner: Running) ->
     assert (await miner.ask()).outcome == "completed"
 
 
+async def test_a_header_does_not_change_whose_requests_are_counted(start: Start) -> None:
+    async with start() as miner:
+        miner.transport._entrance._addresses = AddressLimit(Clock(), burst=10)
+        headers, body = miner.signed(STRANGER)
+        statuses = []
+        for number in range(12):
+            forged = {"x-forwarded-for": f"192.0.2.{number}"}
+            statuses.append((await miner.post({**headers, **forged}, body))[0])
+        assert statuses == [403] * 10 + [429] * 2
+
+
 async def test_many_validators_behind_one_address_use_up_no_common_limit(start: Start) -> None:
     async with start(per_minute=1000) as miner:
         asked: list[Any] = [
