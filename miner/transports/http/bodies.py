@@ -15,6 +15,9 @@ from starlette.exceptions import HTTPException
 from protocol.documents import DocumentError, parse_json
 from protocol.text import printable
 
+NAMES = ("prompt", "prompt_image_file", "seed", "task_id")
+"""The fields that are read; others are ignored."""
+
 MAX_FIELDS = 64
 MAX_JSON_PARTS = 4096
 """Commas, colons and brackets of a JSON body, at most; those in its texts count too."""
@@ -222,6 +225,9 @@ def _json(body: bytes) -> list[Field]:
         )
     if len(document) > MAX_FIELDS:
         raise _too_many_fields()
+    for name in NAMES:
+        if isinstance(document.get(name), bool | list | dict):
+            raise HTTPException(400, f"{name} is neither text nor a number in the JSON")
     return [
         Field(name, (value if isinstance(value, str) else str(value)).encode())
         for name, value in document.items()

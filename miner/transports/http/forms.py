@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from miner.transports.http.bodies import HOW_TO_SEND, Field, read_fields
+from miner.transports.http.bodies import HOW_TO_SEND, NAMES, Field, read_fields
 from protocol.errors import TaskError
 from protocol.images import read_header
 from protocol.tasks import (
@@ -25,8 +25,6 @@ from protocol.tasks import (
     parse_task,
 )
 from protocol.text import printable
-
-NAMES = ("prompt", "prompt_image_file", "seed", "task_id")
 
 ENVELOPE_BYTES = 64 * 1024
 """Bytes of a form beside the prompt, at most."""
@@ -227,18 +225,17 @@ def _is_empty(field: Field) -> bool:
 
 
 def _image_task(field: Field, task_id: str, seed: int | None, limits: TaskLimits) -> Task:
-    if not field.filename:
-        try:
-            text = _text(field)
-        except TaskError:
-            pass  # A picture's bytes, without the name of a file.
-        else:
-            if not is_picture(text):
-                raise TaskError(
-                    "prompt_image_file is text; send a file: -F prompt_image_file=@chair.png, or "
-                    'in HTML enctype="multipart/form-data"'
-                )
-            return parse_task(kind="image", task_id=task_id, prompt=text, seed=seed, limits=limits)
+    try:
+        text = _text(field)
+    except TaskError:
+        text = ""  # The bytes of a picture.
+    if is_picture(text):
+        return parse_task(kind="image", task_id=task_id, prompt=text, seed=seed, limits=limits)
+    if text and not field.filename:
+        raise TaskError(
+            "prompt_image_file is text; send a file: -F prompt_image_file=@chair.png, or "
+            'in HTML enctype="multipart/form-data"'
+        )
     read_header(field.value, limits.image)
     return ImageTask(id=task_id, image=field.value, seed=None if seed == RANDOM_SEED else seed)
 

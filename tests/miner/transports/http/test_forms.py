@@ -153,6 +153,8 @@ def test_a_picture_in_base64_is_an_image_task(name: str, format_: str) -> None:
         f"data:image/{format_.lower()};base64,".encode() + base64.b64encode(data),
     ):
         assert image_of(Field(name, text)) == data
+        if name == "prompt_image_file":  # curl -F prompt_image_file=@chair.png.base64
+            assert image_of(Field(name, text, "chair.png.base64")) == data
 
 
 def test_the_bytes_of_a_picture_are_one_with_or_without_a_file_name() -> None:
