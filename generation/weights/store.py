@@ -102,7 +102,7 @@ def locate_models(
     Args:
         settings: The preset. One without model sources gets the networks that are shipped.
         models_dir: The models folder; `default_models_dir()` when None.
-        image_only: Leave text to image unverified, for who starts from a picture.
+        image_only: Do not verify text to image, which a start from a picture does not use.
 
     Raises:
         SetupError: A file is missing or not the one in the lock file.
