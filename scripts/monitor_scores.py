@@ -26,7 +26,7 @@ from rich.text import Text
 
 from miner.file_lock import FOLDER_LOCK, look
 from miner.score import FILE_NAME
-from miner.score.following import Follower
+from miner.score.following import Follower, files_beside
 from miner.score.report import UNKNOWN, ScoreReport, Tally
 from miner.surroundings import settle_terminal
 from protocol.text import printable
@@ -307,8 +307,7 @@ def _problem(log: Path) -> str:
     """Returns why there is nothing to read, in words; nothing if there is."""
     try:
         if log.is_dir() and not _file(log).exists():
-            aside = any(name.startswith(f"{_file(log).stem}.") for name in os.listdir(log))
-            return "" if aside else "the folder holds none"
+            return "" if any(files_beside(_file(log))) else "the folder holds none"
         if not _file(log).is_file():
             return "it is no file" if log.exists() else "no such file or folder"
         _file(log).open("rb").close()

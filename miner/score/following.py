@@ -1,6 +1,7 @@
 """The lines of a log that grows and is rotated: each of them once, the oldest first."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,9 @@ LONGEST_LINE = 2**20
 
 DAMAGE = "\ufffd"
 """Stands for bytes that are no text. The miner writes ASCII, so no sound line holds it."""
+
+_TIME = r"\d[\d._-]*"
+"""Of a file set aside, or its number."""
 
 _CHUNK = 2**16
 _HEAD = 1024
@@ -121,7 +125,7 @@ class Follower:
         """Returns the files set aside that were not read, with their heads, the oldest first."""
         found = []
         current = None if self._file is None else os.fstat(self._file.fileno())
-        for path in _files_beside(self._path):
+        for path in files_beside(self._path):
             with suppress(OSError):
                 state = path.stat()
                 if current is not None and os.path.samestat(state, current):
@@ -181,15 +185,14 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _files_beside(path: Path) -> Iterator[Path]:
-    """Yields the files whose names say that they were set aside from this one."""
+def files_beside(path: Path) -> Iterator[Path]:
+    """Yields the files whose names say that they were set aside from this one: no other copies."""
+    stem, suffix = re.escape(path.stem), re.escape(path.suffix)
+    packed = "|".join(map(re.escape, _SUFFIXES))
+    names = re.compile(rf"{stem}([.-]{_TIME}{suffix}|{suffix}[.-]{_TIME})({packed})?")
     with suppress(OSError):
         for other in path.parent.iterdir():
-            name = other.name
-            ours = name.startswith(path.name) or (
-                name.startswith(f"{path.stem}.") and path.suffix in name
-            )
-            if ours and name != path.name and other.is_file():
+            if names.fullmatch(other.name) and other.is_file():
                 yield other
 
 

@@ -220,6 +220,20 @@ def test_a_copy_of_the_file_that_is_written_is_not_read_beside_it(
     assert log.look() == list(range(lines + 2))
 
 
+def test_copies_that_somebody_makes_are_not_read_and_hide_nothing(log: Log) -> None:
+    log.follower = Follower(log.path, history=True)
+    for name in ("score.jsonl.bak", "score.jsonl.1.orig", "score.notes.jsonl", "score.jsonl~"):
+        log.write(20)
+        shutil.copy(log.path, log.path.with_name(name))
+        log.write(2)
+        aside = log.rotate()
+        aside.with_name(f"{aside.name}.gz").write_bytes(gzip.compress(aside.read_bytes()))
+        aside.unlink()
+    log.write(1)
+    # Every rotation takes a number.
+    assert log.look() == [n for n in range(93) if n % 23 != 22]
+
+
 def test_half_a_line_waits_for_its_other_half(log: Log) -> None:
     log.path.write_text('{"n": ')
     assert log.look() == []
