@@ -28,11 +28,15 @@ from miner.surroundings import settle, settle_terminal, starting_up, tell
 from protocol.errors import SetupError
 from protocol.text import printable
 
-GOOD, BAD, NOT_STARTED = 0, 1, 2
+GOOD, BAD, NOT_STARTED, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the trial; returns 0 if every answer is good, 1 if not, 2 if it did not start."""
+    """Runs the trial.
+
+    Returns:
+        0 if every answer is good, 1 if not, 2 if it did not start, 130 after Ctrl-C.
+    """
     settle_terminal()
     console = Console()
     try:
@@ -70,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SetupError as error:
             tell(error)
             return NOT_STARTED
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; {settings.out / LINES_FILE} has what came", file=sys.stderr)
+            return INTERRUPTED
     console.print(results_table(records))
     if settings.protocol == "pull":
         early = sum(record.early_pulls for record in records)
@@ -91,11 +98,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def results_table(records: Sequence[TrialRecord]) -> Table:
     """Lays the records out for a terminal."""
-    table = Table("task")
+    table = Table()
+    table.add_column("task", overflow="fold")
     table.add_column("stages, s", no_wrap=True)
     for heading in ("total", "Gaussians", "MB"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("outcome and checks")
+    table.add_column("outcome and checks", overflow="fold")
     for record in records:
         stages = "\n".join(
             f"{printable(stage, 32)} {seconds:.2f}" for stage, seconds in record.timings.items()

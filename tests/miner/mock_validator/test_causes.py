@@ -16,6 +16,7 @@ from miner.mock_validator.records import TrialRecord, write_records
 from miner.mock_validator.report import write_report
 from miner.mock_validator.settings import parse_address
 from miner.transports.pull.dendrite import offline_dendrite
+from neurons import mock_validator
 from neurons.mock_validator import results_table
 from protocol.errors import SetupError
 from tests.miner.mock_validator.test_asking import TASKS, settings
@@ -64,6 +65,30 @@ async def test_a_wrong_hotkey_is_told(miner: Running, tmp_path: Path) -> None:
     record = await asked(tmp_path, miner.target.port, **wrong)
     assert (record.outcome, record.status) == ("none", 401)
     assert f"does not have --miner.hotkey {STRANGER.ss58_address};" in record.problems[0]
+
+
+def test_a_terminal_shows_the_whole_hotkey() -> None:
+    hotkey = STRANGER.ss58_address
+    record = TrialRecord(
+        name="01-x", kind="text", prompt="x", task_id="t", problems=(f"does not have {hotkey};",)
+    )
+    console = Console(file=io.StringIO(), width=80)
+    with console.capture() as shown:
+        console.print(results_table([record]))
+    cells = [line.split("│")[-2].strip() for line in shown.get().splitlines() if "│" in line]
+    assert hotkey in "".join(cells)
+
+
+def test_ctrl_c_ends_a_trial_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mock_validator, "_trial", interrupted)
+    argv = ["--miner.hotkey", MINER.ss58_address, "--wallet.ephemeral", "--out", str(tmp_path)]
+    assert mock_validator.main(argv) == mock_validator.INTERRUPTED
+    assert "interrupted; " in capsys.readouterr().err
 
 
 async def test_the_right_hotkey_is_told_where_an_axon_names_it(tmp_path: Path) -> None:
