@@ -1,11 +1,13 @@
 """A limit on request bodies, for any ASGI application."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+
+from miner.transports.refusals import Refusal
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -20,7 +22,7 @@ class BodyLimit:
         app: The application behind.
         max_bytes: Largest body.
         time_limit_s: Seconds in which the whole body must have arrived.
-        on_refusal: Called with the number of bytes refused, or with 0 for a stalled body.
+        on_refusal: Called with what was refused.
     """
 
     def __init__(
@@ -29,7 +31,7 @@ class BodyLimit:
         *,
         max_bytes: int,
         time_limit_s: float,
-        on_refusal: Callable[[int], None],
+        on_refusal: Callable[[Refusal], object],
     ) -> None:
         self._app = app
         self._max_bytes = max_bytes
@@ -43,43 +45,39 @@ class BodyLimit:
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self._max_bytes:
-            await self._refuse(send, int(declared))
+            await self._refuse(413)(scope, receive, send)
             return
         body = _Body(receive, self._max_bytes, self._time_limit_s)
         refused = False
 
         async def send_unless_refused(message: Message) -> None:
             nonlocal refused
-            if body.problem_bytes is None:
+            if body.problem is None:
                 await send(message)
             elif not refused:
                 # The application saw a disconnect; its own answer would not say why.
                 refused = True
-                await self._refuse(send, body.problem_bytes)
+                await self._refuse(body.problem)(scope, receive, send)
 
         try:
             await self._app(scope, body.receive, send_unless_refused)
         except ClientDisconnect:  # What the application makes of a body that has been cut off.
-            if body.problem_bytes is None:
+            if body.problem is None:
                 raise
-        if body.problem_bytes is not None and not refused:
-            await self._refuse(send, body.problem_bytes)
+        if body.problem is not None and not refused:
+            await self._refuse(body.problem)(scope, receive, send)
 
-    async def _refuse(self, send: Send, size: int) -> None:
-        self._on_refusal(size)
-        if size:
-            status, code = 413, "body_too_large"
-            text = f"the body has more than {self._max_bytes} bytes, which is the limit"
-        else:
-            status, code = 408, "slow_body"
-            text = f"the body did not arrive within {self._time_limit_s:.0f} s"
-        content = json.dumps({"message": text, "reason_code": code}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(content)).encode()),
-        ]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+    def _refuse(self, status: int) -> JSONResponse:
+        refusal = (
+            Refusal(
+                "body_too_large",
+                f"the body has more than {self._max_bytes} bytes, which is the limit",
+            )
+            if status == 413
+            else Refusal("slow_body", f"the body did not arrive within {self._time_limit_s:.0f} s")
+        )
+        self._on_refusal(refusal)
+        return refusal.answer(status)
 
 
 class _Body:
@@ -91,7 +89,7 @@ class _Body:
         self._deadline = asyncio.get_running_loop().time() + time_limit_s
         self._count = 0
         self._complete = False
-        self.problem_bytes: int | None = None
+        self.problem: int | None = None  # The status to answer.
 
     async def receive(self) -> Message:
         if self._complete:  # Only the end of the connection can follow.
@@ -100,15 +98,15 @@ class _Body:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
-            return self._give_up(0)
+            return self._give_up(408)
         if message["type"] == "http.request":
             self._count += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)
             if self._count > self._max_bytes:
-                return self._give_up(self._count)
+                return self._give_up(413)
         return message
 
-    def _give_up(self, size: int) -> Message:
-        self.problem_bytes = size
+    def _give_up(self, status: int) -> Message:
+        self.problem = status
         self._complete = True
         return {"type": "http.disconnect"}

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import socket
 import sys
@@ -15,6 +14,7 @@ from typing import Any, cast
 import h11
 import uvicorn
 from loguru import logger
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from miner.transports.body_limit import Message, Receive, Send
@@ -43,7 +43,6 @@ READ_BYTES = 8 * 1024
 """Bytes read at once, so that a body in tiny chunks (6 bytes, 20 us) blocks no loop."""
 SHORT_S = 30.0
 """Seconds without a failure to accept, after which the reserve is taken again."""
-RETRY_AFTER_S = 5
 _OUT_OF_FILES = "socket.accept() out of system resource"  # asyncio's words.
 
 _OVERDUE = {
@@ -288,12 +287,12 @@ class _Connection(H11Protocol):
             self.cycle.message_event.set()
 
     def _write_answer(self, status: int, refusal: Refusal) -> None:
-        headers, body = _json(status, refusal)
-        headers += [(b"connection", b"close"), *self.server_state.default_headers]
+        answer = refusal.answer(status, {"connection": "close"})
+        headers = [*answer.raw_headers, *self.server_state.default_headers]
         with contextlib.suppress(h11.LocalProtocolError):  # HEAD has no body.
             for event in (
                 h11.Response(status_code=status, headers=headers),
-                h11.Data(data=body),
+                h11.Data(data=bytes(answer.body)),
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
@@ -302,28 +301,26 @@ class _Connection(H11Protocol):
         cycle = self.cycle
         self._running += 1
         try:
+            app: Any = self._inner
             if not _is_sound(scope):
-                await self._refuse(send, 400, Refusal("bad_http", _NOT_HTTP))
+                app = self._refuse(400, Refusal("bad_http", _NOT_HTTP))
             elif not self._limiter.book.has_place(self, self._address):
-                await self._refuse(send, 503, _OVERLOADED)
-            else:
-                await cast(Any, self._inner)(scope, receive, send)
+                app = self._refuse(503, _OVERLOADED)
+            await app(scope, receive, send)
         except asyncio.CancelledError:
             if not cycle.response_complete:
                 raise
         except CutOff:
+            self._disconnect()  # Otherwise uvicorn complains of the missing end.
             self.transport.abort()
         finally:
             self._running -= 1
             self._note()
 
-    async def _refuse(self, send: Send, status: int, refusal: Refusal) -> None:
+    def _refuse(self, status: int, refusal: Refusal) -> JSONResponse:
         self._limiter.refuse(refusal)
-        headers, body = _json(status, refusal)
-        if status == 400:  # What follows is not HTTP/1.1 either.
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        # After 400, what follows is not HTTP/1.1 either.
+        return refusal.answer(status, {"connection": "close"} if status == 400 else None)
 
     def _note(self) -> None:
         """Tells the server's book the phase of this connection."""
@@ -357,14 +354,3 @@ def _is_sound(scope: Message) -> bool:
     if scope["http_version"] == "1.0":
         return b"transfer-encoding" not in framing
     return scope["http_version"] == "1.1" and len(framing) < 2
-
-
-def _json(status: int, refusal: Refusal) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    body = json.dumps({"message": refusal.reason, "reason_code": refusal.code}).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    if status == 503:
-        headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
-    return headers, body

@@ -6,11 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from loguru import logger
+from starlette.responses import JSONResponse
 
 from miner.score.log import ScoreLog
 
 WINDOW_S = 60.0
 """Least time between two lines of one code."""
+
+RETRY_AFTER_S = 5
+"""Seconds after which a caller may ask again, where nothing better can be said."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,12 @@ class Refusal:
 
     code: str
     reason: str
+
+    def answer(self, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        """The answer to the caller: JSON with reason and code; a 503 says when to ask again."""
+        retry = {"retry-after": str(RETRY_AFTER_S)} if status == 503 else {}
+        content = {"message": self.reason, "reason_code": self.code}
+        return JSONResponse(content, status, {**retry, **(headers or {})})
 
 
 class RefusalLog:

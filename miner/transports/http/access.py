@@ -8,12 +8,10 @@ answer carries CORS headers, so no foreign page can send the key.
 
 import hmac
 import ipaddress
-import json
 from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
 
 from miner.transports.body_limit import App, Message, Receive, Send
 from miner.transports.refusals import Refusal
@@ -143,8 +141,7 @@ class OwnPagesOnly:
             await self._app(scope, receive, send)
             return
         self._on_refusal(refusal)
-        content = json.dumps({"message": refusal.reason})
-        await Response(content, 403, media_type="application/json")(scope, receive, send)
+        await refusal.answer(403)(scope, receive, send)
 
 
 def _is_probe(scope: Message) -> bool:

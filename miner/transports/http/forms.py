@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from miner.transports.http.bodies import HOW_TO_SEND, NAMES, Field, read_fields
+from miner.transports.refusals import RETRY_AFTER_S
 from protocol.errors import TaskError
 from protocol.images import read_header
 from protocol.tasks import (
@@ -34,8 +35,6 @@ MAX_HELD_BYTES = 256 * 2**20
 
 PARSERS = 2
 """Bodies that are taken apart at once."""
-
-RETRY_AFTER_S = 5
 
 # The encodings that forms have been sent in; others, punycode among them, can take minutes.
 _CHARSETS = frozenset(

@@ -10,7 +10,6 @@ import uvicorn
 from loguru import logger
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,11 +21,11 @@ from miner.service import MinerService
 from miner.transports.body_limit import BodyLimit
 from miner.transports.connection_book import ConnectionLimits
 from miner.transports.connections import ClientConnections, when_sent, while_connected
-from miner.transports.failures import FailureLog, ServerErrors, documented_status
+from miner.transports.failures import ServerErrors
 from miner.transports.http.access import ApiKey, OwnPages, OwnPagesOnly, check_exposure, check_hosts
-from miner.transports.http.forms import RETRY_AFTER_S, FormReader, max_body_bytes
+from miner.transports.http.forms import FormReader, max_body_bytes
 from miner.transports.limited_server import LimitedServer
-from miner.transports.refusals import Refusal, RefusalLog
+from miner.transports.refusals import RETRY_AFTER_S, Refusal, RefusalLog
 from miner.transports.sockets import bound_socket
 from protocol import ply
 from protocol.errors import SetupError, TaskError
@@ -146,19 +145,14 @@ class HttpTransport:
                 Route("/generate/", self._generate, methods=["POST"]),
                 Route("/health", self._health, methods=["GET"]),
             ],
-            exception_handlers={
-                HTTPException: _on_http_exception,
-                ClientDisconnect: _on_disconnect,
-            },
+            exception_handlers={HTTPException: _on_http_exception},
         )
         application.router.redirect_slashes = False
         application.add_middleware(
             BodyLimit,
             max_bytes=max_body_bytes(self._limits),
             time_limit_s=BODY_TIME_LIMIT_S,
-            on_refusal=lambda size: self._refusals.note(
-                Refusal("body_too_large", f"{size} bytes") if size else Refusal("slow_body", "")
-            ),
+            on_refusal=self._refusals.note,
         )
         if self._api_key is None:
             application.add_middleware(
@@ -166,7 +160,7 @@ class HttpTransport:
             )
         application.add_middleware(ClientConnections)
         # What is added last is outermost.
-        application.add_middleware(ServerErrors, failures=FailureLog(self._refusals))
+        application.add_middleware(ServerErrors, refusals=self._refusals)
         return application
 
     async def _health(self, request: HttpRequest) -> Response:
@@ -269,16 +263,9 @@ def _server_timing(timings: Mapping[str, float]) -> str:
 
 
 def _json(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:
-    if status >= 500:
-        documented_status()
     return Response(json.dumps(content), status, headers, "application/json")
 
 
 async def _on_http_exception(request: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _json(error.status_code, {"message": error.detail}, error.headers)
-
-
-async def _on_disconnect(request: HttpRequest, error: Exception) -> Response:
-    # The client is gone. If BodyLimit has cut the body off, it sends its own answer instead.
-    return _json(400, {"message": "the client closed the connection"})

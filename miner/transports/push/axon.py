@@ -10,7 +10,6 @@ from typing import Any
 
 import bittensor as bt
 from loguru import logger
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -22,7 +21,7 @@ from miner.transports.axon_server import AxonServer
 from miner.transports.body_limit import App, BodyLimit, Message, Receive, Send
 from miner.transports.connection_book import ConnectionLimits
 from miner.transports.connections import ClientConnections, when_sent, while_connected
-from miner.transports.failures import FailureLog, ServerErrors
+from miner.transports.failures import ServerErrors
 from miner.transports.push.bodies import read_body
 from miner.transports.push.checks import CLOCK_AHEAD, CLOCK_BEHIND, Admission
 from miner.transports.push.clock import WallClock
@@ -30,7 +29,7 @@ from miner.transports.push.entrance import Entrance, Verified
 from miner.transports.push.headers import Claim
 from miner.transports.push.nonce_file import FILE_NAME, NonceFile
 from miner.transports.push.refused import Refused
-from miner.transports.refusals import Refusal, RefusalLog
+from miner.transports.refusals import RefusalLog
 from miner.transports.sockets import bound_socket
 from protocol.errors import TaskError
 from protocol.synapses import GenerateAsset
@@ -135,13 +134,9 @@ class AxonTransport:
             self._answer_http,
             max_bytes=self._limits.base64_characters + ENVELOPE_BYTES,
             time_limit_s=BODY_TIME_LIMIT_S,
-            on_refusal=lambda size: self._refusals.note(
-                Refusal("body_too_large", f"{size} bytes")
-                if size
-                else Refusal("slow_body", "the body did not arrive in time")
-            ),
+            on_refusal=self._refusals.note,
         )
-        return ServerErrors(ClientConnections(limited), failures=FailureLog(self._refusals))
+        return ServerErrors(ClientConnections(limited), refusals=self._refusals)
 
     async def _answer_http(self, scope: Message, receive: Receive, send: Send) -> None:
         response: Response
@@ -154,8 +149,6 @@ class AxonTransport:
         except Refused as refused:
             self._refusals.note(refused.refusal, warn=refused.refusal.code in _WARN)
             response = refused.response()
-        except ClientDisconnect:
-            return  # Or the body is beyond its limit, which `BodyLimit` answers.
         else:
             answer, answered_at = await self._ask(synapse, verified)
             when_sent(

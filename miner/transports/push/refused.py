@@ -28,10 +28,9 @@ class Refused(ValueError):
 
     def response(self) -> JSONResponse:
         """The answer, as Bittensor's dendrites since 7.0 read it: unsigned, with the reason."""
-        return JSONResponse(
-            {"message": self.refusal.reason, "reason_code": self.refusal.code},
-            status_code=self.status,
-            headers={
+        return self.refusal.answer(
+            self.status,
+            {
                 "bt_header_axon_status_code": str(self.status),
                 "bt_header_axon_status_message": self.refusal.reason,
                 **self._headers,

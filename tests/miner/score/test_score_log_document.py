@@ -15,7 +15,6 @@ from generation.lift import BACK_ENDS, stages_of
 from generation.presets import PRESETS
 from miner.life import State
 from miner.request import Outcome, ReasonCode
-from miner.transports.failures import SERVER_ERROR
 from miner.transports.pull.validators import Fate
 from miner.transports.push.checks import CLOCK_AHEAD, CLOCK_BEHIND
 from protocol.synapses import Feedback
@@ -107,7 +106,7 @@ def test_every_code_of_a_refused_caller_is_documented() -> None:
     ]
     codes = {argument.value for argument in arguments if isinstance(argument, ast.Constant)}
     documented = first_column("### Codes of refused callers")
-    assert set(documented) == codes | {SERVER_ERROR, CLOCK_AHEAD, CLOCK_BEHIND}
+    assert set(documented) == codes | {CLOCK_AHEAD, CLOCK_BEHIND}
     assert len(set(documented)) == len(documented)
 
 

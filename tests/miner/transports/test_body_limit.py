@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from miner.transports.body_limit import BodyLimit, Message, Receive, Send
+from miner.transports.refusals import Refusal
 
 
 class Client:
@@ -57,8 +58,8 @@ class Echo:
         await send({"type": "http.response.body", "body": self.body})
 
 
-async def ask(client: Client, *, time_limit_s: float = 5.0) -> tuple[Echo, list[int]]:
-    echo, refused = Echo(), list[int]()
+async def ask(client: Client, *, time_limit_s: float = 5.0) -> tuple[Echo, list[Refusal]]:
+    echo, refused = Echo(), list[Refusal]()
     limit = BodyLimit(echo, max_bytes=10, time_limit_s=time_limit_s, on_refusal=refused.append)
     await limit(client.scope, client.receive, client.send)
     return echo, refused
@@ -81,7 +82,7 @@ async def test_a_declared_size_is_refused_before_anything_is_read() -> None:
         "the body has more than 10 bytes, which is the limit",
     )
     assert echo.body == b""
-    assert refused == [11]
+    assert [refusal.code for refusal in refused] == ["body_too_large"]
     assert len(client.parts) == 1
 
 
@@ -93,7 +94,7 @@ async def test_a_streamed_body_is_cut_at_the_limit_whatever_was_declared(
     echo, refused = await ask(client)
     assert client.status == 413
     assert echo.body == b"0123456789"
-    assert refused == [11]
+    assert [refusal.code for refusal in refused] == ["body_too_large"]
     assert client.parts == [b"never read"]
 
 
@@ -101,7 +102,7 @@ async def test_a_body_that_does_not_arrive_is_given_up() -> None:
     client = Client(b"01", 0.2, b"23")
     _, refused = await ask(client, time_limit_s=0.05)
     assert client.status == 408
-    assert refused == [0]
+    assert [refusal.code for refusal in refused] == ["slow_body"]
 
 
 async def test_an_application_that_says_nothing_after_the_cut_is_spoken_for() -> None:
@@ -110,7 +111,7 @@ async def test_an_application_that_says_nothing_after_the_cut_is_spoken_for() ->
             pass
 
     client = Client(b"x" * 6, b"x" * 6, b"")
-    limit = BodyLimit(silent, max_bytes=10, time_limit_s=5.0, on_refusal=lambda size: None)
+    limit = BodyLimit(silent, max_bytes=10, time_limit_s=5.0, on_refusal=lambda refusal: None)
     await limit(client.scope, client.receive, client.send)
     assert client.status == 413
 
@@ -122,7 +123,7 @@ async def test_once_the_body_is_there_the_application_may_take_its_time() -> Non
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     client = Client(b"0")
-    limit = BodyLimit(slow, max_bytes=10, time_limit_s=0.02, on_refusal=lambda size: None)
+    limit = BodyLimit(slow, max_bytes=10, time_limit_s=0.02, on_refusal=lambda refusal: None)
     await limit(client.scope, client.receive, client.send)
     assert client.status == 200
 
@@ -135,6 +136,6 @@ async def test_what_is_not_http_passes() -> None:
 
     client = Client()
     client.scope = {"type": "lifespan"}
-    limit = BodyLimit(app, max_bytes=1, time_limit_s=1.0, on_refusal=lambda size: None)
+    limit = BodyLimit(app, max_bytes=1, time_limit_s=1.0, on_refusal=lambda refusal: None)
     await limit(client.scope, client.receive, client.send)
     assert seen == ["lifespan"]

@@ -37,7 +37,7 @@ class Handler:
         if behind_middleware:
             self.app.add_middleware(BaseHTTPMiddleware, dispatch=_pass_on)
         self.app.add_middleware(
-            BodyLimit, max_bytes=2**22, time_limit_s=5.0, on_refusal=lambda size: None
+            BodyLimit, max_bytes=2**22, time_limit_s=5.0, on_refusal=lambda refusal: None
         )
         self.app.add_middleware(ClientConnections)
 

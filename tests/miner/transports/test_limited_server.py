@@ -24,9 +24,9 @@ from miner.score.log import ScoreLog
 from miner.transports.body_limit import BodyLimit
 from miner.transports.connection_book import ConnectionLimits
 from miner.transports.connections import ClientConnections
-from miner.transports.failures import FailureLog, ServerErrors
+from miner.transports.failures import ServerErrors
 from miner.transports.limited_server import LimitedServer, _Connection
-from miner.transports.refusals import Refusal, RefusalLog
+from miner.transports.refusals import RefusalLog
 from miner.transports.sockets import bound_socket
 from tests.support.loopback import (
     RawClient,
@@ -64,20 +64,18 @@ class Server:
             ]
         )
         app.add_middleware(
-            BodyLimit, max_bytes=2**22, time_limit_s=BODY_LIMIT_S, on_refusal=self.refuse_body
+            BodyLimit, max_bytes=2**22, time_limit_s=BODY_LIMIT_S, on_refusal=self.refusals.note
         )
         app.add_middleware(ClientConnections)
+        app.add_middleware(ServerErrors, refusals=self.refusals)
         config = uvicorn.Config(
-            ServerErrors(app, failures=FailureLog(self.refusals)),
+            app,
             log_config=None,
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=1,
         )
         self.server = LimitedServer(config, limits, self.refusals)
-
-    def refuse_body(self, size: int) -> None:
-        self.refusals.note(Refusal("body_too_large" if size else "slow_body", ""))
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "healthy"})
@@ -240,7 +238,7 @@ async def test_whatever_a_client_stops_at_its_time_is_limited(tmp_path: Path, st
         elif start:
             assert received.startswith(b"HTTP/1.1 408")
             assert b"did not arrive" in received
-            assert b'"reason_code": "slow_' in received
+            assert b'"reason_code":"slow_' in received
         expected: dict[bytes, dict[str, int]] = {b"": {"idle_connection": 1}, HEALTH: {}}
         code = "slow_headers" if b"\r\n\r\n" not in start else "slow_body"
         assert server.counts.keys() == expected.get(start, {code: 1}).keys()

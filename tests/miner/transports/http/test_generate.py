@@ -17,7 +17,7 @@ from generation.errors import EngineDead, GenerationError
 from generation.scoring.validity import check
 from miner.engines.local import LocalEngine
 from miner.request import Answer, Request
-from miner.transports.http.forms import RETRY_AFTER_S
+from miner.transports.refusals import RETRY_AFTER_S
 from protocol import ply, spz
 from protocol.errors import TaskError
 from protocol.gaussians import GaussianCloud
