@@ -122,7 +122,7 @@ def _check_out(out: Path) -> None:
         if not out.parent.is_dir():
             raise ValueError(f"--out: there is no folder {printable(str(out.parent))}")
         if out.exists() and not out.is_file():
-            raise ValueError(f"--out: {shown} is no file; name another")
+            raise ValueError(f"--out: {shown} is no plain file; name another")
     except OSError as error:
         raise ValueError(f"--out: {shown}: {_reason(error)}") from None
 

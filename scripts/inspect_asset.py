@@ -25,6 +25,9 @@ VALID, INVALID, UNREADABLE = 0, 1, 2
 MAX_BYTES = 4 << 30
 """The largest file that is read; 10 million Gaussians with all harmonics take 2.5 GB as PLY."""
 
+MAX_SIZE = 2048
+"""Pixels per view of the preview; four of this size take 1.1 GB."""
+
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -44,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--size", type=int, default=518, help="pixels per view of the preview (default: 518)"
     )
     options = parser.parse_args(arguments)
-    if options.size < 1:
-        parser.error(f"--size must be at least 1, got {options.size}")
+    if not 1 <= options.size <= MAX_SIZE:
+        parser.error(f"--size must be 1 to {MAX_SIZE}, got {options.size}")
     return inspect(options.file, out=options.out, size=options.size)
 
 

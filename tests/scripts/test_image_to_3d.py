@@ -111,7 +111,7 @@ def test_a_mesh_keeps_to_its_number_of_triangles(tmp_path: Path) -> None:
         ("toy.stl", "must end in .spz, .ply, .glb, .obj"),
         ("no/toy.ply", "there is no folder"),
         ("toy.ply/toy.ply", "there is no folder"),
-        ("folder.ply", "is no file"),
+        ("folder.ply", "is no plain file"),
         ("x" * 300 + ".ply", "File name too long"),
     ],
 )

@@ -186,7 +186,7 @@ def test_unwritable_preview_is_only_reported(
     assert "cannot write" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("option", [["--size", "0"], ["--colour", "red"], []])
+@pytest.mark.parametrize("option", [["--size", "0"], ["--size", "2049"], ["--colour", "red"], []])
 def test_bad_usage_exits_2(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_status:
         main([*(["x.ply"] if option else []), *option])
