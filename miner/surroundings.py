@@ -30,6 +30,8 @@ _PROBE_BYTES = 4096
 def settle(folder: Path | None = None) -> Path | None:
     """Points libraries at a folder of ours where their usual places cannot be written.
 
+    Also turns off what they would report to others.
+
     What the environment names stays, if it can be written. Compiled code is loaded from there
     again, so a folder that others may write is not used.
 
@@ -43,6 +45,8 @@ def settle(folder: Path | None = None) -> Path | None:
     Raises:
         SetupError: No folder can be written.
     """
+    # ONNX Runtime reads it as soon as it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if not _home_is_known():
         os.environ["HOME"] = "/"  # As container runtimes do.
     if not _takes_files(_bittensor_folder()):

@@ -16,6 +16,7 @@ from miner.surroundings import settle, settle_terminal, starting_up, unforeseen
 from protocol.errors import SetupError
 
 VARIABLES = [*surroundings._caches(), "XDG_CACHE_HOME", "HF_HOME", "READ_ONLY", "TMPDIR", "HOME"]
+VARIABLES += ["ORT_DISABLE_TELEMETRY"]
 STOOD_IN = {"NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "MPLCONFIGDIR"}
 STOOD_IN |= {"TRITON_CACHE_DIR", "HF_HUB_CACHE", "HF_XET_CACHE"}
 
@@ -79,7 +80,7 @@ def changed() -> set[str]:
 def test_where_a_home_can_be_written_nothing_changes(tmp_path: Path) -> None:
     before = dict(os.environ)
     assert settle(tmp_path / "own") is None
-    assert dict(os.environ) == before
+    assert dict(os.environ) == before | {"ORT_DISABLE_TELEMETRY": "1"}
     assert list((tmp_path / "home").iterdir()) == []
     assert not (tmp_path / "own").exists()
 
@@ -209,7 +210,7 @@ def test_libraries_of_a_user_without_a_home_import_and_cache_in_our_folder(tmp_p
     script = (
         "from pathlib import Path\nfrom miner.surroundings import settle\n"
         f"settle(Path({str(tmp_path / 'own')!r}))\n"
-        "import bittensor, numba, huggingface_hub.constants as hub, matplotlib\n"
+        "import bittensor, numba, huggingface_hub.constants as hub, matplotlib, onnxruntime\n"
         "@numba.njit(cache=True)\ndef f(x):\n    return x + 1\n"
         "assert f(1) == 2\n"
         "print(numba.config.CACHE_DIR, hub.HF_HUB_CACHE, matplotlib.get_cachedir(), sep='\\n')\n"
@@ -226,6 +227,7 @@ def test_libraries_of_a_user_without_a_home_import_and_cache_in_our_folder(tmp_p
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "telemetry" not in done.stderr
     assert all(line.startswith(str(tmp_path / "own")) for line in done.stdout.split())
     assert list((tmp_path / "own" / "numba").rglob("*.nbc"))
 
