@@ -1,18 +1,28 @@
 """A running miner for the tests that ask one, and a pulling one that asks fake validators."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from loguru import logger
 
 from miner.transports.pull import delivery, puller
 from miner.transports.pull.dendrite import offline_dendrite
 from tests.support.fake_validators import Pulling, StartPulling, Time
 from tests.support.running import VALIDATOR, Running, Start
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """What the program's log is warned of."""
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="WARNING", format="{message}")
+    yield lines
+    logger.remove(sink)
 
 
 @pytest.fixture

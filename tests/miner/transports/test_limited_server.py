@@ -1,147 +1,18 @@
-"""Strangers on real sockets: silent, slow, malformed, too many. A real uvicorn, short limits."""
+"""Strangers on real sockets: silent, slow, too many. A real uvicorn, short limits."""
 
 import asyncio
 import contextlib
 import gc
 import json
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import uvicorn
-from loguru import logger
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
-from miner.score.log import ScoreLog
-from miner.transports.body_limit import BodyLimit
-from miner.transports.connection_book import ConnectionLimits
-from miner.transports.connections import ClientConnections
-from miner.transports.failures import ServerErrors
-from miner.transports.limited_server import LimitedServer, _Connection
-from miner.transports.refusals import RefusalLog
-from miner.transports.sockets import bound_socket
-from tests.support.loopback import (
-    RawClient,
-    RawReply,
-    free_port,
-    open_descriptors,
-    silent_connections,
-)
-
-HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-LIMITS = ConnectionLimits(
-    waiting=40, waiting_per_address=20, requests=4, requests_per_address=3,
-    head_s=0.3, body_s=0.6, write_s=0.4, idle_s=0.3, drain_s=0.3,
-)  # fmt: skip
-BODY_LIMIT_S = 0.3
-PATIENT = replace(LIMITS, head_s=30.0, body_s=30.0, write_s=30.0, idle_s=30.0, drain_s=30.0)
-LARGE = bytes(20_000_000)
-
-
-class Server:
-    """A server, and what it has refused."""
-
-    def __init__(self, folder: Path, limits: ConnectionLimits) -> None:
-        self.port = free_port()
-        self.log = ScoreLog(folder)
-        self.refusals = RefusalLog(self.log, "http", time.monotonic)
-        self.release = asyncio.Event()
-        self.ended = 0
-        app = Starlette(
-            routes=[
-                Route("/health", self.health, methods=["GET", "POST"]),
-                Route("/echo", self.echo, methods=["POST"]),
-                Route("/hold", self.hold),
-                Route("/large", self.large),
-            ]
-        )
-        app.add_middleware(
-            BodyLimit, max_bytes=2**22, time_limit_s=BODY_LIMIT_S, on_refusal=self.refusals.note
-        )
-        app.add_middleware(ClientConnections)
-        app.add_middleware(ServerErrors, refusals=self.refusals)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-        )
-        self.server = LimitedServer(config, limits, self.refusals)
-
-    async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "healthy"})
-
-    async def echo(self, request: Request) -> Response:
-        return JSONResponse({"size": len(await request.body())})
-
-    async def hold(self, request: Request) -> Response:
-        await self.release.wait()
-        return JSONResponse({"status": "released"})
-
-    async def large(self, request: Request) -> Response:
-        try:
-            return Response(LARGE)
-        finally:
-            self.ended += 1
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return dict(self.refusals.counts)
-
-    async def honest(self, **options: Any) -> RawReply:
-        """What somebody gets who connects and asks at once."""
-        client = RawClient(self.port, **options)
-        try:
-            return await client.ask(HEALTH)
-        finally:
-            client.close()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Waits for what the server does by itself."""
-        async with asyncio.timeout(5.0):
-            while not condition():  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
-
-    async def until_open(self, count: int) -> None:
-        """Waits until the server knows that many connections."""
-        await self.until(lambda: len(self.server.book) == count)
-
-    async def until_tasks(self, count: int) -> None:
-        """Waits until that many requests are being answered."""
-        await self.until(lambda: len(self.server.server_state.tasks) == count)
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lines.append, level="WARNING", format="{message}")
-    yield lines
-    logger.remove(sink)
-
-
-@asynccontextmanager
-async def serving(folder: Path, limits: ConnectionLimits = LIMITS) -> AsyncIterator[Server]:
-    server = Server(folder, limits)
-    bound = bound_socket("127.0.0.1", server.port)
-    task = asyncio.create_task(server.server.serve(sockets=[bound]))
-    await server.until(lambda: server.server.started)
-    try:
-        yield server
-    finally:
-        server.release.set()
-        server.server.should_exit = True
-        await asyncio.wait_for(task, 10.0)
-        bound.close()
-        server.log.close()
+from miner.transports.limited_server import _Connection
+from tests.support.limited_running import HEALTH, LIMITS, PATIENT, serving
+from tests.support.loopback import RawClient, open_descriptors, silent_connections
 
 
 async def test_silent_connections_are_closed_in_time_counted_and_logged(
@@ -301,74 +172,6 @@ async def test_a_client_that_sends_requests_and_reads_no_answer_is_given_up(tmp_
         client.close()
 
 
-async def test_pipelined_requests_are_answered_in_turn(tmp_path: Path) -> None:
-    async with serving(tmp_path) as server:
-        client = RawClient(server.port)
-        echo = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
-        await client.send(HEALTH + echo + HEALTH)
-        replies = [(await client.reply()).body for _ in range(3)]
-        assert replies == [b'{"status":"healthy"}', b'{"size":3}', b'{"status":"healthy"}']
-        client.close()
-
-
-@pytest.mark.parametrize(
-    ("data", "status"),
-    [
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),  # A TLS hello.
-        (b"hello\r\n\r\n", 400),
-        (b"GET /health HTTP/9.9\r\n\r\n", 400),
-        (b"GET /health HTTP/1.1\r\n\r\n", 400),  # Without a host.
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
-        (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
-        (b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
-        # Of two lengths, a proxy in front may take the other.
-        (
-            b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n"
-            b"\r\n0\r\n\r\n",
-            400,
-        ),
-        (b"POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 20_000_000 + b"\r\n\r\n", 431),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 100_000 + b"\r\n", 431),
-        (b"a" * 1_000_000, 431),
-    ],
-    ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else str(value),
-)
-async def test_what_is_not_http_is_answered_in_json_and_logged_once(
-    tmp_path: Path,
-    data: bytes,
-    status: int,
-    warnings: list[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async with serving(tmp_path) as server:
-        for _ in range(3):
-            client = RawClient(server.port)
-            await client.send(data)  # All of it is taken, so that the answer is read.
-            reply = await client.reply()
-            assert reply.status == status
-            assert reply.message
-            assert json.loads(reply.body)["reason_code"] == "bad_http"
-            await client.closed()
-            client.close()
-        assert server.counts == {"bad_http": 3}
-        assert (await server.honest()).status == 200
-        assert len(warnings) == 1
-    assert caplog.records == []
-
-
-@pytest.mark.parametrize("size", [15_000, 60_000])
-async def test_headers_within_the_limit_are_taken_in_pieces_too(tmp_path: Path, size: int) -> None:
-    async with serving(tmp_path, PATIENT) as server:
-        client = RawClient(server.port)
-        await client.send(HEALTH[:-2] + b"A: " + b"a" * size)
-        await asyncio.sleep(0.05)
-        assert (await client.ask(b"\r\n\r\n")).status == 200
-        client.close()
-
-
 async def test_requests_beyond_the_bound_are_told_so_and_later_ones_are_served(
     tmp_path: Path,
 ) -> None:
@@ -394,60 +197,6 @@ async def test_requests_beyond_the_bound_are_told_so_and_later_ones_are_served(
         assert (await server.honest()).status == 200
         for client in clients:
             client.close()
-
-
-@pytest.mark.parametrize("declared", [True, False])
-async def test_a_body_that_is_too_large_gets_its_answer_though_it_is_still_sent(
-    tmp_path: Path, declared: bool
-) -> None:
-    async with serving(tmp_path, PATIENT) as server:
-        client = RawClient(server.port)
-        size = 12_000_000
-        framing = f"Content-Length: {size}" if declared else "Transfer-Encoding: chunked"
-        head = f"POST /echo HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n"
-        body = (
-            bytes(size) if declared else f"{size:x}\r\n".encode() + bytes(size) + b"\r\n0\r\n\r\n"
-        )
-        assert (await client.ask(head.encode() + body)).status == 413
-        assert (await client.ask(HEALTH)).status == 200
-        client.close()
-
-
-@pytest.mark.parametrize(
-    "upgrade",
-    [
-        b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-        b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
-        b"Upgrade: x\r\n",
-        b"",
-    ],
-)
-async def test_an_upgrade_is_answered_as_plain_http(
-    tmp_path: Path, upgrade: bytes, warnings: list[str]
-) -> None:
-    async with serving(tmp_path) as server:
-        client = RawClient(server.port)
-        head = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n" + upgrade + b"\r\n"
-        assert (await client.ask(head, 1.0)).status == 200
-        assert (await client.ask(HEALTH, 1.0)).status == 200
-        client.close()
-    assert warnings == []
-
-
-async def test_small_answers_are_sent_at_once(tmp_path: Path) -> None:
-    async with serving(tmp_path) as server:
-        client = RawClient(server.port)
-        seconds = []
-        for _ in range(20):
-            started = time.monotonic()
-            assert (await client.ask(HEALTH)).status == 200
-            seconds.append(time.monotonic() - started)
-        assert sorted(seconds)[10] < 0.02
-        (connection,) = server.server.server_state.connections
-        accepted = connection.transport.get_extra_info("socket")
-        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        client.close()
 
 
 async def test_a_server_that_closes_does_not_wait_for_silent_or_slow_clients(
