@@ -164,7 +164,7 @@ def plot(figures: Figures, file: Path) -> None:
     figure, axes = plt.subplots(len(panels), 1, figsize=(8, 6), sharex=True)
     for panel, (name, values) in zip(axes, panels, strict=True):
         panel.plot(minutes, values, color="#2c6fbb")
-        panel.set_ylim(0, 1.25 * max(values))
+        panel.set_ylim(0, (1.9 if panel is axes[0] else 1.25) * max(values))
         panel.set_ylabel(name, fontsize=8)
         panel.tick_params(labelsize=7)
         panel.grid(alpha=0.3)
@@ -172,7 +172,7 @@ def plot(figures: Figures, file: Path) -> None:
             panel.axvline(at_s / 60, color="#b5484a", linewidth=0.6, linestyle=":")
     for at_s, name in figures["faults"]:
         axes[0].text(
-            at_s / 60, 1.22 * max(panels[0][1]), name, fontsize=5, rotation=90, va="top", ha="right"
+            at_s / 60, 1.85 * max(panels[0][1]), name, fontsize=6, rotation=90, va="top", ha="right"
         )
     axes[-1].set_xlabel("minutes", fontsize=8)
     figure.tight_layout()
