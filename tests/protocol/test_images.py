@@ -1,7 +1,5 @@
 import struct
-import zlib
 from contextlib import suppress
-from io import BytesIO
 
 import numpy as np
 import pytest
@@ -11,33 +9,9 @@ from PIL import Image
 
 from protocol.errors import TaskError
 from protocol.images import ImageHeader, ImageLimits, decode_image, read_header
+from tests.support.pictures import encoded, grey_bomb, noise
 
 SIZES = [(1, 1), (3, 2), (64, 48), (300, 1)]
-
-
-def encoded(image: Image.Image, format: str, **options: object) -> bytes:
-    file = BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
-
-
-def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    rng = np.random.default_rng(width * 1000 + height)
-    channels = len(Image.new(mode, (1, 1)).getbands())
-    shape = (height, width) if channels == 1 else (height, width, channels)
-    return Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8), mode)
-
-
-def png_bomb(side: int) -> bytes:
-    """A grey PNG of side x side zeros: tiny as a file, side * side bytes and more once decoded."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(name + data))
-        return struct.pack(">I", len(data)) + name + data + check
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(bytes((side // 8 + 1) * side), 9))
-    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -54,13 +28,13 @@ def png_bomb(side: int) -> bytes:
 def test_the_header_gives_format_and_size(
     size: tuple[int, int], format: str, options: dict[str, object]
 ) -> None:
-    data = encoded(picture(*size), format, **options)
+    data = encoded(noise(*size), format, **options)
     assert read_header(data) == ImageHeader(format, *size)
     assert decode_image(data).size == size
 
 
 def test_an_extended_webp_gives_its_canvas() -> None:
-    data = encoded(picture(40, 30, "RGBA"), "WEBP", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08")
+    data = encoded(noise(40, 30, "RGBA"), "WEBP", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08")
     assert data[12:16] == b"VP8X"
     assert read_header(data) == ImageHeader("WEBP", 40, 30)
 
@@ -75,11 +49,11 @@ def test_an_animation_gives_its_first_frame() -> None:
     ("mode", "expected"), [("L", "RGB"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("LA", "RGBA")]
 )
 def test_transparency_is_kept_and_everything_else_becomes_rgb(mode: str, expected: str) -> None:
-    assert decode_image(encoded(picture(6, 5, mode), "PNG")).mode == expected
+    assert decode_image(encoded(noise(6, 5, mode), "PNG")).mode == expected
 
 
 def test_a_palette_with_a_transparent_colour_becomes_rgba() -> None:
-    image = picture(6, 5).convert("P")
+    image = noise(6, 5).convert("P")
     assert decode_image(encoded(image, "PNG", transparency=0)).mode == "RGBA"
 
 
@@ -92,12 +66,12 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
 def test_a_photograph_held_sideways_comes_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert decode_image(encoded(picture(8, 4), "JPEG", exif=exif)).size == (4, 8)
+    assert decode_image(encoded(noise(8, 4), "JPEG", exif=exif)).size == (4, 8)
 
 
 @pytest.mark.parametrize("side", [5000, 13_000, 60_000])
 def test_a_bomb_is_refused_from_its_header(side: int) -> None:
-    bomb = png_bomb(side) if side < 60_000 else png_bomb(8)[:16] + struct.pack(">II", side, side)
+    bomb = grey_bomb(side) if side < 60_000 else grey_bomb(8)[:16] + struct.pack(">II", side, side)
     assert len(bomb) < 40_000
     with pytest.raises(TaskError, match=f"{side} x {side} pixels, the limit is"):
         decode_image(bomb)
@@ -106,10 +80,10 @@ def test_a_bomb_is_refused_from_its_header(side: int) -> None:
 def test_every_limit_is_the_last_size_that_passes() -> None:
     limits = ImageLimits(bytes=10_000, pixels=12, side=6)
     for size in ((4, 3), (6, 2)):
-        read_header(encoded(picture(*size), "PNG"), limits)
+        read_header(encoded(noise(*size), "PNG"), limits)
     for size in ((13, 1), (7, 1), (4, 4)):
         with pytest.raises(TaskError, match="the limit is 12 pixels and 6 a side"):
-            read_header(encoded(picture(*size), "PNG"), limits)
+            read_header(encoded(noise(*size), "PNG"), limits)
     with pytest.raises(TaskError, match="10001 bytes, the limit is 10000"):
         read_header(bytes(10_001), limits)
 
@@ -139,7 +113,7 @@ def test_a_jpeg_of_empty_segments_is_given_up_early(filler: bytes) -> None:
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 def test_a_file_cut_anywhere_is_refused(format: str) -> None:
-    data = encoded(picture(64, 48), format, **({"quality": 95} if format == "JPEG" else {}))
+    data = encoded(noise(64, 48), format, **({"quality": 95} if format == "JPEG" else {}))
     for length in range(0, len(data) - 40, max(1, len(data) // 60)):
         with pytest.raises(TaskError):
             decode_image(data[:length])
@@ -153,7 +127,7 @@ def test_a_file_cut_anywhere_is_refused(format: str) -> None:
 def test_a_damaged_file_is_decoded_or_refused_and_nothing_else(
     format: str, damage: list[tuple[int, int]]
 ) -> None:
-    data = bytearray(encoded(picture(24, 16), format))
+    data = bytearray(encoded(noise(24, 16), format))
     for position, value in damage:
         data[position % len(data)] = value
     with suppress(TaskError):
