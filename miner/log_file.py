@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 from miner.problems import Problems
 
@@ -158,6 +159,21 @@ class RotatingFile:
         return self.path.with_name(f"{self.path.stem}.{stamp}{self.path.suffix}")
 
 
+class LineFile(Protocol):
+    """What a `LineWriter` writes to; `path` is its name in messages."""
+
+    path: Path
+
+    def append(self, line: bytes) -> None:
+        """Writes a line, or raises an error and writes nothing of it."""
+
+    def sync(self) -> None:
+        """Waits until what was written is safe."""
+
+    def close(self) -> None:
+        """Ends the file, once no more lines come."""
+
+
 class LineWriter:
     """Writes lines to a file in a thread, and keeps those that the disk does not take.
 
@@ -174,7 +190,7 @@ class LineWriter:
 
     def __init__(
         self,
-        file: RotatingFile,
+        file: LineFile,
         problems: Problems,
         *,
         most_bytes: int,

@@ -1,6 +1,8 @@
 """Where the program's own log goes: the terminal, and a file beside the score log."""
 
 import contextlib
+import io
+import os
 import re
 import sys
 from importlib import metadata
@@ -15,6 +17,7 @@ from protocol.errors import SetupError
 FILE_NAME = "miner.log"
 MAX_BYTES, KEEP = 20 * 2**20, 5
 MOST_WAITING_BYTES = 2 * 2**20
+TERMINAL_WAIT_S = 0.2
 
 _COLOUR = r"\x1b\[[\d;]*m"
 _OBEYED = re.compile(rf"({_COLOUR})|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -27,7 +30,7 @@ def configure_logs(
     """Sends the log to stderr, and to `folder`/miner.log where one is given.
 
     Removes every other sink. Values of variables are kept out of tracebacks: they may be prompts or
-    images. A terminal or a disk that takes nothing stops nobody.
+    images. A terminal or a disk that takes nothing stops nobody; lines wait for it in memory.
 
     Args:
         level: The least level shown.
@@ -65,19 +68,51 @@ def close_logs() -> None:
 
 
 class _Terminal:
-    """Standard error, if it can be written: it may be a file on a full disk or a closed pipe."""
+    """Standard error, written by a thread: a pipe that nobody reads holds whoever writes to it.
+
+    A line is shown when `write` returns, unless that takes longer than `TERMINAL_WAIT_S`.
+    """
+
+    def __init__(self) -> None:
+        self._writer = LineWriter(_Stderr(), Problems(), most_bytes=MOST_WAITING_BYTES)
 
     def write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            encoding = sys.stderr.encoding or "utf-8"
-            shown = _harmless(text).encode(encoding, "backslashreplace")
-            sys.stderr.write(shown.decode(encoding))
-            sys.stderr.flush()
+        line = _harmless(text).encode(errors="backslashreplace")
+        self._writer.put(line, wait_s=TERMINAL_WAIT_S)
+
+    def stop(self) -> None:
+        self._writer.close(TERMINAL_WAIT_S)
 
     def isatty(self) -> bool:
         with contextlib.suppress(ValueError, AttributeError):
             return sys.stderr.isatty()
         return False
+
+
+class _Stderr:
+    """What standard error is when a line comes: perhaps a full disk, a closed pipe or nothing."""
+
+    path = Path("/dev/stderr")
+
+    def append(self, line: bytes) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream = sys.stderr
+            encoding = stream.encoding or "utf-8"
+            data = line.decode().encode(encoding, "backslashreplace")
+            if type(stream) is not io.TextIOWrapper:  # Another one, such as a progress bar's.
+                stream.write(data.decode(encoding))
+                stream.flush()
+                return
+            # Past its buffer, whose lock would hold the end of the process while this waits.
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(stream.fileno(), rest) :]
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class _Disk:

@@ -2,7 +2,9 @@
 
 import io
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -75,6 +77,43 @@ def test_a_terminal_that_takes_nothing_stops_nobody(
     logger.info("hello")
     close_logs()
     assert "hello" in (tmp_path / "miner.log").read_text()
+
+
+def test_a_pipe_that_nobody_reads_stops_nobody_and_gets_every_line_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    with open(writing, "w") as stream, open(reading, "rb") as pipe:
+        monkeypatch.setattr(sys, "stderr", stream)
+        configure_logs("INFO", tmp_path)
+        started = time.monotonic()
+        for n in range(1000):
+            logger.info("line {} {}", n, "x" * 200)  # A pipe takes 64 KiB.
+        assert time.monotonic() - started < 10.0
+        shown = b""
+        while b"line 999 " not in shown:
+            shown += pipe.read1()
+        assert [b"line %d " % n in shown for n in range(1000)] == [True] * 1000
+        close_logs()
+    assert "line 999 " in (tmp_path / "miner.log").read_text()
+
+
+STUCK = """
+import sys
+from loguru import logger
+from miner.logs import close_logs, configure_logs
+configure_logs("INFO")
+for n in range(1000):
+    logger.info("x" * 200)
+close_logs()
+sys.stderr.flush()
+sys.exit(7)
+"""
+
+
+def test_a_process_ends_though_nobody_reads_its_pipe() -> None:
+    with subprocess.Popen([sys.executable, "-c", STUCK], stderr=subprocess.PIPE) as process:
+        assert process.wait(60.0) == 7
 
 
 @pytest.mark.parametrize("text", ["<red>x</red>", "{0} {x}", "</>", "\\", "%s", "\ud800"])
