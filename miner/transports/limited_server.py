@@ -324,12 +324,17 @@ class _Connection(H11Protocol):
 
     def _note(self) -> None:
         """Tells the server's book the phase of this connection."""
-        done = self.turned_away and self.transport.is_closing()
-        if not self._running if self._lost else done:
+        sent_away = self.turned_away and self.transport.is_closing()
+        if not self._works() if self._lost else sent_away:
             self._limiter.book.remove(self)
             return
         self._limiter.book.move(self, self._address, self._phase())
         self._limiter.make_room(self._address)
+
+    def _works(self) -> bool:
+        """Whether the miner still works for a request whose client has left."""
+        cycle = self.cycle
+        return bool(self._running) and not cycle.more_body and not cycle.response_started
 
     def _phase(self) -> Phase:
         cycle = self.cycle

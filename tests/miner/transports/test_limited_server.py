@@ -115,6 +115,19 @@ async def test_whatever_a_client_stops_at_its_time_is_limited(tmp_path: Path, st
         assert server.counts.keys() == expected.get(start, {code: 1}).keys()
 
 
+async def test_uploads_that_break_off_together_take_no_place_of_a_request(tmp_path: Path) -> None:
+    async with serving(tmp_path, PATIENT) as server:
+        clients = [RawClient(server.port) for _ in range(15)]
+        for client in clients:
+            await client.send(SLOW_STARTS["half a body"])
+        await server.until_tasks(15)
+        for client in clients:
+            client.close()
+        while len(server.server.book):
+            assert server.server.book.has_place("another", "192.0.2.1")
+            await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("before", [b"", HEALTH], ids=["first", "after an answer"])
 async def test_headers_that_drip_are_given_up(tmp_path: Path, before: bytes) -> None:
     async with serving(tmp_path) as server:
@@ -155,7 +168,7 @@ async def test_a_client_that_does_not_read_its_answer_is_given_up(tmp_path: Path
         assert (await server.honest()).status == 200  # They hold no place of a request.
         await server.until_open(0)
         assert server.counts == {"slow_reader": 3}
-        assert not server.server.server_state.tasks
+        await server.until_tasks(0)
         for client in clients:
             client.close()
 
