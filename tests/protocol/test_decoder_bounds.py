@@ -1,4 +1,4 @@
-"""No file of a stranger's costs a decoder more than a second and 300 MB, or ends but in CodecError.
+"""No file of a stranger's costs a decoder more than a second and 300 MB.
 
 Each is decoded in a process of its own, since only a process knows what it held at most.
 """
@@ -10,7 +10,6 @@ from protocol import ply, spz
 from protocol.errors import CodecError
 from protocol.gaussians import MAX_GAUSSIANS, MAX_GAUSSIANS_OF_A_FILE
 from scripts.benchmarks import decoders
-from scripts.benchmarks.fuzz.files import mutate
 from tests.protocol.codec_data import golden, refused_with_peak
 
 MOST_SECONDS, MOST_MIB = 1.0, 300.0
@@ -63,11 +62,3 @@ def test_a_tail_of_many_frames_is_refused() -> None:
     assert len(spz.decode(golden("small.spz") + skippable * 16)) == 500
     with pytest.raises(CodecError, match="over 16 skippable or empty frames"):
         spz.decode(golden("small.spz") + skippable * 17)
-
-
-def test_a_seed_always_mutates_alike() -> None:
-    data = golden("small.ply")
-    changed = [mutate(data, seed) for seed in range(50)]
-    assert changed == [mutate(data, seed) for seed in range(50)]
-    assert len(set(changed)) > 45
-    assert mutate(b"", 3) == mutate(b"", 3)

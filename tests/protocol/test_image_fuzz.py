@@ -1,4 +1,4 @@
-"""Damaged pictures end in a picture or in TaskError, and cost no more than sound ones."""
+"""Pictures of any size and orientation are read; damaged profiles never cost the picture."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,12 +20,6 @@ def test_damaged_profiles_never_cost_the_picture() -> None:
     )
     assert {result.outcome for result in results} == {"RGB"}
     assert max(result.cpu_s for result in results) < 1.0
-
-
-def test_the_damage_is_the_same_for_the_same_seed() -> None:
-    data = case("grey16.png")
-    assert list(damaged(data, 20, seed=3)) == list(damaged(data, 20, seed=3))
-    assert len(set(damaged(data, 200, seed=3)) - {data}) > 150
 
 
 @settings(max_examples=60, deadline=None)
