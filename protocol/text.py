@@ -19,7 +19,9 @@ def printable(text: str, limit: int = 200) -> str:
     """
     # Cut first, so that a text of megabytes costs nothing.
     line = " ".join(text[: 4 * limit].split())
-    shown = "".join(_escaped(character) for character in line[: limit + 1])
+    shown = line[: limit + 1]
+    if not shown.isprintable():
+        shown = "".join(map(_escaped, shown))
     cut = len(shown) > limit or len(text) > 4 * limit
     return f"{shown[: limit - 3]}..." if cut else shown
 

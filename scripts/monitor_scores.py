@@ -322,6 +322,9 @@ def _follower(log: Path, position: int = 0) -> Follower:
 
 def _follow(report: ScoreReport, log: Path, interval: float) -> None:
     console = Console(highlight=False)
+    if not console.is_terminal or console.is_dumb_terminal:
+        _print_on(report, log, interval, console)
+        return
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
 
         def show() -> None:
@@ -330,6 +333,21 @@ def _follow(report: ScoreReport, log: Path, interval: float) -> None:
 
         for line in _growing_lines(log, 0, interval, after_look=show):
             report.read(line)
+
+
+def _print_on(report: ScoreReport, log: Path, interval: float, console: Console) -> None:
+    """Prints the report again whenever lines have come, where nothing can be drawn over."""
+    new = True
+
+    def show() -> None:
+        nonlocal new
+        if new:
+            console.print(render(report, log), Text())
+        new = False
+
+    for line in _growing_lines(log, 0, interval, after_look=show):
+        report.read(line)
+        new = True
 
 
 def _growing_lines(

@@ -361,6 +361,21 @@ def test_the_live_monitor_sees_rotations_and_the_end_of_the_process(tmp_path: Pa
             os.close(leader)
 
 
+def test_in_a_pipe_the_report_is_printed_again_when_lines_come(log: Path) -> None:
+    log.write_text(json.dumps(answered(1)) + "\n")
+    command = [sys.executable, "-m", "scripts.monitor_scores", "--follow", "--interval", "0.1"]
+    with subprocess.Popen([*command, str(log)], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        handle = process.stdout.fileno()
+        try:
+            _read_until(handle, "answers: 1 ")
+            with log.open("a") as file:
+                file.write(json.dumps(answered(2)) + "\n")
+            assert "\x1b" not in _read_until(handle, "answers: 2 ")
+        finally:
+            process.kill()
+
+
 def _read_until(handle: int, words: str) -> str:
     """What a terminal shows until these words come; the limit of the test ends it otherwise."""
     text = ""
