@@ -57,7 +57,6 @@ class AxonServer:
                     fix="see the lines above; try another --axon.port",
                 )
             await asyncio.sleep(0.01)
-        self._axon.started = True
 
     async def stop(self) -> None:
         """Sends the answers that are ready and stops listening."""

@@ -105,7 +105,6 @@ class LimitedServer(uvicorn.Server):
         # By default, callers on this machine say in X-Forwarded-For who they are.
         config.proxy_headers = False
         config.h11_max_incomplete_event_size = HEAD_BYTES
-        config.limit_concurrency = None
         config.backlog = ACCEPT_BATCH
         self._listening: list[socket.socket] = []
         self._sweeping: asyncio.TimerHandle | None = None
