@@ -2,6 +2,7 @@
 
 import asyncio
 import faulthandler
+import os
 
 BEATS = 10
 """How often within the limit the event loop shows that it turns."""
@@ -21,6 +22,7 @@ class LastResort:
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
+        self._stderr = _never_waiting(_STDERR)
         self._beating: asyncio.Task[None] | None = None
         self._ends = False
 
@@ -53,4 +55,16 @@ class LastResort:
             await asyncio.sleep(self._limit_s / BEATS)
 
     def _set(self) -> None:
-        faulthandler.dump_traceback_later(self._limit_s, exit=True, file=_STDERR)
+        faulthandler.dump_traceback_later(self._limit_s, exit=True, file=self._stderr)
+
+
+def _never_waiting(handle: int) -> int:
+    """Returns another way to the same file: a pipe that nobody reads must not hold the last words.
+
+    Of what cannot be opened again, as a socket, the handle itself.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(f"/proc/self/fd/{handle}", flags)
+    except OSError:
+        return handle

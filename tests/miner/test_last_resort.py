@@ -87,3 +87,15 @@ def test_a_process_that_hangs_ends_with_1_and_says_where(what: str, where: str) 
 def test_a_process_that_goes_on_or_ends_is_left_alone(what: str) -> None:
     code, output, _ = run(what)
     assert (code, output) == (0, "")
+
+
+def test_a_pipe_that_nobody_reads_does_not_hold_the_last_words() -> None:
+    program = PROGRAM.replace(
+        "import asyncio", "import os; os.write(2, bytes(2**16))\nimport asyncio"
+    )
+    command = [sys.executable, "-c", program, "held_loop"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.wait(20.0) == 1
+        finally:
+            process.kill()
