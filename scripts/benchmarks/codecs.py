@@ -1,6 +1,5 @@
 """Times the PLY and SPZ codecs: `taskset -c 0 python -m scripts.benchmark codecs`."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 
 from protocol import ply, spz
 from protocol.gaussians import Float32Array, GaussianCloud
+from scripts.benchmarks.figures import write_figures
 from scripts.benchmarks.timing import median_ms
 
 SIZES = (25_000, 100_000, 200_000)
@@ -45,8 +45,7 @@ def run(*, out: Path | None = None) -> dict[str, dict[int, dict[str, float]]]:
             figures[name][count] = row
             cells = f"{row['encode_ms']:>10.1f} {row['decode_ms']:>10.1f} {row['megabytes']:>7.2f}"
             print(f"{name:<12} {count:>9,} {cells}")
-    if out is not None:
-        out.write_text(json.dumps(figures, indent=2) + "\n")
+    write_figures(out, figures)
     return figures
 
 

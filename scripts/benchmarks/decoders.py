@@ -4,7 +4,6 @@
 limits that hold for the bytes of strangers.
 """
 
-import json
 import struct
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import zstandard
 
 from protocol.gaussians import MAX_GAUSSIANS
 from protocol.ply import MAX_TEXT_BYTES
+from scripts.benchmarks.figures import write_figures
 
 _NAMES = "x y z f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3"
 _MIB = 1 << 20
@@ -25,6 +25,7 @@ _CHILD = """
 import re, sys, time
 from protocol import ply, spz
 from protocol.errors import CodecError
+from scripts.benchmarks.figures import write_figures
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 data = open(sys.argv[1], "rb").read()
 decode = ply.decode if data[:3] == b"ply" else spz.decode
@@ -70,9 +71,7 @@ def run(*, out: Path | None = None) -> dict[str, Figures]:
             f"{name:<42} {found.megabytes:>7.2f} {found.seconds:>6.2f} {found.growth_mib:>9.0f} "
             f"{found.peak_mib:>9.0f}  {found.outcome[:60]}"
         )
-    if out is not None:
-        plain = {name: asdict(found) for name, found in figures.items()}
-        out.write_text(json.dumps(plain, indent=2) + "\n")
+    write_figures(out, {name: asdict(found) for name, found in figures.items()})
     return figures
 
 

@@ -6,7 +6,6 @@ after every row, so a run that is interrupted keeps its rows.
 """
 
 import gc
-import json
 import os
 import tempfile
 import time
@@ -35,6 +34,7 @@ from generation.settings import GenerationSettings
 from protocol import spz
 from protocol.errors import SetupError
 from scripts.benchmarks import full_size
+from scripts.benchmarks.figures import write_figures
 from scripts.benchmarks.kept_warnings import kept_warnings
 from scripts.benchmarks.timing import median_ms, wait
 from scripts.benchmarks.whole_loop import denoise_and_decode
@@ -136,8 +136,7 @@ def run(
                 row = {"part": part, "way": way} | _measure(bench, prepare, way)
                 rows.append(row)
                 print(_line(row), flush=True)
-                if out is not None:
-                    out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+                write_figures(out, rows)
     return rows
 
 

@@ -16,6 +16,7 @@ from generation.presets import preset
 from generation.settings import GenerationSettings
 from protocol.errors import SetupError
 from scripts.benchmarks import report
+from scripts.benchmarks.figures import write_figures
 from scripts.benchmarks.recipe import Figures, RecipeName, Request
 
 _DEFAULT_RUNS = {"cpu": 10, "cuda": 30}
@@ -95,9 +96,9 @@ def run(
                 reference=str(scratch / "plain") if (scratch / "plain").exists() else None,
             )
             figures["recipes"][name] = _measure(request, settings, scratch)
-            _write(out, figures)
+            write_figures(out, figures)
         combine(figures)
-    _write(out, figures)
+    write_figures(out, figures)
     report.show(figures)
     for row in figures["recipes"].values():
         if "error" in row:
@@ -160,8 +161,3 @@ def _start(request: Request, scratch: Path, title: str, environment: dict[str, s
         found["error"] = f"the {title} ended with exit status {done.returncode}"
         found["fix"] = "see the log above; a negative status is a signal, -9 too little memory"
     return found
-
-
-def _write(out: Path | None, figures: Figures) -> None:
-    if out is not None:
-        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

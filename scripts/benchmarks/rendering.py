@@ -1,6 +1,5 @@
 """Holds both rasterisers against the validator's own pictures, and times them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from generation.rendering import render_views
 from generation.rendering.views import Backend
 from protocol import ply
 from protocol.gaussians import Float32Array, GaussianCloud
+from scripts.benchmarks.figures import write_figures
 from scripts.benchmarks.timing import median_ms
 
 SCENES = ("axes", "discs")
@@ -50,8 +50,7 @@ def run(*, device: str, golden: Path, out: Path | None = None) -> dict[str, Any]
             "seconds": time_views(sphere(GAUSSIANS), views, size, backend),
         }
     _print_table(figures)
-    if out is not None:
-        out.write_text(json.dumps(figures, indent=2) + "\n")
+    write_figures(out, figures)
     return figures
 
 

@@ -3,7 +3,6 @@
 The truth is TripoSR's own volume render of the same scene code through the same cameras.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from generation.rendering.views import render_layers
 from generation.settings import SplatSettings
 from protocol import spz
 from protocol.gaussians import GaussianCloud
+from scripts.benchmarks.figures import write_figures
 from scripts.benchmarks.plain import round_gaussians
 from scripts.benchmarks.random_triposr import untrained
 from scripts.benchmarks.scenes import SPHERE_RADIUS, box, linear_layers, sphere
@@ -277,6 +277,5 @@ def run(
     for row in figures["quality"]:
         scores = "{psnr_db:>7.2f} dB  SSIM {ssim:.4f}  holes {holes:.4%}".format(**row)
         print("{scene:<7}{encoder:<24}{gaussians:>8}".format(**row), scores)
-    if out is not None:
-        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_figures(out, figures)
     return figures

@@ -3,7 +3,6 @@
 The weights are random, which does not change the speed; the field is one closed object.
 """
 
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from generation.lift.triposr import DENSITY_THRESHOLD, TripoSR, TripoSRConfig
 from generation.lift.triposr.mesh import marching_cubes, surface_points
+from scripts.benchmarks.figures import write_figures
 from scripts.benchmarks.random_triposr import untrained
 from scripts.benchmarks.timing import median_ms, wait
 
@@ -86,8 +86,7 @@ def run(
         "compile_s": compile_s,
     }
     _print(figures)
-    if out is not None:
-        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_figures(out, figures)
     return figures
 
 

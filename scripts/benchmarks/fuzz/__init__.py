@@ -13,8 +13,8 @@ from rich.table import Table
 from tqdm import tqdm
 
 from protocol.errors import SetupError
-from protocol.files import replace_file
 from protocol.text import printable
+from scripts.benchmarks.figures import write_figures
 
 MOST_S = 1.0
 MOST_MB = 300.0
@@ -59,8 +59,7 @@ def run(
 
         servers = {name: asdict(found) for name, found in ask_all(count, seed).items()}
     figures = {"count": count, "seed": seed, "decoders": decoders, "servers": servers}
-    if out is not None:
-        replace_file(out, (json.dumps(figures, indent=1) + "\n").encode())
+    write_figures(out, figures)
     if not _print(figures, Console()):
         raise SetupError("something was not dealt with as documented", fix="see the lines above")
     return figures

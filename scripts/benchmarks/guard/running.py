@@ -1,6 +1,5 @@
 """Runs every policy through every scenario: rows as JSON, a table, and plots."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from miner.scheduling.guard import Margins
 from protocol.errors import SetupError
+from scripts.benchmarks.figures import write_figures
 from scripts.benchmarks.guard.policies import POLICIES, simulate
 from scripts.benchmarks.guard.recovery import CHANGES, recover
 from scripts.benchmarks.guard.scenarios import (
@@ -226,5 +226,4 @@ def _scenario(name: str) -> Scenario:
 
 
 def _write(out: Path | None, figures: dict[str, Any]) -> None:
-    if out is not None:
-        out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_figures(out, figures)

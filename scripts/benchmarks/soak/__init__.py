@@ -18,8 +18,8 @@ from miner.chain.wallets import open_wallet
 from miner.mock_validator.local_subnet import LocalSubnet
 from miner.transports.pull.dendrite import offline_dendrite
 from protocol.errors import SetupError
-from protocol.files import replace_file
 from protocol.synapses import GenerateAsset
+from scripts.benchmarks.figures import write_figures
 from scripts.benchmarks.soak.callers import GoodCallers
 from scripts.benchmarks.soak.faults import Faults
 from scripts.benchmarks.soak.process import HOST, FaultyMiner, Sample, faulty_miner
@@ -72,8 +72,7 @@ def run(
                 seed=seed,
             )
         )
-    if out is not None:
-        replace_file(out, (json.dumps(figures, indent=1) + "\n").encode())
+    write_figures(out, figures)
     if plot_file is not None:
         plot(figures, plot_file)
     if not print_report(figures, Console()):
