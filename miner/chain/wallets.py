@@ -38,9 +38,12 @@ def open_wallet(name: str, hotkey: str, path: Path) -> Any:
         try:
             getattr(wallet, key)
         except Exception as error:
+            fix = restore if key == "hotkey" else f"btcli wallet regen-coldkeypub {names}"
+            if file.is_encrypted():
+                variable = file.env_var_name()
+                fix = f"give the right password (in {variable}, if that is set), or {fix}"
             raise SetupError(
-                f"the {key} in {file.path} cannot be read: {in_words(error)}",
-                fix=restore if key == "hotkey" else f"btcli wallet regen-coldkeypub {names}",
+                f"the {key} in {file.path} cannot be read: {in_words(error)}", fix=fix
             ) from error
     _require_private(wallet.hotkey, wallet.hotkey_file.path, restore)
     return wallet

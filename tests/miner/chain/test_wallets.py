@@ -131,6 +131,15 @@ def test_an_encrypted_hotkey_opens_with_the_password_that_the_library_keeps(
     assert open_wallet("w", "default", encrypted).hotkey.sign(b"x")
 
 
+def test_a_wrong_password_is_not_called_a_damaged_file(
+    encrypted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = bt.Wallet(name="w", hotkey="default", path=str(encrypted)).hotkey_file
+    monkeypatch.setenv(file.env_var_name(), "no password")
+    error = refused(encrypted)
+    assert error.fix.startswith(f"give the right password (in {file.env_var_name()}, ")
+
+
 def test_a_path_at_a_home_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(self: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
