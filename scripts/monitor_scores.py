@@ -11,8 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from functools import cache
 from itertools import chain
@@ -316,48 +315,27 @@ def _problem(log: Path) -> str:
     return ""
 
 
-def _follower(log: Path, position: int = 0) -> Follower:
-    return Follower(_file(log), position, history=os.path.isdir(log))
+def _follower(log: Path) -> Follower:
+    return Follower(_file(log), history=os.path.isdir(log))
 
 
 def _follow(report: ScoreReport, log: Path, interval: float) -> None:
+    """Draws the report until ctrl-C; a pipe gets it again whenever lines have come."""
     console = Console(highlight=False)
-    if not console.is_terminal or console.is_dumb_terminal:
-        _print_on(report, log, interval, console)
-        return
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-
-        def show() -> None:
-            # The last line of the screen is the cursor's.
-            live.update(render(report, log, height=console.size.height - 1), refresh=True)
-
-        for line in _growing_lines(log, 0, interval, after_look=show):
-            report.read(line)
-
-
-def _print_on(report: ScoreReport, log: Path, interval: float, console: Console) -> None:
-    """Prints the report again whenever lines have come, where nothing can be drawn over."""
-    new = True
-
-    def show() -> None:
-        nonlocal new
-        if new:
-            console.print(render(report, log), Text())
-        new = False
-
-    for line in _growing_lines(log, 0, interval, after_look=show):
-        report.read(line)
+    drawn = console.is_terminal and not console.is_dumb_terminal
+    live = Live(console=console, auto_refresh=False, vertical_overflow="crop") if drawn else None
+    with closing(_follower(log)) as follower, live or nullcontext():
         new = True
-
-
-def _growing_lines(
-    log: Path, position: int, interval: float, *, after_look: Callable[[], None] = lambda: None
-) -> Iterator[str]:
-    """Yields whole lines as they are written, through every rotation, each of them once."""
-    with closing(_follower(log, position)) as follower:
         while True:
-            yield from follower.look()
-            after_look()
+            for line in follower.look():
+                report.read(line)
+                new = True
+            if live is not None:
+                # The last line of the screen is the cursor's.
+                live.update(render(report, log, height=console.size.height - 1), refresh=True)
+            elif new:
+                console.print(render(report, log), Text())
+            new = False
             time.sleep(interval)
 
 

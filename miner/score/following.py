@@ -31,13 +31,12 @@ class Follower:
 
     Args:
         path: The file that is written; it may come later.
-        position: Bytes of it that are passed over.
         history: Whether files set aside before the first look are read first.
     """
 
-    def __init__(self, path: Path, position: int = 0, *, history: bool = False) -> None:
+    def __init__(self, path: Path, *, history: bool = False) -> None:
         self._path = path
-        self._position = position
+        self._position = 0
         self._history = history
         self._listed = False
         self._seen: set[bytes] = set()

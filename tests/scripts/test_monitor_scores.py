@@ -93,15 +93,6 @@ def test_nothing_heavy_is_imported() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_followed_log_survives_rotation(tmp_path: Path) -> None:
-    path = tmp_path / "score.jsonl"
-    path.write_text("one\ntwo\n")
-    lines = monitor_scores._growing_lines(path, 0, interval=0.0)
-    assert [next(lines), next(lines)] == ["one", "two"]
-    path.write_text("new\n")
-    assert next(lines) == "new"
-
-
 def answered(n: int = 0, **fields: Any) -> dict[str, Any]:
     clock = f"2026-01-31T12:{n // 60:02}:{n % 60:02}.000000+00:00"
     return {

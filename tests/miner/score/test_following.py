@@ -250,13 +250,6 @@ def test_half_a_line_at_the_end_of_a_file_set_aside_is_a_line_of_its_own(log: Lo
     assert list(log.follower.look()) == ['{"n": ', '{"n": 1}']
 
 
-def test_a_position_is_where_the_first_look_begins(log: Log) -> None:
-    log.write(2)
-    log.follower = Follower(log.path, log.path.stat().st_size)
-    log.write(1)
-    assert log.look() == [2]
-
-
 def test_a_line_without_end_costs_no_memory_and_spoils_no_other(log: Log) -> None:
     with log.path.open("wb") as file:
         for _ in range(4 * LONGEST_LINE // 2**16):
