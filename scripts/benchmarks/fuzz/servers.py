@@ -5,9 +5,10 @@ import json
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,14 @@ def _ask(
         limit_s = ANSWER_LIMIT_S if mutation.complete else INCOMPLETE_LIMIT_S
         return mutation, send(HOST, port, mutation.message, limit_s=limit_s)
 
+    def answers(clients: ThreadPoolExecutor) -> Iterator[tuple[Mutation, int | None]]:
+        # A few at a time: what a validator signs must arrive within seconds.
+        every = mutations(valid, count, seed)
+        while batch := list(islice(every, 10 * CLIENTS)):
+            yield from clients.map(ask, batch)
+
     with ThreadPoolExecutor(CLIENTS) as clients:
-        answers = clients.map(ask, mutations(valid, count, seed))
-        for mutation, status in tqdm(answers, total=count, desc=name, unit="request"):
+        for mutation, status in tqdm(answers(clients), total=count, desc=name, unit="request"):
             statuses[str(status or "none")] += 1
             if status is None and mutation.complete:
                 found.faults.append(f"no answer: {mutation.name}")
