@@ -27,7 +27,7 @@ demo: $(STAMP)  ## a miner and a mock validator on loopback; results in demo-out
 
 test: $(STAMP)  ## the whole test suite, in JOBS=2 processes
 	@# One thread each: several of torch's in several processes wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check .

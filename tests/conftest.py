@@ -8,6 +8,13 @@ import pytest
 from generation.engine import Engine
 from generation.presets import preset
 
+LONG = ("tests/scripts/", "tests/neurons/")
+"""Folders with the longest files, which go first, so that several processes end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
 
 @pytest.fixture(scope="session")
 def warm_up_seconds() -> dict[str, float]:

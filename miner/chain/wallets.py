@@ -31,12 +31,17 @@ def open_wallet(name: str, hotkey: str, path: Path) -> Any:
         f"       (btcli of bittensor 11: btcli wallet create {shlex.join(short)})"
     )
     restore = f"restore it from a copy, or: btcli wallet regen-hotkey {names}"
-    for key, file in (("hotkey", wallet.hotkey_file), ("coldkeypub", wallet.coldkeypub_file)):
+    readers = {
+        # Unlocked, it stays; `wallet.hotkey` would decrypt it anew each time, for seconds.
+        "hotkey": (wallet.hotkey_file, wallet.unlock_hotkey),
+        "coldkeypub": (wallet.coldkeypub_file, lambda: wallet.coldkeypub),
+    }
+    for key, (file, read) in readers.items():
         _require_file(wallet, key, Path(file.path), create=create, restore=restore)
         if key == "hotkey":
             _require_password(file, restore)
         try:
-            getattr(wallet, key)
+            read()
         except Exception as error:
             fix = restore if key == "hotkey" else f"btcli wallet regen-coldkeypub {names}"
             if file.is_encrypted():

@@ -87,11 +87,13 @@ class _KnownTimes(Estimates):
         self._now = clock
         self._truth = truth
         self._stages = {stage.name: stage for stage in card.stages}
+        self._steps: dict[str, tuple[str, Step]] = {}
 
     def cost(self, engine: str, key: str) -> Cost:
-        stage, request_id, real = key.split("|")
-        step = Step(stage, self._stages[stage].lane, real)
-        return Cost(self._truth.seconds(request_id, step, self._now()), 0.0)
+        if key not in self._steps:
+            stage, request_id, real = key.split("|")
+            self._steps[key] = request_id, Step(stage, self._stages[stage].lane, real)
+        return Cost(self._truth.seconds(*self._steps[key], self._now()), 0.0)
 
     def observe(self, engine: str, key: str, seconds: float, *, failed: bool = False) -> None:
         pass

@@ -104,11 +104,13 @@ def test_a_key_that_may_not_be_read_is_not_called_absent(
     assert "ls -ld" in error.fix
 
 
-@pytest.fixture
-def encrypted(wallets: Path, capfd: pytest.CaptureFixture[str]) -> Path:
-    bt.Wallet(name="w", hotkey="default", path=str(wallets)).hotkey_file.encrypt("pass word")
-    capfd.readouterr()
-    return wallets
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of wallets that tests only read: to encrypt a key takes seconds."""
+    folder = tmp_path_factory.mktemp("encrypted")
+    create_wallet("w", folder)
+    bt.Wallet(name="w", hotkey="default", path=str(folder)).hotkey_file.encrypt("pass word")
+    return folder
 
 
 def test_an_encrypted_hotkey_without_a_terminal_is_refused_at_once(
@@ -128,7 +130,10 @@ def test_an_encrypted_hotkey_opens_with_the_password_that_the_library_keeps(
     monkeypatch.setattr("sys.stdin", io.StringIO())
     monkeypatch.setenv(file.env_var_name(), "replaced by the library")
     file.save_password_to_env("pass word")
-    assert open_wallet("w", "default", encrypted).hotkey.sign(b"x")
+    wallet = open_wallet("w", "default", encrypted)
+    # Decrypted once: a signature must not take seconds each time.
+    monkeypatch.delenv(file.env_var_name())
+    assert wallet.hotkey.sign(b"x")
 
 
 def test_a_wrong_password_is_not_called_a_damaged_file(

@@ -19,7 +19,7 @@ async def test_silent_connections_are_closed_in_time_counted_and_logged(
     tmp_path: Path, warnings: list[str]
 ) -> None:
     gc.collect()
-    earlier = {id(each) for each in gc.get_objects() if isinstance(each, _Connection)}
+    earlier = {id(each) for each in gc.get_objects() if type(each) is _Connection}
     before = open_descriptors()
     async with serving(tmp_path) as server:
         clients = [RawClient(server.port) for _ in range(5)]
@@ -38,7 +38,7 @@ async def test_silent_connections_are_closed_in_time_counted_and_logged(
     assert ["idle_connection" in text for text in warnings] == [True]
     del client, clients, server
     gc.collect()
-    assert {id(each) for each in gc.get_objects() if isinstance(each, _Connection)} <= earlier
+    assert {id(each) for each in gc.get_objects() if type(each) is _Connection} <= earlier
     assert open_descriptors() <= before
 
 
