@@ -100,7 +100,7 @@ def test_the_plot_is_a_picture(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
 def test_a_short_soak_loses_nothing(tmp_path: Path) -> None:
     out = tmp_path / "soak.json"
-    flags = ["--minutes", "0.15", "--pause", "1", "--hostile", "10", "--silent", "40"]
+    flags = ["--minutes", "0.1", "--pause", "0.8", "--hostile", "14", "--silent", "40"]
     main(["soak", *flags, "--json", str(out)])  # Its verdict depends on the machine's load.
     figures = json.loads(out.read_text())
     assert figures["good"]["asked"] >= 5
