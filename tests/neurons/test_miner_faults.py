@@ -78,7 +78,8 @@ async def test_a_stage_that_comes_back_makes_the_miner_healthy_again(miner: Mine
     asking = asyncio.create_task(miner.post("3 s in lift"))
     await miner.until(lambda: "suspect" in miner.states(), 10.0)
     assert await miner.health() == (503, "suspect")
-    assert (await asking)[0] == 200
+    status, body = await asking
+    assert status == 200, body
     assert miner.states() == ["warming_up", "ready", "suspect", "ready"]
     assert await serves(miner)
 
