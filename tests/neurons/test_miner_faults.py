@@ -75,12 +75,14 @@ async def test_a_client_that_disconnects_frees_its_place(miner: MinerProcess) ->
 
 
 async def test_a_stage_that_comes_back_makes_the_miner_healthy_again(miner: MinerProcess) -> None:
-    asking = asyncio.create_task(miner.post("3 s in lift"))
-    await miner.until(lambda: "suspect" in miner.states(), 10.0)
+    # A slow machine may have made an earlier step seem to hang.
+    before = len(miner.states())
+    asking = asyncio.create_task(miner.post("4 s in lift"))
+    await miner.until(lambda: miner.states()[before:] == ["suspect"], 10.0)
     assert await miner.health() == (503, "suspect")
     status, body = await asking
     assert status == 200, body
-    assert miner.states() == ["warming_up", "ready", "suspect", "ready"]
+    assert miner.states()[before:] == ["suspect", "ready"]
     assert await serves(miner)
 
 
