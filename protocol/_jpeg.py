@@ -3,6 +3,7 @@
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 from protocol._stripped import Stripped, exif_orientation
 from protocol.errors import TaskError
@@ -52,7 +53,8 @@ def check(data: bytes, pixels: int) -> None:
     """
     components: dict[int, int] = {}
     scans = blocks = 0
-    try:
+    # A file may end anywhere: what is counted until then is all that the decoder can read.
+    with suppress(struct.error, IndexError):
         for marker, start, _ in _segments(data, "with more than"):
             if marker in _FRAMES:
                 if marker not in _HUFFMAN_FRAMES:
@@ -65,8 +67,6 @@ def check(data: bytes, pixels: int) -> None:
                 scans += 1
                 ids = data[start + 5 : start + 5 + 2 * data[start + 4] : 2]
                 blocks += sum(components.get(name, 0) for name in ids)
-    except (struct.error, IndexError):
-        pass  # The decoder will say where it ends; what is counted until then is all it can read.
     if scans > MAX_SCANS:
         raise TaskError(f"image is a JPEG of {scans} scans, the limit is {MAX_SCANS}; save it anew")
     if 64 * blocks > MAX_VISITS * pixels:
@@ -89,7 +89,8 @@ def strip(data: bytes) -> Stripped:
     parts = [SIGNATURE[:2]]
     orientation = 1
     profile: dict[int, bytes] = {}
-    try:
+    # The decoder refuses a file that is cut short, unless it has all that it needs.
+    with suppress(struct.error, IndexError):
         for marker, start, end in _segments(data, "with more than"):
             if marker not in _METADATA:
                 parts.append(data[start:end])
@@ -103,8 +104,6 @@ def strip(data: bytes) -> Stripped:
                 orientation = exif_orientation(body)
             elif marker == _APP2 and body.startswith(_ICC) and len(body) > len(_ICC) + 2:
                 profile.setdefault(body[len(_ICC)], body[len(_ICC) + 2 :])
-    except (struct.error, IndexError):
-        pass  # Cut short: the decoder finds out, or has all that it needs.
     ordered = b"".join(profile[number] for number in sorted(profile))
     return Stripped(b"".join(parts), size, profile=ordered, orientation=orientation)
 
