@@ -18,7 +18,6 @@ MAX_PROFILE_BYTES = 4 * 2**20
 """The largest profile that is read; those of presses have 0.5 to 3 MB. A larger one is ignored."""
 
 _HEADER_BYTES = 128
-_VERSION_4 = 0x04000000
 _MAX_TAGS = 256
 _CLASSES = frozenset({b"mntr", b"scnr", b"prtr", b"spac"})
 _CHANNELS = {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4}

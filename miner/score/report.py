@@ -9,7 +9,7 @@ import json
 import math
 import statistics
 from collections import Counter, defaultdict, deque
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,14 +39,6 @@ def parse(line: str) -> Event | None:
     if "\ufffd" in line or not isinstance(event, dict) or not isinstance(event.get("event"), str):
         return None
     return event
-
-
-def read_events(lines: Iterable[str]) -> Iterator[Event]:
-    """Yields the events of a score log; damaged lines are passed over."""
-    for line in lines:
-        event = parse(line)
-        if event is not None:
-            yield event
 
 
 def moment_of(event: Event | None) -> float | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from miner.score.report import ScoreReport, read_events
+from miner.score.report import ScoreReport
 
 
 def answered(outcome: str, code: str = "ok", **extra: Any) -> dict[str, Any]:
@@ -14,8 +14,8 @@ def answered(outcome: str, code: str = "ok", **extra: Any) -> dict[str, Any]:
 
 def report_of(*events: dict[str, Any]) -> ScoreReport:
     report = ScoreReport()
-    for event in read_events(json.dumps(event) for event in events):
-        report.add(event)
+    for event in events:
+        report.read(json.dumps(event))
     return report
 
 
@@ -71,8 +71,8 @@ def test_failed_validation_is_not_a_score() -> None:
 def test_damaged_lines_and_unknown_events_are_passed_over() -> None:
     lines = ['{"event": "answ', "", "[1]", '{"event": 3}', '{"event": "later_invention"}']
     report = ScoreReport()
-    for event in read_events([*lines, json.dumps(answered("failed", "generation_error"))]):
-        report.add(event)
+    for line in (*lines, json.dumps(answered("failed", "generation_error"))):
+        report.read(line)
     assert report.overall.answers == 1
 
 
