@@ -70,31 +70,21 @@ def test_clouds_and_meshes_are_the_same_object(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("name", "arguments", "said"),
     [
-        (["--resolution", "1"], "splats.resolution"),
-        (["--threshold", "-1"], "splats.threshold"),
-        (["--foreground-ratio", "2"], "cutout.foreground_ratio"),
-        (["--thresh", "3"], "unrecognized arguments"),
+        ("toy.ply", ["--resolution", "1"], "splats.resolution"),
+        ("toy.ply", ["--threshold", "-1"], "splats.threshold"),
+        ("toy.ply", ["--foreground-ratio", "2"], "cutout.foreground_ratio"),
+        ("toy.ply", ["--thresh", "3"], "unrecognized arguments"),
+        ("toy.glb", ["--resolution", "7"], "resolution"),
+        ("toy.glb", ["--triangles", "9"], "100"),
     ],
 )
 def test_wrong_arguments(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, arguments: list[str], said: str
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        make(tmp_path / "toy.ply", *arguments)
-    assert stopped.value.code == 2
-    assert said in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"), [(["--resolution", "7"], "resolution"), (["--triangles", "9"], "100")]
-)
-def test_wrong_sizes_of_a_mesh(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        make(tmp_path / "toy.glb", *arguments)
+        make(tmp_path / name, *arguments)
     assert stopped.value.code == 2
     assert said in capsys.readouterr().err
 

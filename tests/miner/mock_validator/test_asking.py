@@ -1,6 +1,5 @@
 """The mock validator's push side against a real axon over loopback."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from miner.mock_validator.records import TrialRecord
 from miner.mock_validator.settings import TrialSettings
 from miner.mock_validator.tasks import TrialTask
 from miner.settings.reader import read_settings
-from miner.transports.pull.dendrite import offline_dendrite
 from protocol import spz
 from tests.support.fakes import ball
 from tests.support.loopback import free_port
@@ -37,20 +35,6 @@ def settings(folder: Path, port: int, **fields: Any) -> TrialSettings:
     }
     argv = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     return read_settings(TrialSettings, prog="trial", env_prefix="TRIAL", argv=argv)
-
-
-@pytest.fixture
-async def miner(tmp_path: Path) -> AsyncIterator[Running]:
-    async with offline_dendrite(VALIDATOR) as dendrite:
-        running = Running(tmp_path / "logs", dendrite)
-        await running.service.start()
-        await running.transport.serve()
-        try:
-            yield running
-        finally:
-            await running.service.drain()
-            await running.transport.close()
-            running.log.close()
 
 
 async def test_every_task_is_asked_and_judged_once(miner: Running, tmp_path: Path) -> None:

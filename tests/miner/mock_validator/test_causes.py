@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +43,6 @@ async def asked(folder: Path, port: int, key: Any = VALIDATOR, **fields: Any) ->
     Console(file=io.StringIO()).print(results_table([record]))
     assert all(text.isprintable() for text in (*record.problems, record.outcome, *record.timings))
     return record
-
-
-@pytest.fixture
-async def miner(tmp_path: Path) -> AsyncIterator[Running]:
-    async with offline_dendrite(VALIDATOR) as dendrite:
-        running = Running(tmp_path / "logs", dendrite)
-        await running.service.start()
-        await running.transport.serve()
-        try:
-            yield running
-        finally:
-            await running.service.drain()
-            await running.transport.close()
-            running.log.close()
 
 
 async def test_a_wrong_hotkey_is_told(miner: Running, tmp_path: Path) -> None:
