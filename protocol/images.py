@@ -1,4 +1,4 @@
-"""Image prompts: the one way to read a picture, for every transport and tool.
+"""Reads image prompts: every transport and tool decodes pictures here.
 
 A file is refused or read in three steps, each affordable before the next begins. The size is read
 from the header, because a file of 20 KB can unfold to hundreds of megabytes. Everything but the

@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         "--plot", dest="plot_file", type=Path, metavar="FILE", help="PNG of the process over time"
     )
     command("codecs", "PLY and SPZ: time and size")
-    command("decoders", "PLY and SPZ: the dearest files that are accepted, and traps")
+    command("decoders", "PLY and SPZ: the most expensive files that are accepted, and traps")
     rendering = command("rendering", "both rasterisers: time and likeness", device="cpu")
     rendering.add_argument(
         "--golden",

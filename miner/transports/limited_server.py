@@ -65,7 +65,7 @@ _OUT_OF_DESCRIPTORS = Refusal(
 _NOT_HTTP = "this is not a valid HTTP/1.1 request"
 
 _quiet = logging.getLogger("uvicorn.error.limited")
-"""uvicorn's errors without its warnings: one for every malformed request would fill a disk."""
+"""Logs uvicorn's errors only: it warns once per malformed request, which would fill a disk."""
 _quiet.setLevel(logging.ERROR)
 
 

@@ -1,4 +1,4 @@
-"""The dearest files that the decoders accept, and the traps that they refuse: time and memory.
+"""Time and memory of the most expensive files that decoders accept, and of traps they refuse.
 
 `python -m scripts.benchmark decoders`. Each file is decoded in a process of its own, with the
 limits that hold for the bytes of strangers.

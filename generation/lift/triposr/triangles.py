@@ -187,7 +187,7 @@ def _marching_cubes(
 def _simplified(
     vertices: NDArray[np.float32], faces: NDArray[np.int32], triangles: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Collapses edges by quadric error (Garland and Heckbert 1997) down to so many triangles."""
+    """Collapses edges by quadric error (Garland, Heckbert 1997) to at most `triangles` faces."""
     import fast_simplification
 
     if len(faces) <= triangles:

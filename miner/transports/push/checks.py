@@ -194,7 +194,7 @@ class RateLimit:
 
 
 class AddressLimit:
-    """Limits the refused requests of one address: some at once, then so many a second.
+    """Limits the refused requests of one address with a token bucket.
 
     Requests that are served are not counted, so callers that share an address do not use up a
     common limit. Of IPv6, a network of /64 counts as one address.

@@ -35,7 +35,7 @@ class Faults:
         self.clock_is_wrong = False
 
     async def run(self, seconds: float) -> None:
-        """Spreads the faults over so many seconds; the first and the last tenth are quiet."""
+        """Spreads the faults over `seconds`; the first and the last tenth are quiet."""
         faults: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (
             ("out of memory", lambda: self._fail(OUT_OF_MEMORY)),
             ("not a number", lambda: self._fail(NOT_A_NUMBER)),
