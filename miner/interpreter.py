@@ -3,6 +3,9 @@
 import sys
 from importlib.util import find_spec
 
+COMMAND = "splat-miner"
+"""The console command."""
+
 _OLDEST = (3, 11)
 _NEEDED = ("loguru", "pydantic", "yaml", "rich")
 
@@ -21,3 +24,13 @@ def require_environment() -> None:
         problem = f"{sys.executable} has no {', '.join(missing)}"
     sys.stderr.write(f"error: {problem}\n  fix: make install, then . .venv/bin/activate\n")
     raise SystemExit(2)
+
+
+def program_name(module: str) -> str:
+    """Returns how a program was called, for its help: `splat-miner doctor` or `python -m ...`.
+
+    Args:
+        module: The module that `python -m` takes.
+    """
+    called = sys.argv[0]  # `scripts.cli` puts the subcommand there.
+    return called if called.startswith(f"{COMMAND} ") else f"python -m {module}"

@@ -13,6 +13,7 @@ from loguru import logger
 
 from miner.assembly import Parts, assemble, chain_of
 from miner.file_lock import FOLDER_LOCK, FileLock
+from miner.interpreter import program_name
 from miner.last_resort import LastResort
 from miner.logs import close_logs, configure_logs
 from miner.score.log import ScoreLog
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settle_terminal()
         with starting_up():
             config = read_settings(
-                MinerConfig, prog="python -m neurons.miner", env_prefix="MINER", argv=argv
+                MinerConfig, prog=program_name("neurons.miner"), env_prefix="MINER", argv=argv
             )
         with ExitStack() as locks:
             with starting_up():

@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from miner.interpreter import program_name
 from miner.mock_validator.records import (
     LINES_FILE,
     TrialRecord,
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with starting_up():
             settings = read_settings(
                 TrialSettings,
-                prog="python -m neurons.mock_validator",
+                prog=program_name("neurons.mock_validator"),
                 env_prefix="TRIAL",
                 argv=argv,
             )

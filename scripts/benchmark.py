@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from generation.presets import PRESETS
+from miner.interpreter import program_name
 from miner.surroundings import settle, settle_terminal
 from protocol.errors import SetupError
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     """One subcommand per module of `scripts.benchmarks`; its options are `run`'s arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.benchmark", description=__doc__, allow_abbrev=False
+        prog=program_name("scripts.benchmark"), description=__doc__, allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="benchmark", required=True, metavar="WHAT")
 

@@ -22,6 +22,7 @@ from PIL import Image
 from rich.console import Console
 
 from generation.presets import PRESETS
+from miner.interpreter import program_name
 from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
 from miner.mock_validator.records import TrialRecord, read_records
 from miner.mock_validator.report import write_overview, write_report
@@ -38,7 +39,7 @@ _PULL = "pull"
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the demo; 0 if every answer was good and the miner stopped cleanly."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program_name("scripts.demo"), description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="(%(default)s)")
     parser.add_argument("--preset", choices=PRESETS, default="embedded", help="(%(default)s)")

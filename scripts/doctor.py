@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import Field
 from rich.console import Console
@@ -15,6 +16,7 @@ from generation.presets import preset
 from miner.doctor.findings import Check, Finding, Status, carry_out
 from miner.doctor.machine import machine_checks
 from miner.doctor.network import network_checks
+from miner.interpreter import program_name
 from miner.logs import configure_logs
 from miner.settings.miner import MinerConfig
 from miner.settings.reader import read_settings
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with starting_up():
             config = read_settings(
-                DoctorConfig, prog="python -m scripts.doctor", env_prefix="MINER", argv=argv
+                DoctorConfig, prog=program_name("scripts.doctor"), env_prefix="MINER", argv=argv
             )
             settings = preset(config.preset_name)
     except SetupError as error:
@@ -105,8 +107,12 @@ def _plain(finding: Finding) -> dict[str, str]:
     }
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Ends the process as `main` says, whatever threads a hanging library has left behind."""
     status = main()
-    # What a hanging library left behind, threads included, must not hold the process.
     sys.stdout.flush()
     os._exit(status)
+
+
+if __name__ == "__main__":
+    run()

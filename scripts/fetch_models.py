@@ -8,6 +8,7 @@ from pathlib import Path
 from generation.presets import PRESETS, preset
 from generation.weights.download import fetch_models
 from generation.weights.store import LOCK_NAME, ModelStore, default_models_dir
+from miner.interpreter import program_name
 from miner.surroundings import settle, settle_terminal, starting_up, tell
 from protocol.errors import SetupError
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, *, endpoint: str | None = None)
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.fetch_models",
+        prog=program_name("scripts.fetch_models"),
         description="Downloads the weights of a preset, pins them and verifies them. Running it "
         "again completes an interrupted download and repairs damaged files.",
         allow_abbrev=False,

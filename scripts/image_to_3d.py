@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from generation.errors import GenerationError
 from generation.presets import PRESETS, preset
 from generation.settings import GenerationSettings, MeshSettings
+from miner.interpreter import program_name
 from miner.surroundings import settle, settle_terminal
 from protocol.errors import SetupError, TaskError
 from protocol.files import replace_file
@@ -170,7 +171,7 @@ def _is_mesh(options: argparse.Namespace) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.image_to_3d",
+        prog=program_name("scripts.image_to_3d"),
         description="Make a Gaussian cloud (.spz, .ply) or a mesh (.glb, .obj) from a picture.",
         epilog="exit status: 0 made, 1 not made, 2 a wrong argument or an unusable file",
         allow_abbrev=False,

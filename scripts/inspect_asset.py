@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from miner.interpreter import program_name
 from miner.surroundings import settle_terminal
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Inspects one file and returns the exit status."""
     settle_terminal()
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.inspect_asset",
+        prog=program_name("scripts.inspect_asset"),
         description="Show what a subnet 17 validator will make of a PLY or SPZ file.",
         epilog="exit status: 0 passes the validator's checks, 1 fails them, 2 cannot be read",
     )

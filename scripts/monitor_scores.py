@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from miner.file_lock import FOLDER_LOCK, look
+from miner.interpreter import program_name
 from miner.score import FILE_NAME
 from miner.score.following import Follower, files_beside
 from miner.score.report import UNKNOWN, ScoreReport, Tally
@@ -41,7 +42,9 @@ _SILENT_S = 60.0
 def main(argv: list[str] | None = None) -> int:
     """Runs the tool; returns the exit status."""
     settle_terminal()
-    parser = argparse.ArgumentParser(prog="python -m scripts.monitor_scores", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=program_name("scripts.monitor_scores"), description=__doc__
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "logs",
