@@ -1,28 +1,37 @@
 """Where downloaded weights come from: repositories and releases, with licences."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+def _separated(value: object) -> object:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_separated)]
+"""Names, as a list or as one text with commas."""
 
 
 class Frozen(BaseModel):
     """A value: fields cannot be set, unknown ones are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class HubModel(Frozen):
-    """Weights in a Hugging Face repository.
-
-    Attributes:
-        repo: Repository id, owner/name.
-        files: Glob patterns of the files that are needed; nothing else is downloaded.
-        licence: Licence of the weights, as an SPDX identifier.
-        gated: Whether the repository asks its users to accept its terms first.
-    """
+    """Weights in a Hugging Face repository."""
 
     repo: str
-    files: tuple[str, ...]
+    """Repository id, owner/name."""
+    files: Names
+    """Glob patterns of the files that are needed, with commas; nothing else is downloaded."""
     licence: str
+    """Licence of the weights, as an SPDX identifier."""
     gated: bool = False
+    """Whether the repository asks its users to accept its terms first."""
 
     @property
     def name(self) -> str:
@@ -41,21 +50,18 @@ class HubModel(Frozen):
 
 
 class ReleaseModel(Frozen):
-    """Weights in one file at a fixed address.
-
-    Attributes:
-        name: What rembg, messages and the lock file call it.
-        url: Where the file is downloaded from; its last part is the file's name.
-        md5: MD5 of the file as its publisher states it, in hexadecimal.
-        licence: Licence of the weights, as an SPDX identifier.
-        page: Where a person reads about it.
-    """
+    """Weights in one file at a fixed address."""
 
     name: str
+    """What rembg, messages and the lock file call it."""
     url: str
+    """Where the file is downloaded from; its last part is the file's name."""
     md5: str
+    """MD5 of the file as its publisher states it, in hexadecimal."""
     licence: str
+    """Licence of the weights, as an SPDX identifier."""
     page: str
+    """Where a person reads about it."""
 
     @property
     def folder(self) -> str:

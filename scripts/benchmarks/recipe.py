@@ -19,7 +19,6 @@ import numpy as np
 from loguru import logger
 
 from generation.engine import Engine, Generation
-from generation.lift import stages_of
 from generation.plan import Plan, Rung
 from generation.presets import preset
 from generation.quiet import quiet_libraries
@@ -186,9 +185,8 @@ class _Client:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.stages = [
-            stage.name for stage in stages_of(engine.settings, engine.settings.lift.back_end)
-        ]
+        steps = engine.route(TextTask(id="stages", prompt="a cube"), engine.ladder[0])
+        self.stages = list(dict.fromkeys(step.stage for step in steps))
         self._prompts = distinct_prompts()
         self._arrivals = itertools.count()
 

@@ -150,7 +150,7 @@ def test_a_back_end_is_loaded_once_however_many_rungs_use_it(
     loaded = load(SETTINGS, None, said.append)
     assert said == ["models folder", "text to image", "background", "triposr"]
     assert set(loaded.functions) == {
-        stage.name for stage in lift.stages_of(SETTINGS, SETTINGS.lift.back_end)
+        stage.name for stage in lift.stages_of(SETTINGS, SETTINGS.lift.backend)
     }
     no_such = BackEnd(BACK_ENDS["triposr"].stages, "generation.lift.no_such_loader")
     monkeypatch.setitem(BACK_ENDS, "triposr", no_such)
