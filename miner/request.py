@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from generation.plan import Plan, Step, Turn
 from generation.scoring.validity import ValidityReport
 from protocol.gaussians import GaussianCloud
@@ -80,6 +83,7 @@ class Answer:
         task_id: The caller's id of the task.
         stage: The stage that was not started, that ran out of time, or that failed.
         rung: Name of the quality level, if it was admitted.
+        engine: Name of the engine that had it, if one had.
         predicted_s: Seconds from its receipt to its answer, as expected on arrival, if it came so
             far; comparable with `total_s`.
         budget_s: Seconds that it had, if it came so far.
@@ -89,6 +93,8 @@ class Answer:
         validity: What a validator's data checks will say of the cloud, if completed.
         asset: The SPZ file, empty unless completed.
         cloud: What `asset` holds, before SPZ has rounded it; None unless completed.
+        picture: (H, W, 3) uint8 RGB, drawn or given; None unless completed.
+        cutout: (S, S, 4) uint8 RGBA, the object alone, framed; None unless completed.
     """
 
     outcome: Outcome
@@ -97,6 +103,7 @@ class Answer:
     task_id: str
     stage: str | None = None
     rung: str | None = None
+    engine: str | None = None
     predicted_s: float | None = None
     budget_s: float | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -105,6 +112,8 @@ class Answer:
     validity: ValidityReport | None = None
     asset: bytes = field(default=b"", repr=False)
     cloud: GaussianCloud | None = field(default=None, repr=False)
+    picture: NDArray[np.uint8] | None = field(default=None, repr=False)
+    cutout: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @property
     def on_time(self) -> bool:

@@ -3,50 +3,34 @@
 import asyncio
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import isfinite
 
 from loguru import logger
 
-from generation.engine import Generation
 from generation.errors import EngineDead, GenerationError, GenerationStopped
 from generation.plan import StepEvent
 from miner.engines import EngineClient
 from miner.engines.fleet import Fleet
 from miner.engines.warming_up import WarmUps
+from miner.entry import End, Entry, Watch, answer_of, in_words, stage_of
 from miner.estimates_file import EstimatesFile
 from miner.life import Life, State
-from miner.request import ActiveRequest, Answer, Caller, Outcome, ReasonCode, Request
+from miner.request import ActiveRequest, Answer, Caller, ReasonCode, Request
 from miner.scheduling.estimates import DeliveryTimes, Estimates
 from miner.scheduling.scheduler import Dispatch, Scheduler
 from miner.score.log import ScoreLog
+from miner.snapshot import EngineSnapshot, ServiceSnapshot
 from protocol.errors import TaskError
 
 WARN_EVERY_S = 300.0
 """Least seconds between two warnings that the guard refuses everything."""
 
-
-@dataclass(frozen=True)
-class _End:
-    """What became of an admitted request."""
-
-    outcome: Outcome
-    code: ReasonCode
-    reason: str
-    stage: str | None = None
-    generation: Generation | None = None
-
-
-@dataclass(eq=False)
-class _Entry:
-    """An admitted request with what the event loop needs for it."""
-
-    active: ActiveRequest
-    end: "asyncio.Future[_End]"
-    run: "asyncio.Task[None] | None" = None
-    failed_stage: str | None = None
+OnAnswer = Callable[[Request, Answer], None]
+"""Is called in the event loop after the `answered` line of a request."""
 
 
 class MinerService:
@@ -60,6 +44,7 @@ class MinerService:
         budget_s: Seconds from the receipt of a request to the arrival of its answer.
         margin_s: Part of that kept for what cannot be measured here: the way over the network.
         estimates_file: Where what steps take is kept over restarts, if anywhere.
+        on_answer: Are told of every answer; what they raise is logged and ignored.
         clock: Monotonic clock, in seconds.
     """
 
@@ -71,9 +56,11 @@ class MinerService:
         budget_s: float,
         margin_s: float,
         estimates_file: EstimatesFile | None = None,
+        on_answer: Sequence[OnAnswer] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._score_log = score_log
+        self._on_answer = tuple(on_answer)
         self._clock = clock
         estimates = Estimates(clock)
         warm_ups = WarmUps(estimates, score_log, budget_s=budget_s, file=estimates_file)
@@ -88,7 +75,7 @@ class MinerService:
             margin_s=margin_s,
             clock=clock,
         )
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._life = Life(self._score_log)
         self._alarm: asyncio.TimerHandle | None = None
         self._door = asyncio.Lock()
@@ -113,6 +100,36 @@ class MinerService:
             entry.active.request.transport != except_transport for entry in self._entries.values()
         )
 
+    def ahead(self, request_id: str) -> int | None:
+        """Returns how many admitted requests go before this one; None if it is not admitted."""
+        entry = self._entries.get(request_id)
+        if entry is None:
+            return None
+        turn = entry.active.turn
+        return sum(other.active.turn < turn for other in self._entries.values())
+
+    def snapshot(self) -> ServiceSnapshot:
+        """Returns what the service looks like now; takes a forecast, so about a millisecond."""
+        active = [entry.active for entry in self._entries.values()]
+        backlog = self._scheduler.backlog()
+        engines = [
+            EngineSnapshot(
+                name=name,
+                up=name in backlog,
+                suspect=name in self._engines.suspect,
+                active=sum(request.engine == name for request in active),
+                backlog_s=backlog.get(name, 0.0),
+            )
+            for name in self._engines.names
+        ]
+        return ServiceSnapshot(
+            state=str(self.state),
+            active=Counter(request.request.transport for request in active),
+            waiting=sum(request.engine is None for request in active),
+            engines=engines,
+            predicted_wait_s=self._scheduler.predicted_wait(),
+        )
+
     async def start(self) -> None:
         """Loads the engines and warms them up; those that cannot start are left out.
 
@@ -125,19 +142,23 @@ class MinerService:
         )
         self._life.move(State.READY)
 
-    async def handle(self, request: Request) -> Answer:
+    async def handle(self, request: Request, *, watch: Watch | None = None) -> Answer:
         """Returns the answer of a request, also if it fails; logs exactly one `answered` line.
 
         Cancelling it means that the caller has left: the request is given up, and its place is
         free at once.
+
+        Args:
+            request: What is asked.
+            watch: Follows the request; what it raises is logged and ignored.
         """
         admitted: list[ActiveRequest] = []
         try:
-            answer = await self._handle(request, admitted)
+            answer = await self._handle(request, admitted, watch)
         except asyncio.CancelledError:
             reason = "the caller closed the connection"
             if admitted:
-                answer = self._answer(admitted[0], _End("dropped", "caller_left", reason))
+                answer = answer_of(admitted[0], End("dropped", "caller_left", reason))
             else:
                 answer = Answer("dropped", "caller_left", reason, request.task.id)
             self._finish(request, answer)
@@ -152,9 +173,7 @@ class MinerService:
         """Answers a request whose task cannot be used; logs one `answered` line."""
         total = self._clock() - received_at
         answer = Answer("rejected", "bad_task", reason, task_id, total_s=total)
-        self._score_log.answered(
-            answer, request_id=uuid.uuid4().hex[:16], caller=caller, transport=transport, kind=None
-        )
+        self._log_answer(answer, uuid.uuid4().hex[:16], caller, transport, None)
         return answer
 
     def delivered(self, transport: str, size: int, seconds: float) -> None:
@@ -177,17 +196,20 @@ class MinerService:
             self._alarm.cancel()
         await self._engines.close()
 
-    async def _handle(self, request: Request, admitted: list[ActiveRequest]) -> Answer:
+    async def _handle(
+        self, request: Request, admitted: list[ActiveRequest], watch: Watch | None
+    ) -> Answer:
         async with self._door:
             # One decision per loop iteration, so that a burst does not hold the event loop.
             await asyncio.sleep(0)
-            entry = self._admit(request)
+            entry = self._admit(request, watch)
         if isinstance(entry, Answer):
             return entry
         active = entry.active
         admitted.append(active)
         try:
             self._proceed()
+            entry.tell()
             end = await self._end_of(entry)
         finally:
             del self._entries[request.id]
@@ -196,9 +218,9 @@ class MinerService:
                 entry.run.cancel()
             self._scheduler.leave(active)
             self._proceed()
-        return self._answer(active, end)
+        return answer_of(active, end)
 
-    def _admit(self, request: Request) -> Answer | _Entry:
+    def _admit(self, request: Request, watch: Watch | None) -> Answer | Entry:
         """Returns the answer of a request that is not admitted, or the entry of one that is."""
         task_id = request.task.id
         refusal = self._life.refusal(self._cause_of_death)
@@ -220,12 +242,12 @@ class MinerService:
             )
         if verdict.probe:
             self._warn(f"a request is let in to see what the machine takes now: {verdict.reason}")
-        entry = _Entry(active, asyncio.get_running_loop().create_future())
+        entry = Entry(active, asyncio.get_running_loop().create_future(), watch)
         self._entries[request.id] = entry
         self._score_log.admitted(active, pending=len(self._entries))
         return entry
 
-    async def _end_of(self, entry: _Entry) -> _End:
+    async def _end_of(self, entry: Entry) -> End:
         """Waits for the end of a request, at most until its answer would come too late."""
         left = entry.active.limit_at - self._clock()
         await asyncio.wait({entry.end}, timeout=max(0.0, left))
@@ -234,7 +256,7 @@ class MinerService:
         active = entry.active
         budget = active.limit_at - active.request.received_at
         reason = f"not done after {budget:.2f} s"
-        return _End("dropped", "deadline_passed", reason, _stage_of(active))
+        return End("dropped", "deadline_passed", reason, stage_of(active))
 
     def _proceed(self) -> None:
         """Does what the scheduler says is due now, and sets the alarm for the next time."""
@@ -245,7 +267,7 @@ class MinerService:
         for given_up in due.given_up:
             active = given_up.active
             self._end(
-                active, _End("dropped", given_up.reason_code, given_up.reason, _stage_of(active))
+                active, End("dropped", given_up.reason_code, given_up.reason, stage_of(active))
             )
             entry = self._entries.get(active.request.id)
             if entry is not None and entry.run is not None:
@@ -266,7 +288,7 @@ class MinerService:
             delay = max(0.001, wake_at - self._clock() + 0.001)
             self._alarm = asyncio.get_running_loop().call_later(delay, self._proceed)
 
-    async def _run(self, entry: _Entry, dispatch: Dispatch, engine: EngineClient) -> None:
+    async def _run(self, entry: Entry, dispatch: Dispatch, engine: EngineClient) -> None:
         active = entry.active
         try:
             generation = await engine.run(
@@ -277,23 +299,23 @@ class MinerService:
                 on_event=partial(self._on_event, entry),
             )
         except GenerationStopped as stop:
-            end = _End("dropped", "predicted_late_stage", str(stop), stop.stage)
+            end = End("dropped", "predicted_late_stage", str(stop), stop.stage)
         except TaskError as error:
-            end = _End("rejected", "bad_task", str(error), entry.failed_stage)
+            end = End("rejected", "bad_task", str(error), entry.failed_stage)
         except GenerationError as error:
-            end = _End("failed", "generation_error", str(error), entry.failed_stage)
+            end = End("failed", "generation_error", str(error), entry.failed_stage)
         except EngineDead as error:
             self._lose(dispatch.engine, str(error), entry)
             return
         except Exception as error:
-            end = _End("failed", *self._unexpected(active.request, error), entry.failed_stage)
+            end = End("failed", *self._unexpected(active.request, error), entry.failed_stage)
         else:
             total = self._clock() - active.request.received_at
             words = f"done in {total:.2f} s of {active.budget_s:.2f} s"
-            end = _End("completed", "ok", words, generation=generation)
+            end = End("completed", "ok", words, generation=generation)
         self._end(active, end)
 
-    def _on_event(self, entry: _Entry, event: StepEvent) -> None:
+    def _on_event(self, entry: Entry, event: StepEvent) -> None:
         self._scheduler.on_event(entry.active, event)
         if event.kind == "failed":
             entry.failed_stage = event.step.stage
@@ -301,11 +323,13 @@ class MinerService:
         if event.kind == "started":
             logger.debug("{} started for {} after {:.3f} s", name, task, event.waited_s)
             self._set_alarm()  # The step has a limit from now on.
+            entry.tell()
             return
         logger.debug("{} {} for {} in {:.3f} s", name, event.kind, task, event.ran_s)
         if event.fatal:
             # Also if the caller has left, and nobody awaits the run.
             self._lose(entry.active.engine or "", event.error, entry)
+        entry.tell()
         self._proceed()
 
     def _watch(self) -> None:
@@ -318,11 +342,11 @@ class MinerService:
         elif self._life.state is State.SUSPECT and self._engines.usable:
             self._life.move(State.READY)
 
-    def _lose(self, name: str, reason: str, entry: _Entry | None, *, hangs: bool = False) -> None:
+    def _lose(self, name: str, reason: str, entry: Entry | None, *, hangs: bool = False) -> None:
         """Goes on without an engine, or dies with the last one."""
         if not self._engines.lose(name, reason, hangs=hangs):
             return
-        end = partial(_End, "failed", "engine_dead", f"the engine died: {reason}")
+        end = partial(End, "failed", "engine_dead", f"the engine died: {reason}")
         if entry is not None:
             self._end(entry.active, end(entry.failed_stage))
         for active in self._scheduler.remove_engine(name):
@@ -336,34 +360,10 @@ class MinerService:
         for other in list(self._entries.values()):
             self._end(other.active, end())
 
-    def _end(self, active: ActiveRequest, end: _End) -> None:
+    def _end(self, active: ActiveRequest, end: End) -> None:
         entry = self._entries.get(active.request.id)
         if entry is not None and not entry.end.done():
             entry.end.set_result(end)
-
-    def _answer(self, active: ActiveRequest, end: _End) -> Answer:
-        answer = Answer(
-            end.outcome,
-            end.code,
-            end.reason,
-            active.request.task.id,
-            stage=end.stage,
-            rung=active.plan.rung.name,
-            predicted_s=active.predicted_s,
-            budget_s=active.budget_s,
-            timings=dict(active.ran),
-        )
-        made = end.generation
-        if made is None:
-            return answer
-        return replace(
-            answer,
-            timings=made.timings,
-            gaussians=len(made.cloud),
-            validity=made.validity,
-            asset=made.spz,
-            cloud=made.cloud,
-        )
 
     def _unexpected(self, request: Request, error: Exception) -> tuple[ReasonCode, str]:
         logger.opt(exception=error).error("request {} failed", request.id)
@@ -371,14 +371,22 @@ class MinerService:
 
     def _finish(self, request: Request, answer: Answer) -> Answer:
         answer = replace(answer, total_s=self._clock() - request.received_at)
-        self._score_log.answered(
-            answer,
-            request_id=request.id,
-            caller=request.caller,
-            transport=request.transport,
-            kind=request.task.kind,
-        )
+        self._log_answer(answer, request.id, request.caller, request.transport, request.task.kind)
+        for tell in self._on_answer:
+            try:
+                tell(request, answer)
+            except Exception as error:
+                logger.opt(exception=error).error("a listener failed on request {}", request.id)
         return answer
+
+    def _log_answer(
+        self, answer: Answer, request_id: str, caller: Caller, transport: str, kind: str | None
+    ) -> None:
+        """Writes the one `answered` line, and its words to the program's own log."""
+        self._score_log.answered(
+            answer, request_id=request_id, caller=caller, transport=transport, kind=kind
+        )
+        logger.info("{}", in_words(answer, caller=caller, transport=transport, kind=kind))
 
     def _warn_if_idle(self, reason: str) -> None:
         """Tells the operator of a drop that no other request is the cause of."""
@@ -390,9 +398,3 @@ class MinerService:
         if now - self._warned_at >= WARN_EVERY_S:
             self._warned_at = now
             logger.warning("{}", text)
-
-
-def _stage_of(active: ActiveRequest) -> str | None:
-    """Returns the stage that runs or comes next, None after the last one."""
-    steps = active.plan.steps
-    return steps[active.position].stage if active.position < len(steps) else None

@@ -21,6 +21,7 @@ class Fleet:
         score_log: Receives a line when one is suspect, comes back or is lost.
 
     Attributes:
+        names: Of all engines, those that are lost included.
         hung: Whether a thread is left that will not end: the process must end by `os._exit`.
     """
 
@@ -32,6 +33,7 @@ class Fleet:
         self._score_log = score_log
         self._to_close: list[EngineClient] = []
         self._suspect: set[str] = set()
+        self.names = tuple(engine.name for engine in engines)
         self.hung = False
 
     def __len__(self) -> int:
@@ -40,6 +42,11 @@ class Fleet:
 
     def __getitem__(self, name: str) -> EngineClient:
         return self._alive[name]
+
+    @property
+    def suspect(self) -> frozenset[str]:
+        """The engines with a step past its limit."""
+        return frozenset(self._suspect)
 
     @property
     def usable(self) -> bool:

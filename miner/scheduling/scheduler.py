@@ -9,16 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from generation.plan import Plan, Rung, Step, StepEvent
-from miner.request import ActiveRequest, ReasonCode, Request
-from miner.scheduling.board import Lanes
+from miner.request import ActiveRequest, Caller, ReasonCode, Request
+from miner.scheduling.board import Board, Lanes
 from miner.scheduling.estimates import DeliveryTimes, Estimates
 from miner.scheduling.guard import Guard, Margins, Verdict
 from miner.scheduling.queueing import FairShares
 from miner.scheduling.watchdog import RECOVERY_S, Overrun, overruns
+from protocol.tasks import TextTask
 
 SPZ_BYTES_PER_GAUSSIAN = 16
 DELIVERY_Z = 1.645
 MAX_ROUTES = 256
+
+_NEWCOMER = TextTask(id="newcomer", prompt="a red car")
+_LAST = 2**62
 
 Route = Callable[[Request, Rung], tuple[Step, ...]]
 """The steps that a request takes at a rung."""
@@ -113,23 +117,7 @@ class Scheduler:
 
     def arrive(self, request: Request) -> tuple[ActiveRequest, Verdict]:
         """Decides about a request; if it is admitted, it waits for an engine from now on."""
-        budget = (
-            self._budget_s if request.allowed_s is None else min(self._budget_s, request.allowed_s)
-        )
-        active = ActiveRequest(
-            request=request,
-            arrival=next(self._arrivals),
-            limit_at=request.received_at + max(0.0, budget - self._margin_s),
-            routes=tuple(self._shared(self._route(request, rung)) for rung in self._ladder),
-            delivery_s=tuple(
-                self._delivery.predict(
-                    request.transport, SPZ_BYTES_PER_GAUSSIAN * rung.gaussians, DELIVERY_Z
-                )
-                for rung in self._ladder
-            ),
-            rung=len(self._ladder) - 1,
-            plan=Plan(self._ladder[-1], ()),
-        )
+        active = self._new(request, next(self._arrivals))
         self._shares.note(request.caller.hotkey)
         verdict = self._guard.admit(active, list(self._active.values()), self._usable())
         active.predicted_s = verdict.predicted_s
@@ -196,6 +184,25 @@ class Scheduler:
         if active.abandoned:
             self._active.pop(active.request.id, None)
 
+    def _new(self, request: Request, arrival: int) -> ActiveRequest:
+        budget = (
+            self._budget_s if request.allowed_s is None else min(self._budget_s, request.allowed_s)
+        )
+        return ActiveRequest(
+            request=request,
+            arrival=arrival,
+            limit_at=request.received_at + max(0.0, budget - self._margin_s),
+            routes=tuple(self._shared(self._route(request, rung)) for rung in self._ladder),
+            delivery_s=tuple(
+                self._delivery.predict(
+                    request.transport, SPZ_BYTES_PER_GAUSSIAN * rung.gaussians, DELIVERY_Z
+                )
+                for rung in self._ladder
+            ),
+            rung=len(self._ladder) - 1,
+            plan=Plan(self._ladder[-1], ()),
+        )
+
     def _note_pace(self, active: ActiveRequest, event: StepEvent) -> None:
         lane, engine = event.step.lane, active.engine or ""
         following = active.plan.steps[event.position + 1 :]
@@ -219,6 +226,40 @@ class Scheduler:
         past = overruns(self._active.values(), self._clock())
         self._suspect = {overrun.active.engine or "" for overrun in past}
         return past
+
+    def backlog(self) -> Mapping[str, float]:
+        """Returns for each engine the seconds until it has done everything that it may have to do.
+
+        A request that no engine has yet counts for all of them.
+        """
+        admitted = list(self._active.values())
+        board = Board(self._estimates, self._clock(), self._engines, len(admitted))
+        ends = [end.mean for end in board.before(admitted)]
+        return {
+            name: max(
+                (
+                    end
+                    for active, end in zip(admitted, ends, strict=True)
+                    if active.engine in (None, name)
+                ),
+                default=0.0,
+            )
+            for name in self._engines
+        }
+
+    def predicted_wait(self) -> float | None:
+        """Returns the seconds that a text task from now would wait beside its own steps.
+
+        None while no engine can be used.
+        """
+        usable = self._usable()
+        if not usable:
+            return None
+        admitted = list(self._active.values())
+        board = Board(self._estimates, self._clock(), usable, len(admitted))
+        newcomer = self._new(Request(_NEWCOMER, Caller(""), "", self._clock()), _LAST)
+        end = board.finish_of(newcomer, 0, admitted)
+        return max(0.0, end.mean - board.alone(newcomer, 0, 0.0, None))
 
     def _shared(self, route: tuple[Step, ...]) -> tuple[Step, ...]:
         """Returns one object for equal routes, which the guard then times only once."""

@@ -29,6 +29,9 @@ STUCK_S = 10.0
 MOST_CHARACTERS = 2**17
 """A longer text in a field is cut."""
 
+Listener = Callable[[str, Mapping[str, object]], None]
+"""Takes the name of an event and its fields as they are in the file."""
+
 
 class ScoreLog:
     """Writes events to `folder`/score.jsonl, whatever the disk does.
@@ -67,6 +70,7 @@ class ScoreLog:
         self._lock = lock
         self.problems = Problems()
         self._clock = clock
+        self._listeners: list[Listener] = []
         file = RotatingFile(
             self.path,
             max_bytes=max_mebibytes * 2**20,
@@ -85,20 +89,33 @@ class ScoreLog:
             file, self.problems, most_bytes=most_waiting_bytes, on_lost=self._lost
         )
 
+    def listen(self, listener: Listener) -> None:
+        """Tells a listener of every event from now on, in the thread that writes it.
+
+        What the listener raises is logged and ignored.
+        """
+        self._listeners.append(listener)
+
     def write(self, event: str, **fields: object) -> None:
         """Writes one event; a field that is None or not a finite number is left out."""
         now = self._clock()
+        plain = _plain(fields)
         line = {
             "ts": datetime.fromtimestamp(now, UTC).isoformat(timespec="microseconds"),
             "unix": round(now, 6),
             "event": event,
-            **_plain(fields),
+            **plain,
         }
         text = json.dumps(line, ensure_ascii=True, allow_nan=False, default=str)
         self._writer.put(text.encode() + b"\n", wait_s=WAIT_S)
         if (stuck_s := self._writer.stuck_s) > STUCK_S:
             words = f"{self.path}: the disk has not taken a line for {stuck_s:.0f} s"
             self.problems.report(str(self.path), words)
+        for listener in self._listeners:
+            try:
+                listener(event, plain)
+            except Exception as error:
+                logger.opt(exception=error).error("a listener failed on an event {}", event)
 
     def flush(self, limit_s: float = CLOSE_LIMIT_S) -> bool:
         """Waits until every event is in the file; returns whether that came about in time."""
@@ -140,6 +157,7 @@ class ScoreLog:
             reason=answer.reason,
             stage=answer.stage,
             rung=answer.rung,
+            engine=answer.engine,
             predicted_s=answer.predicted_s,
             budget_s=answer.budget_s,
             timings=dict(answer.timings),

@@ -197,21 +197,11 @@ class HttpTransport:
                 self._service.handle(Request(task, CALLER, NAME, received_at))
             )
         if answer.cloud is None:
-            logger.info("{}: {}, {}", log_safe(task_id), answer.outcome, answer.reason)
             return _without_asset(answer)
         answered_at, size = time.monotonic(), len(answer.asset)
         when_sent(lambda: self._service.delivered(NAME, size, time.monotonic() - answered_at))
         body = await asyncio.to_thread(_encode, answer.cloud, self._up_axis)
         total_s = time.monotonic() - received_at
-        stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in answer.timings.items())
-        logger.info(
-            "{}: {:,} Gaussians, {:,} bytes; {}; Total time: {:.2f} s",
-            log_safe(task_id),
-            answer.gaussians,
-            len(body),
-            stages,
-            total_s,
-        )
         return Response(
             body,
             media_type="application/octet-stream",

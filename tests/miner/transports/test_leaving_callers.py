@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from miner.entry import Watch
 from miner.request import Answer, Request
 from tests.support import http_running
 from tests.support.running import Start
@@ -29,7 +30,7 @@ class HeldService:
         self.cancelled_at = 0.0
         self.loop = asyncio.get_running_loop()
 
-    async def __call__(self, request: Request) -> Answer:
+    async def __call__(self, request: Request, *, watch: Watch | None = None) -> Answer:
         assert asyncio.get_running_loop() is self.loop
         self.requests.append(request)
         self.entered.set()

@@ -16,6 +16,7 @@ from generation.engine import Engine
 from generation.errors import EngineDead, GenerationError
 from generation.scoring.validity import check
 from miner.engines.local import LocalEngine
+from miner.entry import Watch
 from miner.request import Answer, Request
 from miner.transports.refusals import RETRY_AFTER_S
 from protocol import ply, spz
@@ -176,7 +177,7 @@ async def test_a_caller_beyond_its_share_may_ask_again_in_a_few_seconds(tmp_path
 async def test_every_outcome_has_its_status_and_says_why(
     tmp_path: Path, answer: Answer, status: int, retry_after: int | None
 ) -> None:
-    async def handle(request: Request) -> Answer:
+    async def handle(request: Request, *, watch: Watch | None = None) -> Answer:
         return answer
 
     async with running(tmp_path) as miner:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from miner.entry import Watch
 from miner.request import Answer, Request
 from miner.transports.http import server
 from tests.support.http_running import Reply, Running, running
@@ -27,7 +28,7 @@ def request(line: str = "POST /generate", *headers: str, body: bytes = PROMPT) -
 
 
 def answers(answer: Answer) -> Callable[[Running], None]:
-    async def handle(request: Request) -> Answer:
+    async def handle(request: Request, *, watch: Watch | None = None) -> Answer:
         return answer
 
     def prepare(miner: Running) -> None:
@@ -37,7 +38,7 @@ def answers(answer: Answer) -> Callable[[Running], None]:
 
 
 def breaks(miner: Running) -> None:
-    async def handle(request: Request) -> Answer:
+    async def handle(request: Request, *, watch: Watch | None = None) -> Answer:
         raise RuntimeError("a secret of the miner")
 
     miner.service.handle = handle  # type: ignore[method-assign]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from miner.entry import Watch
 from miner.request import Answer, Request
 from miner.transports.pull.tasks import contained
 from protocol.synapses import WireTask
@@ -55,7 +56,7 @@ async def test_an_unexpected_error_of_a_generation_settles_the_task(
     def prepare(pulling: Pulling) -> None:
         handle = pulling.service.handle
 
-        async def fails(request: Request) -> Answer:
+        async def fails(request: Request, *, watch: Watch | None = None) -> Answer:
             pulling.service.handle = handle  # type: ignore[method-assign]
             raise error
 
@@ -135,7 +136,7 @@ async def test_a_task_that_the_service_puts_off_is_done_once_it_can(
         handle = pulling.service.handle
         refusals = [Answer("dropped", "engine_suspect", "a stage hangs", "t-1")] * 5
 
-        async def puts_off(request: Request) -> Answer:
+        async def puts_off(request: Request, *, watch: Watch | None = None) -> Answer:
             return refusals.pop() if refusals else await handle(request)
 
         pulling.service.handle = puts_off  # type: ignore[method-assign]
@@ -153,7 +154,7 @@ async def test_a_task_that_ends_two_engines_is_not_given_to_a_third(
     handled: list[str] = []
 
     def prepare(pulling: Pulling) -> None:
-        async def dies(request: Request) -> Answer:
+        async def dies(request: Request, *, watch: Watch | None = None) -> Answer:
             handled.append(request.task.id)
             return Answer("failed", "engine_dead", "the engine died", request.task.id)
 

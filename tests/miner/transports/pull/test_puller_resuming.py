@@ -8,6 +8,7 @@ import pytest
 
 from generation.errors import EngineDead
 from miner.chain.metagraph import Snapshot
+from miner.entry import Watch
 from miner.request import Answer, Request
 from miner.transports.pull.state import AssignedTask
 from tests.support.fake_validators import (
@@ -98,7 +99,7 @@ async def test_a_task_that_is_not_done_when_the_miner_stops_is_kept_for_the_next
 ) -> None:
     entered, over = asyncio.Event(), asyncio.Event()
 
-    async def late(request: Request) -> Answer:
+    async def late(request: Request, *, watch: Watch | None = None) -> Answer:
         entered.set()
         await over.wait()
         return Answer("dropped", "deadline_passed", "not done after 29.00 s", request.task.id)
