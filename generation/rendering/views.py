@@ -76,6 +76,17 @@ def render_views(
     """
     seen = as_seen_by_validator(cloud) if as_validator else cloud
     cameras = [validator_camera(index, size) for index in indices]
-    rgb, coverage = render_layers(seen, cameras, backend=backend)
+    return render_on_white(seen, cameras, backend=backend)
+
+
+def render_on_white(
+    cloud: GaussianCloud, cameras: Sequence[Camera], *, backend: Backend = "auto"
+) -> NDArray[np.uint8]:
+    """Renders a cloud, as it is, through any cameras, on white; see `render_layers`.
+
+    Returns:
+        (V, H, W, 3) uint8: colours clipped to 0..1, times 255, truncated as the validator does.
+    """
+    rgb, coverage = render_layers(cloud, cameras, backend=backend)
     on_white = rgb + (1.0 - coverage[..., None])
     return (on_white.clip(0.0, 1.0) * 255.0).astype(np.uint8)
