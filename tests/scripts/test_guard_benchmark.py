@@ -30,22 +30,23 @@ def simulated(
 
 
 @pytest.mark.parametrize(
-    ("scenario", "load", "least_of_perfect", "most_wasted"),
+    ("scenario", "load", "requests", "least_of_perfect", "most_wasted"),
     [
-        ("even", 3.0, 0.95, 0.02),
-        ("even, mixed deadlines", 3.0, 0.95, 0.02),
-        ("uneven", 1.0, 0.90, 0.05),
-        ("uneven", 3.0, 0.90, 0.05),
-        ("uneven, mixed deadlines", 3.0, 0.90, 0.05),
-        ("heavy tails", 1.5, 0.85, 0.08),
-        ("spikes", 1.0, 0.85, 0.08),
+        ("even", 3.0, 600, 0.95, 0.02),
+        ("even, mixed deadlines", 3.0, 600, 0.95, 0.02),
+        ("uneven", 1.0, 600, 0.90, 0.05),
+        ("uneven", 3.0, 1000, 0.90, 0.05),
+        ("uneven, mixed deadlines", 3.0, 1000, 0.90, 0.05),
+        ("heavy tails", 1.5, 600, 0.85, 0.08),
+        ("spikes", 1.0, 600, 0.85, 0.08),
     ],
 )
 def test_the_slow_card_serves_nearly_what_perfect_knowledge_would(
-    scenario: str, load: float, least_of_perfect: float, most_wasted: float
+    scenario: str, load: float, requests: int, least_of_perfect: float, most_wasted: float
 ) -> None:
-    found = [simulated("guard", BY_NAME[scenario], "slow", load, seed=s)[0] for s in SEEDS]
-    perfect = [simulated("perfect", BY_NAME[scenario], "slow", load, seed=s)[0] for s in SEEDS]
+    case = (BY_NAME[scenario], "slow", load, requests)
+    found = [simulated("guard", *case, seed)[0] for seed in SEEDS]
+    perfect = [simulated("perfect", *case, seed)[0] for seed in SEEDS]
     assert total(found, "on_time") >= least_of_perfect * total(perfect, "on_time")
     assert total(found, "wasted_share") / len(SEEDS) <= most_wasted
     assert total(found, "late") <= 0.005 * total(found, "accepted")
