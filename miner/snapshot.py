@@ -1,7 +1,10 @@
 """What a service looks like at one moment, for people and for metrics."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+
+from miner.request import ActiveRequest
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,35 @@ class ServiceSnapshot:
     waiting: int
     engines: Sequence[EngineSnapshot]
     predicted_wait_s: float | None
+
+
+def take_snapshot(
+    state: str,
+    active: Sequence[ActiveRequest],
+    engines: Sequence[str],
+    *,
+    suspect: Collection[str],
+    backlog: Mapping[str, float],
+    predicted_wait_s: float | None,
+) -> ServiceSnapshot:
+    """Counts admitted requests by transport and engine.
+
+    Args:
+        state: Name of the service's state.
+        active: Admitted requests without an answer.
+        engines: Names of all engines.
+        suspect: Those of them with a step past its limit.
+        backlog: Seconds by engine; those that are not in it are down.
+        predicted_wait_s: Of a text task that arrives now.
+    """
+    held = Counter(request.engine for request in active)
+    return ServiceSnapshot(
+        state=state,
+        active=Counter(request.request.transport for request in active),
+        waiting=held[None],
+        engines=[
+            EngineSnapshot(name, name in backlog, name in suspect, held[name], backlog.get(name, 0))
+            for name in engines
+        ],
+        predicted_wait_s=predicted_wait_s,
+    )

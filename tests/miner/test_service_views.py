@@ -8,6 +8,7 @@ from loguru import logger
 
 from generation.errors import EngineDead, GenerationError
 from miner.request import ActiveRequest, Answer, Request
+from protocol.tasks import TextTask
 from tests.miner.conftest import MakeBench
 from tests.support.fakes import STAGES, FakeEngine
 from tests.support.service_bench import CALLER, Bench
@@ -160,3 +161,12 @@ def test_listeners_of_the_score_log_get_the_fields_as_written(bench: Bench) -> N
     assert heard == [("refused", {"count": 3})]
     (line,) = bench.events("refused")
     assert line["count"] == 3
+
+
+@in_virtual_time
+async def test_an_answer_tells_the_words_that_the_networks_know(make_bench: MakeBench) -> None:
+    bench = make_bench(vocabulary={"blue", "cube"})
+    await bench.service.start()
+    answer = await bench.handle(task=TextTask(id="t", prompt="a blue dragon"))
+    assert (answer.understood, answer.ignored) == (("blue",), ("dragon",))
+    assert "dragon" not in bench.log.path.read_text()
