@@ -140,10 +140,12 @@ class Delivery:
             turnaround,
             wait,
         )
+        validator = self._chain.snapshot.neurons.get(task.validator)
         self._score_log.write(
             "feedback",
             task_id=log_safe(task.id),
             caller=task.validator,
+            uid=None if validator is None else validator.uid,
             fate=outcome.fate,
             turnaround_s=turnaround,
             ask_again_s=wait,

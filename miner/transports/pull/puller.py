@@ -7,7 +7,7 @@ assignment. An assigned task is saved before anything is done with it, so that i
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from loguru import logger
 
@@ -98,6 +98,13 @@ class PullTransport:
         report("pulling tasks; validators that serve them: {}", validators)
         for _ in range(self._count):
             spawn(self._work(), self._workers)
+
+    def validator_waits(self) -> Mapping[int, float]:
+        """Returns the seconds until each validator may be asked for a task, by uid.
+
+        A validator whose task is in work is left out.
+        """
+        return self._book.validators.waits(self._chain.snapshot.neurons.values())
 
     async def close(self) -> None:
         """Pulls no more, delivers the results that are ready, and keeps the rest."""

@@ -152,6 +152,13 @@ class Validators:
         times = [self._ask_at(neuron) for neuron in self._candidates(neurons)]
         return max(0.0, min(times) - self._clock()) if times else None
 
+    def waits(self, neurons: Iterable[Neuron]) -> Mapping[int, float]:
+        """Returns the seconds until each validator may be asked, by uid; without those busy."""
+        now = self._clock()
+        return {
+            neuron.uid: max(0.0, self._ask_at(neuron) - now) for neuron in self._candidates(neurons)
+        }
+
     def occupy(self, hotkey: str) -> None:
         """Marks a validator busy with a task of an earlier run."""
         self._busy.add(hotkey)

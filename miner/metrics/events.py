@@ -1,0 +1,224 @@
+"""Counters and histograms, fed by the events of the score log."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from miner.logs import program_version
+from miner.metrics import PREFIX
+from miner.metrics.labels import (
+    FATES,
+    KINDS,
+    METRICS,
+    OUTCOMES,
+    REASON_CODES,
+    TRANSPORTS,
+    Label,
+    UidLabel,
+)
+
+REQUEST_BUCKETS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1, 2.5, 5, 10, 15, 20, 25, 30, 60)
+STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
+QUEUE_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
+ERROR_BUCKETS = (-20, -10, -5, -2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
+SCORE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Upper limits of the histograms' buckets: seconds, the last ones scores."""
+
+MOST_ENGINES, MOST_STAGES, MOST_RUNGS, MOST_CODES = 16, 16, 8, 64
+"""Words that a label takes at most."""
+
+Fields = Mapping[str, object]
+
+
+class EventMetrics:
+    """Series that count what has happened. Hand `on_event` to `ScoreLog.listen`.
+
+    A field that is missing or of another type than docs/score-log.md gives it leaves out what needs
+    it. May be used from several threads.
+
+    Args:
+        registry: Receives the series.
+        clock: Seconds since the epoch.
+
+    Attributes:
+        state_since: When the service changed its state last, in seconds since the epoch.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._clock = clock
+        self.state_since = clock()
+        self._kind, self._outcome = Label(KINDS), Label(OUTCOMES)
+        self._transport = Label((*TRANSPORTS, METRICS))
+        self._reason_code, self._fate = Label(REASON_CODES), Label(FATES)
+        self._refusal, self._uid = Label(most=MOST_CODES), UidLabel()
+        self._stage, self._rung = Label(most=MOST_STAGES), Label(most=MOST_RUNGS)
+        self._engine = Label(most=MOST_ENGINES)
+        counter = partial(Counter, namespace=PREFIX, registry=registry)
+        gauge = partial(Gauge, namespace=PREFIX, registry=registry)
+        histogram = partial(Histogram, namespace=PREFIX, registry=registry)
+
+        self._build = Info(
+            "build", "The program, and its place on the subnet", namespace=PREFIX, registry=registry
+        )
+        self._build.info(_build({}))
+        self._budget = gauge(
+            "budget_seconds", "Seconds from the receipt of a request to the arrival of its answer"
+        )
+        self._requests = counter(
+            "requests", "Requests that have their answer",
+            ("transport", "kind", "outcome", "reason_code"),
+        )  # fmt: skip
+        self._owed = counter(
+            "answers_owed",
+            "Requests that were neither rejected nor given up by their callers in time",
+            ("transport",),
+        )
+        self._in_time = counter(
+            "answers_in_time", "Requests that were completed within their budget", ("transport",)
+        )
+        self._request_seconds = histogram(
+            "request_seconds", "Seconds from receipt to answer, of completed requests",
+            ("transport", "kind"), buckets=REQUEST_BUCKETS,
+        )  # fmt: skip
+        self._stage_seconds = histogram(
+            "stage_seconds", "Seconds that a stage ran, of completed requests",
+            ("stage", "kind", "engine", "rung"), buckets=STAGE_BUCKETS,
+        )  # fmt: skip
+        self._queue_seconds = histogram(
+            "queue_seconds", "Seconds that no stage accounts for, of admitted requests",
+            buckets=QUEUE_BUCKETS,
+        )  # fmt: skip
+        self._prediction_error = histogram(
+            "prediction_error_seconds", "Seconds predicted less taken, of completed requests",
+            buckets=ERROR_BUCKETS,
+        )  # fmt: skip
+        self._last_completed: float | None = None
+        self._refused = counter(
+            "refused", "Callers turned away before their request reached the service",
+            ("transport", "reason_code"),
+        )  # fmt: skip
+        self._feedback = counter("feedback", "Pulled tasks whose outcome is known", ("fate",))
+        self._validator_feedback = counter(
+            "validator_feedback", "Pulled tasks whose outcome is known, by validator",
+            ("uid", "fate"),
+        )  # fmt: skip
+        self._score = histogram(
+            "fidelity_score", "Scores that validators gave to results", buckets=SCORE_BUCKETS
+        )
+        self._validator_score = gauge(
+            "validator_fidelity_score", "Average score of this miner, as a validator last told it",
+            ("uid",),
+        )  # fmt: skip
+
+    @property
+    def last_completed(self) -> float | None:
+        """When a request was last completed, in seconds since the epoch; None before the first."""
+        return self._last_completed
+
+    def expect(self, transports: Iterable[str]) -> None:
+        """Begins the counters of these transports at 0, so that their first request is an increase.
+
+        Prometheus sees no increase in a series whose first value is 1.
+        """
+        for transport in transports:
+            self._owed.labels(transport)
+            self._in_time.labels(transport)
+            for kind in KINDS:
+                self._request_seconds.labels(transport, kind)
+                self._requests.labels(transport, kind, "completed", "ok")
+        for fate in FATES if "pull" in transports else ():
+            self._feedback.labels(fate)
+
+    def on_event(self, event: str, fields: Fields) -> None:
+        """Counts an event of the score log.
+
+        Args:
+            event: Its name.
+            fields: Its fields.
+        """
+        match event:
+            case "answered":
+                self._answered(fields)
+            case "refused":
+                count = _number(fields, "count")
+                if count is not None and count >= 0:
+                    transport, code = fields.get("transport"), fields.get("reason_code")
+                    self._refused.labels(self._transport(transport), self._refusal(code)).inc(count)
+            case "feedback":
+                self._judged(fields)
+            case "state_changed":
+                self.state_since = self._clock()
+            case "miner_started":
+                self._build.info(_build(fields))
+                if (budget := _number(fields, "budget_s")) is not None:
+                    self._budget.set(budget)
+
+    def _answered(self, fields: Fields) -> None:
+        transport, kind = self._transport(fields.get("transport")), self._kind(fields.get("kind"))
+        outcome, code = self._outcome(fields.get("outcome")), fields.get("reason_code")
+        self._requests.labels(transport, kind, outcome, self._reason_code(code)).inc()
+        total, queued = _number(fields, "total_s"), _number(fields, "queue_s")
+        if _is_owed(fields, total):
+            self._owed.labels(transport).inc()
+        if queued is not None and "rung" in fields:
+            self._queue_seconds.observe(queued)
+        if outcome != "completed":
+            return
+        self._last_completed = self._clock()
+        if fields.get("on_time") is True:
+            self._in_time.labels(transport).inc()
+        if total is not None:
+            self._request_seconds.labels(transport, kind).observe(total)
+            if (predicted := _number(fields, "predicted_s")) is not None:
+                self._prediction_error.observe(predicted - total)
+        timings = fields.get("timings")
+        for name, seconds in timings.items() if isinstance(timings, Mapping) else ():
+            if (ran := _finite(seconds)) is not None:
+                self._stage_seconds.labels(
+                    self._stage(name),
+                    kind,
+                    self._engine(fields.get("engine")),
+                    self._rung(fields.get("rung")),
+                ).observe(ran)
+
+    def _judged(self, fields: Fields) -> None:
+        uid, fate = self._uid(fields.get("uid")), self._fate(fields.get("fate"))
+        self._feedback.labels(fate).inc()
+        self._validator_feedback.labels(uid, fate).inc()
+        if (score := _number(fields, "task_fidelity_score")) is not None:
+            self._score.observe(score)
+        if (average := _number(fields, "average_fidelity_score")) is not None:
+            self._validator_score.labels(uid).set(average)
+
+
+def _is_owed(fields: Fields, total: float | None) -> bool:
+    """Whether an answer counts for the share in time, as docs/score-log.md defines it."""
+    if fields.get("outcome") == "rejected":
+        return False
+    budget = _number(fields, "budget_s")
+    left = fields.get("reason_code") == "caller_left"
+    return not left or (budget is not None and (total or 0.0) > budget)
+
+
+def _build(fields: Fields) -> dict[str, str]:
+    names = ("version", "preset", "netuid", "uid", "hotkey")
+    values = {"version": program_version(), **{name: fields.get(name, "") for name in names[1:]}}
+    return {name: str(values[name])[:128] for name in names}
+
+
+def _number(fields: Fields, name: str) -> float | None:
+    return _finite(fields.get(name))
+
+
+def _finite(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None

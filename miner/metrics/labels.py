@@ -1,0 +1,64 @@
+"""Label values: every label of a series has few, whatever the events hold."""
+
+import re
+import threading
+from collections.abc import Iterable
+from typing import get_args
+
+from miner.request import Outcome, ReasonCode
+from miner.transports.pull.validators import Fate
+
+OTHER = "other"
+"""Stands for every value that a label does not take."""
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,39}")
+
+
+class Label:
+    """The values that a label may take; may be used from several threads.
+
+    Args:
+        values: Taken from the start.
+        most: Further words that are taken, the first that come: names that only the running miner
+            knows, such as those of its engines. A word has up to 40 of `A-Z a-z 0-9 _ . : -`.
+    """
+
+    def __init__(self, values: Iterable[str] = (), *, most: int = 0) -> None:
+        self._values = set(values)
+        self._room = most
+        self._lock = threading.Lock()
+
+    def __call__(self, value: object) -> str:
+        """Returns the value if the label takes it, else `OTHER`."""
+        with self._lock:
+            if not isinstance(value, str):
+                return OTHER
+            if value in self._values:
+                return value
+            if self._room <= 0 or not _WORD.fullmatch(value):
+                return OTHER
+            self._room -= 1
+            self._values.add(value)
+            return value
+
+
+class UidLabel(Label):
+    """Uids of a subnet: whole numbers from 0 to 65535, at most 1024 of them."""
+
+    def __init__(self) -> None:
+        super().__init__(most=1024)
+
+    def __call__(self, value: object) -> str:
+        """Returns the uid in digits, else `OTHER`."""
+        if type(value) is not int or not 0 <= value < 65536:
+            return OTHER
+        return super().__call__(str(value))
+
+
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+REASON_CODES: tuple[ReasonCode, ...] = get_args(ReasonCode)
+FATES: tuple[Fate, ...] = get_args(Fate)
+KINDS = ("text", "image")
+TRANSPORTS = ("axon", "pull", "http")
+METRICS = "metrics"
+"""What the score log and the series call the port of the metrics themselves."""
