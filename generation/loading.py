@@ -90,21 +90,30 @@ def require_device(settings: GenerationSettings) -> torch.device:
 
 
 def load(
-    settings: GenerationSettings, models_dir: Path | None, report: Callable[[str], None]
+    settings: GenerationSettings,
+    models_dir: Path | None,
+    report: Callable[[str], None],
+    *,
+    image_only: bool = False,
 ) -> LoadedStages:
     """Loads everything that the ladder of a preset needs, each back end once.
 
     Args:
         settings: The preset.
         models_dir: The models folder; the default one when None.
-        report: Receives the name of what is loaded next: three times, then once per back end.
+        report: Receives the name of what is loaded next: three times (with `image_only` two), then
+            once per back end.
+        image_only: Leave out text to image; only image tasks can be served then.
 
     Raises:
         SetupError: The device is not there, a file is missing or wrong, or memory runs out.
     """
     device = require_device(settings)
     try:
-        pictures = load_pictures(settings, models_dir, device, report)
+        if image_only:
+            background = load_background(settings, models_dir, device, report)
+        else:
+            pictures = load_pictures(settings, models_dir, device, report)
         back_ends = {}
         for name in dict.fromkeys(rung.back_end for rung in settings.ladder):
             report(name)
@@ -115,6 +124,8 @@ def load(
             f"preset {settings.name} does not fit on {settings.device}: {error}",
             fix="free the device (nvidia-smi shows who uses it) or use --preset gpu24",
         ) from error
+    if image_only:
+        return assemble_image_only(settings, background, back_ends)
     return assemble(settings, pictures, back_ends)
 
 
@@ -150,6 +161,19 @@ def load_pictures(
     return PictureNetworks(flux, BackgroundRemover(paths.cutout, settings.cutout, device))
 
 
+def load_background(
+    settings: GenerationSettings,
+    models_dir: Path | None,
+    device: torch.device,
+    report: Callable[[str], None] = lambda what: None,
+) -> BackgroundRemover:
+    """Loads what takes a picture to a cut-out, and no more; see `load_pictures`."""
+    report("models folder")
+    paths = locate_models(settings, models_dir, image_only=True)
+    report("background")
+    return BackgroundRemover(paths.cutout, settings.cutout, device)
+
+
 def assemble(
     settings: GenerationSettings,
     pictures: PictureNetworks,
@@ -163,6 +187,7 @@ def assemble(
         back_ends: The stage functions of every back end in the preset's ladder.
     """
     flux = pictures.flux
+    others = assemble_image_only(settings, pictures.background, back_ends)
 
     def prompt(task: TextTask, context: StepContext) -> Drawing:
         rung = context.rung
@@ -174,25 +199,33 @@ def assemble(
     def decode(drawing: Drawing, context: StepContext) -> NDArray[np.uint8]:
         return flux.decode(drawing)
 
+    def drop_caches() -> None:
+        flux.drop_caches()
+        others.drop_caches()
+
+    functions: dict[str, StageFunction] = {"prompt": prompt, "denoise": denoise, "decode": decode}
+    return LoadedStages(functions | dict(others.functions), drop_caches, flux.remembers)
+
+
+def assemble_image_only(
+    settings: GenerationSettings,
+    background: BackgroundRemover,
+    back_ends: Mapping[str, Mapping[str, StageFunction]],
+) -> LoadedStages:
+    """Makes stage functions that serve image tasks; see `assemble`."""
+
     def cutout(source: NDArray[np.uint8] | ImageTask, context: StepContext) -> Cutout:
-        return _cut_out(pictures.background, source, skip_plain=context.rung.skip_plain)
+        return _cut_out(background, source, skip_plain=context.rung.skip_plain)
 
     def encode(cloud: GaussianCloud, context: StepContext) -> Asset:
         return _encode(cloud, settings.spz_level)
 
     def drop_caches() -> None:
-        flux.drop_caches()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    functions: dict[str, StageFunction] = {
-        "prompt": prompt,
-        "denoise": denoise,
-        "decode": decode,
-        "cutout": cutout,
-        "encode": encode,
-    }
-    return LoadedStages(functions | _by_back_end(back_ends), drop_caches, flux.remembers)
+    functions: dict[str, StageFunction] = {"cutout": cutout, "encode": encode}
+    return LoadedStages(functions | _by_back_end(back_ends), drop_caches, lambda prompt: False)
 
 
 def _by_back_end(

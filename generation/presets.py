@@ -3,6 +3,7 @@
 from generation.settings import (
     CutoutSettings,
     GenerationSettings,
+    MeshSettings,
     RungSettings,
     SplatSettings,
     TextToImageSettings,
@@ -35,6 +36,15 @@ _GPU80 = GenerationSettings(
     accelerate=True,
 )
 
+_EMBEDDED_WORDS = """
+red crimson scarlet, orange, yellow golden, green emerald, cyan turquoise teal, blue navy,
+purple violet, pink, brown, black, grey gray, white,
+cube box block, sphere ball orb, cylinder drum, cone, torus donut doughnut, pyramid, capsule pill,
+car automobile, house cottage hut, tree, table desk, chair seat, mug cup, mushroom toadstool,
+rocket spaceship
+"""
+"""What the shipped networks were trained on, synonyms side by side; "ring stand" is two words."""
+
 PRESETS: dict[str, GenerationSettings] = {
     "embedded": GenerationSettings(
         name="embedded",
@@ -44,11 +54,13 @@ PRESETS: dict[str, GenerationSettings] = {
         cutout=CutoutSettings(),
         triposr=TripoSRSettings(),
         splats=SplatSettings(max_gaussians=20_000, resolution=64),
+        mesh=MeshSettings(resolution=128, triangles=20_000),
         rungs=(
             RungSettings(name="four_steps", steps=4),
             RungSettings(name="draft", steps=4, gaussians=10_000, skip_plain=True),
         ),
         knows="one object in one colour, such as 'a red car' (docs/embedded-models.md)",
+        vocabulary=("ring stand", *_EMBEDDED_WORDS.replace(",", " ").split()),
     ),
     "gpu24": _GPU80.model_copy(
         update={

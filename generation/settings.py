@@ -41,8 +41,8 @@ class TextToImageSettings(Frozen):
     template: Annotated[str, AfterValidator(_has_placeholder)] = "{prompt}"
     """What is made of a prompt; {prompt} stands for it."""
     eight_bit: bool = False
-    """Hold the large linear layers of the transformer and of T5 in 8 bits instead of 16, which takes
-    FLUX.1-schnell from 34 to 18 GB."""
+    """Hold the large linear layers of the transformer and of T5 in 8 bits instead of 16, which
+    takes FLUX.1-schnell from 34 to 18 GB."""
 
 
 class CutoutSettings(Frozen):
@@ -51,14 +51,14 @@ class CutoutSettings(Frozen):
     model: ReleaseModel | None = None
     """Where the weights come from; null for those shipped in generation/embedded/."""
     runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
-    """What runs the network: ONNX Runtime, through rembg, or torch, on the device. What torch cannot
-    run is left to ONNX Runtime."""
+    """What runs the network: ONNX Runtime, through rembg, or torch, on the device. What torch
+    cannot run is left to ONNX Runtime."""
     dtype: DType = "float32"
     """Number format in the torch runtime. bfloat16 is faster, but may leave a haze far off the
     object, which spoils its box."""
     providers: Names = ("CPUExecutionProvider",)
-    """ONNX Runtime execution providers in order of preference, with commas; those that the installed
-    runtime lacks are skipped."""
+    """ONNX Runtime execution providers in order of preference, with commas; those that the
+    installed runtime lacks are skipped."""
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     """Threads of the network on the CPU; 0 takes half of the cores."""
     skip_plain: bool = False
@@ -114,7 +114,7 @@ class SplatSettings(Frozen):
 
 
 class MeshSettings(Frozen):
-    """Scene code to triangle mesh; what finds the surface is in splats."""
+    """Scene code to triangle mesh; what finds the surface is among splats."""
 
     resolution: Annotated[int, Field(ge=8, le=512)] = 256
     """Samples along each axis where the surface passes, rounded to a multiple of the cells of
@@ -139,30 +139,24 @@ class RungSettings(Frozen):
 
 
 class GenerationFields(Frozen):
-    """What decides how a task becomes an asset, as a program's settings and a preset both hold it."""
+    """What decides how a task becomes an asset, in a program's settings as in a preset."""
 
     device: str
     """Where the networks run, in torch's words: cpu, cuda, cuda:1."""
     text_to_image: TextToImageSettings
-    """Prompt to picture: FLUX."""
     cutout: CutoutSettings
-    """Picture to cut-out: rembg's models, and the framing that TripoSR was trained on."""
     lift: LiftSettings = LiftSettings()
-    """Cut-out to 3D."""
     triposr: TripoSRSettings
-    """Cut-out to scene code: TripoSR."""
     splats: SplatSettings
-    """Scene code to Gaussian cloud."""
     mesh: MeshSettings = MeshSettings()
-    """Scene code to triangle mesh; what finds the surface is in splats."""
     rungs: tuple[RungSettings, ...] = ()
     """Levels below the preset's best, best first; the guard falls back on them before it drops a
     request. A list of {name, steps, size, gaussians, skip_plain}."""
     spz_level: Annotated[int, Field(ge=1, le=22)] = 1
     """zstandard level of the SPZ file."""
     accelerate: bool = False
-    """Compile FLUX and TripoSR and record CUDA graphs of them in the warm-up. Needs a CUDA device, a
-    C compiler and Triton; what cannot be compiled or recorded runs eagerly."""
+    """Compile FLUX and TripoSR and record CUDA graphs of them in the warm-up. Needs a CUDA device,
+    a C compiler and Triton; what cannot be compiled or recorded runs eagerly."""
 
 
 class GenerationSettings(GenerationFields):
@@ -172,6 +166,8 @@ class GenerationSettings(GenerationFields):
     """Name of the preset."""
     knows: str = ""
     """What the networks know, where that is little; empty if they know what FLUX knows."""
+    vocabulary: tuple[str, ...] = ()
+    """The words and phrases that the networks know, where these are few (generation/words.py)."""
 
     @property
     def models(self) -> tuple[ModelSource, ...]:

@@ -2,7 +2,10 @@
 
 import pytest
 
+from generation.presets import PRESETS, preset
 from generation.words import understood_words
+from scripts.train_embedded.objects import SHAPES
+from scripts.train_embedded.palette import COLOURS, SYNONYMS
 
 VOCABULARY = ("red", "grey", "car", "ring", "ring stand", "mug")
 
@@ -38,3 +41,15 @@ def test_nothing_is_said_without_a_vocabulary() -> None:
 
 def test_a_function_word_of_the_vocabulary_is_understood() -> None:
     assert understood_words("one of a kind", ("one",)) == (("one",), ("kind",))
+
+
+def test_the_vocabulary_of_the_shipped_networks_is_what_they_were_trained_on() -> None:
+    colours = {*COLOURS, *(word for words in SYNONYMS.values() for word in words)}
+    objects = {name for shape in SHAPES for name in (shape.name, *shape.synonyms)}
+    vocabulary = preset("embedded").vocabulary
+    assert set(vocabulary) == colours | objects
+    assert len(vocabulary) == len(set(vocabulary))
+
+
+def test_presets_that_know_what_flux_knows_list_no_words() -> None:
+    assert [name for name, settings in PRESETS.items() if settings.vocabulary] == ["embedded"]

@@ -46,11 +46,12 @@ def squares(size: int, count: int) -> Iterator[NDArray[np.uint8]]:
 
 def test_the_file_holds_every_picture_in_its_colours() -> None:
     data = encode_mp4(squares(64, 12), 64, fps=12)
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         context = stream.codec_context
         assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
-        assert (context.width, context.height, stream.average_rate) == (64, 64, 12)
+        assert (context.width, context.height) == (64, 64)
+        assert stream.average_rate == 12
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 12
     for frame, picture in zip(frames, squares(64, 12), strict=True):
