@@ -1,0 +1,107 @@
+/* The page's sentences. */
+
+const STAGES = {
+  prompt: "Read the prompt",
+  denoise: "Paint the picture",
+  decode: "Develop the picture",
+  cutout: "Cut the object out",
+  lift: "Lift to 3D",
+  splats: "Place the Gaussians",
+  encode: "Pack the file",
+  mesh: "Build the mesh",
+};
+
+const STATES = {
+  starting: ["waiting", "Starting"],
+  warming_up: ["waiting", "Warming up"],
+  ready: ["ready", "Ready"],
+  suspect: ["waiting", "A stage hangs"],
+  draining: ["down", "Shutting down"],
+  dead: ["down", "Stopped"],
+};
+
+const LATE = "The machine is too busy or too slow for its time limit. Try again when fewer requests run.";
+const ADVICE = {
+  predicted_late: LATE,
+  predicted_late_stage: LATE,
+  deadline_passed: LATE,
+  caller_share: "Wait until another of your requests is done, then try again.",
+  not_ready: "The models are still loading. Try again when the line at the top says Ready.",
+  draining: "The miner shuts down. Try again after its restart.",
+  engine_suspect: "The miner waits for a stage that takes too long. Try again when it says Ready.",
+  engine_dead: "The miner has lost its device and restarts. Try again in a minute.",
+  bad_task: "Change the prompt, the picture or the seed, then try again.",
+  generation_error: "Try again. If it happens again, the miner's log has the cause.",
+  internal_error: "Try again. If it happens again, the miner's log has the cause.",
+};
+const STATUS_ADVICE = {
+  0: "Check that it runs and that this computer reaches it; the page tries again by itself.",
+  401: "Enter the key below.",
+  408: "Check the connection, then try again.",
+  413: "Choose a picture of at most 6 MiB.",
+  422: "Change the prompt, the picture or the seed, then try again.",
+};
+
+export const stageName = (name) => STAGES[name] ?? name.replaceAll("_", " ");
+
+/** [tone, words] of the miner's state. */
+export const stateLine = (state) => STATES[state] ?? ["waiting", sentence(state)];
+
+/** What to do about a job that has no result, or about a refused call. */
+export function advice(reasonCode, status = null, retryAfter = null) {
+  const text = ADVICE[reasonCode] ?? STATUS_ADVICE[status] ?? "";
+  return retryAfter ? `${text} The miner suggests to wait ${retryAfter} s.`.trim() : text;
+}
+
+/** A message of the miner as a sentence. */
+export function sentence(text) {
+  const words = text.trim().replaceAll("_", " ");
+  if (!words) return "";
+  return words[0].toUpperCase() + words.slice(1) + (/[.!?]$/.test(words) ? "" : ".");
+}
+
+export const seconds = (value) => `${value.toFixed(value < 10 ? 2 : 1)} s`;
+export const count = (value) => value.toLocaleString("en");
+export const size = (bytes) =>
+  bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+
+export const isOver = (job) => !["queued", "running"].includes(job.state);
+
+/** The state of a job for the list: [tone, words]. */
+export function shortState(entry) {
+  const { job } = entry;
+  if (job.state === "done") {
+    const time = seconds(job.elapsed_s);
+    return entry.forgotten ? ["", `${time}, no longer kept by the miner`] : ["good", time];
+  }
+  if (entry.forgotten) return ["", "no longer kept by the miner"];
+  if (job.state === "queued") return ["", job.ahead ? `waits, ${job.ahead} before it` : "waits"];
+  if (job.state === "running") return ["", "running"];
+  if (job.reason_code === "caller_left") return ["", "cancelled"];
+  return ["bad", job.state];
+}
+
+/** One sentence about a job, `elapsed` seconds after its start: [tone, words]. */
+export function longState(entry, elapsed) {
+  const { job } = entry;
+  if (entry.forgotten) {
+    const old = "The miner no longer keeps this job: it has restarted, or newer jobs took its place.";
+    return ["", old];
+  }
+  const expected = job.predicted_s === null ? "" : `, about ${seconds(job.predicted_s)} expected`;
+  const passed = `${elapsed.toFixed(1)} s so far${expected}.`;
+  if (job.state === "queued") {
+    const one = job.ahead === 1;
+    const before = job.ahead ? `${job.ahead} request${one ? " goes" : "s go"} before it` : "It is next";
+    return ["", `Waiting. ${before}; ${passed}`];
+  }
+  if (job.state === "running") return ["", `Running: ${passed}`];
+  if (job.state === "done") return ["good", `Done in ${seconds(job.elapsed_s)}.`];
+  if (job.reason_code === "caller_left") return ["", "Cancelled."];
+  return ["bad", `${sentence(job.state)} ${sentence(job.message ?? "")}`.trim()];
+}
+
+/** A file name from a title: `a-red-car`. */
+export const fileStem = (title) =>
+  title.toLowerCase().replace(/\.\w+$/, "").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 48)
+  || "object";
