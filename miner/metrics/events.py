@@ -45,6 +45,8 @@ class EventMetrics:
 
     Attributes:
         state_since: When the service changed its state last, in seconds since the epoch.
+        last_completed: When a request was last completed, in seconds since the epoch; None before
+            the first.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class EventMetrics:
     ) -> None:
         self._clock = clock
         self.state_since = clock()
+        self.last_completed: float | None = None
         self._kind, self._outcome = Label(KINDS), Label(OUTCOMES)
         self._transport = Label((*TRANSPORTS, METRICS))
         self._reason_code, self._fate = Label(REASON_CODES), Label(FATES)
@@ -97,7 +100,7 @@ class EventMetrics:
             "prediction_error_seconds", "Seconds predicted less taken, of completed requests",
             buckets=ERROR_BUCKETS,
         )  # fmt: skip
-        self._last_completed: float | None = None
+
         self._refused = counter(
             "refused", "Callers turned away before their request reached the service",
             ("transport", "reason_code"),
@@ -114,11 +117,6 @@ class EventMetrics:
             "validator_fidelity_score", "Average score of this miner, as a validator last told it",
             ("uid",),
         )  # fmt: skip
-
-    @property
-    def last_completed(self) -> float | None:
-        """When a request was last completed, in seconds since the epoch; None before the first."""
-        return self._last_completed
 
     def expect(self, transports: Iterable[str]) -> None:
         """Begins the counters of these transports at 0, so that their first request is an increase.
@@ -169,7 +167,7 @@ class EventMetrics:
             self._queue_seconds.observe(queued)
         if outcome != "completed":
             return
-        self._last_completed = self._clock()
+        self.last_completed = self._clock()
         if fields.get("on_time") is True:
             self._in_time.labels(transport).inc()
         if total is not None:
