@@ -1,0 +1,138 @@
+"""The commands on the pages for people work as printed.
+
+Every command in a fenced `sh` block is run, in the order of the pages, or is listed here with the
+reason why it is not. A new one has to be put into one of the two groups.
+"""
+
+import base64
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from protocol import ply
+from scripts.demo import shaded_ball
+from tests.support.pages import ROOT, pages
+
+RUN = (
+    r"python -m neurons\.miner --transports http --preset embedded &",
+    r"curl .*http://localhost:8093/(generate|health|status)",
+    r"python -m scripts\.monitor_scores logs\b",
+    r"python -m scripts\.inspect_asset \w+\.(ply|spz)",
+    r"python -m scripts\.text_to_3d .*",
+    r"splat-miner (--help|--version|make .*)",
+)
+"""Needs no GPU, no weights, no chain and no second machine."""
+
+NOT_RUN = {
+    r"make \w+( \w+=\S+)*\s*(#.*)?$": "CI runs it; that the target exists is a test of its own",
+    r"python3? -m venv|\. \S*/bin/activate": "the environment that runs this is one",
+    r"git ": "needs the repository's address, or changes this checkout",
+    r".*(\.\.\.|\b(HOST|SS58|ID|NAME)\b)": "holds a placeholder",
+    r"sudo |ssh ": "changes this machine, or another one",
+    r"btcli |pip install .*bittensor": "spends or registers on a chain",
+    r".*(--subtensor\.network|--netuid|--wallet\.)": "needs a registered hotkey",
+    r".*--preset gpu(24|80)|.*EXTRAS=gpu": "needs a GPU and weights",
+    r"python -m scripts\.benchmark ": "measures for minutes, and has tests of its own",
+    r"docker |systemctl |journalctl |pm2 |nvidia-smi": "needs that service",
+    r"promtool ": "tests/deploy runs it on the rules",
+    r"(python -m scripts\.monitor_scores|splat-miner monitor) ": "goes on, or has tests of its own",
+}
+"""What a command begins with, and why it is not run; the first that fits."""
+
+LIMIT_S = 100.0
+PORT = 8093
+
+
+def fate(command: str) -> str | None:
+    """Why a command is not run; None if it is."""
+    if any(re.match(pattern, command) for pattern in RUN) and not re.search(r"\.\.\.", command):
+        return None
+    for pattern, reason in NOT_RUN.items():
+        if re.match(pattern, command):
+            return reason
+    raise AssertionError(f"put this command into RUN or NOT_RUN: {command}")
+
+
+def test_every_printed_command_is_run_or_listed_with_the_reason_why_not() -> None:
+    fates = [(shown.name, fate(command)) for shown in pages() for command in shown.commands()]
+    assert [name for name, reason in fates if reason is None].count("README.md") >= 3
+
+
+def test_a_new_command_has_to_be_classified() -> None:
+    with pytest.raises(AssertionError, match="put this command into RUN or NOT_RUN: rm -rf"):
+        fate("rm -rf build")
+
+
+def test_every_make_target_on_the_pages_exists() -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = set()
+    for shown in pages():
+        for command in [*shown.commands(), *shown.code()]:
+            named |= set(re.findall(r"(?:^|&& )make ([a-z]+)", command))
+    assert {"demo", "test", "install"} <= named
+    assert named <= set(targets)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder that looks like the repository's, so that what commands write stays out of it."""
+    for entry in ROOT.iterdir():
+        if entry.name not in (".git", "logs"):
+            (tmp_path / entry.name).symlink_to(entry)
+    # What a reader has at hand.
+    picture = tmp_path / "chair.png"
+    shaded_ball(256).save(picture)
+    picture.with_suffix(".png.base64").write_bytes(base64.b64encode(picture.read_bytes()))
+    return tmp_path
+
+
+@pytest.fixture
+def printed(checkout: Path) -> Path:
+    """A script of the commands, which ends the miner as a reader would."""
+    if shutil.which("curl") is None:
+        pytest.skip("the README asks with curl, which is not installed")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", PORT)) == 0:
+            pytest.skip(f"the README's port {PORT} is taken")
+    commands = [
+        command for shown in pages() for command in shown.commands() if fate(command) is None
+    ]
+    ending = 'for job in $(jobs -p); do kill "$job"; wait "$job"; done'
+    script = checkout / "printed.sh"
+    script.write_text("\n".join(["set -ex", *commands, ending, ""]))
+    return script
+
+
+@pytest.mark.timeout(LIMIT_S + 15)
+def test_the_printed_commands_work_in_their_order(checkout: Path, printed: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MINER_")}
+    environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"
+    with (checkout / "output.txt").open("w+") as output:
+        process = subprocess.Popen(
+            ["bash", str(printed)],
+            cwd=checkout,
+            env=environ,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(LIMIT_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # It has ended, and the miner with it.
+                os.killpg(process.pid, signal.SIGKILL)
+        output.seek(0)
+        said = output.read()
+    assert status == 0, said[-4000:]
+    made = [path for path in checkout.glob("*.ply") if not path.is_symlink()]
+    assert made
+    for path in made:
+        assert len(ply.decode(path.read_bytes())) > 1000, path.name
