@@ -18,7 +18,7 @@ from generation import process
 from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
 from generation.lanes import Lane, TurnExpired
 from generation.lift import stages_of
-from generation.plan import Plan, Rung, Step, Turn
+from generation.plan import Output, Plan, Rung, Step, Turn
 from generation.scoring.validity import ValidityReport
 from generation.settings import GenerationSettings
 from generation.stage import (
@@ -31,6 +31,7 @@ from generation.stage import (
     Stage,
     StageFunction,
     StepContext,
+    TriangleMesh,
     lane_workers,
     route,
 )
@@ -58,9 +59,7 @@ class Generation:
     Attributes:
         task_id: Id of the task.
         rung: Name of the quality level.
-        cloud: The Gaussian cloud.
-        spz: The cloud as an SPZ file.
-        validity: The validator's checks, all passed.
+        made: The Gaussian cloud with its file, or the mesh, as the plan asked.
         timings: Seconds that each stage occupied its lane, summed over its steps, without waiting,
             in the order in which the stages began.
         image: (H, W, 3) uint8 RGB, drawn or given; see `Cutout.picture`.
@@ -69,12 +68,36 @@ class Generation:
 
     task_id: str
     rung: str
-    cloud: GaussianCloud
-    spz: bytes
-    validity: ValidityReport
+    made: Asset | TriangleMesh
     timings: Mapping[str, float]
     image: NDArray[np.uint8]
     cutout: NDArray[np.uint8]
+
+    @property
+    def asset(self) -> Asset:
+        """The Gaussian cloud with its file.
+
+        Raises:
+            TypeError: The task became a mesh.
+        """
+        if not isinstance(self.made, Asset):
+            raise TypeError(f"the task {self.task_id} became a mesh, not a Gaussian cloud")
+        return self.made
+
+    @property
+    def cloud(self) -> GaussianCloud:
+        """The Gaussian cloud."""
+        return self.asset.cloud
+
+    @property
+    def spz(self) -> bytes:
+        """The cloud as an SPZ file."""
+        return self.asset.spz
+
+    @property
+    def validity(self) -> ValidityReport:
+        """The validator's checks, all passed."""
+        return self.asset.validity
 
 
 class Engine:
@@ -127,7 +150,7 @@ class Engine:
         self._functions = functions
         self._drop_caches = drop_caches
         self._remembers = remembers
-        self._text_routes: dict[tuple[Rung, bool], tuple[Step, ...]] = {}
+        self._text_routes: dict[tuple[Rung, Output, bool], tuple[Step, ...]] = {}
         self._cause_of_death: str | None = None
         self._frozen = False
 
@@ -188,22 +211,27 @@ class Engine:
                 await process.freeze()
         return seconds
 
-    def route(self, task: Task, rung: Rung) -> tuple[Step, ...]:
+    def route(self, task: Task, rung: Rung, output: Output = "splats") -> tuple[Step, ...]:
         """Returns the steps that a task takes at a rung; see `Stage.cost_key`.
 
         Takes microseconds.
+
+        Args:
+            task: Text or image.
+            rung: The quality level.
+            output: What the task becomes.
 
         Raises:
             TaskError: The header of an image task's picture cannot be read.
         """
         stages = self._stages[rung.back_end]
         if not isinstance(task, TextTask):
-            return route(stages, task, rung)
+            return route(stages, task, rung, output)
         # The steps of all text tasks are the same, but for whether the prompt is remembered.
-        key = (rung, self._remembers(task.prompt))
+        key = (rung, output, self._remembers(task.prompt))
         steps = self._text_routes.get(key)
         if steps is None:
-            steps = self._text_routes[key] = route(stages, task, rung, remembered=key[1])
+            steps = self._text_routes[key] = route(stages, task, rung, output, remembered=key[2])
         return steps
 
     async def run(
@@ -238,18 +266,16 @@ class Engine:
         deadline = self._clock() + seconds_left
         request = RequestRun(task, plan, on_event, turn, deadline)
         try:
-            asset, cutout = await self._walk(request)
+            made, cutout = await self._walk(request)
         except GenerationEnded as error:
             error.timings = request.timings
             raise
-        if not isinstance(asset, Asset) or cutout is None:
+        if not isinstance(made, Asset | TriangleMesh) or cutout is None:
             raise ValueError(f"the plan of {len(plan.steps)} steps makes no asset")
         return Generation(
             task_id=task.id,
             rung=plan.rung.name,
-            cloud=asset.cloud,
-            spz=asset.spz,
-            validity=asset.validity,
+            made=made,
             timings=request.timings,
             image=cutout.picture,
             cutout=cutout.rgba,

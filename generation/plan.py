@@ -8,6 +8,9 @@ processes share no clock. `StepEvent`s come back as the steps run.
 from dataclasses import dataclass, field
 from typing import Literal
 
+Output = Literal["splats", "mesh"]
+"""What a task becomes: a Gaussian cloud, or a triangle mesh of the same object."""
+
 
 @dataclass(frozen=True)
 class Rung:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from generation.plan import Rung, Step
+from generation.plan import Output, Rung, Step
 from generation.scoring.validity import ValidityReport
 from protocol.gaussians import GaussianCloud
 from protocol.images import read_size
@@ -64,7 +64,7 @@ class Cutout:
 
 @dataclass(frozen=True, eq=False)
 class Asset:
-    """What the last stage makes.
+    """What the last stage makes of a task that becomes splats.
 
     Attributes:
         cloud: The Gaussian cloud.
@@ -75,6 +75,26 @@ class Asset:
     cloud: GaussianCloud
     spz: bytes
     validity: ValidityReport
+
+
+@dataclass(frozen=True, eq=False)
+class TriangleMesh:
+    """What the last stage makes of a task that becomes a mesh: the surface of the same object.
+
+    It is closed, has y up and the pictured side towards +z. The box of the vertices is centred at
+    the origin; its largest side is that of the Gaussian cloud.
+
+    Attributes:
+        vertices: (V, 3) float32.
+        faces: (F, 3) int32 vertex indices, counter-clockwise seen from outside.
+        normals: (V, 3) float32 unit vectors, outwards.
+        rgb: (V, 3) float32 sRGB colour in 0..1.
+    """
+
+    vertices: NDArray[np.float32]
+    faces: NDArray[np.int32]
+    normals: NDArray[np.float32]
+    rgb: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -88,6 +108,7 @@ class Stage:
             remembers the prompt.
         text_only: Whether image tasks do without it.
         repeats: How many steps of it a plan has.
+        output: Which tasks need it, by what they become; None if all do.
     """
 
     name: str
@@ -95,6 +116,7 @@ class Stage:
     cost_key: Callable[[Task, Rung, bool], str]
     text_only: bool = False
     repeats: Callable[[Rung], int] = lambda rung: 1
+    output: Output | None = None
 
 
 PROMPT_NEW, PROMPT_REMEMBERED = "prompt:new", "prompt:remembered"
@@ -130,12 +152,19 @@ PICTURE_STAGES = (
 )
 """From a task to a framed cut-out; an image task enters at the last one."""
 
-ENCODE = Stage("encode", CPU, lambda task, rung, remembered: f"encode:{rung.gaussians}")
+ENCODE = Stage(
+    "encode", CPU, lambda task, rung, remembered: f"encode:{rung.gaussians}", output="splats"
+)
 """From a Gaussian cloud to a checked SPZ file."""
 
 
 def route(
-    stages: tuple[Stage, ...], task: Task, rung: Rung, *, remembered: bool = False
+    stages: tuple[Stage, ...],
+    task: Task,
+    rung: Rung,
+    output: Output = "splats",
+    *,
+    remembered: bool = False,
 ) -> tuple[Step, ...]:
     """Returns the steps that a task takes at a rung.
 
@@ -143,11 +172,13 @@ def route(
         stages: All stages in order, as `generation.lift.stages_of` gives them.
         task: Text or image.
         rung: The quality level.
+        output: What the task becomes.
         remembered: Whether the engine still has the encoding of a text task's prompt.
     """
     return tuple(
         Step(stage.name, stage.lane, stage.cost_key(task, rung, remembered), index)
         for stage in stages
+        if stage.output in (None, output)
         if isinstance(task, TextTask) or not stage.text_only
         for index in range(stage.repeats(rung))
     )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from generation.plan import Plan, Rung, Step, StepEvent
+from generation.plan import Output, Plan, Rung, Step, StepEvent
 from generation.stage import LARGE_PIXELS, PROMPT_NEW, PROMPT_REMEMBERED, Cutout
 from generation.step_run import RequestRun
 from protocol.tasks import ImageTask, Task, TextTask
@@ -24,7 +24,7 @@ _LARGE_SIDE = 2 * math.isqrt(LARGE_PIXELS)
 _COLOURS = ("brown", "red", "blue", "green", "yellow", "white", "purple", "orange")
 _THINGS = ("chair", "car", "mug", "house", "cube", "tree", "table", "mushroom", "sphere")
 
-Route = Callable[[Task, Rung], tuple[Step, ...]]
+Route = Callable[[Task, Rung, Output], tuple[Step, ...]]
 Walk = Callable[[RequestRun], Awaitable[tuple[Any, Cutout | None]]]
 
 
@@ -40,7 +40,7 @@ def rounds_of(
     seen: set[str] = set()
     timed = []
     for rung in ladder:
-        keys = {step.cost_key for step in route(probe, rung)}
+        keys = {step.cost_key for step in route(probe, rung, "splats")}
         if not keys <= seen:
             timed.append(rung)
             seen |= keys
@@ -51,9 +51,13 @@ def count_steps(ladder: Sequence[Rung], route: Route, *, compiles: bool) -> int:
     """Returns how many steps `visit_cost_keys` takes if prompts are remembered."""
     probe = _text_task("a brown chair")
     rounds = rounds_of(ladder, route, compiles=compiles)
-    drawn = sum(len(route(probe, rung)) for rungs in rounds for rung in rungs)
+    drawn = sum(len(route(probe, rung, "splats")) for rungs in rounds for rung in rungs)
     given = sum(2 * len({rung.skip_plain for rung in rungs}) for rungs in rounds)
-    return drawn + given + len(rounds)
+    lifted = sum(
+        len(_after_cutout(route(probe, rungs[0], "mesh")))
+        for rungs in (rounds if compiles else rounds[1:])
+    )
+    return drawn + given + lifted + len(rounds)
 
 
 async def visit_cost_keys(
@@ -68,7 +72,8 @@ async def visit_cost_keys(
     """Visits every cost key of text and image tasks.
 
     A text task with a new prompt runs at every rung of `rounds_of`. Its picture, as a small and as
-    a large JPEG file, visits the cut-outs of image tasks.
+    a large JPEG file, visits the cut-outs of image tasks. The small one also becomes a mesh, in the
+    last round; in the first, too, if networks are compiled.
 
     Args:
         ladder: The quality levels.
@@ -90,23 +95,34 @@ async def visit_cost_keys(
         elif event.kind == "finished":
             seconds[event.step.cost_key].append(event.ran_s)
 
-    for rungs in rounds_of(ladder, route, compiles=compiles):
+    rounds = rounds_of(ladder, route, compiles=compiles)
+    for number, rungs in enumerate(rounds, start=1):
         seconds = defaultdict(list)
+        with_mesh = compiles or number == len(rounds)
         for rung in rungs:
             task = _text_task(next(prompts))
-            _, cutout = await walk(RequestRun(task, Plan(rung, route(task, rung)), note))
-            again = route(task, rung)[:1]
+            _, cutout = await walk(RequestRun(task, Plan(rung, route(task, rung, "splats")), note))
+            again = route(task, rung, "splats")[:1]
             if again[0].cost_key == PROMPT_REMEMBERED and PROMPT_REMEMBERED not in seconds:
                 await walk(RequestRun(task, Plan(rung, again), note))
             if cutout is None:
                 continue
             for given in await asyncio.to_thread(_image_tasks, cutout.picture):
-                first = route(given, rung)[:1]
-                if first[0].cost_key not in seconds:
-                    await walk(RequestRun(given, Plan(rung, first), note))
+                steps = route(given, rung, "mesh")
+                if steps[0].cost_key in seconds:
+                    continue
+                if not with_mesh or steps[-1].cost_key in seconds:
+                    steps = steps[:1]
+                await walk(RequestRun(given, Plan(rung, steps), note))
     # Memory may be too short to remember anything. A prompt that is remembered costs no more.
     seconds.setdefault(PROMPT_REMEMBERED, seconds[PROMPT_NEW])
     return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def _after_cutout(steps: Sequence[Step]) -> Sequence[Step]:
+    """The steps that follow the cut-out."""
+    names = [step.stage for step in steps]
+    return steps[names.index("cutout") + 1 :]
 
 
 def _text_task(prompt: str) -> TextTask:

@@ -1,14 +1,16 @@
 """An admitted request as the service holds it, and the answer that becomes of it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from loguru import logger
 
 from generation.engine import Generation
+from generation.stage import TriangleMesh
+from generation.words import understood_words
 from miner.request import ActiveRequest, Answer, Caller, Outcome, ReasonCode
-from protocol.tasks import log_safe
+from protocol.tasks import Task, TextTask, log_safe
 
 Watch = Callable[[ActiveRequest], None]
 """Is called in the event loop once a request is admitted, and after each event of its steps."""
@@ -64,16 +66,30 @@ def answer_of(active: ActiveRequest, end: End) -> Answer:
     made = end.generation
     if made is None:
         return answer
+    answer = replace(answer, timings=made.timings, picture=made.image, cutout=made.cutout)
+    if isinstance(made.made, TriangleMesh):
+        return replace(answer, mesh=made.made)
     return replace(
         answer,
-        timings=made.timings,
         gaussians=len(made.cloud),
         validity=made.validity,
         asset=made.spz,
         cloud=made.cloud,
-        picture=made.image,
-        cutout=made.cutout,
     )
+
+
+def with_words(answer: Answer, task: Task, vocabulary: Collection[str]) -> Answer:
+    """Adds to the answer of a text task which words the networks know, and the others.
+
+    Args:
+        answer: Of the task.
+        task: What was asked.
+        vocabulary: The words that the networks know; empty if they are too many to list.
+    """
+    if not vocabulary or not isinstance(task, TextTask):
+        return answer
+    understood, ignored = understood_words(task.prompt, vocabulary)
+    return replace(answer, understood=understood, ignored=ignored)
 
 
 def stage_of(active: ActiveRequest) -> str | None:
@@ -91,7 +107,10 @@ def in_words(answer: Answer, *, caller: Caller, transport: str, kind: str | None
         return f"{line} {answer.outcome} after {answer.total_s:.2f} s: {answer.reason}"
     stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in answer.timings.items())
     late = "" if answer.on_time else f", late: its budget was {answer.budget_s or 0.0:.2f} s"
+    made = f"{answer.gaussians:,} Gaussians, {len(answer.asset):,} bytes SPZ"
+    if answer.mesh is not None:
+        made = f"a mesh of {len(answer.mesh.faces):,} triangles"
     return (
-        f"{line} completed at {answer.rung}: {answer.gaussians:,} Gaussians, "
-        f"{len(answer.asset):,} bytes SPZ; {stages}; Total time: {answer.total_s:.2f} s{late}"
+        f"{line} completed at {answer.rung}: {made}; {stages}; "
+        f"Total time: {answer.total_s:.2f} s{late}"
     )

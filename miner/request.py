@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from generation.plan import Plan, Step, Turn
+from generation.plan import Output, Plan, Step, Turn
 from generation.scoring.validity import ValidityReport
+from generation.stage import TriangleMesh
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import Task
 
@@ -62,6 +63,7 @@ class Request:
         received_at: Monotonic seconds at which its first byte was handled.
         allowed_s: Seconds from then on that the caller grants, None if it does not say.
         id: Ours, unique.
+        output: What the task becomes.
     """
 
     task: Task
@@ -70,6 +72,7 @@ class Request:
     received_at: float
     allowed_s: float | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
+    output: Output = "splats"
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,15 @@ class Answer:
         budget_s: Seconds that it had, if it came so far.
         timings: Seconds per stage that ran.
         total_s: Seconds from receipt to this answer.
-        gaussians: Size of the cloud, 0 unless completed.
-        validity: What a validator's data checks will say of the cloud, if completed.
-        asset: The SPZ file, empty unless completed.
+        gaussians: Size of the cloud, 0 unless one was completed.
+        validity: What a validator's data checks will say of the cloud, if one was completed.
+        asset: The SPZ file, empty unless a cloud was completed.
         cloud: What `asset` holds, before SPZ has rounded it; None unless completed.
+        mesh: The mesh, if the request asked for one and was completed.
         picture: (H, W, 3) uint8 RGB, drawn or given; None unless completed.
         cutout: (S, S, 4) uint8 RGBA, the object alone, framed; None unless completed.
+        understood: Words of a prompt that the networks know, where these are few enough to list.
+        ignored: Its other words.
     """
 
     outcome: Outcome
@@ -112,8 +118,11 @@ class Answer:
     validity: ValidityReport | None = None
     asset: bytes = field(default=b"", repr=False)
     cloud: GaussianCloud | None = field(default=None, repr=False)
+    mesh: TriangleMesh | None = field(default=None, repr=False)
     picture: NDArray[np.uint8] | None = field(default=None, repr=False)
     cutout: NDArray[np.uint8] | None = field(default=None, repr=False)
+    understood: tuple[str, ...] = field(default=(), repr=False)
+    ignored: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def on_time(self) -> bool:

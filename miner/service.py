@@ -3,8 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from math import isfinite
@@ -16,14 +15,14 @@ from generation.plan import StepEvent
 from miner.engines import EngineClient
 from miner.engines.fleet import Fleet
 from miner.engines.warming_up import WarmUps
-from miner.entry import End, Entry, Watch, answer_of, in_words, stage_of
+from miner.entry import End, Entry, Watch, answer_of, in_words, stage_of, with_words
 from miner.estimates_file import EstimatesFile
 from miner.life import Life, State
 from miner.request import ActiveRequest, Answer, Caller, ReasonCode, Request
 from miner.scheduling.estimates import DeliveryTimes, Estimates
 from miner.scheduling.scheduler import Dispatch, Scheduler
 from miner.score.log import ScoreLog
-from miner.snapshot import EngineSnapshot, ServiceSnapshot
+from miner.snapshot import ServiceSnapshot, take_snapshot
 from protocol.errors import TaskError
 
 WARN_EVERY_S = 300.0
@@ -44,6 +43,7 @@ class MinerService:
         budget_s: Seconds from the receipt of a request to the arrival of its answer.
         margin_s: Part of that kept for what cannot be measured here: the way over the network.
         estimates_file: Where what steps take is kept over restarts, if anywhere.
+        vocabulary: The words that the networks know, if they are few.
         on_answer: Are told of every answer; what they raise is logged and ignored.
         clock: Monotonic clock, in seconds.
     """
@@ -56,10 +56,12 @@ class MinerService:
         budget_s: float,
         margin_s: float,
         estimates_file: EstimatesFile | None = None,
+        vocabulary: Collection[str] = (),
         on_answer: Sequence[OnAnswer] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._score_log = score_log
+        self._vocabulary = vocabulary
         self._on_answer = tuple(on_answer)
         self._clock = clock
         estimates = Estimates(clock)
@@ -68,7 +70,7 @@ class MinerService:
         self._delivery = DeliveryTimes()
         self._scheduler = Scheduler(
             engines[0].ladder,
-            lambda request, rung: engines[0].route(request.task, rung),
+            lambda request, rung: engines[0].route(request.task, rung, request.output),
             estimates=estimates,
             delivery=self._delivery,
             budget_s=budget_s,
@@ -110,23 +112,12 @@ class MinerService:
 
     def snapshot(self) -> ServiceSnapshot:
         """Returns what the service looks like now; takes a forecast, so about a millisecond."""
-        active = [entry.active for entry in self._entries.values()]
-        backlog = self._scheduler.backlog()
-        engines = [
-            EngineSnapshot(
-                name=name,
-                up=name in backlog,
-                suspect=name in self._engines.suspect,
-                active=sum(request.engine == name for request in active),
-                backlog_s=backlog.get(name, 0.0),
-            )
-            for name in self._engines.names
-        ]
-        return ServiceSnapshot(
-            state=str(self.state),
-            active=Counter(request.request.transport for request in active),
-            waiting=sum(request.engine is None for request in active),
-            engines=engines,
+        return take_snapshot(
+            str(self.state),
+            [entry.active for entry in self._entries.values()],
+            self._engines.names,
+            suspect=self._engines.suspect,
+            backlog=self._scheduler.backlog(),
             predicted_wait_s=self._scheduler.predicted_wait(),
         )
 
@@ -371,6 +362,7 @@ class MinerService:
 
     def _finish(self, request: Request, answer: Answer) -> Answer:
         answer = replace(answer, total_s=self._clock() - request.received_at)
+        answer = with_words(answer, request.task, self._vocabulary)
         self._log_answer(answer, request.id, request.caller, request.transport, request.task.kind)
         for tell in self._on_answer:
             try:

@@ -1,4 +1,4 @@
-"""Cut-out to Gaussian cloud: the 3D back ends, by name."""
+"""Cut-out to Gaussian cloud or mesh: the 3D back ends, by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,11 +9,11 @@ from generation.stage import ENCODE, GPU, PICTURE_STAGES, SPLATS, Stage
 
 @dataclass(frozen=True)
 class BackEnd:
-    """One way from a cut-out to a Gaussian cloud.
+    """One way from a cut-out to a 3D object.
 
     Attributes:
-        stages: What it adds to a plan, in order: the first takes a `Cutout`, the last returns a
-            `GaussianCloud`.
+        stages: What it adds to plans, in order: the first takes a `Cutout`; the last one of output
+            "splats" returns a `GaussianCloud`, the last one of output "mesh" a `TriangleMesh`.
         loader: Module with `load(settings, models_dir, device)`, which returns a dict of
             stage name to `StageFunction`; imported when an engine starts.
     """
@@ -26,7 +26,13 @@ BACK_ENDS: Mapping[str, BackEnd] = {
     "triposr": BackEnd(
         stages=(
             Stage("lift", GPU, lambda task, rung, remembered: "lift:triposr"),
-            Stage("splats", SPLATS, lambda task, rung, remembered: f"splats:{rung.gaussians}"),
+            Stage(
+                "splats",
+                SPLATS,
+                lambda task, rung, remembered: f"splats:{rung.gaussians}",
+                output="splats",
+            ),
+            Stage("mesh", SPLATS, lambda task, rung, remembered: "mesh:triposr", output="mesh"),
         ),
         loader="generation.lift.triposr.loading",
     ),

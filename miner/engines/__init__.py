@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from generation.engine import Generation
-from generation.plan import Plan, Rung, Step, StepEvent, Turn
+from generation.plan import Output, Plan, Rung, Step, StepEvent, Turn
 from protocol.tasks import Task
 
 
@@ -42,8 +42,8 @@ class EngineClient(Protocol):
             SetupError: A generation failed.
         """
 
-    def route(self, task: Task, rung: Rung) -> tuple[Step, ...]:
-        """Returns the steps that a task takes at a rung."""
+    def route(self, task: Task, rung: Rung, output: Output = "splats") -> tuple[Step, ...]:
+        """Returns the steps that a task takes at a rung to become splats or a mesh."""
 
     async def run(
         self,

@@ -143,7 +143,6 @@ class ScoreLog:
         self, answer: Answer, *, request_id: str, caller: Caller, transport: str, kind: str | None
     ) -> None:
         """Writes the one `answered` line of a request."""
-        completed = answer.outcome == "completed"
         self.write(
             "answered",
             request_id=request_id,
@@ -164,8 +163,9 @@ class ScoreLog:
             queue_s=max(0.0, answer.total_s - sum(answer.timings.values())),
             total_s=answer.total_s,
             on_time=answer.on_time,
-            gaussians=answer.gaussians if completed else None,
-            bytes=len(answer.asset) if completed else None,
+            gaussians=answer.gaussians if answer.cloud is not None else None,
+            bytes=len(answer.asset) if answer.cloud is not None else None,
+            triangles=len(answer.mesh.faces) if answer.mesh is not None else None,
             valid=answer.validity.passed if answer.validity else None,
         )
 

@@ -15,6 +15,7 @@ from generation.errors import GenerationError
 from generation.lift.triposr.loading import functions_of, load_network
 from generation.plan import Plan, Rung, StepEvent
 from generation.presets import preset
+from generation.stage import TriangleMesh
 from protocol import spz
 from protocol.errors import TaskError
 from protocol.tasks import ImageTask, Task, TextTask
@@ -126,6 +127,22 @@ async def test_an_object_that_was_not_drawn_is_not_the_callers_fault(warm_engine
     with pytest.raises(GenerationError, match="no foreground was found"):
         await engine.run(task, _plan(engine, task))
     assert await engine.close()
+
+
+async def test_a_mesh_is_the_same_object_as_the_splats_of_its_seed(warm_engine: Engine) -> None:
+    task = TextTask(id="t", prompt="a red sphere", seed=3)
+    plan = Plan(DRAFT, warm_engine.route(task, DRAFT, "mesh"))
+    assert [step.stage for step in plan.steps][-2:] == ["lift", "mesh"]
+    made = await warm_engine.run(task, plan)
+    splats = await warm_engine.run(task, _plan(warm_engine, task, DRAFT))
+    assert isinstance(made.made, TriangleMesh)
+    np.testing.assert_array_equal(made.image, splats.image)
+    sides = np.ptp(made.made.vertices, axis=0)
+    np.testing.assert_allclose(sides, np.ptp(splats.cloud.positions, axis=0), rtol=0.05)
+    assert 0 < len(made.made.faces) <= SETTINGS.mesh.triangles
+    assert made.made.rgb.mean(axis=0).argmax() == 0  # Red.
+    with pytest.raises(TypeError, match="became a mesh"):
+        _ = made.cloud
 
 
 async def test_a_prompt_that_was_encoded_is_remembered(warm_engine: Engine) -> None:

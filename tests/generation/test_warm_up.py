@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from PIL import Image
 
 from generation import process
 from generation.engine import Engine
+from generation.plan import Output
 from generation.presets import preset
 from generation.stage import LARGE_PIXELS, StepContext
 from generation.warm_up import count_steps, rounds_of
@@ -37,7 +39,8 @@ def _keys_of(engine: Engine) -> set[str]:
     keys = set()
     for rung in engine.ladder:
         for given in (task("new"), old, small, large):
-            keys |= {step.cost_key for step in engine.route(given, rung)}
+            for output in get_args(Output):
+                keys |= {step.cost_key for step in engine.route(given, rung, output)}
     return keys
 
 
@@ -58,7 +61,7 @@ async def test_what_the_first_visit_costs_is_not_counted(fakes: FakeStages) -> N
     """Every stage takes a minute when it first meets a shape, and then as long as it ought to."""
     now, seen = 0.0, set[tuple[str, int, int]]()
     cost = {"prompt": 1.0, "denoise": 2.0, "decode": 3.0, "cutout": 4.0, "lift": 5.0}
-    cost |= {"splats": 6.0, "encode": 7.0}
+    cost |= {"splats": 6.0, "encode": 7.0, "mesh": 8.0}
 
     def work(stage: str, context: StepContext) -> None:
         nonlocal now
@@ -99,6 +102,17 @@ async def test_image_tasks_are_visited_small_and_large(engine: Engine, fakes: Fa
         if isinstance(context.task, ImageTask)
     )
     assert set(sizes) == set(itertools.product((False, True), (False, True)))
+
+
+@pytest.mark.parametrize(("name", "times"), [("embedded", 1), ("gpu80", 2)])
+async def test_a_warm_up_makes_one_mesh_and_one_before_if_it_compiles(
+    fakes: FakeStages, name: str, times: int
+) -> None:
+    engine = fakes.engine(preset(name))
+    seconds = await engine.warm_up()
+    assert fakes.names().count("mesh") == times
+    assert "mesh:triposr" in seconds
+    assert await engine.close()
 
 
 async def test_engines_of_one_process_warm_up_one_after_the_other() -> None:

@@ -11,11 +11,11 @@ import pytest
 from miner.engines.warming_up import SAVE_EVERY_S
 from miner.service import WARN_EVERY_S
 from tests.miner.conftest import MakeBench
-from tests.support.fakes import SECONDS, FakeEngine, ball_spz
+from tests.support.fakes import SECONDS, STAGES, FakeEngine, ball_spz
 from tests.support.service_bench import Bench
 from tests.support.virtual_time import in_virtual_time
 
-TEXT_S = sum(SECONDS.values()) + 7 * SECONDS["denoise"]
+TEXT_S = sum(SECONDS[stage] for stage in STAGES) + 7 * SECONDS["denoise"]
 """What the steps of a text task take at the best rung."""
 
 

@@ -31,6 +31,7 @@ SECONDS = {
     "lift": 0.06,
     "splats": 0.04,
     "encode": 0.03,
+    "mesh": 0.05,
 }
 MARGIN_S = 0.1
 

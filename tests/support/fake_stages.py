@@ -15,6 +15,7 @@ from generation.settings import GenerationSettings
 from generation.stage import Asset, Cutout, StageFunction, StepContext
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import Task, TextTask
+from tests.support.fakes import tetrahedron
 
 RUNG = Rung("short", steps=2, size=64, gaussians=8_000, skip_plain=False, back_end="triposr")
 """A quality level with few steps."""
@@ -109,6 +110,7 @@ class FakeStages:
             "lift": lambda cutout: "code",
             "splats": lambda code: self.result,
             "encode": _encode,
+            "mesh": lambda code: tetrahedron(),
         }
 
         def function(stage: str) -> StageFunction:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from io import BytesIO
+from typing import get_args
 
 import numpy as np
 from PIL import Image
@@ -11,11 +12,11 @@ from PIL import Image
 from generation.engine import Generation
 from generation.errors import GenerationStopped
 from generation.lift import stages_of
-from generation.plan import Plan, Rung, Step, StepEvent, Turn
+from generation.plan import Output, Plan, Rung, Step, StepEvent, Turn
 from generation.presets import preset
 from generation.scoring.validity import check
 from generation.settings import GenerationSettings
-from generation.stage import lane_workers, route
+from generation.stage import Asset, TriangleMesh, lane_workers, route
 from protocol import spz
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import ImageTask, Task, TextTask
@@ -28,10 +29,12 @@ SECONDS = {
     "lift": 1.0,
     "splats": 0.4,
     "encode": 0.1,
+    "mesh": 2.0,
 }
 """What each step of the fake engine is said to take; a text task of the preset embedded: 5.2 s."""
 
-STAGES = tuple(SECONDS)
+STAGES = tuple(stage for stage in SECONDS if stage != "mesh")
+"""The stages of a text task that becomes splats."""
 
 
 class Clock:
@@ -65,6 +68,15 @@ def ball(count: int = 8000) -> GaussianCloud:
 def ball_spz() -> bytes:
     """The ball as an SPZ file."""
     return spz.encode(ball())
+
+
+@cache
+def tetrahedron() -> TriangleMesh:
+    """A mesh of four grey triangles."""
+    corners = np.array([(1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)], np.float32)
+    faces = np.array([(0, 1, 2), (0, 3, 1), (0, 2, 3), (1, 3, 2)], np.int32)
+    normals = (corners / np.sqrt(3.0)).astype(np.float32)
+    return TriangleMesh(0.8 * corners, faces, normals, np.full((4, 3), 0.5, np.float32))
 
 
 class FakeEngine:
@@ -112,12 +124,18 @@ class FakeEngine:
         if self.warm_ups:
             return self.warm_ups.pop(0)
         tasks = (TextTask(id="t", prompt="p"), ImageTask(id="i", image=picture()))
-        steps = [step for task in tasks for rung in self.ladder for step in self.route(task, rung)]
+        steps = [
+            step
+            for task in tasks
+            for rung in self.ladder
+            for output in get_args(Output)
+            for step in self.route(task, rung, output)
+        ]
         keys = {step.cost_key: self.seconds[step.stage] for step in steps}
         return keys | {"prompt:remembered": self.seconds["prompt"]}
 
-    def route(self, task: Task, rung: Rung) -> tuple[Step, ...]:
-        return route(self.stages, task, rung)
+    def route(self, task: Task, rung: Rung, output: Output = "splats") -> tuple[Step, ...]:
+        return route(self.stages, task, rung, output)
 
     async def run(
         self,
@@ -150,12 +168,11 @@ class FakeEngine:
             on_event(StepEvent("finished", position, step, ran_s=ran))
         await self._work(task.id, "return")
         pixels = np.zeros((8, 8, 4), np.uint8)
+        is_mesh = plan.steps[-1].stage == "mesh"
         return Generation(
             task_id=task.id,
             rung=plan.rung.name,
-            cloud=ball(),
-            spz=ball_spz(),
-            validity=check(ball()),
+            made=tetrahedron() if is_mesh else Asset(ball(), ball_spz(), check(ball())),
             timings=timings,
             image=pixels[..., :3],
             cutout=pixels,

@@ -1,4 +1,4 @@
-"""TripoSR as a back end: its stages `lift` and `splats`."""
+"""TripoSR as a back end: its stages `lift`, `splats` and `mesh`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +10,9 @@ from generation.acceleration.graphs import Captured
 from generation.acceleration.streams import wait_for_stream
 from generation.lift.triposr import SceneCode, TripoSR
 from generation.lift.triposr.splats import extract_cloud
+from generation.lift.triposr.triangles import extract_triangles
 from generation.settings import GenerationSettings
-from generation.stage import Cutout, StageFunction, StepContext
+from generation.stage import Cutout, StageFunction, StepContext, TriangleMesh
 from generation.weights.store import locate_models
 from protocol.gaussians import GaussianCloud
 
@@ -29,6 +30,10 @@ def load(
     Raises:
         SetupError: A file is missing or wrong.
     """
+    # What meshes need takes a second to import, which would count as the first mesh's.
+    import fast_simplification  # noqa: F401
+    import skimage.measure  # noqa: F401
+
     return functions_of(settings, load_network(settings, models_dir, device))
 
 
@@ -74,4 +79,7 @@ def functions_of(
             seed=context.task.seed,
         )
 
-    return {"lift": lift, "splats": splats}
+    def mesh(code: SceneCode, context: StepContext) -> TriangleMesh:
+        return extract_triangles(network, code, settings.splats, settings.mesh)
+
+    return {"lift": lift, "splats": splats, "mesh": mesh}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from generation.lift.triposr.triangles import TriangleMesh
+from generation.stage import TriangleMesh
 
 if TYPE_CHECKING:
     import trimesh

@@ -6,7 +6,6 @@ tenth of what a full grid of its resolution does.
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,31 +25,13 @@ from generation.lift.triposr.surface import (
     without_floaters,
 )
 from generation.settings import MeshSettings, SplatSettings
+from generation.stage import TriangleMesh
 
 _QUERY_POINTS = 1 << 18
 
 _AGGRESSIVENESS = (3, 7)
 """How fast the error that a collapse may cause is raised. Slowly gives the better mesh, but may
 end above the wanted number of triangles."""
-
-
-@dataclass(frozen=True)
-class TriangleMesh:
-    """A closed surface in the subnet's frame: y up, the pictured side towards +z.
-
-    The box of the vertices is centred at the origin; its largest side is `LARGEST_SIDE`.
-
-    Attributes:
-        vertices: (V, 3) float32.
-        faces: (F, 3) int32 vertex indices, counter-clockwise seen from outside.
-        normals: (V, 3) float32 unit vectors, outwards.
-        rgb: (V, 3) float32 sRGB colour in 0..1.
-    """
-
-    vertices: NDArray[np.float32]
-    faces: NDArray[np.int32]
-    normals: NDArray[np.float32]
-    rgb: NDArray[np.float32]
 
 
 @torch.inference_mode()

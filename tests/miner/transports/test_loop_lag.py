@@ -27,6 +27,7 @@ from PIL import Image
 
 from generation.engine import Generation
 from generation.scoring.validity import check
+from generation.stage import Asset
 from miner.chain.metagraph import Neuron
 from miner.score.log import ScoreLog
 from miner.service import MinerService
@@ -75,10 +76,10 @@ def picture_base64() -> str:
 
 
 @cache
-def large_result() -> dict[str, Any]:
-    """A cloud of 120,000 Gaussians, the most of any preset, as fields of a `Generation`."""
+def large_asset() -> Asset:
+    """A cloud of 120,000 Gaussians, the most of any preset."""
     cloud = ball(120_000)
-    return {"cloud": cloud, "spz": spz.encode(cloud), "validity": check(cloud)}
+    return Asset(cloud, spz.encode(cloud), check(cloud))
 
 
 class LargeEngine(FakeEngine):
@@ -89,7 +90,7 @@ class LargeEngine(FakeEngine):
     async def run(self, *args: Any, **arguments: Any) -> Generation:
         generation = await super().run(*args, **arguments)
         time.sleep(self.blocks_s)  # noqa: ASYNC251  # The fault that has to be seen.
-        return replace(generation, **large_result())
+        return replace(generation, made=large_asset())
 
 
 @dataclass

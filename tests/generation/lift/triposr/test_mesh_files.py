@@ -11,7 +11,7 @@ import trimesh
 from numpy.typing import NDArray
 
 from generation.lift.triposr.mesh_files import linear_from_srgb, to_glb, to_obj
-from generation.lift.triposr.triangles import TriangleMesh
+from generation.stage import TriangleMesh
 
 VERTICES = np.array([[0.8, 0, 0], [0, 0.8, 0], [0, 0, 0.8], [-0.8, -0.8, -0.8]], np.float32)
 MESH = TriangleMesh(

@@ -18,7 +18,6 @@ from generation.errors import GenerationError
 from generation.lift.triposr import SceneCode, TripoSR, surface
 from generation.lift.triposr.splats import LARGEST_SIDE, extract_cloud
 from generation.lift.triposr.triangles import (
-    TriangleMesh,
     _nodes_of,
     _refined,
     _without_flat_pairs,
@@ -28,6 +27,7 @@ from generation.lift.triposr.triangles import (
 from generation.pictures.framing import composite_on_grey
 from generation.presets import preset
 from generation.settings import MeshSettings, SplatSettings
+from generation.stage import TriangleMesh
 from generation.weights.store import ModelPaths
 from scripts.benchmarks.scenes import BOX_HALF_SIDES, box, sphere
 from tests.generation.lift.triposr.conftest import GOLDEN
