@@ -57,13 +57,13 @@ def chain_of(config: MinerConfig) -> "Chain | None":
     """Returns the subnet that the settings name: on a chain, in a file, or none for http alone."""
     if not config.needs_chain:
         return None
-    if config.chain_file is not None:
+    if config.chain.file is not None:
         from miner.chain.file_chain import FileChain
 
-        return FileChain(config.chain_file)
+        return FileChain(config.chain.file)
     from miner.chain.subtensor import SubtensorChain, external_ip
 
-    find_ip = external_ip if config.axon_external_ip is None else None
+    find_ip = external_ip if config.axon.external_ip is None else None
     return SubtensorChain(config.network, config.netuid, find_ip=find_ip)
 
 
@@ -78,19 +78,18 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
     Raises:
         SetupError: Something is missing; names the command that fixes it.
     """
-    from generation.presets import preset
     from miner.engines.local import LocalEngine
     from miner.estimates_file import FILE_NAME, EstimatesFile
     from miner.service import MinerService
 
-    settings = preset(config.preset_name)
-    member = await _join(config, chain) if chain is not None else None
+    settings = config.generation
+    member = await _join(config, chain, score_log) if chain is not None else None
     service = MinerService(
-        [LocalEngine(settings, models_dir=config.models_dir)],
+        [LocalEngine(settings, models_dir=config.models.dir)],
         score_log,
         budget_s=config.budget,
         margin_s=config.budget_margin,
-        estimates_file=EstimatesFile(config.log_dir / FILE_NAME, score_log.problems),
+        estimates_file=EstimatesFile(config.log.dir / FILE_NAME, score_log.problems),
     )
     transports: list[Transport] = []
     axon = None
@@ -125,10 +124,12 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
     return Parts(service, transports, axon)
 
 
-async def _join(config: MinerConfig, chain: "Chain") -> Membership:
+async def _join(config: MinerConfig, chain: "Chain", score_log: ScoreLog) -> Membership:
+    from miner.chain.earnings import EarningsLog
     from miner.chain.wallets import open_wallet
 
-    wallet = open_wallet(config.wallet_name, config.wallet_hotkey, config.wallet_path)
+    wallet = open_wallet(config.wallet.name, config.wallet.hotkey, config.wallet.path)
+    chain.listen(EarningsLog(score_log, wallet.hotkey.ss58_address))
     neuron = await chain.start(wallet.hotkey.ss58_address)
     return Membership(wallet, chain, neuron.uid)
 
@@ -140,24 +141,24 @@ async def _axon(
     from miner.transports.push.axon import AxonTransport
     from miner.transports.push.checks import Admission
 
-    ip = config.axon_external_ip
+    ip = config.axon.external_ip
     if ip is None:
-        ip = "127.0.0.1" if config.chain_file is not None else await external_ip()
+        ip = "127.0.0.1" if config.chain.file is not None else await external_ip()
     return AxonTransport(
         service,
         chain,
         score_log,
         wallet=wallet,
         admission=Admission(
-            config.blacklist_min_stake,
-            config.blacklist_allow_no_permit,
-            config.blacklist_allow_non_registered,
+            config.blacklist.min_stake,
+            config.blacklist.allow_no_permit,
+            config.blacklist.allow_non_registered,
         ),
-        ip=config.axon_ip,
-        port=config.axon_port,
+        ip=config.axon.ip,
+        port=config.axon.port,
         external_ip=ip,
-        external_port=config.axon_external_port,
-        per_minute=config.limits_per_minute,
+        external_port=config.axon.external_port,
+        per_minute=config.limits.per_minute,
         version=program_version(),
     )
 
@@ -178,24 +179,24 @@ def _puller(
         score_log,
         calls=ValidatorCalls(offline_dendrite(wallet), wallet.hotkey),
         selection=Selection(
-            hotkey, config.pull_min_stake, config.pull_preferred, config.pull_every
+            hotkey, config.pull.min_stake, config.pull.preferred, config.pull.every
         ),
-        state_file=PullStateFile(config.pull_state or config.log_dir / FILE_NAME, hotkey),
-        workers=config.pull_workers,
+        state_file=PullStateFile(config.pull.state or config.log.dir / FILE_NAME, hotkey),
+        workers=config.pull.workers,
     )
 
 
 def _http(config: MinerConfig, service: "MinerService", score_log: ScoreLog) -> "Transport":
     from miner.transports.http.server import HttpTransport
 
-    key = config.http_api_key
+    key = config.http.api_key
     return HttpTransport(
         service,
         score_log,
-        ip=config.http_ip,
-        port=config.http_port,
+        ip=config.http.ip,
+        port=config.http.port,
         api_key=key.get_secret_value() if key is not None else None,
-        allow_open=config.http_allow_open,
-        hosts=[host for host in (config.http_hosts or "").split(",") if host.strip()],
-        up_axis=config.http_up_axis,
+        allow_open=config.http.allow_open,
+        hosts=[host for host in (config.http.hosts or "").split(",") if host.strip()],
+        up_axis=config.http.up_axis,
     )

@@ -7,7 +7,7 @@ COMMAND = "splat-miner"
 """The console command."""
 
 _OLDEST = (3, 11)
-_NEEDED = ("loguru", "pydantic", "yaml", "rich")
+_NEEDED = ("loguru", "pydantic", "pydantic_settings", "yaml", "rich")
 
 
 def require_environment() -> None:

@@ -64,22 +64,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _open_logs(config: MinerConfig, locks: ExitStack) -> ScoreLog:
     """Locks what has one writer, and opens the logs."""
-    folder = config.log_dir
+    folder = config.log.dir
     lock = FileLock(folder / FOLDER_LOCK, what=f"the log folder {folder}", flag="--log.dir")
     locks.callback(lock.release)
     remove_drafts(folder)
-    if config.pull_state is not None and "pull" in config.transports:
-        state = config.pull_state
+    if config.pull.state is not None and "pull" in config.transports:
+        state = config.pull.state
         path = state.with_name(f"{state.name}.lock")
         locks.callback(FileLock(path, what=f"the file {state}", flag="--pull.state").release)
     score_log = ScoreLog(folder, lock=lock)
-    configure_logs(config.log_level, folder, problems=score_log.problems)
+    configure_logs(config.log.level, folder, problems=score_log.problems)
     return score_log
 
 
 def _settle(config: MinerConfig) -> None:
     # Nothing that writes into a home has been imported so far.
-    folder = settle(config.log_dir / FOLDER)
+    folder = settle(config.log.dir / FOLDER)
     if folder is not None:
         logger.warning(
             "this user's caches cannot be written; libraries keep theirs in {} (set XDG_CACHE_HOME "
@@ -89,7 +89,7 @@ def _settle(config: MinerConfig) -> None:
 
 
 async def _run(config: MinerConfig, score_log: ScoreLog) -> tuple[int, bool]:
-    last_resort = LastResort(config.drain_limit)
+    last_resort = LastResort(config.drain.limit)
     stop = _stop_on_signals(last_resort)
     started = time.monotonic()
     code, reason, hung = DIED, "unexpected error", False

@@ -144,9 +144,9 @@ def _trial(
 def _wallet(settings: TrialSettings) -> Any:
     from miner.chain.wallets import fresh_keypair, open_wallet
 
-    if settings.wallet_ephemeral:
+    if settings.wallet.ephemeral:
         return fresh_keypair()
-    return open_wallet(settings.wallet_name, settings.wallet_hotkey, settings.wallet_path)
+    return open_wallet(settings.wallet.name, settings.wallet.hotkey, settings.wallet.path)
 
 
 def _make_folder(settings: TrialSettings) -> None:

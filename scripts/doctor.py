@@ -12,7 +12,6 @@ from pydantic import Field
 from rich.console import Console
 from rich.text import Text
 
-from generation.presets import preset
 from miner.doctor.findings import Check, Finding, Status, carry_out
 from miner.doctor.machine import machine_checks
 from miner.doctor.network import network_checks
@@ -42,7 +41,8 @@ class DoctorConfig(MinerConfig):
     1 something did.
     """
 
-    as_json: bool = Field(False, alias="json", description="print the findings as one JSON object")
+    as_json: bool = Field(False, validation_alias="json")
+    """Print the findings as one JSON object."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,13 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             config = read_settings(
                 DoctorConfig, prog=program_name("scripts.doctor"), env_prefix="MINER", argv=argv
             )
-            settings = preset(config.preset_name)
+            settings = config.generation
     except SetupError as error:
         tell(error)
         return UNWELL
     configure_logs("ERROR")
     checks = machine_checks(
-        settings, config.models_dir, config.log_dir, stands_in=_settle()
+        settings, config.models.dir, config.log.dir, stands_in=_settle()
     ) + network_checks(config)
     findings = asyncio.run(_carry_out(checks, silent=config.as_json))
     well = all(finding.verdict.status is not Status.FAILED for finding in findings)

@@ -56,8 +56,8 @@ class Listener:
 def listeners(config: MinerConfig) -> list[Listener]:
     """Lists the ports of the transports that these settings start."""
     every = [
-        Listener("axon", config.axon_ip, config.axon_port, "--axon.port", "/", b"GenerateAsset"),
-        Listener("http", config.http_ip, config.http_port, "--http.port", "/health", b'"status"'),
+        Listener("axon", config.axon.ip, config.axon.port, "--axon.port", "/", b"GenerateAsset"),
+        Listener("http", config.http.ip, config.http.port, "--http.port", "/health", b'"status"'),
     ]
     wanted = {"axon": "push", "http": "http"}
     return [listener for listener in every if wanted[listener.name] in config.transports]
@@ -82,13 +82,13 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
             from miner.chain.wallets import open_wallet
 
             with starting_up():
-                opened = open_wallet(config.wallet_name, config.wallet_hotkey, config.wallet_path)
+                opened = open_wallet(config.wallet.name, config.wallet.hotkey, config.wallet.path)
                 return str(opened.hotkey.ss58_address)
 
         if not config.needs_chain:
             return ok("http alone needs no wallet")
         hotkeys.append(await in_daemon_thread(read, WALLET_LIMIT_S))
-        return ok(f"{config.wallet_name}/{config.wallet_hotkey}, hotkey {hotkeys[0]}")
+        return ok(f"{config.wallet.name}/{config.wallet.hotkey}, hotkey {hotkeys[0]}")
 
     async def registration() -> Verdict:
         if not config.needs_chain:
@@ -106,17 +106,17 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
     async def validators() -> Verdict:
         if not neurons:
             return unchecked("the subnet was not read")
-        return judge_validators(neurons, Selection(hotkeys[0], config.pull_min_stake))
+        return judge_validators(neurons, Selection(hotkeys[0], config.pull.min_stake))
 
     async def pull_state() -> Verdict:
-        return judge_state_file(config.pull_state or config.log_dir / FILE_NAME)
+        return judge_state_file(config.pull.state or config.log.dir / FILE_NAME)
 
     async def http_key() -> Verdict:
         from miner.transports.http.access import check_exposure
 
-        key = config.http_api_key.get_secret_value() if config.http_api_key else None
-        check_exposure(config.http_ip, key, allow_open=config.http_allow_open)
-        return ok("a key is asked for" if key else f"no key; listening on {config.http_ip}")
+        key = config.http.api_key.get_secret_value() if config.http.api_key else None
+        check_exposure(config.http.ip, key, allow_open=config.http.allow_open)
+        return ok("a key is asked for" if key else f"no key; listening on {config.http.ip}")
 
     async def reach() -> Verdict:
         return await _reach(config)
@@ -132,7 +132,7 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
         checks += [Check("validators", validators), Check("pull state", pull_state)]
     if "http" in config.transports:
         checks.append(Check("http key", http_key))
-    if "push" in config.transports and config.chain_file is None:
+    if "push" in config.transports and config.chain.file is None:
         checks.append(Check("reachable", reach, 3 * CONNECT_LIMIT_S))
     return checks
 
@@ -211,8 +211,8 @@ def judge_state_file(path: Path) -> Verdict:
 
 
 def _chain(config: MinerConfig) -> Chain:
-    if config.chain_file is not None:
-        return FileChain(config.chain_file)
+    if config.chain.file is not None:
+        return FileChain(config.chain.file)
     from miner.chain.subtensor import SubtensorChain
 
     return SubtensorChain(config.network, config.netuid, time_limit_s=CHAIN_LIMIT_S / 2)
@@ -254,7 +254,7 @@ async def _reach(config: MinerConfig) -> Verdict:
     """Connects to the address that validators are told, from here."""
     from miner.chain.subtensor import external_ip
 
-    ip, port = config.axon_external_ip, config.axon_external_port or config.axon_port
+    ip, port = config.axon.external_ip, config.axon.external_port or config.axon.port
     try:
         if ip is None:
             async with asyncio.timeout(CONNECT_LIMIT_S):
@@ -262,7 +262,7 @@ async def _reach(config: MinerConfig) -> Verdict:
     except (SetupError, TimeoutError):
         return unchecked("the public address is not known", "give it with --axon.external_ip")
     try:
-        listening = bound_socket(config.axon_ip, config.axon_port)
+        listening = bound_socket(config.axon.ip, config.axon.port)
         listening.listen()
     except (SetupError, OSError):
         listening = None  # Taken: the check of the port says by what.

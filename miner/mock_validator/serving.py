@@ -37,25 +37,25 @@ async def serve_all(
         SetupError: The port cannot be used.
     """
     rules = Rules(
-        threshold=settings.rules_threshold,
-        cooldown_s=settings.rules_cooldown,
-        throttle_s=settings.rules_throttle,
-        penalty_s=settings.rules_penalty,
-        lock_s=min(Rules.lock_s, settings.rules_cooldown),
+        threshold=settings.rules.threshold,
+        cooldown_s=settings.rules.cooldown,
+        throttle_s=settings.rules.throttle,
+        penalty_s=settings.rules.penalty,
+        lock_s=min(Rules.lock_s, settings.rules.cooldown),
     )
     hotkey = wallet.hotkey.ss58_address
     terms = Terms(hotkey, settings.miner_hotkey, rules, settings.timeout, settings.out)
 
     def clock() -> float:
-        return time.time() + settings.clock_offset
+        return time.time() + settings.clock.offset
 
     trial = PullTrial(tasks, terms, verify=verify, on_record=on_record, clock=clock)
     axon = PullAxon(
         trial,
         wallet,
-        ip=settings.axon_ip,
-        port=settings.axon_port,
-        clock=clock if settings.clock_offset else None,
+        ip=settings.axon.ip,
+        port=settings.axon.port,
+        clock=clock if settings.clock.offset else None,
     )
     await axon.start()
     ends = time.monotonic() + settings.wait

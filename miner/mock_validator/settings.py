@@ -6,92 +6,78 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from miner.settings.miner import Count, Port, Seconds
-from miner.settings.reader import Settings
+from miner.settings.miner import Count, Port, Seconds, WalletSettings
+from miner.settings.reader import Part, Settings
 from protocol.errors import SetupError
 from protocol.tasks import MAX_SEED
+
+
+class TrialWalletSettings(WalletSettings):
+    """The wallet that signs."""
+
+    ephemeral: bool = False
+    """Sign with a new key for this run; the miner then needs --blacklist.allow_non_registered."""
+
+
+class TrialAxonSettings(Part):
+    """With --protocol pull: the axon that serves the tasks."""
+
+    ip: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Port = 8092
+    """Port to listen on."""
+
+
+class ClockSettings(Part):
+    """With --protocol pull: the validator's clock."""
+
+    offset: Annotated[float, Field(ge=-43_200.0, le=43_200.0)] = 0.0
+    """Seconds that it is ahead (negative: behind)."""
+
+
+class RulesSettings(Part):
+    """With --protocol pull: the validator's rules."""
+
+    threshold: Annotated[float, Field(ge=0.0, le=1.0)] = 0.6
+    """Least accepted score."""
+    cooldown: Annotated[int, Field(ge=0)] = 300
+    """Seconds from task to task."""
+    throttle: Annotated[int, Field(ge=0)] = 30
+    """Seconds of a task's own time that the cooldown deducts."""
+    penalty: Annotated[int, Field(ge=0)] = 600
+    """Seconds added for a bad result."""
 
 
 class TrialSettings(Settings):
     """Tries a miner as a validator would, and checks every answer."""
 
-    protocol: Literal["push", "pull"] = Field(
-        "push",
-        alias="protocol",
-        description="push: send the tasks to the miner's axon; pull: serve them on an axon of its "
-        "own until the miner has fetched and answered all",
-    )
-    miner: str = Field(
-        "127.0.0.1:8091",
-        alias="miner",
-        description="address of the miner's axon, HOST:PORT or [IPV6]:PORT",
-    )
-    miner_hotkey: str = Field(
-        "", alias="miner.hotkey", description="SS58 address of the miner's hotkey; required"
-    )
-
-    wallet_name: str = Field("default", alias="wallet.name", description="name of the wallet")
-    wallet_hotkey: str = Field("default", alias="wallet.hotkey", description="name of its hotkey")
-    wallet_path: Path = Field(
-        Path("~/.bittensor/wallets"), alias="wallet.path", description="folder of the wallets"
-    )
-    wallet_ephemeral: bool = Field(
-        False,
-        alias="wallet.ephemeral",
-        description="sign with a new key for this run; the miner then needs "
-        "--blacklist.allow_non_registered",
-    )
-
-    prompts: Path | None = Field(
-        None, alias="prompts", description="text file with one prompt a line"
-    )
-    images: Path | None = Field(
-        None,
-        alias="images",
-        description="folder of PNG, JPEG and WebP files to send as image tasks",
-    )
-    count: Count | None = Field(
-        None,
-        alias="count",
-        description="tasks to send, repeating or cutting the list; all of it once",
-    )
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
-        None, alias="seed", description="seed of every task"
-    )
-    concurrency: Count = Field(1, alias="concurrency", description="tasks at once")
-    timeout: Seconds = Field(
-        30.0,
-        alias="timeout",
-        description="seconds that an answer may take; sent as budget",
-    )
-    axon_ip: str = Field("127.0.0.1", alias="axon.ip", description="pull: address to listen on")
-    axon_port: Port = Field(8092, alias="axon.port", description="pull: port to listen on")
-    clock_offset: float = Field(
-        0.0,
-        alias="clock.offset",
-        ge=-43_200.0,
-        le=43_200.0,
-        description="pull: seconds that the validator's clock is ahead (negative: behind)",
-    )
-    wait: Seconds = Field(
-        900.0, alias="wait", description="pull: seconds in which the miner must do all tasks"
-    )
-    rules_threshold: float = Field(
-        0.6, alias="rules.threshold", ge=0.0, le=1.0, description="pull: least accepted score"
-    )
-    rules_cooldown: int = Field(
-        300, alias="rules.cooldown", ge=0, description="pull: seconds from task to task"
-    )
-    rules_throttle: int = Field(
-        30,
-        alias="rules.throttle",
-        ge=0,
-        description="pull: seconds of a task's own time that the cooldown deducts",
-    )
-    rules_penalty: int = Field(
-        600, alias="rules.penalty", ge=0, description="pull: seconds added for a bad result"
-    )
-    out: Path = Field(Path("trial-output"), alias="out", description="folder of the results")
+    protocol: Literal["push", "pull"] = "push"
+    """push: send the tasks to the miner's axon; pull: serve them on an axon of its own until the
+    miner has fetched and answered all."""
+    miner: str = "127.0.0.1:8091"
+    """Address of the miner's axon, HOST:PORT or [IPV6]:PORT."""
+    miner_hotkey: str = Field("", validation_alias="miner.hotkey")
+    """SS58 address of the miner's hotkey; required."""
+    prompts: Path | None = None
+    """Text file with one prompt a line."""
+    images: Path | None = None
+    """Folder of PNG, JPEG and WebP files to send as image tasks."""
+    count: Count | None = None
+    """Tasks to send, repeating or cutting the list; all of it once if not given."""
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    """Seed of every task."""
+    concurrency: Count = 1
+    """Tasks at once."""
+    timeout: Seconds = 30.0
+    """Seconds that an answer may take; sent as budget."""
+    wait: Seconds = 900.0
+    """With --protocol pull: seconds in which the miner must do all tasks."""
+    out: Path = Path("trial-output")
+    """Folder of the results."""
+    wallet: TrialWalletSettings = TrialWalletSettings()
+    axon: TrialAxonSettings = TrialAxonSettings()
+    clock: ClockSettings = ClockSettings()
+    rules: RulesSettings = RulesSettings()
 
     @model_validator(mode="after")
     def _miner_is_known(self) -> Self:
@@ -101,7 +87,7 @@ class TrialSettings(Settings):
                 "the miner's hotkey is missing; every request is signed for one miner",
                 fix="add --miner.hotkey SS58; the miner logs it when it starts",
             )
-        if self.protocol == "pull" and self.wallet_ephemeral:
+        if self.protocol == "pull" and self.wallet.ephemeral:
             raise SetupError(
                 "with --protocol pull the miner's chain must list the validator",
                 fix="use a wallet that its chain lists, instead of --wallet.ephemeral",

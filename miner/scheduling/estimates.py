@@ -216,7 +216,7 @@ DELIVERY_WEIGHT = 0.1
 class DeliveryTimes:
     """Predicts how long an answer takes to its caller, by transport: a floor and seconds a byte.
 
-    A measurement ends when the operating system has taken the last byte; `--budget.margin` covers
+    A measurement ends when the operating system has taken the last byte; `--budget_margin` covers
     the way from there. Pulled results are not measured: a validator answers a submission only after
     it has judged it, so their prediction stays the first one.
     """

@@ -101,7 +101,7 @@ def test_a_chain_that_hangs_does_not_hang_the_doctor(
     monkeypatch.setattr(network, "CHAIN_LIMIT_S", 0.4)
     start = time.monotonic()
     status, text = run(
-        *("--subtensor.network", "test", "--preset", "embedded", "--preset.allow_embedded"),
+        *("--subtensor.network", "test", "--preset", "embedded", "--allow_embedded"),
         *("--axon.external_ip", "127.0.0.1"),
     )
     assert time.monotonic() - start < 15.0

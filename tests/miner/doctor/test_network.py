@@ -19,7 +19,7 @@ from miner.doctor.network import (
     network_checks,
 )
 from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
-from miner.settings.miner import MinerConfig
+from miner.settings.miner import ChainSettings, MinerConfig
 from miner.settings.reader import read_settings
 from tests.support.loopback import free_port
 
@@ -262,8 +262,12 @@ async def test_the_published_address_is_tried_where_there_is_a_chain(
     settings = config()
     assert "reachable" not in [check.name for check in network_checks(settings)]
     public = settings.model_copy(
-        update={"chain_file": None, "axon_external_ip": "127.0.0.1", "preset": "gpu80"}
+        update={
+            "chain": ChainSettings(),
+            "axon": settings.axon.model_copy(update={"external_ip": "127.0.0.1"}),
+        }
     )
     assert (await look("reachable", public)).status is Status.OK  # It listens itself meanwhile.
-    elsewhere = public.model_copy(update={"axon_external_port": free_port()})
+    axon = public.axon.model_copy(update={"external_port": free_port()})
+    elsewhere = public.model_copy(update={"axon": axon})
     assert (await look("reachable", elsewhere)).status is Status.WARNING

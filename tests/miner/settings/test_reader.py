@@ -3,6 +3,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from operator import attrgetter
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from miner.settings.miner import MinerConfig
+from miner.settings.model import settings_of
 from miner.settings.reader import read_settings
 from protocol.errors import SetupError
 
@@ -34,7 +36,7 @@ def written(folder: Path, text: str) -> str:
 
 def test_without_a_chain_the_defaults_are_enough() -> None:
     config = read(*ON_FILE)
-    assert (config.netuid, config.axon_port, config.budget) == (17, 8091, 30.0)
+    assert (config.netuid, config.axon.port, config.budget) == (17, 8091, 30.0)
     assert config.preset_name == "embedded"
     assert config.network == "file neurons.json"
 
@@ -55,21 +57,21 @@ def test_the_command_line_wins_over_the_environment_over_the_file_over_the_defau
     environ = {"MINER_AXON_PORT": "3001", "MINER_BUDGET": "12", "UNRELATED": "x"}
     config = read("--config", file, "--budget", "13", **environ)
     assert config.netuid == 1
-    assert config.axon_external_port == 2002
-    assert config.axon_port == 3001
+    assert config.axon.external_port == 2002
+    assert config.axon.port == 3001
     assert config.budget == 13.0
-    assert config.wallet_name == "default"
+    assert config.wallet.name == "default"
 
 
 def test_the_file_may_be_nested_or_flat_and_named_by_the_environment(tmp_path: Path) -> None:
     file = written(
         tmp_path,
         "chain: {file: n.json}\npreset: embedded\nblacklist:\n  min_stake: 7\n"
-        "preset.allow_embedded: true\n",
+        "allow_embedded: true\n",
     )
     config = read(MINER_CONFIG=file)
-    assert config.blacklist_min_stake == 7.0
-    assert config.preset_allow_embedded is True
+    assert config.blacklist.min_stake == 7.0
+    assert config.allow_embedded is True
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_the_file_may_be_nested_or_flat_and_named_by_the_environment(tmp_path: P
     + [((f"--blacklist.allow_no_permit={word}",), word == "true") for word in ("true", "false")],
 )
 def test_a_flag_needs_no_value(argv: tuple[str, ...], expected: bool) -> None:
-    assert read(*ON_FILE, *argv).blacklist_allow_no_permit is expected
+    assert read(*ON_FILE, *argv).blacklist.allow_no_permit is expected
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_a_setting_without_a_value_is_refused_and_not_taken_for_the_default(
 
 def test_hosts_of_the_file_are_names(tmp_path: Path) -> None:
     file = written(tmp_path, "http.hosts: [a.example, b.example]")
-    assert read(*ON_FILE, "--config", file).http_hosts == "a.example,b.example"
+    assert read(*ON_FILE, "--config", file).http.hosts == "a.example,b.example"
     for text in ("http.hosts: [~]", "http.hosts: [{a: b}]", "http.hosts: [[a]]"):
         with pytest.raises(SetupError, match=r"--http\.hosts cannot be"):
             read(*ON_FILE, "--config", written(tmp_path, text))
@@ -192,8 +194,8 @@ def test_on_a_real_chain_the_untrained_preset_must_be_insisted_on() -> None:
     argv = ("--preset", "embedded", "--subtensor.network", "test")
     with pytest.raises(SetupError, match="would earn nothing on test") as caught:
         read(*argv)
-    assert "--preset.allow_embedded" in caught.value.fix
-    assert read(*argv, "--preset.allow_embedded").preset_name == "embedded"
+    assert "--allow_embedded" in caught.value.fix
+    assert read(*argv, "--allow_embedded").preset_name == "embedded"
 
 
 def test_help_names_every_setting_and_needs_nothing_heavy() -> None:
@@ -207,9 +209,9 @@ def test_help_names_every_setting_and_needs_nothing_heavy() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    for field in MinerConfig.model_fields.values():
-        assert f"--{field.alias}" in done.stdout
-        assert field.description
+    for setting in settings_of(MinerConfig).values():
+        assert f"{setting.flag} " in done.stdout
+        assert setting.field.description
 
 
 def test_a_secret_that_cannot_be_used_is_not_repeated(tmp_path: Path) -> None:
@@ -273,7 +275,7 @@ def test_a_misspelt_flag_does_not_show_a_secret() -> None:
         ("wallet.name: 0x1F\n", "wallet.name", "0x1F"),
         ("wallet.name: 1_000\n", "wallet.name", "1_000"),
         ("wallet.name: .inf\n", "wallet.name", ".inf"),
-        ("preset: 80\n", "preset", "80"),
+        ("models.dir: 80\n", "models.dir", "80"),
         ("log.dir: 2024\n", "log.dir", "2024"),
         ("pull.preferred: yes\n", "pull.preferred", "yes"),
     ],
@@ -287,13 +289,22 @@ def test_text_that_yaml_takes_for_something_else_is_to_be_quoted(
     assert caught.value.fix == f"put it into quotes, as {name}: '{value}'"
     quoted = text.replace(value, f"'{value}'")
     config = read(*ON_FILE, "--config", written(tmp_path, quoted))
-    assert str(getattr(config, name.replace(".", "_"))) == value
+    assert str(attrgetter(name)(config)) == value
+
+
+def test_a_preset_that_does_not_exist_is_named_with_those_that_do(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="--preset cannot be '80'") as caught:
+        read(*ON_FILE, "--config", written(tmp_path, "preset: 80"))
+    assert caught.value.fix == "put it into quotes, as preset: '80'"
+    for argv in (("--preset", "80"), ("--config", written(tmp_path, "preset: '80'"))):
+        with pytest.raises(SetupError, match="no preset '80'; the presets are embedded, gpu24, g"):
+            read(*ON_FILE, *argv)
 
 
 @pytest.mark.parametrize("text", ["wallet.name: 1e3", "wallet.name: 5F", "wallet.name: 'no'"])
 def test_other_text_is_taken_as_it_is_written(tmp_path: Path, text: str) -> None:
     config = read(*ON_FILE, "--config", written(tmp_path, text))
-    assert config.wallet_name == text.split(" ")[1].strip("'")
+    assert config.wallet.name == text.split(" ")[1].strip("'")
 
 
 def test_names_that_yaml_reads_as_numbers_are_refused_with_the_hint_to_quote() -> None:
@@ -372,9 +383,9 @@ def test_a_path_may_begin_at_home_wherever_it_is_written(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     file = written(tmp_path, "log.dir: ~/logs")
-    assert read(*ON_FILE, "--config", file).log_dir == tmp_path / "logs"
-    assert read(*ON_FILE, MINER_MODELS_DIR="~/m").models_dir == tmp_path / "m"
-    assert read(*ON_FILE, "--wallet.name", "~x").wallet_name == "~x"
+    assert read(*ON_FILE, "--config", file).log.dir == tmp_path / "logs"
+    assert read(*ON_FILE, MINER_MODELS_DIR="~/m").models.dir == tmp_path / "m"
+    assert read(*ON_FILE, "--wallet.name", "~x").wallet.name == "~x"
     with pytest.raises(SetupError, match="no such home folder"):
         read(*ON_FILE, "--log.dir", "~nobody-of-this-name/logs")
 
