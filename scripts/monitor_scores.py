@@ -26,8 +26,10 @@ from rich.text import Text
 from miner.file_lock import FOLDER_LOCK, look
 from miner.interpreter import program_name
 from miner.score import FILE_NAME
+from miner.score.fields import UNKNOWN
 from miner.score.following import Follower, files_beside
-from miner.score.report import UNKNOWN, ScoreReport, Tally
+from miner.score.report import ScoreReport, plain
+from miner.score.tally import Tally
 from miner.surroundings import settle_terminal
 from protocol.text import printable
 
@@ -168,7 +170,7 @@ def _newest(report: ScoreReport, height: int) -> list[Text]:
     """The newest answers first: one line each, and one more for the reason of those without."""
     lines: list[Text] = []
     for event in reversed(report.recent):
-        entry = _answer(event)
+        entry = _answer(plain(event))
         if len(lines) + len(entry) > height:
             break
         lines += entry

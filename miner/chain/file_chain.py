@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from miner.chain.metagraph import Neuron, Snapshot
+from miner.chain.metagraph import Neuron, OnReading, Snapshot
 from protocol.documents import DocumentError, read_json
 from protocol.errors import SetupError
 from protocol.text import printable
@@ -24,12 +24,17 @@ class FileChain:
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
+        self._listeners: list[OnReading] = []
         self.snapshot = Snapshot({}, clock())
         self.deregistered = asyncio.Event()
 
     def is_stale(self) -> bool:
         """Returns False: a file does not age."""
         return False
+
+    def listen(self, listener: OnReading) -> None:
+        """Tells a listener of the reading at the start."""
+        self._listeners.append(listener)
 
     async def start(self, hotkey: str) -> Neuron:
         """Reads the file; see `Chain.start`."""
@@ -55,6 +60,8 @@ class FileChain:
                 f"the hotkey {hotkey} is not in {self._path}",
                 fix="add it there, or give the wallet that is with --wallet.name, --wallet.hotkey",
             )
+        for listener in self._listeners:
+            listener(self.snapshot, "")
         return self.snapshot.neurons[hotkey]
 
     async def publish(self, axon: object) -> None:

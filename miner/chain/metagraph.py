@@ -1,7 +1,7 @@
 """The neurons of a subnet as a value, and what the miner asks of a chain."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -10,7 +10,20 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Neuron(BaseModel):
-    """One registered neuron; stake is in the chain's unit (TAO and alpha as it weighs them)."""
+    """One registered neuron.
+
+    Attributes:
+        uid: Its number on the subnet.
+        hotkey: SS58 address of the key that it works with.
+        coldkey: SS58 address of its owner.
+        ip: Where its axon serves; 0.0.0.0 if it does not.
+        port: See `ip`; 0 if it does not.
+        stake: In the chain's unit (TAO and alpha as it weighs them).
+        validator_permit: Whether it may set weights.
+        incentive: Its share of what the subnet's miners got in the last epoch, 0..1.
+        consensus: How far the validators agree on it, 0..1.
+        emission: Alpha that it got for the last epoch.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,19 +34,34 @@ class Neuron(BaseModel):
     port: int = 0
     stake: float = 0.0
     validator_permit: bool = False
+    incentive: float = 0.0
+    consensus: float = 0.0
+    emission: float = 0.0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The neurons by hotkey, as read at `taken_at` (monotonic seconds)."""
+    """The neurons of a subnet at one time.
+
+    Attributes:
+        neurons: By hotkey.
+        taken_at: When they were read (monotonic seconds).
+        tempo: Blocks of an epoch, where the chain said so.
+    """
 
     neurons: Mapping[str, Neuron]
     taken_at: float
+    tempo: int | None = None
 
     @classmethod
-    def of(cls, neurons: Iterable[Neuron], taken_at: float) -> "Snapshot":
+    def of(cls, neurons: Iterable[Neuron], taken_at: float, tempo: int | None = None) -> "Snapshot":
         """Indexes neurons by their hotkeys."""
-        return cls(MappingProxyType({neuron.hotkey: neuron for neuron in neurons}), taken_at)
+        by_hotkey = {neuron.hotkey: neuron for neuron in neurons}
+        return cls(MappingProxyType(by_hotkey), taken_at, tempo)
+
+
+OnReading = Callable[[Snapshot, str], None]
+"""Takes the last reading, and why there is no newer one: empty if it is new."""
 
 
 class Membership:
@@ -77,6 +105,9 @@ class Chain(Protocol):
 
     def is_stale(self) -> bool:
         """Whether the last reading is too old to prove that a hotkey is absent."""
+
+    def listen(self, listener: OnReading) -> None:
+        """Tells a listener of every attempt to read from now on; it must not raise."""
 
     async def start(self, hotkey: str) -> Neuron:
         """Reads the subnet, keeps reading it from now on, and returns the neuron of `hotkey`.

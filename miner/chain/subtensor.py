@@ -10,7 +10,7 @@ from typing import Any
 from loguru import logger
 
 from miner.chain.connection import Connection
-from miner.chain.metagraph import Membership, Neuron, Snapshot, register_command
+from miner.chain.metagraph import Membership, Neuron, OnReading, Snapshot, register_command
 from miner.daemon_call import LoneCall, in_words
 from protocol.errors import SetupError
 
@@ -74,6 +74,7 @@ class SubtensorChain:
             partial(connect or _subtensor, network), time_limit_s=time_limit_s, clock=clock
         )
         self._refreshing: asyncio.Task[None] | None = None
+        self._listeners: list[OnReading] = []
         self._hotkey = ""
         self._axon: Any = None
         self._published_at = self._looked_up_at = clock()
@@ -83,6 +84,10 @@ class SubtensorChain:
     def is_stale(self) -> bool:
         """Whether the last reading is older than an hour."""
         return self._clock() - self.snapshot.taken_at > STALE_S
+
+    def listen(self, listener: OnReading) -> None:
+        """Tells a listener of every attempt to read; see `Chain.listen`."""
+        self._listeners.append(listener)
 
     async def start(self, hotkey: str) -> Neuron:
         """Connects and reads the metagraph; see `Chain.start`."""
@@ -101,6 +106,7 @@ class SubtensorChain:
                 fix=register_command(self._network, self._netuid),
             )
         self._hotkey = hotkey
+        self._tell("")
         membership = Membership(hotkey, self.deregistered)
         self._refreshing = asyncio.create_task(self._keep_reading(membership))
         return self.snapshot.neurons[hotkey]
@@ -155,7 +161,9 @@ class SubtensorChain:
                     self._clock() - self.snapshot.taken_at,
                     ", callers that are not in it are refused" if self.is_stale() else "",
                 )
+                self._tell(in_words(error))
                 continue
+            self._tell("")
             neuron = membership.observe(self.snapshot)
             if neuron is None:
                 logger.error("the metagraph does not list this miner's hotkey")
@@ -201,6 +209,10 @@ class SubtensorChain:
             return in_words(error)
         return ""
 
+    def _tell(self, problem: str) -> None:
+        for listener in self._listeners:
+            listener(self.snapshot, problem)
+
     async def _refresh(self) -> None:
         self.snapshot = await self._connection.call(self._read)
 
@@ -214,6 +226,7 @@ class SubtensorChain:
             metagraph.S,
             metagraph.validator_permit,
         )
+        earned = (metagraph.incentive, metagraph.consensus, metagraph.emission)
         neurons = [
             Neuron(
                 uid=int(uid),
@@ -223,12 +236,19 @@ class SubtensorChain:
                 port=axon.port,
                 stake=float(stake),
                 validator_permit=bool(permit),
+                incentive=float(incentive),
+                consensus=float(consensus),
+                emission=float(emission),
             )
-            for uid, hotkey, coldkey, axon, stake, permit in zip(*columns, strict=True)
+            for uid, hotkey, coldkey, axon, stake, permit, (incentive, consensus, emission) in zip(
+                *columns, zip(*earned, strict=True), strict=True
+            )
         ]
         if not neurons:
             raise ValueError("the metagraph is empty")
-        return Snapshot.of(neurons, self._clock())
+        # Only set if the chain answered the second of the library's calls.
+        tempo = getattr(metagraph, "tempo", None)
+        return Snapshot.of(neurons, self._clock(), None if tempo is None else int(tempo))
 
 
 class _NotTaken(Exception):

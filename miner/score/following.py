@@ -4,10 +4,11 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import IO, Any
 
-from miner.score.report import moment_of, parse
+from miner.score.fields import moment_of, parse
 
 LONGEST_LINE = 2**20
 """Bytes; a longer line is damaged, and not kept in memory."""
@@ -18,7 +19,15 @@ DAMAGE = "\ufffd"
 _TIME = r"\d[\d._-]*"
 """Of a file set aside, or its number."""
 
+MOST_MEMORY = 2**27
+"""Bytes that unpacking may take; a file that asks for more is damaged."""
+
+LASTING = ("miner_started", "state_changed", "miner_stopped", "earnings", "chain_old", "chain_back")
+"""Events that say what is so until another says otherwise."""
+
+_MARKS = tuple(f'"event": "{event}"'.encode() for event in LASTING)
 _CHUNK = 2**16
+_BLOCK = 2**20
 _HEAD = 1024
 
 
@@ -32,10 +41,13 @@ class Follower:
     Args:
         path: The file that is written; it may come later.
         history: Whether files set aside before the first look are read first.
+        since: Seconds since the epoch. Of files whose lines are all older, only the last event of
+            each kind in `LASTING` is read.
     """
 
-    def __init__(self, path: Path, *, history: bool = False) -> None:
+    def __init__(self, path: Path, *, history: bool = False, since: float = -inf) -> None:
         self._path = path
+        self._since = since
         self._position = 0
         self._history = history
         self._listed = False
@@ -111,14 +123,27 @@ class Follower:
         first, self._listed = not self._listed, True
         if not first and self._file is not None and self._position:
             return  # Nothing was set aside since this file was begun.
-        for path, head in self._siblings():
-            # One that begins as the file that is read is a copy of it.
-            if head in self._seen or self._head.startswith(head):
+        # One that begins as the file that is read is a copy of it.
+        siblings = [each for each in self._siblings() if not self._head.startswith(each[1])]
+        older = self._older([head for _, head in siblings]) if first and self._history else 0
+        yield from _lasting([path for path, _ in siblings[:older]])
+        for place, (path, head) in enumerate(siblings):
+            if head in self._seen:
                 continue
             self._seen.add(head)
-            if not first or self._history:
+            if place >= older and (self._history or not first):
                 yield from self._unpacked(path, 0)
                 yield from self.rest()
+
+    def _older(self, heads: list[bytes]) -> int:
+        """Returns how many of the files that begin so, the oldest first, end before the period."""
+        count = 0
+        for following in [*heads, self._head][1:]:
+            begun = _begun(following)
+            if begun is None or begun > self._since:
+                break
+            count += 1
+        return count
 
     def _siblings(self) -> list[tuple[Path, bytes]]:
         """Returns the files set aside that were not read, with their heads, the oldest first."""
@@ -131,7 +156,7 @@ class Follower:
                     continue
                 head = _head_of(path)
                 if head and head not in self._seen:
-                    begun = moment_of(parse(head.partition(b"\n")[0].decode("utf-8", "replace")))
+                    begun = _begun(head)
                     packed = path.suffix in _SUFFIXES
                     order = (state.st_mtime if begun is None else begun, packed, path.name)
                     found.append((order, path, head))
@@ -157,11 +182,15 @@ class _Lines:
         self._too_long = False
 
     def of(self, chunk: bytes) -> Iterator[str]:
-        first, *others = chunk.split(b"\n")
+        first, feed, others = chunk.partition(b"\n")
         self._extend(first)
-        for part in others:
+        if feed:
             yield from self.end(always=True)
-            self._extend(part)
+            whole, feed, last = others.rpartition(b"\n")
+            if feed:
+                for line in whole.decode("utf-8", "replace").split("\n"):
+                    yield line.removesuffix("\r")
+            self._extend(last)
 
     def end(self, *, always: bool = False) -> Iterator[str]:
         """Yields the line as it is now, and begins a new one."""
@@ -193,6 +222,34 @@ def files_beside(path: Path) -> Iterator[Path]:
         for other in path.parent.iterdir():
             if names.fullmatch(other.name) and other.is_file():
                 yield other
+
+
+def _begun(head: bytes) -> float | None:
+    """Returns when the first line of a file was written."""
+    return moment_of(parse(head.partition(b"\n")[0].decode("utf-8", "replace")))
+
+
+def _lasting(paths: list[Path]) -> Iterator[str]:
+    """Yields the last event of each kind in `LASTING`, of the run that these files end with."""
+    found: dict[bytes, bytes] = {}
+    for path in reversed(paths):
+        last: dict[bytes, bytes] = {}
+        with suppress(Exception), _reader(path) as file:
+            rest = b""
+            while block := file.read(_BLOCK):
+                whole, _, rest = (rest[-LONGEST_LINE:] + block).rpartition(b"\n")
+                if not any(mark in whole for mark in _MARKS):
+                    continue
+                for line in whole.split(b"\n"):
+                    for mark in _MARKS:
+                        if mark in line:
+                            last = {} if mark == _MARKS[0] else last
+                            last.pop(mark, None)
+                            last[mark] = line  # At the end, since the order counts.
+        found = {mark: line for mark, line in last.items() if mark not in found} | found
+        if _MARKS[0] in found:
+            break
+    yield from (line.decode("utf-8", "replace") for line in found.values())
 
 
 def _head(file: IO[bytes]) -> bytes:
@@ -234,15 +291,16 @@ def _bzip2(path: Path) -> Any:
 
 
 def _xz(path: Path) -> Any:
-    import lzma
+    from miner.score.xz import XzFile
 
-    return lzma.open(path)
+    return XzFile(path, most_memory=MOST_MEMORY)
 
 
 def _zstd(path: Path) -> Any:
     import zstandard
 
-    return zstandard.open(path, "rb")
+    unpack = zstandard.ZstdDecompressor(max_window_size=MOST_MEMORY)
+    return unpack.stream_reader(open(path, "rb"), read_across_frames=True, closefd=True)
 
 
 _SUFFIXES = (".gz", ".bz2", ".xz", ".zst")

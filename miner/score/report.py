@@ -1,308 +1,326 @@
-"""What a score log says: outcomes, punctuality and stage times, overall and per caller.
+"""What a score log says: outcomes, punctuality, stage times, validators and earnings."""
 
-Reads only the lines that `docs/score-log.md` describes and imports nothing heavy, so that a
-monitor starts at once. Whatever a line holds, it is counted: a damaged line is no JSON object with
-an event, an odd line has a field of another type than the document says.
-"""
-
-import json
-import math
-import statistics
 from collections import Counter, defaultdict, deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from typing import Any
 
+from miner.score.earnings import Earnings
+from miner.score.fields import UNKNOWN, Event, Fields, parse
+from miner.score.tally import CALLER_SAMPLE, OTHERS, Tally, answered_of, bounded
+from miner.score.timeline import Timeline
+from miner.score.validators import ValidatorTally
 from protocol.text import printable
 
-Event = Mapping[str, Any]
-
-UNKNOWN, OTHERS = "unknown", "others"
-
 RECENT = 50
-SAMPLE = 10_000
-"""Runs of a stage that its percentiles are taken from: the last ones."""
 
-MOST_NAMES = 1000
-"""Callers, codes or stages that are told apart; a stranger may invent as many as it likes."""
+LAST_ANSWERS = 20_000
+"""Answers that are kept one by one, for what happened lately."""
 
-_LARGEST = 1e10
+_SCORES = 500
+_LOSSES = 100
 _DEEPEST = 4
 
-
-def parse(line: str) -> Event | None:
-    """Returns the event of a line; None if the line is damaged."""
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if "\ufffd" in line or not isinstance(event, dict) or not isinstance(event.get("event"), str):
-        return None
-    return event
-
-
-def moment_of(event: Event | None) -> float | None:
-    """Returns when an event was written, in seconds since the epoch, where it says so."""
-    return None if event is None else _Fields(event).number("unix")
-
-
-class _Fields:
-    """The fields of one event, each as its type; notes whether one has another type."""
-
-    def __init__(self, event: Event) -> None:
-        self._event = event
-        self.odd = False
-
-    def text(self, name: str, default: str = UNKNOWN) -> str:
-        """A text on one line, harmless to a terminal."""
-        value = self._event.get(name)
-        if isinstance(value, str):
-            return printable(value)
-        self.odd |= name in self._event
-        return default
-
-    def number(self, name: str) -> float | None:
-        """A finite number of a sane size, at least 0."""
-        number = _number(self._event.get(name))
-        self.odd |= number is None and name in self._event
-        return number
-
-    def flag(self, name: str) -> bool:
-        """True or false; a field that is missing is false."""
-        value = self._event.get(name, False)
-        self.odd |= not isinstance(value, bool)
-        return value is True
-
-    def seconds(self, name: str) -> dict[str, float]:
-        """Numbers by name."""
-        value = self._event.get(name, {})
-        if not isinstance(value, dict):
-            self.odd = True
-            return {}
-        numbers = {printable(key, 40): _number(item) for key, item in value.items()}
-        self.odd |= None in numbers.values()
-        return {key: number for key, number in numbers.items() if number is not None}
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 <= value <= _LARGEST else None  # NaN is not.
-
-
-def _sample() -> dict[str, deque[float]]:
-    return defaultdict(lambda: deque(maxlen=SAMPLE))
+_LASTING = frozenset(
+    {"miner_started", "state_changed", "miner_stopped", "chain_old", "chain_back", "earnings"}
+)
+"""Events that say what is so until another says otherwise."""
 
 
 @dataclass
-class Tally:
-    """The answers of one caller, or of all of them.
+class Life:
+    """What the log says of the process that began last.
 
     Attributes:
-        outcomes: Answers by (outcome, reason code).
-        on_time: How many completed answers kept their budget.
-        left: Callers that left while there was time: `caller_left` within the budget.
-        rungs: Completed answers by quality level.
-        stages: Seconds of the last runs of each stage; "total" holds completed answers' totals.
-        fidelity: Task fidelity scores from feedback; 0.0 means below the validator's threshold.
+        state: The service's state; "unknown" before its first word of it, "stopped" at its end.
+        state_at: Since when, in seconds since the epoch; None if no line says so.
+        pid: Its number.
+        started_at: When it began.
+        version: Of the program.
+        preset: Its preset.
+        transports: Ways on which it takes tasks.
+        budget_s: Seconds that an answer may take.
+        hotkey: The miner's.
+        uid: Its number on the subnet.
+        netuid: The subnet.
+        network: The chain.
+        exit_code: With which it ended; None while it runs.
+        lost_engines: Engines that died, in this run.
+        chain_old_s: Age of the last reading of the chain when the log last complained of it; None
+            while the chain can be read.
     """
 
-    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    on_time: int = 0
-    left: int = 0
-    rungs: Counter[str] = field(default_factory=Counter)
-    stages: dict[str, deque[float]] = field(default_factory=_sample)
-    fidelity: list[float] = field(default_factory=list)
-
-    def add(self, event: Event) -> bool:
-        """Counts one `answered` or `feedback` event; returns whether all its fields are sound."""
-        fields = _Fields(event)
-        if event["event"] == "feedback":
-            score = fields.number("task_fidelity_score")
-            if not fields.flag("validation_failed") and score is not None:
-                self.fidelity.append(score)
-            return not fields.odd
-        outcome, code = fields.text("outcome"), fields.text("reason_code")
-        both = (outcome, code)
-        self.outcomes[_bounded(self.outcomes, both, (OTHERS, OTHERS))] += 1
-        total, budget = fields.number("total_s"), fields.number("budget_s")
-        left = code == "caller_left" and outcome != "rejected"
-        self.left += left and (budget is None or (total or 0.0) <= budget)
-        on_time, timings = fields.flag("on_time"), fields.seconds("timings")
-        rung = fields.text("rung")
-        if outcome == "completed":
-            self.on_time += on_time
-            self.rungs[_bounded(self.rungs, rung, OTHERS)] += 1
-            for stage, seconds in timings.items():
-                self.stages[_bounded(self.stages, stage, OTHERS)].append(seconds)
-            if total is not None:
-                self.stages["total"].append(total)
-        return not fields.odd and "outcome" in event
-
-    @property
-    def answers(self) -> int:
-        """How many requests were answered, whatever the outcome."""
-        return self.outcomes.total()
-
-    @property
-    def rejected(self) -> int:
-        """How many requests were their callers' mistakes."""
-        return sum(n for (outcome, _), n in self.outcomes.items() if outcome == "rejected")
-
-    @property
-    def on_time_share(self) -> float:
-        """Share of the answers owed that were completed within the budget, 0..1; 0 if none is owed.
-
-        An answer is owed unless the request was rejected, or its caller left while there was time.
-        """
-        owed = self.answers - self.rejected - self.left
-        return self.on_time / owed if owed > 0 else 0.0
-
-    def percentiles(self) -> dict[str, tuple[float, float]]:
-        """Stage name to (p50, p95) in seconds."""
-        return {stage: (_quantile(v, 50), _quantile(v, 95)) for stage, v in self.stages.items()}
+    state: str = UNKNOWN
+    state_at: float | None = None
+    pid: int | None = None
+    started_at: float | None = None
+    version: str | None = None
+    preset: str | None = None
+    transports: tuple[str, ...] = ()
+    budget_s: float | None = None
+    hotkey: str | None = None
+    uid: int | None = None
+    netuid: int | None = None
+    network: str | None = None
+    exit_code: int | None = None
+    lost_engines: list[str] = field(default_factory=list)
+    chain_old_s: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The tally as JSON-ready values."""
-        return {
-            "answers": self.answers,
-            "rejected": self.rejected,
-            "left": self.left,
-            "outcomes": {f"{o}/{code}": n for (o, code), n in self.outcomes.most_common()},
-            "on_time_share": round(self.on_time_share, 4),
-            "rungs": dict(self.rungs.most_common()),
-            "seconds": {
-                stage: {"p50": round(p50, 4), "p95": round(p95, 4)}
-                for stage, (p50, p95) in self.percentiles().items()
-            },
-            "mean_fidelity": round(statistics.fmean(self.fidelity), 4) if self.fidelity else None,
-        }
+        """The process as JSON-ready values."""
+        return {**vars(self), "transports": list(self.transports)}
+
+
+@dataclass(frozen=True)
+class LastAnswer:
+    """One of the last answers, for alerts.
+
+    Attributes:
+        at: When it was given, in seconds since the epoch.
+        outcome: Of the request.
+        owed: Whether it was owed.
+        on_time: Whether it was completed within its budget.
+        total: Seconds that it took, if it was completed.
+    """
+
+    at: float
+    outcome: str
+    owed: bool
+    on_time: bool
+    total: float | None
 
 
 class ScoreReport:
     """Tallies that grow with a log; feed it lines in the order in which they were written.
 
+    Args:
+        since: Seconds since the epoch. Of earlier lines only what lasts is taken: the state, the
+            process, and the earnings then.
+
     Attributes:
         overall: Of all callers.
         callers: By hotkey.
+        validators: By hotkey; those that were asked for tasks.
+        timeline: The course of it all.
+        earnings: What the chain said.
+        life: The process that began last.
         refused: Callers turned away, by reason code.
         refused_because: The last reason of each of those codes.
-        recent: The last answers, the newest last.
+        recent: The last answers, the newest last, as they were written.
+        completed: The last completed ones.
+        answers: The last answers in short, the newest last.
+        scores: Fate and score by task, of the last settled tasks.
+        accepted_at: When a validator last accepted a result, in seconds since the epoch.
         notes: What was wrong with engines and the log, the newest last.
-        state: As the log says; "unknown" before its first word of it.
-        pid: The process that began last, where the log says so.
-        last_at: When the last line was written, in seconds since the epoch.
+        first_at: When the first line counted was written, in seconds since the epoch.
+        last_at: The same of the last line.
         damaged: Lines that hold no event.
         odd: Events with a field of another type than documented.
         lost: Lines that the miner could not write.
+        losses: When it wrote so, and of how many, the newest last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, since: float = -inf) -> None:
+        self.since = since
         self.overall = Tally()
-        self.callers: dict[str, Tally] = defaultdict(Tally)
+        self.callers: dict[str, Tally] = defaultdict(lambda: Tally(CALLER_SAMPLE))
+        self.validators: dict[str, ValidatorTally] = defaultdict(ValidatorTally)
+        self.timeline = Timeline()
+        self.earnings = Earnings()
+        self.life = Life()
         self.refused: Counter[str] = Counter()
         self.refused_because: dict[str, str] = {}
         self.recent: deque[Event] = deque(maxlen=RECENT)
+        self.completed: deque[Event] = deque(maxlen=RECENT)
+        self.answers: deque[LastAnswer] = deque(maxlen=LAST_ANSWERS)
+        self.scores: dict[str, tuple[str, float | None]] = {}
+        self.accepted_at: float | None = None
         self.notes: deque[str] = deque(maxlen=RECENT)
-        self.state = UNKNOWN
-        self.pid: int | None = None
+        self.first_at: float | None = None
         self.last_at: float | None = None
         self.damaged = 0
         self.odd = 0
         self.lost = 0
+        self.losses: deque[tuple[float, int]] = deque(maxlen=_LOSSES)
+        self._old = False
+        self._readers: dict[str, Callable[[Fields, float | None], None]] = {
+            "answered": self._answered,
+            "feedback": self._feedback,
+            "pulled": self._pulled,
+            "refused": self._refused,
+            "earnings": self._earned,
+            "chain_old": self._chain_old,
+            "chain_back": self._chain_back,
+            "miner_started": self._started,
+            "state_changed": self._state_changed,
+            "miner_stopped": self._stopped,
+            "log_lost": self._log_lost,
+            "engine_suspect": self._engine,
+            "engine_back": self._engine,
+            "engine_lost": self._engine,
+        }
+
+    @property
+    def state(self) -> str:
+        """As the log says; "unknown" before its first word of it."""
+        return self.life.state
+
+    @property
+    def pid(self) -> int | None:
+        """The process that began last, where the log says so."""
+        return self.life.pid
 
     def read(self, line: str) -> None:
         """Takes one line in, whatever it holds; an empty one says nothing."""
-        text = line.strip().removeprefix("\ufeff")
-        if not text:
+        event = parse(line)
+        if event is not None:
+            self.add(event)
             return
+        text = line.strip().removeprefix("\ufeff")
         # After a crash of the machine, a run of NULs may stand before a sound line.
         sound = text.strip("\0")
-        self.damaged += sound != text
         event = parse(sound) if sound else None
         if event is not None:
             self.add(event)
-        elif sound == text:
-            self.damaged += 1
+        self.damaged += bool(text) and not self._old and (event is None or sound != text)
 
     def add(self, event: Event) -> None:
         """Takes one event in; unknown kinds only show that the miner lived then."""
-        fields = _Fields(event)
+        fields = Fields(event)
         moment = fields.number("unix")
-        self.last_at = self.last_at if moment is None else moment
-        sound = True
-        match event["event"]:
-            case "answered" | "feedback" as kind:
-                sound = self.overall.add(event)
-                caller = _bounded(self.callers, fields.text("caller"), OTHERS)
-                self.callers[caller].add(event)
-                if kind == "answered":
-                    for name in ("ts", "task_id", "reason"):
-                        fields.text(name)
-                    self.recent.append(_plain(event, 0))
-            case "refused":
-                code = _bounded(self.refused, fields.text("reason_code"), OTHERS)
-                count = fields.number("count")
-                self.refused[code] += 1 if count is None else int(count)
-                self.refused_because[code] = fields.text("reason", "")
-            case "state_changed":
-                self.state = fields.text("state")
-            case "miner_started":
-                self.state = "starting"
-                pid = fields.number("pid")
-                self.pid = None if pid is None else int(pid)
-            case "miner_stopped":
-                self.state = "stopped"
-            case "log_lost":
-                lost = int(fields.number("count") or 0)
-                self.lost += lost
-                self.notes.append(f"{lost} lines were not written: {fields.text('reason')}")
-            case "engine_suspect" | "engine_lost" | "engine_back" as kind:
-                words = f"{kind}: {fields.text('engine')} {fields.text('reason', '')}"
-                self.notes.append(words.strip())
-        self.odd += fields.odd or not sound
+        kind = event["event"]
+        if moment is not None:
+            self.last_at = moment
+            self._old = moment < self.since
+        if self._old and kind not in _LASTING:
+            return
+        if self.first_at is None and not self._old:
+            self.first_at = moment
+        take = self._readers.get(kind)
+        if take is not None:
+            take(fields, moment)
+        self.odd += fields.odd and not self._old
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-ready values."""
         return {
             "state": self.state,
             "pid": self.pid,
+            "life": self.life.as_dict(),
+            "first_line_unix": self.first_at,
             "last_line_unix": self.last_at,
             "damaged_lines": self.damaged,
             "odd_lines": self.odd,
             "lost_lines": self.lost,
             "overall": self.overall.as_dict(),
             "callers": {caller: tally.as_dict() for caller, tally in self.callers.items()},
+            "validators": {name: tally.as_dict() for name, tally in self.validators.items()},
+            "accepted_unix": self.accepted_at,
+            "earnings": self.earnings.as_dict(),
+            "timeline": self.timeline.as_dict(),
             "refused": dict(self.refused),
             "refused_because": self.refused_because,
             "notes": list(self.notes),
-            "recent": list(self.recent),
+            "recent": [plain(event) for event in self.recent],
         }
 
+    def _answered(self, fields: Fields, at: float | None) -> None:
+        answer = answered_of(fields)
+        self.overall.count(answer)
+        self.callers[bounded(self.callers, answer.caller, OTHERS)].count(answer)
+        self.recent.append(fields.event)
+        completed = answer.outcome == "completed"
+        if completed:
+            self.completed.append(fields.event)
+        if at is not None:
+            self.timeline.answered(at, answer)
+            total = answer.total if completed else None
+            self.answers.append(LastAnswer(at, answer.outcome, answer.owed, answer.on_time, total))
 
-def _bounded(known: Mapping[Any, Any], name: Hashable, other: Any) -> Any:
-    """Returns the name; the one for all others if it is new and there are too many."""
-    return name if name in known or len(known) < MOST_NAMES else other
+    def _feedback(self, fields: Fields, at: float | None) -> None:
+        caller, score = fields.name("caller"), fields.number("task_fidelity_score")
+        if not fields.flag("validation_failed") and score is not None:
+            self.overall.judged(score)
+            self.callers[bounded(self.callers, caller, OTHERS)].judged(score)
+        fate = self.validators[bounded(self.validators, caller, OTHERS)].settled(fields, at)
+        task = fields.text("task_id", "")
+        self.scores[task] = (fate, score)
+        if len(self.scores) > _SCORES:
+            del self.scores[next(iter(self.scores))]
+        if at is not None:
+            self.timeline.settled(at, fate, score)
+            self.accepted_at = at if fate == "accepted" else self.accepted_at
+
+    def _pulled(self, fields: Fields, at: float | None) -> None:
+        name = bounded(self.validators, fields.name("caller"), OTHERS)
+        self.validators[name].pulled(fields, at)
+
+    def _refused(self, fields: Fields, at: float | None) -> None:
+        code = bounded(self.refused, fields.name("reason_code"), OTHERS)
+        count = fields.number("count")
+        self.refused[code] += 1 if count is None else int(count)
+        self.refused_because[code] = fields.text("reason", "")
+
+    def _earned(self, fields: Fields, at: float | None) -> None:
+        self.earnings.add(fields, at, before=self._old)
+
+    def _chain_old(self, fields: Fields, at: float | None) -> None:
+        self.life.chain_old_s = fields.number("age_s")
+
+    def _chain_back(self, fields: Fields, at: float | None) -> None:
+        self.life.chain_old_s = None
+
+    def _started(self, fields: Fields, at: float | None) -> None:
+        pid, uid, netuid = (fields.number(name) for name in ("pid", "uid", "netuid"))
+        self.life = Life(
+            state="starting",
+            state_at=at,
+            started_at=at,
+            pid=None if pid is None else int(pid),
+            version=fields.text("version"),
+            preset=fields.text("preset"),
+            transports=fields.names("transports"),
+            budget_s=fields.number("budget_s"),
+            hotkey=fields.text("hotkey", "") or None,
+            uid=None if uid is None else int(uid),
+            netuid=None if netuid is None else int(netuid),
+            network=fields.text("network", "") or None,
+        )
+
+    def _state_changed(self, fields: Fields, at: float | None) -> None:
+        self.life.state, self.life.state_at = fields.name("state"), at
+
+    def _stopped(self, fields: Fields, at: float | None) -> None:
+        code = fields.number("exit_code")
+        self.life.state, self.life.state_at = "stopped", at
+        self.life.exit_code = None if code is None else int(code)
+
+    def _log_lost(self, fields: Fields, at: float | None) -> None:
+        lost = int(fields.number("count") or 0)
+        self.lost += lost
+        self.losses.append((at or 0.0, lost))
+        self.notes.append(f"{lost} lines were not written: {fields.text('reason')}")
+
+    def _engine(self, fields: Fields, at: float | None) -> None:
+        kind, engine = fields.event["event"], fields.text("engine")
+        self.notes.append(f"{kind}: {engine} {fields.text('reason', '')}".strip())
+        if kind == "engine_lost" and len(self.life.lost_engines) < RECENT:
+            self.life.lost_engines.append(engine)
 
 
-def _plain(value: Any, depth: int) -> Any:
+def plain(value: Any, depth: int = 0) -> Any:
     """Returns a value of JSON as a reader may trust it: finite, harmless, not deep."""
     match value:
         case str():
             return printable(value)
         case float():
-            return value if math.isfinite(value) else None
+            return value if isfinite(value) else None
         case dict() | list() if depth == _DEEPEST:
             return "..."
         case dict():
-            return {printable(key, 40): _plain(v, depth + 1) for key, v in list(value.items())[:50]}
+            return {printable(key, 40): plain(v, depth + 1) for key, v in list(value.items())[:50]}
         case list():
-            return [_plain(item, depth + 1) for item in value[:50]]
+            return [plain(item, depth + 1) for item in value[:50]]
         case _:
             return value
-
-
-def _quantile(values: "deque[float]", percent: int) -> float:
-    if len(values) == 1:
-        return values[0]
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]

@@ -147,6 +147,7 @@ class Delivery:
             caller=task.validator,
             uid=None if validator is None else validator.uid,
             fate=outcome.fate,
+            threshold=task.threshold,
             turnaround_s=turnaround,
             ask_again_s=wait,
             **outcome.feedback,

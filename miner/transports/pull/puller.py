@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from loguru import logger
 
@@ -23,6 +24,7 @@ from miner.transports.pull.state import AssignedTask, PullStateFile
 from miner.transports.pull.tasks import Group, cancel, contained, spawn
 from miner.transports.pull.validators import Selection
 from protocol.errors import TaskError
+from protocol.synapses import WireTask
 from protocol.tasks import TaskLimits, log_safe, parse_task
 
 NAME = "pull"
@@ -47,7 +49,7 @@ class PullTransport:
     Args:
         service: Answers requests, in the event loop of this transport.
         chain: Lists the validators with their addresses.
-        score_log: Receives one `feedback` line per task.
+        score_log: Receives one `pulled` line per pull, and one `feedback` line per task.
         calls: Calls the validators; closed with this transport.
         selection: Which validators to ask.
         state_file: Keeps tasks and cooldowns over a restart.
@@ -85,6 +87,7 @@ class PullTransport:
         problems = score_log.problems
         self._book = PullBook(state_file, selection, clock=self._clock, problems=problems)
         self._resumable = deque(self._book.tasks)
+        self._score_log = score_log
         self._delivery = Delivery(self._book, chain, score_log, calls)
         self._active = 0
         self._workers: Group = set()
@@ -185,6 +188,7 @@ class PullTransport:
             reason = f"unexpected {type(error).__name__}"
         backoff = self._book.validators.unanswered(hotkey)
         logger.warning("{} gave no answer ({}); next pull in {:.0f} s", name, reason, backoff)
+        self._note(validator, "no_answer", reason=reason, ask_again_s=backoff)
         await self._book.save()
         return None
 
@@ -194,12 +198,12 @@ class PullTransport:
         answer = await self._calls.pull(validator)
         if answer.task is None:
             validators.without_task(hotkey, answer.cooldown_until)
+            wait = validators.standing(hotkey).ask_after - self._clock()
+            violations = answer.violations
             logger.info(
-                "{} gave no task ({} violations); next pull in {:.0f} s",
-                name,
-                answer.violations,
-                validators.standing(hotkey).ask_after - self._clock(),
+                "{} gave no task ({} violations); next pull in {:.0f} s", name, violations, wait
             )
+            self._note(validator, "no_task", violations=violations, ask_again_s=wait)
             await self._book.save()
             return None
         task = answer.task
@@ -213,7 +217,31 @@ class PullTransport:
         )
         validators.assigned(hotkey)
         logger.info("{} assigned the {} task {}", name, log_safe(task.type), log_safe(task.id))
+        self._note(validator, "task", task=task, violations=answer.violations)
         return await self._book.note(assigned)
+
+    def _note(
+        self,
+        validator: Neuron,
+        result: Literal["task", "no_task", "no_answer"],
+        *,
+        task: WireTask | None = None,
+        violations: int | None = None,
+        ask_again_s: float | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Writes what came of a pull."""
+        self._score_log.write(
+            "pulled",
+            caller=validator.hotkey,
+            uid=validator.uid,
+            result=result,
+            task_id=None if task is None else log_safe(task.id),
+            kind=None if task is None else log_safe(task.type),
+            violations=violations,
+            ask_again_s=ask_again_s,
+            reason=reason,
+        )
 
     async def _answer(self, task: AssignedTask, received_at: float) -> Answer:
         """Has a task generated; an unexpected error is an answer too, which ends the turn."""

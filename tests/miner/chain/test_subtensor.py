@@ -25,6 +25,10 @@ def metagraph(*hotkeys: str) -> Any:
         axons=[SimpleNamespace(ip="1.2.3.4", port=8000 + uid) for uid in range(count)],
         S=np.arange(count, dtype=np.float32) * 100,
         validator_permit=np.arange(count) > 0,
+        incentive=np.arange(count, dtype=np.float32) / 10,
+        consensus=np.arange(count, dtype=np.float32) / 20,
+        emission=np.arange(count, dtype=np.float32) * 2,
+        tempo=360,
     )
 
 

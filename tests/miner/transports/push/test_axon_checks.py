@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner.chain.metagraph import Neuron, Snapshot
+from miner.chain.metagraph import Neuron, OnReading, Snapshot
 from miner.transports.push.checks import (
     MAX_AGE_S,
     MAX_AHEAD_S,
@@ -30,6 +30,8 @@ class StaticChain:
 
     def is_stale(self) -> bool:
         return self.stale
+
+    def listen(self, listener: OnReading) -> None: ...
 
     async def start(self, hotkey: str) -> Neuron:
         return self.snapshot.neurons[hotkey]
