@@ -1,7 +1,12 @@
 """The named presets: values of `GenerationSettings`."""
 
+import hashlib
+import json
+from typing import Any
+
 from generation.settings import (
     CutoutSettings,
+    GenerationFields,
     GenerationSettings,
     MeshSettings,
     RungSettings,
@@ -85,3 +90,40 @@ def preset(name: str) -> GenerationSettings:
         raise SetupError(
             f"there is no preset {name!r}; the presets are {names}", fix=f"--preset {{{names}}}"
         ) from None
+
+
+def changes(settings: GenerationSettings) -> dict[str, Any]:
+    """Returns what differs from the preset of the same name, by dotted names.
+
+    A preset of another name is its own measure: nothing differs.
+    """
+    original = PRESETS.get(settings.name, settings)
+    exclude = set(GenerationSettings.model_fields) - set(GenerationFields.model_fields)
+    return _differences(
+        original.model_dump(mode="json", exclude=exclude),
+        settings.model_dump(mode="json", exclude=exclude),
+    )
+
+
+def variant(settings: GenerationSettings) -> str:
+    """Returns the preset's name, with a digest of its changes other than the device's.
+
+    Two settings of the same variant take the same time on the same device.
+    """
+    changed = {name: value for name, value in changes(settings).items() if name != "device"}
+    if not changed:
+        return settings.name
+    text = json.dumps(changed, sort_keys=True)
+    return f"{settings.name} changed {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _differences(original: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    differences: dict[str, Any] = {}
+    for name, value in changed.items():
+        before = original.get(name)
+        if isinstance(before, dict) and isinstance(value, dict):
+            inner = _differences(before, value)
+            differences |= {f"{name}.{key}": item for key, item in inner.items()}
+        elif value != before:
+            differences[name] = value
+    return differences

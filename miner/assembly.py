@@ -9,6 +9,7 @@ from loguru import logger
 from miner.logs import program_version
 from miner.score.log import ScoreLog
 from miner.settings.miner import MinerConfig
+from protocol.text import printable
 
 # What they import takes seconds; --help and a mistyped flag are answered at once.
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
     Raises:
         SetupError: Something is missing; names the command that fixes it.
     """
+    from generation.presets import changes
     from miner.engines.local import LocalEngine
     from miner.estimates_file import FILE_NAME, EstimatesFile
     from miner.service import MinerService
@@ -107,6 +109,10 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         logger.info("http alone: no wallet is opened and no chain is read")
     if config.preset is None:
         logger.warning("no preset is given: it is {}", settings.name)
+    changed = changes(settings)
+    if changed:
+        shown = ", ".join(f"{name} {value}" for name, value in changed.items())
+        logger.info("preset {} with {}", settings.name, printable(shown, 500))
     if settings.knows:
         logger.warning("preset {} knows only {}", settings.name, settings.knows)
     score_log.write(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from generation.engine import Engine
+from generation.presets import variant
 from generation.settings import GenerationSettings
 
 
@@ -23,7 +24,7 @@ class LocalEngine(Engine):
 
     @property
     def machine(self) -> str:
-        """What the estimates of an earlier run are valid for: the preset and the device."""
+        """What the estimates of an earlier run are valid for: preset, its changes, and device."""
         from generation.loading import device_name
 
-        return f"{self.settings.name} on {device_name(self.settings.device)}"
+        return f"{variant(self.settings)} on {device_name(self.settings.device)}"

@@ -16,17 +16,19 @@ class ModelsSettings(Part):
     """Folder of the model weights."""
 
 
-class GeneratingSettings(GenerationFields, Settings):
+class _Preset(Settings):
+    preset: str | None = None
+    """Generation preset: gpu24, gpu80, or embedded (no weights, no GPU)."""
+    models: ModelsSettings = ModelsSettings()
+
+
+class GeneratingSettings(GenerationFields, _Preset):
     """Base of the settings of a program that generates.
 
     The values of the preset stand below what the operator gives.
     """
 
     model_config = Settings.model_config
-
-    preset: str | None = None
-    """Generation preset: gpu24, gpu80, or embedded (no weights, no GPU)."""
-    models: ModelsSettings = ModelsSettings()
 
     @classmethod
     def default_preset(cls) -> str:

@@ -134,6 +134,15 @@ def settings_of(model: type[BaseModel]) -> Mapping[str, Setting]:
     return {setting.name: setting for setting in _walk(model, ())}
 
 
+def defaults_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Returns the defaults of the settings that have one, by their dotted names."""
+    return {
+        name: setting.field.get_default(call_default_factory=True)
+        for name, setting in settings_of(model).items()
+        if not setting.field.is_required()
+    }
+
+
 def part_of(field: FieldInfo) -> type[BaseModel] | None:
     """Returns the model that a field holds, or may hold, whole."""
     for kind in (field.annotation, *get_args(field.annotation)):

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from miner.settings.model import Part, Setting, Settings, flatten, settings_of
+from miner.settings.model import Part, Setting, Settings, defaults_of, flatten, settings_of
 from miner.settings.shown import as_yaml
 from miner.settings.sources import (
     Base,
@@ -89,7 +89,7 @@ def read_settings(
     if "version" in asked:
         _show(_version())
     if "help" in asked:
-        _show(command_line.help(_defaults(settings) | flatten(model.base_values(given)[1])))
+        _show(command_line.help(defaults_of(model) | flatten(model.base_values(given)[1])))
     _require_text("--config", file, "on the command line")
     from_environ: dict[str, Any] = {}
     if env_prefix is not None:
@@ -137,14 +137,6 @@ def _version() -> str:
 def _show(text: str) -> NoReturn:
     sys.stdout.write(text)
     raise SystemExit(0)
-
-
-def _defaults(settings: Mapping[str, Setting]) -> dict[str, Any]:
-    return {
-        name: setting.field.get_default(call_default_factory=True)
-        for name, setting in settings.items()
-        if not setting.field.is_required()
-    }
 
 
 def _origins(places: Sequence[_Place], base: Base) -> dict[str, str]:

@@ -204,7 +204,8 @@ def in_words(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return ", ".join(str(item["name"] if isinstance(item, dict) else item) for item in value)
+        names = (item.get("name") if isinstance(item, dict) else item for item in value)
+        return ", ".join(str(getattr(name, "name", name)) for name in names)
     return str(value)
 
 
