@@ -44,6 +44,7 @@ PROGRAMS = {
     "demo": Program("scripts.demo", "run a miner and mock validators on this machine"),
     "mock-validator": Program("neurons.mock_validator", "try a miner as a validator would"),
     "benchmark": Program("scripts.benchmark", "measure this machine"),
+    "configuration": Program("scripts.configuration", "renew the tables of docs/configuration.md"),
 }
 
 
