@@ -18,6 +18,9 @@ from pydantic_settings import (
 
 _POSITIONAL = get_args(CliPositionalArg[str])[1]
 
+ANY_NAME = "any name"
+"""Marks a field, by `Annotated`, that names a user's own files, which may be called anything."""
+
 
 class Part(BaseModel):
     """Base of a group of settings: `port` in the part `axon` is `--axon.port`.
@@ -92,6 +95,11 @@ class Setting:
     def positional(self) -> bool:
         """Whether it stands on the command line without a name."""
         return _POSITIONAL in self.field.metadata
+
+    @property
+    def any_name(self) -> bool:
+        """Whether its text need not be UTF-8; whoever shows it calls `printable`."""
+        return ANY_NAME in self.field.metadata
 
     @cached_property
     def kinds(self) -> frozenset[Any]:

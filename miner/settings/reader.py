@@ -103,7 +103,8 @@ def read_settings(
     for values, where in places:
         for name, value in values.items():
             setting = settings[name]
-            _require_text(setting.flag, value, where(name), secret=setting.secret)
+            if not setting.any_name:
+                _require_text(setting.flag, value, where(name), secret=setting.secret)
             values[name] = as_value(setting, value, quoted=values is places[-1].values)
     base = Base(model)
     sources = (*(Given(model, values) for values, _ in places), base)

@@ -1,0 +1,126 @@
+"""The preset that suits a machine: the best one whose weights are there and that fits its GPU."""
+
+import contextlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from generation.presets import PRESETS, preset
+from generation.settings import GenerationSettings
+from generation.weights.store import ModelStore, default_models_dir
+from miner.doctor.machine import GB, TAKEN_GB
+from protocol.text import printable
+
+BEST_FIRST = ("gpu80", "gpu24")
+SMALL = "embedded"
+
+IMAGE_ONLY_GB = 6.0
+"""GPU memory that takes a picture to an object, without FLUX; see docs/tools.md."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a choice depends on.
+
+    Attributes:
+        gpu_bytes: Free memory of the CUDA device; None without one.
+        weights: Names of the presets whose weights are there.
+        models: The models folder, for messages.
+    """
+
+    gpu_bytes: int | None
+    weights: Collection[str]
+    models: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A preset for a machine.
+
+    Attributes:
+        preset: Its name.
+        device: Where it should run instead of on its own device; None for that.
+        reason: Why it is not a better one; empty if it is the best.
+    """
+
+    preset: str
+    device: str | None = None
+    reason: str = ""
+
+
+def choose_preset(machine: Machine, *, image_only: bool = False) -> Choice:
+    """Returns the best preset whose weights are there and that fits the GPU's free memory.
+
+    From pictures, a preset for GPUs also runs on the CPU: TripoSR takes seconds there, FLUX
+    minutes.
+
+    Args:
+        machine: What is there.
+        image_only: Whether text to image is not needed.
+    """
+    wanted = {name: IMAGE_ONLY_GB if image_only else TAKEN_GB[name] for name in BEST_FIRST}
+    gpu_bytes = machine.gpu_bytes
+    there = [name for name in BEST_FIRST if name in machine.weights]
+    fitting = [name for name in BEST_FIRST if (gpu_bytes or 0) >= wanted[name] * GB]
+    for name in fitting:
+        if name in there:
+            return Choice(name)
+    if gpu_bytes is None:
+        reason = "there is no CUDA GPU here"
+    elif not fitting:
+        least = min(BEST_FIRST, key=wanted.__getitem__)
+        reason = (
+            f"{gpu_bytes / GB:.1f} GB of the GPU's memory are free, "
+            f"{least} takes {wanted[least]:.0f} GB"
+        )
+    else:
+        reason = _no_weights(fitting[0], machine.models)
+    if not image_only or fitting:
+        return Choice(SMALL, reason=reason)
+    if there:
+        return Choice(there[0], "cpu", f"{reason}, so it runs on the CPU")
+    return Choice(SMALL, reason=_no_weights(BEST_FIRST[0], machine.models))
+
+
+def look(device: str | None, models_dir: Path | None, *, image_only: bool = False) -> Machine:
+    """Finds out what is there; imports torch.
+
+    Args:
+        device: The device that is wanted, in torch's words; None for the first GPU.
+        models_dir: The models folder; the default one when None.
+        image_only: Whether text to image is not needed.
+
+    Raises:
+        SetupError: The lock file of the models folder is damaged.
+    """
+    import torch
+
+    folder = models_dir or default_models_dir()
+    store = ModelStore(folder)
+    weights = [name for name in BEST_FIRST if _has_weights(store, preset(name), image_only)]
+    gpu_bytes = None
+    if (device is None or device.startswith("cuda")) and torch.cuda.is_available():
+        # A device that is not there is named by `require_device`, whichever preset is chosen.
+        with contextlib.suppress(RuntimeError, ValueError):
+            gpu_bytes = torch.cuda.mem_get_info(device or "cuda")[0]
+    return Machine(gpu_bytes, weights, printable(str(folder)))
+
+
+def _has_weights(store: ModelStore, settings: GenerationSettings, image_only: bool) -> bool:
+    """Whether every file is there; loading checks what is in it."""
+    return all(
+        model.name in store.lock
+        and all((store.folder(model) / name).is_file() for name in store.lock[model.name].files)
+        for model in settings.models
+        if not (image_only and model == settings.text_to_image.model)
+    )
+
+
+def _no_weights(name: str, models: str) -> str:
+    return (
+        f"the weights of {name} are not in {models} "
+        f"(python -m scripts.fetch_models --preset {name} downloads them)"
+    )
+
+
+assert {SMALL, *BEST_FIRST} == set(PRESETS)

@@ -1,0 +1,123 @@
+"""The preset of a machine: the best one whose weights are there and that fits its GPU."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from generation.presets import PRESETS, preset
+from generation.weights.store import ModelStore
+from miner.doctor.machine import GB
+from protocol.errors import SetupError
+from scripts.making.choice import BEST_FIRST, SMALL, Choice, Machine, choose_preset, look
+
+BOTH = ("gpu80", "gpu24")
+
+
+def machine(gigabytes: float | None, weights: tuple[str, ...] = BOTH) -> Machine:
+    return Machine(None if gigabytes is None else int(gigabytes * GB), weights, "/models")
+
+
+def test_every_preset_can_be_chosen() -> None:
+    assert {SMALL, *BEST_FIRST} == set(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "weights", "name", "reason"),
+    [
+        (79.0, BOTH, "gpu80", ""),
+        (38.8, BOTH, "gpu80", ""),
+        (38.7, BOTH, "gpu24", ""),
+        (23.0, BOTH, "gpu24", ""),
+        (79.0, ("gpu24",), "gpu24", ""),
+        (
+            22.9,
+            BOTH,
+            "embedded",
+            "22.9 GB of the GPU's memory are free, gpu24 takes 23 GB",
+        ),
+        (
+            24.0,
+            (),
+            "embedded",
+            "the weights of gpu24 are not in /models "
+            "(python -m scripts.fetch_models --preset gpu24 downloads them)",
+        ),
+        (
+            80.0,
+            (),
+            "embedded",
+            "the weights of gpu80 are not in /models "
+            "(python -m scripts.fetch_models --preset gpu80 downloads them)",
+        ),
+        (None, BOTH, "embedded", "there is no CUDA GPU here"),
+        (None, (), "embedded", "there is no CUDA GPU here"),
+    ],
+)
+def test_words_take_a_gpu(
+    gigabytes: float | None, weights: tuple[str, ...], name: str, reason: str
+) -> None:
+    assert choose_preset(machine(gigabytes, weights)) == Choice(name, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "weights", "name", "device", "reason"),
+    [
+        (79.0, BOTH, "gpu80", None, ""),
+        (8.0, BOTH, "gpu80", None, ""),
+        (2.0, BOTH, "gpu80", "cpu", "2.0 GB of the GPU's memory are free"),
+        (None, BOTH, "gpu80", "cpu", "there is no CUDA GPU here, so it runs on the CPU"),
+        (8.0, (), "embedded", None, "the weights of gpu80 are not in /models"),
+        (None, (), "embedded", None, "the weights of gpu80 are not in /models"),
+    ],
+)
+def test_pictures_take_less(
+    gigabytes: float | None,
+    weights: tuple[str, ...],
+    name: str,
+    device: str | None,
+    reason: str,
+) -> None:
+    choice = choose_preset(machine(gigabytes, weights), image_only=True)
+    assert (choice.preset, choice.device) == (name, device)
+    assert choice.reason.startswith(reason)
+    assert bool(choice.reason) == bool(reason)
+
+
+def test_weights_count_if_every_file_is_there(tmp_path: Path) -> None:
+    settings = preset("gpu24")
+    store = ModelStore(tmp_path)
+    flux, *others = settings.models
+    for model in others:
+        store.folder(model).mkdir(parents=True)
+        (store.folder(model) / "model.bin").write_bytes(b"weights")
+        store.record(model, "revision", ["model.bin"])
+    assert look("cpu", tmp_path).weights == []
+    assert look("cpu", tmp_path, image_only=True).weights == ["gpu80", "gpu24"]
+    store.folder(flux).mkdir()
+    (store.folder(flux) / "model.bin").write_bytes(b"weights")
+    store.record(flux, "revision", ["model.bin"])
+    assert look("cpu", tmp_path).weights == ["gpu80", "gpu24"]
+    (store.folder(others[0]) / "model.bin").unlink()
+    assert look("cpu", tmp_path, image_only=True).weights == []
+
+
+def test_free_memory_is_that_of_the_device_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(device: str) -> tuple[int, int]:
+        sizes = {"cuda": 10, "cuda:1": 20}
+        if device not in sizes:
+            raise RuntimeError("invalid device ordinal")
+        return sizes[device], 100
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free)
+    devices = (None, "cuda", "cuda:1", "cuda:7", "cpu")
+    assert [look(device, tmp_path).gpu_bytes for device in devices] == [10, 10, 20, None, None]
+
+
+def test_a_damaged_lock_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "models.lock.json").write_text("no lock")
+    with pytest.raises(SetupError, match="cannot be read as a lock file"):
+        look(None, tmp_path)
