@@ -77,7 +77,8 @@ def require_device(settings: GenerationSettings) -> torch.device:
         raise SetupError(
             f"preset {settings.name} runs on {settings.device}, but torch {torch.__version__} "
             "finds no CUDA device",
-            fix="check nvidia-smi and that torch is a CUDA build, or use --preset embedded",
+            fix="check nvidia-smi and that torch is a CUDA build, or use --preset embedded "
+            "--device cpu",
         )
     count = torch.cuda.device_count()
     if device.index is not None and device.index >= count:

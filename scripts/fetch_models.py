@@ -1,16 +1,33 @@
 """Downloads the weights of a preset: `python -m scripts.fetch_models --preset gpu80`."""
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Self
 
-from generation.presets import PRESETS, preset
+from pydantic import model_validator
+
+from generation.presets import PRESETS
 from generation.weights.download import fetch_models
 from generation.weights.store import LOCK_NAME, ModelStore, default_models_dir
 from miner.interpreter import program_name
+from miner.settings.miner import MinerConfig
+from miner.settings.reader import read_settings
 from miner.surroundings import settle, settle_terminal, starting_up, tell
 from protocol.errors import SetupError
+
+
+class FetchConfig(MinerConfig):
+    """Downloads the weights of a preset, pins them and verifies them.
+
+    Takes the miner's own settings. Running it again completes an interrupted download and repairs
+    damaged files.
+    """
+
+    @model_validator(mode="after")
+    def _preset_is_chosen(self) -> Self:
+        if self.preset is None:
+            raise SetupError("no preset is given", fix=f"--preset {{{','.join(PRESETS)}}}")
+        return self
 
 
 def main(arguments: Sequence[str] | None = None, *, endpoint: str | None = None) -> int:
@@ -23,12 +40,17 @@ def main(arguments: Sequence[str] | None = None, *, endpoint: str | None = None)
     settle_terminal()
     try:
         settle()
-        options = _parser().parse_args(arguments)
-        settings = preset(options.preset)
+        config = read_settings(
+            FetchConfig,
+            prog=program_name("scripts.fetch_models"),
+            env_prefix="MINER",
+            argv=arguments,
+        )
+        settings = config.generation
         if not settings.models:
             print(f"preset {settings.name} needs no download")
             return 0
-        root = options.models_dir or default_models_dir()
+        root = config.models.dir or default_models_dir()
         print(f"models folder: {root}")
         with starting_up():
             fetch_models(settings.models, ModelStore(root), endpoint=endpoint, report=print)
@@ -40,26 +62,6 @@ def main(arguments: Sequence[str] | None = None, *, endpoint: str | None = None)
         return 130
     print(f"locked in {root / LOCK_NAME}")
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program_name("scripts.fetch_models"),
-        description="Downloads the weights of a preset, pins them and verifies them. Running it "
-        "again completes an interrupted download and repairs damaged files.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--preset", required=True, choices=PRESETS, help="whose weights to download"
-    )
-    parser.add_argument(
-        "--models.dir",
-        dest="models_dir",
-        type=Path,
-        metavar="DIR",
-        help=f"where to put them (default: {default_models_dir()})",
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -104,7 +105,9 @@ def machine_checks(
         return judge_memory(settings, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
     async def device() -> Verdict:
-        return judge_device(settings, await in_daemon_thread(read_device, IMPORT_LIMIT_S))
+        return judge_device(
+            settings, await in_daemon_thread(partial(read_device, settings.device), IMPORT_LIMIT_S)
+        )
 
     async def compiler() -> Verdict:
         names = (os.environ.get("CC", ""), *COMPILERS)
@@ -269,14 +272,28 @@ def judge_memory(settings: GenerationSettings, total_bytes: int) -> Verdict:
     return ok(text)
 
 
-def read_device() -> Device:
-    """Asks torch; importing it takes seconds."""
+def read_device(wanted: str = "cuda") -> Device:
+    """Asks torch; importing it takes seconds.
+
+    Args:
+        wanted: The device of the settings.
+
+    Raises:
+        SetupError: There are CUDA devices, but not this one.
+    """
     import torch
 
     version = str(torch.__version__)
     if not torch.cuda.is_available():
         return Device(version, torch.version.cuda)
-    properties = torch.cuda.get_device_properties(0)
+    index = int(wanted.partition(":")[2] or 0)
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise SetupError(
+            f"the settings name {wanted}, but torch finds CUDA devices only up to cuda:{count - 1}",
+            fix="name one of these with --device, or check nvidia-smi and CUDA_VISIBLE_DEVICES",
+        )
+    properties = torch.cuda.get_device_properties(index)
     return Device(version, torch.version.cuda, properties.name, properties.total_memory)
 
 

@@ -1,6 +1,7 @@
 """The miner's settings."""
 
 import difflib
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -135,6 +136,15 @@ class HttpSettings(Part):
         return value
 
 
+class MetricsSettings(Part):
+    """Metrics for Prometheus, and probes of the miner's health."""
+
+    ip: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Port | None = None
+    """Port to listen on for /health, /ready, /status and /metrics; none if not given."""
+
+
 class DrainSettings(Part):
     """How the process ends."""
 
@@ -195,8 +205,16 @@ class MinerConfig(GeneratingSettings):
     limits: LimitsSettings = LimitsSettings()
     pull: PullSettings = PullSettings()
     http: HttpSettings = HttpSettings()
+    metrics: MetricsSettings = MetricsSettings()
     drain: DrainSettings = DrainSettings()
     log: LogSettings = LogSettings()
+
+    @field_validator("device")
+    @classmethod
+    def _device_is_known(cls, value: str) -> str:
+        if not re.fullmatch(r"cpu|cuda(:[0-9]{1,2})?", value):
+            raise ValueError("it is neither cpu nor cuda nor one of several GPUs, such as cuda:1")
+        return value
 
     @field_validator("transports", mode="before")
     @classmethod

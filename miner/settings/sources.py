@@ -212,14 +212,15 @@ def in_words(value: Any) -> str:
 def from_environment(
     environ: Mapping[str, str], prefix: str, settings: Mapping[str, Setting]
 ) -> dict[str, str]:
-    """Returns what the environment gives; an empty variable gives nothing.
+    """Returns what the environment gives; a variable that is empty or Kubernetes' gives nothing.
 
     Raises:
         SetupError: A variable begins with the prefix and is none of the settings.
     """
     variables = {variable_name(prefix, name): name for name in settings}
     _refuse_unknown(environ, prefix, [*variables, variable_name(prefix, "config")])
-    return {name: environ[key] for key, name in variables.items() if environ.get(key)}
+    given = {name: (key, environ[key]) for key, name in variables.items() if environ.get(key)}
+    return {name: value for name, (key, value) in given.items() if not _is_link(key, value)}
 
 
 def variable_name(prefix: str, name: str) -> str:
@@ -227,13 +228,17 @@ def variable_name(prefix: str, name: str) -> str:
     return f"{prefix}_{name}".upper().replace(".", "_")
 
 
+def _is_link(name: str, value: str) -> bool:
+    """Tells whether a variable is the address of a service, e.g. of one called miner-http."""
+    return name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
+
+
 def _refuse_unknown(environ: Mapping[str, str], prefix: str, known: Sequence[str]) -> None:
     """Refuses a misspelt variable, which would be ignored in silence; never shows its value."""
     for name, value in environ.items():
         if not name.startswith(f"{prefix}_") or name in known:
             continue
-        is_link = name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
-        if is_link or _OF_KUBERNETES.fullmatch(name.removeprefix(f"{prefix}_")):
+        if _is_link(name, value) or _OF_KUBERNETES.fullmatch(name.removeprefix(f"{prefix}_")):
             continue
         nearest = nearest_name(name, known)
         raise SetupError(

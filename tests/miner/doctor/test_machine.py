@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -114,6 +115,20 @@ def test_the_gpu_is_really_asked() -> None:
     device = read_device()
     assert device.torch == str(torch.__version__)
     assert (device.name is not None) is torch.cuda.is_available()
+
+
+def test_the_gpu_of_the_settings_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    gpus = [SimpleNamespace(name=name, total_memory=24 * GB) for name in ("first", "second")]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", gpus.__getitem__)
+    assert (read_device("cuda").name, read_device("cuda:1").name) == ("first", "second")
+    with pytest.raises(
+        SetupError, match="name cuda:2, but torch finds CUDA devices only up to cud"
+    ):
+        read_device("cuda:2")
 
 
 @pytest.mark.parametrize(

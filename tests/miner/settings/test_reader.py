@@ -253,6 +253,7 @@ def test_variables_of_other_software_are_left_alone() -> None:
         "MINER_PORT_8091_TCP_ADDR": "10.0.0.1",
         "MINER_METRICS_SERVICE_HOST": "10.0.0.1",
         "MINER_METRICS_PORT": "tcp://10.0.0.1:9090",
+        "MINER_AXON_PORT": "tcp://10.0.0.1:8091",
     }
     assert read(*ON_FILE, **others) == read(*ON_FILE)
 
