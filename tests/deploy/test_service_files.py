@@ -14,7 +14,7 @@ import yaml
 
 from miner.settings.miner import MinerConfig
 from miner.settings.reader import read_settings
-from neurons.miner import DEREGISTERED, DIED, NOT_STARTED, STOPPED
+from neurons.miner import DEREGISTERED, NOT_STARTED
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -133,7 +133,7 @@ def test_every_supervisor_waits_longer_than_the_miner_drains(compose: dict[str, 
 
 
 def test_the_unit_restarts_a_dead_engine_but_not_what_a_restart_cannot_help() -> None:
-    assert option("Restart") == ["on-failure"]  # Not after STOPPED.
+    assert option("Restart") == ["on-failure"]
     assert option("RestartPreventExitStatus") == [f"{NOT_STARTED} {DEREGISTERED}"]
 
 
@@ -157,8 +157,8 @@ def test_the_pm2_file_loads_and_restarts_only_what_a_restart_can_help(tmp_path: 
         [node, "-e", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     (app,) = json.loads(done.stdout)["apps"]
-    assert app["stop_exit_codes"] == [STOPPED, NOT_STARTED, DEREGISTERED]
-    assert DIED not in app["stop_exit_codes"]
+    # pm2 takes a killed process for one that ended with STOPPED, so that is not listed.
+    assert app["stop_exit_codes"] == [NOT_STARTED, DEREGISTERED]
     assert app["kill_timeout"] / 1000 > DRAIN_LIMIT_S
     assert Path(app["cwd"]) == ROOT
     assert Path(app["script"]) == ROOT / ".venv" / "bin" / "splat-miner"
