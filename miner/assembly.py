@@ -14,6 +14,8 @@ from protocol.text import printable
 # What they import takes seconds; --help and a mistyped flag are answered at once.
 if TYPE_CHECKING:
     from miner.chain.metagraph import Chain
+    from miner.metrics.events import EventMetrics
+    from miner.metrics.server import MetricsServer
     from miner.service import MinerService
     from miner.transports import Transport
     from miner.transports.push.axon import AxonTransport
@@ -27,11 +29,13 @@ class Parts:
         service: The door to the engines.
         transports: The ways to it.
         axon: Published on the chain; None without push.
+        metrics: Their port; None where it is off.
     """
 
     service: "MinerService"
     transports: "list[Transport]"
     axon: object | None
+    metrics: "MetricsServer | None" = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
     from miner.service import MinerService
 
     settings = config.generation
+    events = _count_events(config, score_log)
     member = await _join(config, chain, score_log) if chain is not None else None
     service = MinerService(
         [LocalEngine(settings, models_dir=config.models.dir)],
@@ -103,6 +108,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         transports.append(_puller(config, service, member.chain, score_log, member.wallet))
     if "http" in config.transports:
         transports.append(_http(config, service, score_log))
+    metrics = _metrics(config, events, service, member, transports, score_log)
     if member is not None:
         logger.info("hotkey {} is uid {} of {}", member.hotkey, member.uid, config.network)
     else:
@@ -127,7 +133,48 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         hotkey=member.hotkey if member is not None else None,
         uid=member.uid if member is not None else None,
     )
-    return Parts(service, transports, axon)
+    return Parts(service, transports, axon, metrics)
+
+
+def _count_events(config: MinerConfig, score_log: ScoreLog) -> "EventMetrics | None":
+    if config.metrics.port is None:
+        return None
+    from miner.metrics.opening import count_events
+
+    return count_events(score_log)
+
+
+def _metrics(
+    config: MinerConfig,
+    events: "EventMetrics | None",
+    service: "MinerService",
+    member: Membership | None,
+    transports: "list[Transport]",
+    score_log: ScoreLog,
+) -> "MetricsServer | None":
+    if events is None or config.metrics.port is None:
+        return None
+    from miner.metrics.opening import open_metrics
+    from miner.metrics.state import Place
+    from miner.transports.pull.puller import PullTransport
+
+    # A file does not age, and nobody loses a place in it.
+    place = None
+    if member is not None and config.chain.file is None:
+        place = Place(member.chain, member.hotkey)
+    waits = [each.validator_waits for each in transports if isinstance(each, PullTransport)]
+    return open_metrics(
+        events,
+        service,
+        score_log,
+        ip=config.metrics.ip,
+        port=config.metrics.port,
+        preset=config.generation.name,
+        budget_s=config.budget,
+        transports=[transport.name for transport in transports],
+        place=place,
+        validator_waits=waits[0] if waits else dict,
+    )
 
 
 async def _join(config: MinerConfig, chain: "Chain", score_log: ScoreLog) -> Membership:

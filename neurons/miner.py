@@ -121,10 +121,12 @@ async def _run(config: MinerConfig, score_log: ScoreLog) -> tuple[int, bool]:
 async def _serve(
     parts: Parts, chain: "Chain | None", stop: asyncio.Event, last_resort: LastResort
 ) -> tuple[int, str]:
-    service, transports = parts.service, parts.transports
+    service, transports, metrics = parts.service, parts.transports, parts.metrics
 
     async def serve() -> None:
         with starting_up():
+            if metrics is not None:
+                await metrics.serve()
             for transport in transports:
                 await transport.serve()
             await service.start()
@@ -142,6 +144,8 @@ async def _serve(
 
     async with AsyncExitStack() as closing:  # It closes the last one first.
         ends = [stop]
+        if metrics is not None:
+            closing.push_async_callback(metrics.close)
         if chain is not None:
             closing.push_async_callback(chain.close)
             ends.append(chain.deregistered)

@@ -2,10 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from miner.logs import program_version
 from miner.metrics import PREFIX
@@ -44,6 +46,7 @@ class EventMetrics:
         clock: Seconds since the epoch.
 
     Attributes:
+        registry: That registry.
         state_since: When the service changed its state last, in seconds since the epoch.
         last_completed: When a request was last completed, in seconds since the epoch; None before
             the first.
@@ -53,6 +56,7 @@ class EventMetrics:
         self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.time
     ) -> None:
         self._clock = clock
+        self.registry = registry
         self.state_since = clock()
         self.last_completed: float | None = None
         self._kind, self._outcome = Label(KINDS), Label(OUTCOMES)
@@ -68,7 +72,7 @@ class EventMetrics:
         self._build = Info(
             "build", "The program, and its place on the subnet", namespace=PREFIX, registry=registry
         )
-        self._build.info(_build({}))
+        self._build.info(_build({"version": program_version()}))
         self._budget = gauge(
             "budget_seconds", "Seconds from the receipt of a request to the arrival of its answer"
         )
@@ -96,10 +100,11 @@ class EventMetrics:
             "queue_seconds", "Seconds that no stage accounts for, of admitted requests",
             buckets=QUEUE_BUCKETS,
         )  # fmt: skip
-        self._prediction_error = histogram(
+        self._prediction_error = Histogram(
             "prediction_error_seconds", "Seconds predicted less taken, of completed requests",
-            buckets=ERROR_BUCKETS,
+            namespace=PREFIX, registry=None, buckets=ERROR_BUCKETS,
         )  # fmt: skip
+        registry.register(_WithoutCount(self._prediction_error))
 
         self._refused = counter(
             "refused", "Callers turned away before their request reached the service",
@@ -117,6 +122,13 @@ class EventMetrics:
             "validator_fidelity_score", "Average score of this miner, as a validator last told it",
             ("uid",),
         )  # fmt: skip
+
+        self._earnings = {
+            "incentive": gauge("incentive", "Incentive on the chain, 0 to 1"),
+            "emission": gauge("emission_alpha", "Alpha that the chain gave for the last epoch"),
+            "stake": gauge("stake", "Stake of the miner's hotkey, as the chain counts it"),
+            "place": gauge("place", "Place among the miners by incentive; 1 is the highest"),
+        }
 
     def expect(self, transports: Iterable[str]) -> None:
         """Begins the counters of these transports at 0, so that their first request is an increase.
@@ -144,11 +156,15 @@ class EventMetrics:
                 self._answered(fields)
             case "refused":
                 count = _number(fields, "count")
-                if count is not None and count >= 0:
+                if count is not None:
                     transport, code = fields.get("transport"), fields.get("reason_code")
                     self._refused.labels(self._transport(transport), self._refusal(code)).inc(count)
             case "feedback":
                 self._judged(fields)
+            case "earnings":
+                for name, series in self._earnings.items():
+                    if (value := _number(fields, name)) is not None:
+                        series.set(value)
             case "state_changed":
                 self.state_since = self._clock()
             case "miner_started":
@@ -187,11 +203,25 @@ class EventMetrics:
     def _judged(self, fields: Fields) -> None:
         uid, fate = self._uid(fields.get("uid")), self._fate(fields.get("fate"))
         self._feedback.labels(fate).inc()
+        for each in FATES:  # Begin at 0: a share of them needs both.
+            self._validator_feedback.labels(uid, each)
         self._validator_feedback.labels(uid, fate).inc()
-        if (score := _number(fields, "task_fidelity_score")) is not None:
+        if (score := _number(fields, "task_fidelity_score", most=1.0)) is not None:
             self._score.observe(score)
-        if (average := _number(fields, "average_fidelity_score")) is not None:
+        if (average := _number(fields, "average_fidelity_score", most=1.0)) is not None:
             self._validator_score.labels(uid).set(average)
+
+
+class _WithoutCount(Collector):
+    """A histogram with negative buckets: OpenMetrics allows no sum, and then no count either."""
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._histogram.collect():
+            metric.samples = [s for s in metric.samples if not s.name.endswith("_count")]
+            yield metric
 
 
 def _is_owed(fields: Fields, total: float | None) -> bool:
@@ -205,18 +235,18 @@ def _is_owed(fields: Fields, total: float | None) -> bool:
 
 def _build(fields: Fields) -> dict[str, str]:
     names = ("version", "preset", "netuid", "uid", "hotkey")
-    values = {"version": program_version(), **{name: fields.get(name, "") for name in names[1:]}}
-    return {name: str(values[name])[:128] for name in names}
+    return {name: str(fields.get(name, ""))[:128] for name in names}
 
 
-def _number(fields: Fields, name: str) -> float | None:
-    return _finite(fields.get(name))
+def _number(fields: Fields, name: str, *, most: float = math.inf) -> float | None:
+    return _finite(fields.get(name), most=most)
 
 
-def _finite(value: object) -> float | None:
+def _finite(value: object, *, most: float = math.inf) -> float | None:
+    """Returns a number from 0 to `most`; None for anything else, as what a validator makes up."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return float(value) if math.isfinite(value) else None
+        return float(value) if 0 <= value <= most and math.isfinite(value) else None
     except OverflowError:
         return None

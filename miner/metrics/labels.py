@@ -43,10 +43,10 @@ class Label:
 
 
 class UidLabel(Label):
-    """Uids of a subnet: whole numbers from 0 to 65535, at most 1024 of them."""
+    """Uids of a subnet: whole numbers from 0 to 65535, at most 256 of them."""
 
     def __init__(self) -> None:
-        super().__init__(most=1024)
+        super().__init__(most=256)
 
     def __call__(self, value: object) -> str:
         """Returns the uid in digits, else `OTHER`."""

@@ -2,7 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from miner.metrics.events import EventMetrics
 from miner.metrics.gpu import GpuMemory
@@ -13,7 +19,17 @@ from miner.score.log import ScoreLog
 from miner.service import MinerService
 
 
+def count_events(score_log: ScoreLog) -> EventMetrics:
+    """Counts the events of the score log from now on, in a registry of its own."""
+    # Prometheus would store each as a series of its own.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    events = EventMetrics(CollectorRegistry())
+    score_log.listen(events.on_event)
+    return events
+
+
 def open_metrics(
+    events: EventMetrics,
     service: MinerService,
     score_log: ScoreLog,
     *,
@@ -24,13 +40,13 @@ def open_metrics(
     transports: Sequence[str],
     place: Place | None = None,
     validator_waits: Callable[[], Mapping[int, float]] = dict,
-    registry: CollectorRegistry | None = None,
 ) -> MetricsServer:
-    """Listens to the score log from now on and binds the port; `serve` then opens it.
+    """Binds the port, which `serve` then opens.
 
     Args:
+        events: From `count_events`; its registry receives all other series.
         service: Serves the requests.
-        score_log: Tells of every event.
+        score_log: Receives `refused` lines, and knows the problems.
         ip: Address to listen on.
         port: Port to listen on.
         preset: Name of the preset.
@@ -38,17 +54,13 @@ def open_metrics(
         transports: Names of the transports in use.
         place: On a subnet, if there is one.
         validator_waits: Returns the seconds until each validator may be asked for a task, by uid.
-        registry: Receives the series; a new one by default.
 
     Raises:
         SetupError: The port cannot be used.
     """
-    registry = registry or CollectorRegistry()
     gpu_memory = GpuMemory()
-    events = EventMetrics(registry)
-    events.expect(transports)
     server = MetricsServer(
-        registry,
+        events.registry,
         score_log,
         state=lambda: service.state,
         status=Status(
@@ -58,7 +70,8 @@ def open_metrics(
         ip=ip,
         port=port,
     )
-    registry.register(
+    events.expect(transports)
+    events.registry.register(
         StateCollector(
             service.snapshot,
             problems=score_log.problems,
@@ -70,6 +83,5 @@ def open_metrics(
         )
     )
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
-        collector(registry=registry)
-    score_log.listen(events.on_event)
+        collector(registry=events.registry)
     return server
