@@ -8,6 +8,7 @@ from loguru import logger
 
 from miner.logs import program_version
 from miner.score.log import ScoreLog
+from miner.score.thumbnails import Thumbnails
 from miner.settings.miner import MinerConfig
 from protocol.text import printable
 
@@ -30,12 +31,14 @@ class Parts:
         transports: The ways to it.
         axon: Published on the chain; None without push.
         metrics: Their port; None where it is off.
+        thumbnails: Pictures of the last answers; None where they are off.
     """
 
     service: "MinerService"
     transports: "list[Transport]"
     axon: object | None
     metrics: "MetricsServer | None" = None
+    thumbnails: Thumbnails | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,10 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
     from miner.service import MinerService
 
     settings = config.generation
+    kept = config.log.thumbnails
+    thumbnails = (
+        Thumbnails(config.log.dir, keep=kept, problems=score_log.problems) if kept else None
+    )
     events = _count_events(config, score_log)
     member = await _join(config, chain, score_log) if chain is not None else None
     service = MinerService(
@@ -97,6 +104,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         budget_s=config.budget,
         margin_s=config.budget_margin,
         estimates_file=EstimatesFile(config.log.dir / FILE_NAME, score_log.problems),
+        on_answer=[thumbnails] if thumbnails is not None else [],
     )
     transports: list[Transport] = []
     axon = None
@@ -133,7 +141,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         hotkey=member.hotkey if member is not None else None,
         uid=member.uid if member is not None else None,
     )
-    return Parts(service, transports, axon, metrics)
+    return Parts(service, transports, axon, metrics, thumbnails)
 
 
 def _count_events(config: MinerConfig, score_log: ScoreLog) -> "EventMetrics | None":

@@ -149,6 +149,8 @@ async def _serve(
         if chain is not None:
             closing.push_async_callback(chain.close)
             ends.append(chain.deregistered)
+        if parts.thumbnails is not None:
+            closing.push_async_callback(asyncio.to_thread, parts.thumbnails.close)
         closing.push_async_callback(service.close)
         for transport in transports:
             closing.push_async_callback(transport.close)

@@ -178,6 +178,8 @@ class LogSettings(Part):
     """Folder of miner.log and score.jsonl."""
     level: LogLevel = "INFO"
     """Least level shown."""
+    thumbnails: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """Small pictures of the last answers that are kept for the monitor's page; 0 for none."""
 
 
 class MinerConfig(GeneratingSettings):

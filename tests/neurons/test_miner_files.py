@@ -16,7 +16,7 @@ import pytest
 from miner.file_lock import FOLDER_LOCK, FileLock
 from miner.score.report import ScoreReport
 from neurons.miner import NOT_STARTED, main
-from scripts.monitor_scores import life
+from scripts.monitor_terminal import life
 from tests.support.miner_process import FAKED, MinerProcess, running
 
 HTTP = ("--transports", "http")

@@ -18,7 +18,7 @@ from miner.score.report import ScoreReport
 from protocol.errors import TaskError
 from protocol.tasks import parse_task
 from scripts import monitor_scores
-from scripts.monitor_scores import life
+from scripts.monitor_terminal import life, render, stage_rank
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "golden" / "cases"
@@ -58,7 +58,7 @@ def test_tables_name_outcomes_and_stages(
 
 def test_stages_are_shown_in_the_order_in_which_they_run() -> None:
     last_first = ["total", "of_another_version", "encode", "lift", "cutout", "denoise", "prompt"]
-    in_order = sorted(last_first, key=monitor_scores._stage_rank)
+    in_order = sorted(last_first, key=stage_rank)
     assert in_order[:5] == ["prompt", "denoise", "cutout", "lift", "encode"]
     assert in_order[5:] == ["total", "of_another_version"]
 
@@ -237,7 +237,7 @@ def test_a_busy_log_fits_80_by_24_with_the_newest_answers_first(
 
 def test_a_tall_terminal_shows_more_answers() -> None:
     report = report_of(*(answered(n) for n in range(60)))
-    short, tall = (len(monitor_scores.render(report, height=h).renderables) for h in (24, 50))
+    short, tall = (len(render(report, height=h).renderables) for h in (24, 50))
     assert tall == short + 26
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from miner.score.following import Follower
 from miner.score.report import ScoreReport
 from scripts.benchmarks.fuzz.files import mutate
-from scripts.monitor_scores import render
+from scripts.monitor_terminal import render
 
 LIMIT_S = 1.0
 SEEDS = 500
