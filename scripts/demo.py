@@ -35,6 +35,7 @@ _STOP_LIMIT_S = 60.0
 _PICTURE_SIDE = 256
 _MINER_LOG = "miner.txt"
 _PULL = "pull"
+_IMAGES = "images"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,9 +54,9 @@ def main(argv: list[str] | None = None) -> int:
     if not _is_ours(options.out):
         parser.error(f"--out: {options.out} holds something else than a demo; name another folder")
     shutil.rmtree(options.out, ignore_errors=True)
-    (options.out / "images").mkdir(parents=True)
+    (options.out / _IMAGES).mkdir(parents=True)
     (options.out / _MINER_LOG).touch()
-    shaded_ball(_PICTURE_SIDE).save(options.out / "images" / "green-ball.png")
+    shaded_ball(_PICTURE_SIDE).save(options.out / _IMAGES / "green-ball.png")
 
     port, pull_port = _free_port(), _free_port()
     subnet = create_local_subnet(options.out, port=port, validator_port=pull_port)
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     if knows:
         notes.append(f"This preset's small networks know only {knows}; a dragon is beyond them.")
     console.print(results_table(_pulled_records(options.out)))
-    report = write_report(options.out, records, notes=notes)
+    report = write_report(options.out, records, notes=notes, images=_IMAGES)
     write_overview(options.out, records)
     for note in notes:
         console.print(note)
@@ -134,7 +135,7 @@ def _pull_validator(out: Path, subnet: LocalSubnet, port: int) -> Iterator[subpr
     command += ["--axon.port", str(port), "--rules.cooldown", "2", "--out", str(folder)]
     command += ["--miner.hotkey", subnet.miner_hotkey, "--wallet.path", str(subnet.wallets)]
     command += ["--wallet.name", "validator", "--prompts", str(folder / "prompts.txt")]
-    command += ["--images", str(out / "images")]
+    command += ["--images", str(out / _IMAGES)]
     with _running(command, folder / "validator.txt") as process:
         while process.poll() is None and not _listens(port):
             time.sleep(0.1)
@@ -202,7 +203,7 @@ def _state(log: Path) -> str:
 def _validator(out: Path, subnet: LocalSubnet, port: int) -> int:
     command = [sys.executable, "-m", "neurons.mock_validator", "--miner", f"127.0.0.1:{port}"]
     command += ["--miner.hotkey", subnet.miner_hotkey, "--wallet.path", str(subnet.wallets)]
-    command += ["--wallet.name", "validator", "--out", str(out), "--images", str(out / "images")]
+    command += ["--wallet.name", "validator", "--out", str(out), "--images", str(out / _IMAGES)]
     prompts = out / "prompts.txt"
     prompts.write_text("a blue cube\na red sports car\na pink mug\na detailed dragon statue\n")
     return subprocess.run([*command, "--prompts", str(prompts)], check=False).returncode

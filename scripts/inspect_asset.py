@@ -156,22 +156,20 @@ def _print_facts(console: "Console", cloud: "GaussianCloud", form: str, size: in
 def _print_checks(console: "Console", report: "ValidityReport") -> None:
     from rich.table import Table
 
+    from generation.scoring.validity import figure
+
     table = Table(title="passes" if report.passed else "fails: a validator scores this 0")
-    for heading in ("check", "result", "measured", "limit"):
+    for heading in ("check", "result", "measured", "wanted"):
         table.add_column(heading, justify="left" if heading in ("check", "result") else "right")
     unmet = []
     for group, failed in ((report.checks, "FAILS"), (report.advice, "warning")):
         for item in group:
-            figures = (_figure(item.measured), _figure(item.limit))
+            figures = (figure(item.measured), item.wanted)
             table.add_row(item.name, "ok" if item.passed else failed, *figures)
             unmet += [] if item.passed else [f"{item.name}: {item.explanation}"]
     console.print(table)
     for line in unmet:
         console.print(line, markup=False, highlight=False)
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value == round(value, 0) else f"{value:.4g}"
 
 
 def _write_preview(console: "Console", cloud: "GaussianCloud", out: Path, size: int) -> bool:

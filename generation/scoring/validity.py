@@ -8,6 +8,7 @@ are at least as strict as the validator's own comparison on either side of the c
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ FULL_OPACITY_SIDE = 1.5
 MAX_OFF_CENTRE = 0.1
 MAX_STRAY_RATIO = 1.2
 HEALTHY_WIRE_BYTES = 2_000_000
+
+Bound = Literal["at least", "at most", "under"]
 
 _SPZ_ROTATION_STEP = 1.0 / 127.5
 _STRAY_SHARE = 0.001
@@ -36,6 +39,7 @@ class Check:
         measured: The value found.
         limit: The bound that it has to keep.
         explanation: What was measured, which side of the limit is wanted, and why it matters.
+        bound: The side of the limit that is wanted.
     """
 
     name: str
@@ -43,6 +47,12 @@ class Check:
     measured: float
     limit: float
     explanation: str
+    bound: Bound = "at most"
+
+    @property
+    def wanted(self) -> str:
+        """What `measured` has to be, such as "at least 1.5"."""
+        return f"{self.bound} {figure(self.limit)}"
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,11 @@ class ValidityReport:
         return "; ".join(["valid" if self.passed else "invalid", *failures, *warnings])
 
 
+def figure(value: float) -> str:
+    """A measured value or a limit for people: whole numbers in full, others to four digits."""
+    return f"{value:,.0f}" if value == round(value, 0) else f"{value:.4g}"
+
+
 def check(cloud: GaussianCloud, *, wire_bytes: int | None = None) -> ValidityReport:
     """Runs the validator's data checks, and some advice on what its renderer makes of the cloud.
 
@@ -102,6 +117,7 @@ def _count(cloud: GaussianCloud) -> Check:
         passed=len(cloud) >= MIN_GAUSSIANS,
         measured=len(cloud),
         limit=MIN_GAUSSIANS,
+        bound="at least",
         explanation="number of Gaussians; a cloud with fewer than the limit scores 0",
     )
 
@@ -130,6 +146,7 @@ def _identity_share(cloud: GaussianCloud) -> Check:
         passed=share < 1.0,
         measured=share,
         limit=1.0,
+        bound="under",
         explanation="share of rotations within one SPZ step of (1, 0, 0, 0); a cloud in which all "
         "are scores 0, so it must stay under the limit",
     )
@@ -152,6 +169,7 @@ def _geometry(cloud: GaussianCloud) -> tuple[Check, ...]:
             passed=side >= FULL_OPACITY_SIDE,
             measured=side,
             limit=FULL_OPACITY_SIDE,
+            bound="at least",
             explanation="largest side of the box of the centres; under the limit, the validator "
             "multiplies every opacity by side / limit",
         ),

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from generation.scoring.validity import check
+from generation.scoring.validity import check, figure
 from protocol import ply, spz
 from protocol.errors import CodecError
 from protocol.files import replace_file
@@ -40,7 +40,13 @@ class CheckRecord(BaseModel):
     measured: float | None
     limit: float | None
     explanation: str
+    wanted: str
     advice: bool = False
+
+    @property
+    def found(self) -> str:
+        """The measured value for people; empty if there is none."""
+        return "" if self.measured is None else figure(self.measured)
 
 
 class TrialRecord(BaseModel):
@@ -182,6 +188,7 @@ def _checks(cloud: GaussianCloud, size: int) -> tuple[CheckRecord, ...]:
             measured=_finite(item.measured),
             limit=_finite(item.limit),
             explanation=item.explanation,
+            wanted=item.wanted,
             advice=advice,
         )
         for items, advice in both

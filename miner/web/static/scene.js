@@ -35,7 +35,7 @@ export class Scene {
       overlay(null);
       element("tools").hidden = false;
       viewer.turning = !matchMedia("(prefers-reduced-motion: reduce)").matches;
-      setTimeout(() => this.#keepThumb(entry), 700);
+      this.#keepThumb(entry);
     } catch (error) {
       if (this.#shown !== entry.id) return;
       this.#shown = null;
@@ -59,10 +59,8 @@ export class Scene {
       document.head.append(script);
     }).then(() => {
       if (!SplatViewer.isSupported()) return null;
-      this.#viewer = SplatViewer.create(
-        element("canvas"),
-        "The object in 3D. Arrow keys turn it, plus and minus zoom, space starts and stops the turning, "
-        + "Home resets the view.");
+      this.#viewer = SplatViewer.create(element("canvas"));
+      this.#viewer.label = "The object in 3D";
       return this.#viewer;
     }).catch((error) => {
       this.#loading = null;
@@ -80,7 +78,7 @@ export class Scene {
   }
 
   #keepThumb(entry) {
-    if (this.#shown !== entry.id || entry.seen) return;
+    if (entry.seen) return;
     const thumb = this.#viewer.snapshot(THUMB_SIDE);
     entry.seen = thumb !== null;
     this.#entries.keepThumb(entry, thumb);

@@ -1,8 +1,9 @@
 /* A turning Gaussian cloud in a page: Spark and three.js behind a few calls.
 
-   const viewer = SplatViewer.create(container, "the object in 3D");
+   const viewer = SplatViewer.create(container);
+   viewer.label = "the object in 3D";
    await viewer.show(bytes);      // the subnet's SPZ (zstd), or any file that Spark reads
-   viewer.turning = false; viewer.reset(); viewer.dispose();
+   viewer.turning = false; viewer.reset();
 
    The container gets a canvas of its own size. Clouds have +y up and the front towards +z, as the
    miner makes them. It draws only while something moves and the canvas can be seen. */
@@ -18,6 +19,7 @@ const MARGIN = 0.85; // Of the box's sphere, which objects do not fill.
 const START = new Spherical(1, 1.25, 0.55); // Slightly from above and from the right.
 const TURN = 2.4; // OrbitControls' unit: 60 s / TURN for a full turn, here 25 s.
 const STEP = Math.PI / 24;
+const KEYS = "Arrow keys turn it, plus and minus zoom, space starts and stops the turning, Home resets the view.";
 const ZSTD = [0x28, 0xb5, 0x2f, 0xfd];
 
 /** Whether this browser offers WebGL 2. */
@@ -31,41 +33,40 @@ export function isSupported() {
 
 /** Makes a viewer inside an element; throws where WebGL 2 is missing.
     It sends the element `turning` events when the turning starts or stops. */
-export function create(container, label) {
-  return new Viewer(container, label);
+export function create(container) {
+  return new Viewer(container);
 }
 
 class Viewer {
-  #container; #renderer; #spark; #camera; #controls; #sizes; #sights;
+  #container; #renderer; #spark; #camera; #controls;
   #scene = new Scene();
   #timer = new Timer();
   #mesh = null;
   #shown = 0;
+  #appeared = null;
   #frame = 0;
   #visible = true;
   #busy = false;
   #distance = 3;
 
-  constructor(container, label) {
+  constructor(container) {
     this.#container = container;
     this.#renderer = new WebGLRenderer({ antialias: false, alpha: true });
     this.#renderer.setClearColor(0x000000, 0);
     const canvas = this.#renderer.domElement;
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", label);
     container.append(canvas);
     this.#spark = new SparkRenderer({ renderer: this.#renderer, onDirty: () => this.#draw() });
+    this.#spark.flushAfterRead = true;
     this.#scene.add(this.#spark);
     this.#camera = new PerspectiveCamera(FIELD_OF_VIEW, 1, 0.01, 100);
     this.#controls = this.#makeControls(canvas);
-    this.#sizes = new ResizeObserver(() => this.#resize());
-    this.#sizes.observe(container);
-    this.#sights = new IntersectionObserver(([entry]) => {
+    new ResizeObserver(() => this.#resize()).observe(container);
+    new IntersectionObserver(([entry]) => {
       this.#visible = entry.isIntersecting;
       this.#draw();
-    });
-    this.#sights.observe(container);
+    }).observe(container);
     this.#resize();
   }
 
@@ -87,29 +88,42 @@ class Viewer {
     return controls;
   }
 
-  /** Shows a file (Uint8Array) in place of the one before; resolves to its number of Gaussians,
-      or to null if another file was asked for meanwhile. */
+  /** What a screen reader says of the canvas; the keys are added. */
+  set label(text) {
+    this.#renderer.domElement.setAttribute("aria-label", `${text}. ${KEYS}`);
+  }
+
+  /** Shows a file (Uint8Array) in place of the one before. Resolves once it can be seen, to its
+      number of Gaussians; to null if another file was asked for meanwhile. */
   async show(bytes) {
-    const turn = ++this.#shown;
+    this.clear();
+    const turn = this.#shown;
     const mesh = new SplatMesh(asFile(bytes));
     await mesh.initialized;
     if (turn !== this.#shown) {
       mesh.dispose();
       return null;
     }
-    this.#remove();
     this.#mesh = mesh;
     this.#scene.add(mesh);
     this.#fit();
     this.reset();
-    return mesh.packedSplats.numSplats;
+    return new Promise((resolve) => { this.#appeared = resolve; });
   }
 
   /** Shows nothing. */
   clear() {
     this.#shown++;
-    this.#remove();
+    this.#appeared?.(null);
+    this.#appeared = null;
+    // Spark draws what was there until it has sorted what is there now. (A hidden canvas would not do:
+    // a browser lets it run ahead of its GPU.)
+    this.#spark.material.colorWrite = false;
     this.#draw();
+    if (!this.#mesh) return;
+    this.#scene.remove(this.#mesh);
+    this.#mesh.dispose();
+    this.#mesh = null;
   }
 
   /** Whether the cloud turns by itself. */
@@ -131,7 +145,7 @@ class Viewer {
 
   /** The picture on the canvas as a data URL, scaled to a square; null while nothing is shown. */
   snapshot(side, type = "image/webp") {
-    if (!this.#mesh || !this.#spark.activeSplats) return null;
+    if (!this.#mesh || this.#appeared) return null;
     this.#renderer.render(this.#scene, this.#camera);
     const from = this.#renderer.domElement;
     const edge = Math.min(from.width, from.height);
@@ -139,27 +153,6 @@ class Viewer {
     to.getContext("2d").drawImage(
       from, (from.width - edge) / 2, (from.height - edge) / 2, edge, edge, 0, 0, side, side);
     return to.toDataURL(type, 0.8);
-  }
-
-  /** Frees everything; the container is empty again. */
-  dispose() {
-    this.clear();
-    cancelAnimationFrame(this.#frame);
-    this.#frame = -1;
-    this.#sizes.disconnect();
-    this.#sights.disconnect();
-    this.#controls.dispose();
-    this.#spark.dispose();
-    this.#renderer.dispose();
-    this.#renderer.forceContextLoss();
-    this.#renderer.domElement.remove();
-  }
-
-  #remove() {
-    if (!this.#mesh) return;
-    this.#scene.remove(this.#mesh);
-    this.#mesh.dispose();
-    this.#mesh = null;
   }
 
   #fit() {
@@ -209,6 +202,15 @@ class Viewer {
     this.#draw();
   }
 
+  /** Ends the waiting of `show` when the mesh is among what Spark has sorted. */
+  #lookForMesh() {
+    if (!this.#spark.display.mapping.some(({ node }) => node === this.#mesh)) return;
+    this.#spark.material.colorWrite = true;
+    this.#appeared(this.#mesh.packedSplats.numSplats);
+    this.#appeared = null;
+    this.#draw();
+  }
+
   #draw() {
     if (this.#frame || !this.#visible || this.#busy) return;
     this.#frame = requestAnimationFrame((now) => {
@@ -218,7 +220,8 @@ class Viewer {
       const moved = this.#controls.update(Math.min(this.#timer.getDelta(), 0.1));
       this.#busy = false;
       this.#renderer.render(this.#scene, this.#camera);
-      if (moved || (this.turning && this.#mesh)) this.#draw();
+      if (this.#appeared) this.#lookForMesh();
+      if (moved || this.#appeared || (this.turning && this.#mesh)) this.#draw();
     });
   }
 }
