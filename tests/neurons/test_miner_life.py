@@ -1,10 +1,12 @@
 """How a miner's life ends: by a signal, by its engine, or before it began."""
 
 import asyncio
+import functools
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,6 +125,29 @@ async def test_a_signal_drains_and_ends_it_with_0(log: ScoreLog) -> None:
     assert life.engine.closed
 
 
+async def test_the_metrics_open_before_everything_and_close_after_everything(
+    log: ScoreLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Life(log)
+    metrics: Any = Door()
+    metrics.steps = life.door.steps
+    monkeypatch.setattr(life.engine, "start", functools.partial(note, life, "engine starts"))
+    monkeypatch.setattr(life.engine, "close", functools.partial(note, life, "engine closes"))
+    parts = Parts(life.service, life.transports, life.door.axon, metrics)
+    running = asyncio.create_task(_serve(parts, life.chain, life.stop, life.last_resort))
+    await life.until_ready()
+    life.stop.set()
+    await running
+    steps = life.door.steps
+    assert steps[:3] == ["serve", "serve", "engine starts"]
+    assert steps[-3:] == ["close", "engine closes", "close"]
+
+
+async def note(life: Life, step: str) -> bool:
+    life.door.steps.append(step)
+    return True
+
+
 async def test_a_dead_engine_ends_it_with_an_error(log: ScoreLog) -> None:
     life = Life(log)
     life.engine.error_at, life.engine.error = "splats", EngineDead("CUDA error 700")
@@ -195,7 +220,7 @@ async def test_a_signal_while_the_chain_is_read_ends_it_with_0(
     monkeypatch.setattr(miner, "chain_of", lambda config: Hanging())
     monkeypatch.setattr(miner, "assemble", assemble)
     monkeypatch.setattr(miner, "_stop_on_signals", lambda last_resort: stop)
-    config: Any = type("Config", (), {"drain_limit": 60.0})
+    config: Any = SimpleNamespace(drain=SimpleNamespace(limit=60.0))
     running = asyncio.create_task(_run(config, ScoreLog(tmp_path)))
     await reading.wait()
     stop.set()

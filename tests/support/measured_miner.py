@@ -55,6 +55,7 @@ class MeasuredMiner:
 
     Args:
         folder: Of the score log.
+        ip: Address that the metrics listen on.
     """
 
     def __init__(self, folder: Path, *, ip: str = "127.0.0.1") -> None:

@@ -30,7 +30,7 @@ OF_PROMETHEUS: dict[str, set[str]] = {"up": set()}
 TARGET = {"job", "instance"}
 """Labels that Prometheus gives to every series that it scrapes."""
 
-CLOSED = {
+CLOSED: dict[str, set[str]] = {
     "state": {state.value for state in State},
     "outcome": set(OUTCOMES),
     "reason_code": set(REASON_CODES),
