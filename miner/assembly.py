@@ -249,6 +249,7 @@ def _puller(
 
 def _http(config: MinerConfig, service: "MinerService", score_log: ScoreLog) -> "Transport":
     from miner.transports.http.server import HttpTransport
+    from miner.transports.http.status import About
 
     key = config.http.api_key
     return HttpTransport(
@@ -260,4 +261,5 @@ def _http(config: MinerConfig, service: "MinerService", score_log: ScoreLog) -> 
         allow_open=config.http.allow_open,
         hosts=[host for host in (config.http.hosts or "").split(",") if host.strip()],
         up_axis=config.http.up_axis,
+        about=About(config.generation.name, config.generation.knows, config.budget),
     )

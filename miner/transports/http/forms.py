@@ -6,11 +6,13 @@ import difflib
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast, get_args
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from miner.transports.http.bodies import HOW_TO_SEND, NAMES, Field, read_fields
+from miner.transports.http.models import FormatName
 from miner.transports.refusals import RETRY_AFTER_S
 from protocol.errors import TaskError
 from protocol.images import read_header
@@ -110,7 +112,7 @@ def _parsed(content_type: str, chunks: list[bytes]) -> "Form":
 
 @dataclass(frozen=True)
 class Form:
-    """The fields of a request: `prompt` or `prompt_image_file`, perhaps `seed` and `task_id`.
+    """The fields of a request: `prompt` or `prompt_image_file`; perhaps others of `bodies.NAMES`.
 
     Other fields are ignored. So are empty ones, which browsers send for inputs left empty.
 
@@ -126,6 +128,23 @@ class Form:
             return self._id() or str(uuid.uuid4())
         except TaskError:
             return str(uuid.uuid4())
+
+    def format(self) -> FormatName:
+        """Returns the file format that is asked for, "ply" if none is.
+
+        Raises:
+            TaskError: There is no such format.
+        """
+        given = self._one("format")
+        if given is None:
+            return "ply"
+        text = given.value[:100].decode("utf-8", "replace").strip().lower().removeprefix(".")
+        for name in get_args(FormatName):
+            if name == text and not given.filename:
+                return cast(FormatName, name)
+        names = ", ".join(get_args(FormatName))
+        shown = "a file" if given.filename else log_safe(text)
+        raise TaskError(f"format must be one of {names}; got {shown}")
 
     def task(self, task_id: str, limits: TaskLimits) -> Task:
         """Returns the task.

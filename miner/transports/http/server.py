@@ -1,10 +1,8 @@
-"""The HTTP transport: a form in, a PLY file out, for programs on this machine or with a key."""
+"""The HTTP transport: the API, its document and the page, on this machine or with a key."""
 
 import asyncio
-import json
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import uvicorn
 from loguru import logger
@@ -14,40 +12,40 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from miner.life import State
-from miner.request import Answer, Caller, Request
+from miner.logs import program_version
 from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.body_limit import BodyLimit
 from miner.transports.connection_book import ConnectionLimits
-from miner.transports.connections import ClientConnections, when_sent, while_connected
+from miner.transports.connections import ClientConnections
 from miner.transports.failures import ServerErrors
 from miner.transports.http.access import ApiKey, OwnPages, OwnPagesOnly, check_exposure, check_hosts
-from miner.transports.http.forms import FormReader, max_body_bytes
+from miner.transports.http.files import FileMaker
+from miner.transports.http.forms import max_body_bytes
+from miner.transports.http.generate import Generate
+from miner.transports.http.intake import NAME, Intake
+from miner.transports.http.job_store import JobLimits, JobStore
+from miner.transports.http.jobs import Jobs
+from miner.transports.http.openapi import document
+from miner.transports.http.operations import Handler, routes_of
+from miner.transports.http.reference import reference_routes
+from miner.transports.http.replies import json_reply, on_http_exception
+from miner.transports.http.status import About, StatusPages
 from miner.transports.limited_server import LimitedServer
-from miner.transports.refusals import RETRY_AFTER_S, Refusal, RefusalLog
+from miner.transports.refusals import Refusal, RefusalLog
 from miner.transports.sockets import bound_socket
-from protocol import ply
-from protocol.errors import SetupError, TaskError
-from protocol.gaussians import GaussianCloud
-from protocol.orientation import UpAxis, turn_up_axis
-from protocol.tasks import TaskLimits, log_safe
-
-NAME = "http"
-CALLER = Caller("local")
-"""The caller of every request over HTTP, where requests are not signed."""
+from miner.web import web_routes
+from protocol.errors import SetupError
+from protocol.orientation import UpAxis
+from protocol.tasks import TaskLimits
 
 START_LIMIT_S = 10.0
 BODY_TIME_LIMIT_S = 20.0
 CONNECTION_LIMITS = ConnectionLimits(waiting=512, requests=96, requests_per_address=64)
-_STATUS = {"dropped": 503, "rejected": 422, "failed": 500}
 
 
 class HttpTransport:
-    """Serves `POST /generate/`, `POST /generate` and `GET /health` in the service's event loop.
-
-    Both paths take a form or JSON with `prompt`, or the file `prompt_image_file`; either with a
-    `seed` and a `task_id`.
+    """Serves the API of `operations.py`, its document and the page in the service's event loop.
 
     Args:
         service: Answers requests, in the event loop that calls `serve`.
@@ -59,7 +57,9 @@ class HttpTransport:
         allow_open: Listen beyond this machine without a key.
         hosts: Names by which the server may be addressed, beside this machine's.
         up_axis: Up axis of the PLY files.
+        about: What the miner says of itself.
         limits: Limits on tasks.
+        job_limits: How many jobs run and are kept.
         connection_limits: Limits on connections.
 
     Raises:
@@ -80,21 +80,27 @@ class HttpTransport:
         allow_open: bool = False,
         hosts: Sequence[str] = (),
         up_axis: UpAxis = "+y",
+        about: About | None = None,
         limits: TaskLimits | None = None,
+        job_limits: JobLimits | None = None,
         connection_limits: ConnectionLimits = CONNECTION_LIMITS,
     ) -> None:
         check_exposure(ip, api_key, allow_open=allow_open)
         check_hosts(hosts)
-        self._service = service
         self._api_key = None if api_key is None else ApiKey(api_key)
         self._own_pages = OwnPages(ip, hosts)
-        self._up_axis = up_axis
         self._limits = limits or TaskLimits()
         self._refusals = RefusalLog(score_log, NAME, time.monotonic)
-        self._forms = FormReader(
-            on_full=lambda reason: self._refusals.note(Refusal("overloaded", reason), warn=True)
+        self._files = FileMaker(up_axis)
+        self._intake = intake = Intake(
+            service,
+            self._limits,
+            lambda reason: self._refusals.note(Refusal("overloaded", reason), warn=True),
         )
-        self._problems = score_log.problems
+        self._generate = Generate(service, intake, self._files)
+        store = JobStore(job_limits or JobLimits(), time.monotonic)
+        self._jobs = Jobs(service, store, intake, self._files, self._refusals)
+        self._status = StatusPages(service, score_log.problems, about or About())
         self._socket = bound_socket(ip, port, setting="--http.port")
         self.url = f"http://{f'[{ip}]' if ':' in ip else ip}:{port}"
         self._server = LimitedServer(
@@ -132,20 +138,38 @@ class HttpTransport:
 
     async def close(self) -> None:
         """Sends the answers that are ready and stops listening."""
+        await self._jobs.close()
         self._server.should_exit = True
         if self._serving is not None:
             await asyncio.wait({self._serving}, timeout=START_LIMIT_S)
         self._socket.close()
+        self._files.close()
         self._refusals.flush()
 
     def _application(self) -> Starlette:
+        handlers: dict[str, Handler] = {
+            "generate": self._generate.generate,
+            "create": self._jobs.create,
+            "show": self._jobs.show,
+            "remove": self._jobs.remove,
+            "events": self._jobs.events,
+            "file": self._jobs.file,
+            "status": self._status.status,
+            "health": self._status.health,
+        }
+        api = document(version=program_version(), with_key=self._api_key is not None)
+
+        async def openapi(http_request: HttpRequest) -> Response:
+            return json_reply(200, api)
+
         application = Starlette(
             routes=[
-                Route("/generate", self._generate, methods=["POST"]),
-                Route("/generate/", self._generate, methods=["POST"]),
-                Route("/health", self._health, methods=["GET"]),
+                *routes_of(handlers, self._with_key),
+                Route("/openapi.json", openapi, methods=["GET"]),
+                *reference_routes(),
+                *web_routes(),
             ],
-            exception_handlers={HTTPException: _on_http_exception},
+            exception_handlers={HTTPException: on_http_exception},
         )
         application.router.redirect_slashes = False
         application.add_middleware(
@@ -163,99 +187,20 @@ class HttpTransport:
         application.add_middleware(ServerErrors, refusals=self._refusals)
         return application
 
-    async def _health(self, request: HttpRequest) -> Response:
-        state = self._service.state
-        if state is State.READY:
-            problems = self._problems.sentences
-            return _json(200, {"status": "healthy", **({"problems": problems} if problems else {})})
-        return _json(503, {"status": str(state)}, {"Retry-After": str(RETRY_AFTER_S)})
+    def _with_key(self, handler: Handler) -> Handler:
+        """Makes a handler ask for the API key, if there is one."""
+        key = self._api_key
+        if key is None:
+            return handler
 
-    async def _generate(self, request: HttpRequest) -> Response:
-        received_at = time.monotonic()
-        if self._api_key is not None and not self._api_key.is_in(request.headers):
+        async def checked(http_request: HttpRequest) -> Response:
+            if key.is_in(http_request.headers):
+                return await handler(http_request)
             self._refusals.note(Refusal("bad_api_key", "the API key is missing or wrong"))
-            return _json(
+            return json_reply(
                 401,
                 {"message": "send the API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"},
                 {"WWW-Authenticate": "Bearer"},
             )
-        form = await self._forms.read(request)
-        task_id = form.task_id()
-        try:
-            task = await asyncio.to_thread(form.task, task_id, self._limits)
-        except TaskError as error:
-            answer = self._service.reject(
-                task_id=task_id,
-                caller=CALLER,
-                transport=NAME,
-                received_at=received_at,
-                reason=str(error),
-            )
-        else:
-            del form  # Megabytes, which the task holds as well.
-            answer = await while_connected(
-                self._service.handle(Request(task, CALLER, NAME, received_at))
-            )
-        if answer.cloud is None:
-            return _without_asset(answer)
-        answered_at, size = time.monotonic(), len(answer.asset)
-        when_sent(lambda: self._service.delivered(NAME, size, time.monotonic() - answered_at))
-        body = await asyncio.to_thread(_encode, answer.cloud, self._up_axis)
-        total_s = time.monotonic() - received_at
-        return Response(
-            body,
-            media_type="application/octet-stream",
-            headers={
-                "X-Task-Id": log_safe(task_id),
-                "Server-Timing": _server_timing({**answer.timings, "total": total_s}),
-            },
-        )
 
-
-def _encode(cloud: GaussianCloud, up_axis: UpAxis) -> bytes:
-    return ply.encode(turn_up_axis(cloud, up_axis))
-
-
-def _without_asset(answer: Answer) -> Response:
-    status = _STATUS[answer.outcome]
-    content = {
-        "message": answer.reason,
-        "task_id": answer.task_id,
-        "outcome": answer.outcome,
-        "reason_code": answer.reason_code,
-        "stage": answer.stage,
-        "predicted_s": answer.predicted_s,
-        "budget_s": answer.budget_s,
-    }
-    headers = {"X-Task-Id": log_safe(answer.task_id)}
-    if status == 503:
-        headers["Retry-After"] = str(_retry_after(answer))
-    return _json(
-        status, {name: value for name, value in content.items() if value is not None}, headers
-    )
-
-
-def _retry_after(answer: Answer) -> int:
-    """Seconds, rounded up, after which the present queue would have left this request its time.
-
-    That is known only for a request that was predicted late on arrival. Others (the miner loads or
-    drains, a stage hangs, a step took longer than predicted) get a fixed time.
-    """
-    if answer.predicted_s is None or answer.budget_s is None:
-        return RETRY_AFTER_S
-    late_s = answer.predicted_s - answer.budget_s
-    return math.ceil(late_s) if late_s > 0.0 else RETRY_AFTER_S
-
-
-def _server_timing(timings: Mapping[str, float]) -> str:
-    """Formats seconds by stage as a `Server-Timing` header (W3C), in milliseconds."""
-    return ", ".join(f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in timings.items())
-
-
-def _json(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(json.dumps(content), status, headers, "application/json")
-
-
-async def _on_http_exception(request: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _json(error.status_code, {"message": error.detail}, error.headers)
+        return checked

@@ -254,7 +254,7 @@ async def test_no_temporary_folder_is_needed(
 
 async def test_bodies_of_all_requests_have_one_bound(tmp_path: Path) -> None:
     async with running(tmp_path) as miner:
-        miner.transport._forms._max_held_bytes = 2**20
+        miner.transport._intake._forms._max_held_bytes = 2**20
         data = picture(tail=bytes(2**20))
         reply = await miner.post(data=form(prompt_image_file=data))
         assert (reply.status, reply.headers["retry-after"]) == (503, "5")
@@ -263,7 +263,7 @@ async def test_bodies_of_all_requests_have_one_bound(tmp_path: Path) -> None:
         assert refused["reason_code"] == "overloaded"
         for _ in range(3):  # What was refused and what was read is given back.
             assert (await miner.post(data={"prompt": "a cube"})).status == 200
-        assert miner.transport._forms._held == 0
+        assert miner.transport._intake._forms._held == 0
 
 
 def test_a_body_of_another_kind_says_what_to_send() -> None:

@@ -91,9 +91,12 @@ async def test_a_body_beyond_the_limit_is_413_declared_or_streamed(
     [
         ("GET", "/generate/", 405),
         ("POST", "/health", 405),
-        ("GET", "/", 404),
+        ("GET", "/nothing", 404),
         ("POST", "/generate//", 404),
-        ("GET", "/docs", 404),
+        ("GET", "/docs/nothing", 404),
+        ("POST", "/docs", 405),
+        ("PUT", "/jobs", 405),
+        ("POST", "/jobs/x", 405),
     ],
 )
 async def test_other_addresses_are_answered_in_json_without_a_redirect(

@@ -81,7 +81,7 @@ ROWS: list[tuple[str, bytes, int, dict[str, Any]]] = [
     ("the key", request("POST /generate", FORM, "X-API-Key: k"), 200, {"api_key": "k"}),
     ("a foreign page", request("POST /generate", FORM, "Origin: https://evil.example"), 403, {}),
     ("a foreign name", request("POST /generate", FORM, "Host: evil.example"), 403, {}),
-    ("nothing there", request("GET /", body=b""), 404, {}),
+    ("nothing there", request("GET /nothing", body=b""), 404, {}),
     ("a path with an escape", request("POST /%ff", FORM), 404, {}),
     ("a long path", request("GET /" + "a" * 30_000, body=b""), 404, {}),
     ("another method", request("GET /generate", body=b""), 405, {}),

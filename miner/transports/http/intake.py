@@ -1,0 +1,77 @@
+"""From a form or JSON to a request of the service."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from miner.request import Caller, Request
+from miner.service import MinerService
+from miner.transports.http.files import FORMATS
+from miner.transports.http.forms import FormReader
+from miner.transports.http.models import FormatName
+from miner.transports.http.replies import without_object
+from protocol.errors import TaskError
+from protocol.tasks import TaskLimits
+
+NAME = "http"
+CALLER = Caller("local")
+"""The caller of every request over HTTP, where requests are not signed."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task that can be handed to the service.
+
+    Attributes:
+        request: The request.
+        format: The file that is asked for.
+    """
+
+    request: Request
+    format: FormatName
+
+
+class Intake:
+    """Reads tasks.
+
+    Args:
+        service: Is told of tasks that cannot be used.
+        limits: Limits on tasks.
+        on_full: Called with the reason when a body finds no room.
+    """
+
+    def __init__(
+        self, service: MinerService, limits: TaskLimits, on_full: Callable[[str], object]
+    ) -> None:
+        self._service = service
+        self._limits = limits
+        self._forms = FormReader(on_full=on_full)
+
+    async def read(self, http_request: HttpRequest) -> Asked | Response:
+        """Reads the body of a request; returns the answer to one whose task cannot be used.
+
+        Raises:
+            starlette.exceptions.HTTPException: The body cannot be read; see `FormReader.read`.
+            starlette.requests.ClientDisconnect: The client left before it was complete.
+        """
+        received_at = time.monotonic()
+        form = await self._forms.read(http_request)
+        task_id = form.task_id()
+        try:
+            format_name = form.format()
+            task = await asyncio.to_thread(form.task, task_id, self._limits)
+        except TaskError as error:
+            answer = self._service.reject(
+                task_id=task_id,
+                caller=CALLER,
+                transport=NAME,
+                received_at=received_at,
+                reason=str(error),
+            )
+            return without_object(answer)
+        output = FORMATS[format_name].output
+        return Asked(Request(task, CALLER, NAME, received_at, output=output), format_name)

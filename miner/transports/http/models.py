@@ -1,0 +1,145 @@
+"""The JSON of the HTTP API: what its answers and requests hold, as pydantic models.
+
+The API's document (`openapi.py`) is made from these models, so their docstrings are its text.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from protocol.tasks import MAX_ID_CHARACTERS, MAX_PROMPT_CHARACTERS, MAX_SEED, RANDOM_SEED
+
+StageState = Literal["waiting", "running", "done"]
+JobState = Literal["queued", "running", "done", "dropped", "rejected", "failed"]
+FileKind = Literal["ply", "spz", "glb", "obj", "picture", "cutout", "preview"]
+FormatName = Literal["ply", "spz", "glb", "obj", "png"]
+
+_Seconds = Annotated[float, Field(ge=0.0, description="seconds")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class TaskFields(_Model):
+    """What to make: `prompt` or `prompt_image_file`, one of the two."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)] | None = None
+    """One object in words; or a picture in base64, which may then be as long as a picture is."""
+    prompt_image_file: str | None = None
+    """A picture of one object: PNG, JPEG or WebP, at most 6 MiB and 4096 x 4096 pixels. A file in a
+    multipart form, base64 elsewhere."""
+    seed: Annotated[int, Field(ge=RANDOM_SEED, le=MAX_SEED)] | None = None
+    """The same seed makes the same object at the same quality level; -1 is as none."""
+    task_id: Annotated[str, Field(max_length=MAX_ID_CHARACTERS)] | None = None
+    """Your name for the task in the miner's logs."""
+
+
+class GenerateFields(TaskFields):
+    """What to make, and as which file."""
+
+    format: FormatName = "ply"
+    """What to answer: the Gaussian cloud as PLY or SPZ, a mesh of the same object as binary glTF or
+    OBJ, or a PNG picture of the cloud from four sides."""
+
+
+class StageProgress(_Model):
+    """How far one stage of a job is."""
+
+    name: str
+    """Such as `denoise`."""
+    state: StageState
+    seconds: _Seconds | None = None
+    """How long it ran so far, without waiting; null before it starts."""
+    done: Annotated[int, Field(ge=0)]
+    """Steps that have ended."""
+    steps: Annotated[int, Field(ge=1)]
+    """Steps that it has."""
+
+
+class Job(_Model):
+    """One object that is to be made, and what has become of it."""
+
+    id: str
+    """Cannot be guessed: whoever knows it can see, cancel and download the job."""
+    kind: Literal["text", "image"]
+    prompt: str | None
+    """Null for a picture."""
+    seed: int | None
+    state: JobState
+    """`queued` and `running` change; the others are final."""
+    ahead: Annotated[int, Field(ge=0)] | None
+    """Requests that go before it; null unless it is queued."""
+    predicted_s: _Seconds | None
+    """Seconds from its start to its end, as expected when it was admitted."""
+    budget_s: float | None
+    """Seconds that it has; it is dropped before it takes longer."""
+    elapsed_s: _Seconds
+    """Seconds since it was asked for, or that it took."""
+    rung: str | None
+    """The quality level."""
+    stages: list[StageProgress]
+    """In order; empty before it is admitted."""
+    message: str | None
+    """Why there is no object."""
+    reason_code: str | None
+    """The same in one word (docs/score-log.md); `ok` for one that is done."""
+    gaussians: Annotated[int, Field(ge=0)] | None
+    """Size of the cloud."""
+    bytes: Annotated[int, Field(ge=0)] | None
+    """Size of the SPZ file."""
+    valid: bool | None
+    """Whether the cloud passes a validator's data checks."""
+    score: float | None
+    """Null: the miner does not score its objects."""
+    understood: list[str] | None
+    """Words of the prompt that the networks know, where these are few enough to list."""
+    ignored: list[str] | None
+    """Its other words."""
+    files: dict[FileKind, str]
+    """Addresses of its files, by kind; empty until it is done."""
+
+
+class Status(_Model):
+    """What the miner does at the moment."""
+
+    state: str
+    """`starting`, `warming_up`, `ready`, `suspect`, `draining` or `dead`."""
+    preset: str | None
+    knows: str
+    """What the networks know, where that is little."""
+    version: str
+    budget_s: float | None
+    """Seconds from the receipt of a request to the arrival of its answer, at most."""
+    predicted_wait_s: _Seconds | None
+    """Seconds that a text task from now would wait; null while no engine can be used."""
+    active: Annotated[int, Field(ge=0)]
+    """Requests of all transports that are waiting or running."""
+    formats: list[FormatName]
+    """What `POST /generate` can answer."""
+
+
+class Health(_Model):
+    """Whether requests are taken."""
+
+    status: str
+    """`healthy`, or the name of the state."""
+    problems: list[str] | None = None
+    """What is wrong without costing anybody an answer, such as a full disk."""
+
+
+class Problem(_Model):
+    """Why there is no answer of the other kind."""
+
+    message: str
+    """One sentence: what is wrong, and what to do."""
+    task_id: str | None = None
+    outcome: Literal["dropped", "rejected", "failed"] | None = None
+    reason_code: str | None = None
+    """One word for programs (docs/score-log.md)."""
+    stage: str | None = None
+    """Where the request ended."""
+    predicted_s: float | None = None
+    budget_s: float | None = None
+    error_id: str | None = None
+    """Under which the miner's own log describes its failure."""

@@ -1,0 +1,140 @@
+"""The document of the API: OpenAPI 3.1, made from the table of operations and its models."""
+
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from miner.transports.http.job_store import FILES
+from miner.transports.http.models import GenerateFields, Health, Job, Problem, Status, TaskFields
+from miner.transports.http.operations import JSON, OPERATIONS, Operation, Reply
+
+_MODELS = (TaskFields, GenerateFields, Job, Status, Health, Problem)
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+_BINARY = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
+_ONE_OF_TWO = [{"required": ["prompt"]}, {"required": ["prompt_image_file"]}]
+_DESCRIPTION = """\
+Text or a picture in, a 3D object out: Gaussian splats as PLY or SPZ, a mesh as binary glTF or OBJ.
+
+`POST /generate` waits for the file. `POST /jobs` starts a job that can be watched and whose files
+can be downloaded for about an hour. Every answer that is no success is JSON with a `message`.
+"""
+_PARAMETERS = {
+    "id": {
+        "description": "from `POST /jobs`",
+        "schema": {"type": "string"},
+    },
+    "name": {
+        "description": "the file",
+        "schema": {"type": "string", "enum": list(FILES.values())},
+    },
+}
+
+
+def document(*, version: str, with_key: bool) -> Mapping[str, Any]:
+    """Returns the document.
+
+    Args:
+        version: Of the miner.
+        with_key: Whether callers need a key.
+    """
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in _MODELS],
+        ref_template="#/components/schemas/{model}",
+    )
+    components: dict[str, Any] = {"schemas": schemas["$defs"]}
+    for model in (TaskFields, GenerateFields):
+        components["schemas"][model.__name__]["oneOf"] = _ONE_OF_TWO
+    if with_key:
+        components["securitySchemes"] = {
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            "bearer": {"type": "http", "scheme": "bearer"},
+        }
+    paths: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        described = _operation(operation, components["schemas"])
+        if with_key and operation.needs_key:
+            described["security"] = [{"key": []}, {"bearer": []}]
+        paths.setdefault(operation.path, {})[operation.method.lower()] = described
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "splat-miner", "version": version, "description": _DESCRIPTION},
+        "paths": paths,
+        "components": components,
+    }
+
+
+def _operation(operation: Operation, schemas: Mapping[str, Any]) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.title,
+        "description": operation.words,
+        "parameters": [
+            {"name": name, "in": "path", "required": True, **_PARAMETERS[name]}
+            for name in re.findall(r"{(\w+)}", operation.path)
+        ],
+        "responses": {
+            str(status): _reply(operation, status, reply)
+            for status, reply in sorted(operation.replies.items())
+        },
+    }
+    if operation.fields is not None:
+        described["requestBody"] = {"required": True, "content": _bodies(operation.fields, schemas)}
+    return described
+
+
+def _reply(operation: Operation, status: int, reply: Reply) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "description": reply.words,
+        "content": {
+            media_type: {"schema": {"type": "string"} if model is None else _reference(model)}
+            for media_type, model in reply.content.items()
+        },
+    }
+    if status == 202:
+        described["headers"] = {"Location": {"schema": {"type": "string"}}}
+        described["links"] = {
+            other.name: {
+                "operationId": other.name,
+                "parameters": {"id": "$response.body#/id"},
+            }
+            for other in OPERATIONS
+            if "{id}" in other.path
+        }
+    if status == 503:
+        described["headers"] = {
+            "Retry-After": {"description": "seconds", "schema": {"type": "string"}}
+        }
+    return described
+
+
+def _bodies(fields: type[BaseModel], schemas: Mapping[str, Any]) -> dict[str, Any]:
+    """The three ways to send fields; in forms, no field is null, and a file is bytes."""
+    multipart = _without_null(schemas[fields.__name__])
+    urlencoded = deepcopy(multipart)
+    multipart["properties"]["prompt_image_file"].update(_BINARY)
+    return {
+        _FORMS[0]: {"schema": multipart},
+        _FORMS[1]: {"schema": urlencoded},
+        JSON: {"schema": _reference(fields)},
+    }
+
+
+def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The same object schema with properties that may be left out, but not be null."""
+    changed = deepcopy(dict(schema))
+    changed.pop("title", None)
+    for each in changed["properties"].values():
+        choices = [choice for choice in each.pop("anyOf", ()) if choice != {"type": "null"}]
+        for choice in choices:
+            each.update(choice)
+        if each.get("default", 0) is None:
+            del each["default"]
+    return changed
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}

@@ -1,0 +1,58 @@
+"""Answers of the HTTP transport: JSON, and why there is no object."""
+
+import json
+import math
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from miner.request import Answer
+from miner.transports.refusals import RETRY_AFTER_S
+from protocol.tasks import log_safe
+
+_STATUS = {"dropped": 503, "rejected": 422, "failed": 500}
+
+
+def json_reply(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:
+    """Returns an answer in JSON."""
+    return Response(json.dumps(content), status, headers, "application/json")
+
+
+def without_object(answer: Answer) -> Response:
+    """Returns the answer to a request of which nothing was made."""
+    status = _STATUS[answer.outcome]
+    content = {
+        "message": answer.reason,
+        "task_id": answer.task_id,
+        "outcome": answer.outcome,
+        "reason_code": answer.reason_code,
+        "stage": answer.stage,
+        "predicted_s": answer.predicted_s,
+        "budget_s": answer.budget_s,
+    }
+    headers = {"X-Task-Id": log_safe(answer.task_id)}
+    if status == 503:
+        headers["Retry-After"] = str(_retry_after(answer))
+    return json_reply(
+        status, {name: value for name, value in content.items() if value is not None}, headers
+    )
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Answers an `HTTPException` in JSON, as Starlette's handler of exceptions."""
+    assert isinstance(error, HTTPException)
+    return json_reply(error.status_code, {"message": error.detail}, error.headers)
+
+
+def _retry_after(answer: Answer) -> int:
+    """Seconds, rounded up, after which the present queue would have left this request its time.
+
+    That is known only for a request that was predicted late on arrival. Others (the miner loads or
+    drains, a stage hangs, a step took longer than predicted) get a fixed time.
+    """
+    if answer.predicted_s is None or answer.budget_s is None:
+        return RETRY_AFTER_S
+    late_s = answer.predicted_s - answer.budget_s
+    return math.ceil(late_s) if late_s > 0.0 else RETRY_AFTER_S
