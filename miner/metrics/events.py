@@ -123,12 +123,14 @@ class EventMetrics:
             ("uid",),
         )  # fmt: skip
 
+        of_chain = partial(Gauge, namespace=PREFIX, registry=None)
         self._earnings = {
-            "incentive": gauge("incentive", "Incentive on the chain, 0 to 1"),
-            "emission": gauge("emission_alpha", "Alpha that the chain gave for the last epoch"),
-            "stake": gauge("stake", "Stake of the miner's hotkey, as the chain counts it"),
-            "place": gauge("place", "Place among the miners by incentive; 1 is the highest"),
+            "incentive": of_chain("incentive", "Incentive on the chain, 0 to 1"),
+            "emission": of_chain("emission_alpha", "Alpha that the chain gave for the last epoch"),
+            "stake": of_chain("stake", "Stake of the miner's hotkey, as the chain counts it"),
+            "place": of_chain("place", "Place among the miners by incentive; 1 is the highest"),
         }
+        self._earns = False
 
     def expect(self, transports: Iterable[str]) -> None:
         """Begins the counters of these transports at 0, so that their first request is an increase.
@@ -162,15 +164,22 @@ class EventMetrics:
             case "feedback":
                 self._judged(fields)
             case "earnings":
-                for name, series in self._earnings.items():
-                    if (value := _number(fields, name)) is not None:
-                        series.set(value)
+                self._earn(fields)
             case "state_changed":
                 self.state_since = self._clock()
             case "miner_started":
                 self._build.info(_build(fields))
                 if (budget := _number(fields, "budget_s")) is not None:
                     self._budget.set(budget)
+
+    def _earn(self, fields: Fields) -> None:
+        if not self._earns:  # Before, a 0 would look like the chain's.
+            self._earns = True
+            for series in self._earnings.values():
+                self.registry.register(series)
+        for name, series in self._earnings.items():
+            if (value := _number(fields, name)) is not None:
+                series.set(value)
 
     def _answered(self, fields: Fields) -> None:
         transport, kind = self._transport(fields.get("transport")), self._kind(fields.get("kind"))

@@ -23,7 +23,7 @@ from miner.metrics.labels import METRICS
 from miner.score.log import ScoreLog
 from miner.transports.connection_book import ConnectionLimits
 from miner.transports.failures import ServerErrors
-from miner.transports.http.access import is_loopback
+from miner.transports.http.access import OwnPages, OwnPagesOnly, is_loopback
 from miner.transports.limited_server import LimitedServer
 from miner.transports.refusals import RETRY_AFTER_S, RefusalLog
 from miner.transports.sockets import bound_socket
@@ -87,6 +87,7 @@ class MetricsServer:
         self._clock = clock
         self._bodies: dict[object, tuple[float, bytes]] = {}
         self._exposed = not is_loopback(ip)
+        self._own_pages = OwnPages(ip, setting=None)
         self._refusals = RefusalLog(score_log, METRICS, clock)
         self._socket = bound_socket(ip, port, setting="--metrics.port")
         self.url = f"http://{f'[{ip}]' if ':' in ip else ip}:{port}"
@@ -149,6 +150,9 @@ class MetricsServer:
             exception_handlers={HTTPException: _on_http_exception},
         )
         application.router.redirect_slashes = False
+        application.add_middleware(
+            OwnPagesOnly, own_pages=self._own_pages, on_refusal=self._refusals.note
+        )
         application.add_middleware(ServerErrors, refusals=self._refusals)
         return application
 

@@ -58,9 +58,13 @@ class OwnPages:
     Args:
         ip: The address that the server listens on.
         hosts: Names, beside this machine's, by which it may be addressed.
+        setting: The flag with which the operator adds one, if there is one.
     """
 
-    def __init__(self, ip: str, hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self, ip: str, hosts: Iterable[str] = (), *, setting: str | None = "--http.hosts"
+    ) -> None:
+        self._remedy = f", or start it with that name in {setting}" if setting else ""
         self._loopback = is_loopback(ip)
         self._listed = frozenset(_bare(host) for host in hosts)
         self._own = {"localhost", _bare(ip), *self._listed}
@@ -78,8 +82,7 @@ class OwnPages:
         if host and not self._is_own_host(host, from_page):
             return Refusal(
                 "foreign_host",
-                f"this miner is not known as {printable(host, 100)}; use its address, or start it "
-                "with that name in --http.hosts",
+                f"this miner is not known as {printable(host, 100)}; use its address{self._remedy}",
             )
         if method in _READING:
             return None

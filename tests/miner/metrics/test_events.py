@@ -272,6 +272,16 @@ def test_the_last_completion_and_the_last_change_of_state_are_remembered() -> No
     assert remembered() == (1010.0, 1020.0)
 
 
+def test_what_the_chain_gives_is_missing_until_it_is_read() -> None:
+    metrics = Metrics()
+    assert metrics.exposed().values("incentive") == []
+    metrics.tell("earnings", {"uid": 7, "incentive": 0.01, "emission": 1.5, "place": 12})
+    metrics.tell("earnings", {"uid": 7, "incentive": 0.02, "emission": 2.5, "place": 11})
+    shown = metrics.exposed()
+    names = ("incentive", "emission_alpha", "place")
+    assert [shown.value(name) for name in names] == [0.02, 2.5, 11]
+
+
 def test_the_build_names_the_place_on_the_subnet() -> None:
     metrics = Metrics()
     place = {"netuid": 17, "uid": 3, "hotkey": "5H", "budget_s": 25.0}

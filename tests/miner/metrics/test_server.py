@@ -226,6 +226,17 @@ async def test_connections_are_limited_and_what_is_refused_is_counted(
     assert Exposition(text).value("refused_total", transport=METRICS, reason_code="bad_http") == 1
 
 
+async def test_a_web_page_that_makes_its_name_point_here_reads_nothing(
+    miner: MeasuredMiner,
+) -> None:
+    for path in ("/status", "/metrics", "/ready"):
+        reply = await miner.get(path, Host="evil.example")
+        assert (reply.status, reply.json["reason_code"]) == (403, "foreign_host")
+        assert reply.message == "this miner is not known as evil.example; use its address"
+        for host in ("localhost", f"127.0.0.1:{miner.port}", "miner:9108"):
+            assert (await miner.get(path, Host=host)).status != 403
+
+
 async def test_a_failure_of_a_reading_is_told_with_an_id_only(
     miner: MeasuredMiner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
