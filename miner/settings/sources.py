@@ -5,6 +5,7 @@ import difflib
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn
@@ -118,6 +119,9 @@ class CommandLine:
         positional = [
             f"[{s.flag}{' ...' * s.composed}]" for s in self._settings.values() if s.positional
         ]
+        self._flags = {"--config", "--help", "--version", "--print-config"} | {
+            setting.flag for setting in self._settings.values() if not setting.positional
+        }
         self._parser.usage = " ".join(["%(prog)s [settings]", *positional])
 
     def _add_argument(self, place: Any, *names: str, **options: Any) -> None:
@@ -141,35 +145,57 @@ class CommandLine:
         Raises:
             SetupError: An unknown argument, or one without its value.
         """
-        values, unknown = self._parser.parse_known_intermixed_args(self._with_words(argv))
+        words = list(argv)
+        end = words.index("--") if "--" in words else len(words)
+        words, tail = words[:end], words[end + 1 :]
+        # argparse takes an unknown flag with a space in its value for an argument.
+        flags = (word for word in words if word[:2] == "--")
+        unknown = [word for word in flags if word.partition("=")[0] not in self._flags][:1]
+        values: dict[str, Any] = {}
+        if not unknown:
+            parsed, unknown = self._parser.parse_known_intermixed_args(self._with_words(words))
+            given = vars(parsed).items()
+            values = {name: value for name, value in given if isinstance(value, str | list | bool)}
+        for word in tail:
+            unknown += self._take(word, values)
         if unknown:
-            name, _, value = unknown[0].partition("=")
-            nearest = nearest_name(name.lstrip("-"), ["config", *self._settings])
-            secret = nearest is not None and nearest != "config" and self._settings[nearest].secret
-            shown = name if value and secret else unknown[0]
-            raise SetupError(
-                f"unknown argument '{printable(shown)}'",
-                fix=f"did you mean --{nearest}?"
-                if nearest
-                else f"{self._prog} --help lists every setting",
-            )
-        return {
-            name: value
-            for name, value in vars(values).items()
-            if name not in self._settings or isinstance(value, str | list)
-        }
+            raise self._unknown(unknown[0])
+        return {name: value for name, value in values.items() if value not in ([], False)}
+
+    def _take(self, word: str, values: dict[str, Any]) -> list[str]:
+        """Gives a word behind `--` to the first argument without a name that has room for it."""
+        for setting in self._settings.values():
+            if setting.positional and setting.composed:
+                values[setting.name] = [*values.get(setting.name, []), word]
+                return []
+            if setting.positional and setting.name not in values:
+                values[setting.name] = word
+                return []
+        return [word]
+
+    def _unknown(self, word: str) -> SetupError:
+        name, _, value = word.partition("=")
+        bare = name.lstrip("-")
+        nearest = nearest_name(bare, ["config", *self._settings])
+        secret = any(
+            setting.secret and (setting.name == nearest or setting.name.startswith(f"{bare}."))
+            for setting in self._settings.values()
+        )
+        return SetupError(
+            f"unknown argument '{printable(name if value and secret else word)}'",
+            fix=f"did you mean --{nearest}?"
+            if nearest
+            else f"{self._prog} --help lists every setting",
+        )
 
     def _with_words(self, argv: Sequence[str]) -> list[str]:
         """Writes `--flag` out as `--flag=true`, so that it does not swallow what follows."""
         words: list[str] = []
-        ended = False
-        for index, word in enumerate(argv):
-            ended = ended or word == "--"
-            setting = self._settings.get(word.removeprefix("--")) if word[:2] == "--" else None
-            follows = argv[index + 1] if index + 1 < len(argv) else ""
-            is_bare = setting is not None and bool in setting.kinds
-            bare = is_bare and not ended and follows not in _WORDS_OF_FLAGS
-            words.append(f"{word}=true" if bare else word)
+        for word, follows in zip_longest(argv, argv[1:]):
+            setting = self._settings.get(word[2:]) if word[:2] == "--" else None
+            is_flag = setting is not None and bool in setting.kinds
+            alone = is_flag and follows not in _WORDS_OF_FLAGS
+            words.append(f"{word}=true" if alone else word)
         return words
 
     def help(self, defaults: Mapping[str, Any]) -> str:
