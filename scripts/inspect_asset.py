@@ -5,15 +5,20 @@ and writes the picture that the duel judge sees. Exit status: 0 the cloud passes
 does not, 2 the file cannot be read.
 """
 
-import argparse
 import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
 
 from miner.interpreter import program_name
-from miner.surroundings import settle_terminal
+from miner.settings.model import ANY_NAME
+from miner.settings.reader import Settings, read_settings
+from miner.surroundings import settle_terminal, tell
+from protocol.errors import CodecError, SetupError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,25 +37,31 @@ MAX_SIZE = 2048
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
+class InspectSettings(Settings):
+    """Shows what a subnet 17 validator will make of a PLY or SPZ file.
+
+    Exit status: 0 passes the validator's checks, 1 fails them, 2 cannot be read.
+    """
+
+    file: Annotated[CliPositionalArg[Path], ANY_NAME]
+    """A .ply or .spz Gaussian cloud."""
+    out: Annotated[Path | None, ANY_NAME] = None
+    """Preview picture; FILE.preview.png if not given."""
+    size: Annotated[int, Field(ge=1, le=MAX_SIZE)] = 518
+    """Pixels per view of the preview."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Inspects one file and returns the exit status."""
     settle_terminal()
-    parser = argparse.ArgumentParser(
-        prog=program_name("scripts.inspect_asset"),
-        description="Show what a subnet 17 validator will make of a PLY or SPZ file.",
-        epilog="exit status: 0 passes the validator's checks, 1 fails them, 2 cannot be read",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="a .ply or .spz Gaussian cloud")
-    parser.add_argument(
-        "--out", type=Path, metavar="PNG", help="preview picture (default: FILE.preview.png)"
-    )
-    parser.add_argument(
-        "--size", type=int, default=518, help="pixels per view of the preview (default: 518)"
-    )
-    options = parser.parse_args(arguments)
-    if not 1 <= options.size <= MAX_SIZE:
-        parser.error(f"--size must be 1 to {MAX_SIZE}, got {options.size}")
-    return inspect(options.file, out=options.out, size=options.size)
+    try:
+        asked = read_settings(
+            InspectSettings, prog=program_name("scripts.inspect_asset"), argv=arguments
+        )
+    except SetupError as error:
+        tell(error)
+        return UNREADABLE
+    return inspect(asked.file, out=asked.out, size=asked.size)
 
 
 def inspect(file: Path, *, out: Path | None = None, size: int = 518) -> int:
@@ -67,7 +78,6 @@ def inspect(file: Path, *, out: Path | None = None, size: int = 518) -> int:
     from rich.console import Console
 
     from protocol import spz
-    from protocol.errors import CodecError
     from protocol.text import printable
 
     console = Console()
@@ -99,8 +109,6 @@ def inspect(file: Path, *, out: Path | None = None, size: int = 518) -> int:
 
 
 def _read(file: Path) -> bytes:
-    from protocol.errors import CodecError
-
     if file.is_dir():
         raise CodecError("it is a folder; name a .ply or .spz file in it")
     if file.exists() and not file.is_file():
@@ -112,7 +120,6 @@ def _read(file: Path) -> bytes:
 
 def _decode(data: bytes, name: str) -> "GaussianCloud":
     from protocol import ply, spz
-    from protocol.errors import CodecError
     from protocol.foreign_formats import describe
     from protocol.gaussians import MAX_GAUSSIANS_OF_A_FILE
 

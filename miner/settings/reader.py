@@ -103,8 +103,7 @@ def read_settings(
     for values, where in places:
         for name, value in values.items():
             setting = settings[name]
-            if not setting.any_name:
-                _require_text(setting.flag, value, where(name), secret=setting.secret)
+            _require_text(setting.flag, value, where(name), setting)
             values[name] = as_value(setting, value, quoted=values is places[-1].values)
     base = Base(model)
     sources = (*(Given(model, values) for values, _ in places), base)
@@ -148,7 +147,7 @@ def _origins(places: Sequence[_Place], base: Base) -> dict[str, str]:
     return origins
 
 
-def _require_text(flag: str, value: object, where: str, *, secret: bool = False) -> None:
+def _require_text(flag: str, value: object, where: str, setting: Setting | None = None) -> None:
     """Refuses text that is empty, or that no file name, no key and no log line can hold."""
     for text in value if isinstance(value, list) else [value]:
         if not isinstance(text, str):
@@ -157,7 +156,10 @@ def _require_text(flag: str, value: object, where: str, *, secret: bool = False)
             raise SetupError(
                 f"{flag} is empty ({printable(where)})", fix="leave it out, or give it a value"
             )
-        shown = "what it is" if secret else f"'{printable(text, 80)}'"
+        if setting is not None and setting.any_name:
+            continue
+        hidden = setting is not None and setting.secret
+        shown = "what it is" if hidden else f"'{printable(text, 80)}'"
         try:
             text.encode()
         except UnicodeEncodeError:

@@ -7,6 +7,7 @@ import pytest
 from pydantic import Field, SecretStr
 from pydantic_settings import CliPositionalArg
 
+from miner.settings.model import ANY_NAME
 from miner.settings.reader import Part, Settings, read_settings
 from protocol.errors import SetupError
 
@@ -63,6 +64,19 @@ def test_a_missing_or_surplus_argument_is_named() -> None:
         read_settings(OneFile, prog="x", argv=["a", "b"], environ={})
     with pytest.raises(SetupError, match=r"FILE cannot be .* it holds a control character"):
         read_settings(OneFile, prog="x", argv=["a\x1b[2J"], environ={})
+
+
+def test_a_users_own_file_may_be_called_anything_but_nothing() -> None:
+    class AnyFile(Settings):
+        """Shows a file."""
+
+        file: Annotated[CliPositionalArg[Path], ANY_NAME]
+        """Which one."""
+
+    for name in ("a\x1b[2J", "caf\udce9", "line\nend"):
+        assert read_settings(AnyFile, prog="x", argv=[name], environ={}).file == Path(name)
+    with pytest.raises(SetupError, match="FILE is empty"):
+        read_settings(AnyFile, prog="x", argv=[""], environ={})
 
 
 def test_help_names_the_arguments(capsys: pytest.CaptureFixture[str]) -> None:
