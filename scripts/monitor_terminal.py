@@ -132,9 +132,9 @@ def _head(
             f"{count:,} {what}" + ("s" if count != 1 else "") for count, what in bad if count
         )
         lines.append(Text(words, "yellow"))
-    if report.notes:
-        lines.append(Text(report.notes[-1], "yellow"))
     found = alerts(report, state=state, now=now, settings=settings)
+    if report.notes and len(found) < _MOST_ALERTS:
+        lines.append(Text(report.notes[-1], "yellow"))
     styles = {"critical": "bold red", "warning": "yellow"}
     shown = [Text(str(alert), styles[alert.level]) for alert in found]
     lines += _cut(shown, _MOST_ALERTS)
@@ -228,9 +228,10 @@ def _people(report: ScoreReport, now: float, most: int) -> list[Text]:
     else:
         shown = [section for section in sections if section[1]]
     lines: list[Text] = []
-    for place, (title, rows) in enumerate(shown):
-        room = (most - len(lines)) // (len(shown) - place) - 1
-        lines += [_title(title), *_cut(rows, max(1, room))]
+    fair = max(1, most // len(shown) - 1)
+    for place, (title, rows) in enumerate(shown, start=1):
+        later = sum(1 + min(fair, len(others)) for _, others in shown[place:])
+        lines += [_title(title), *_cut(rows, max(1, most - len(lines) - 1 - later))]
     return [_on_one_line(line) for line in lines]
 
 

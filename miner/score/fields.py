@@ -83,11 +83,11 @@ class Fields:
     def number(self, field: str) -> float | None:
         """A finite number of a sane size, at least 0."""
         value = self.event.get(field)
-        if type(value) is float and 0.0 <= value <= _LARGEST:
+        kind = type(value)
+        if (kind is float or kind is int) and 0 <= value <= _LARGEST:  # type: ignore[operator]
             return value
-        number = _number(value)
-        self.odd |= number is None and field in self.event
-        return number
+        self.odd |= field in self.event
+        return None
 
     def flag(self, field: str) -> bool:
         """True or false; a field that is missing is false."""

@@ -91,7 +91,9 @@ def plots(report: ScoreReport) -> list[Plot]:
         found.append(_stacked("Answers", spans, outcomes, period, length, dict(_OUTCOMES)))
         found.append(_stacked("Reasons of the others", spans, _reasons(spans), period, length, {}))
         found.append(_seconds(report, spans, period, length))
-        if any(span.scored for _, span in spans):
+        if any(span.fates for _, span in spans):
+            fates = [_named_fates(span) for _, span in spans]
+            found.append(_stacked("Verdicts", spans, fates, period, length, dict(_VERDICTS)))
             found.append(_fidelity(report, spans, period, length))
     if len(report.earnings.course) > 1:
         found.append(_earnings(report))
@@ -105,6 +107,18 @@ _OUTCOMES = (
     ("failed", "bad"),
     ("rejected", "mute"),
 )
+_VERDICTS = (
+    ("accepted", "good"),
+    ("below threshold", "bad"),
+    ("empty", "warn"),
+    ("failed", "s4"),
+    ("unknown", "mute"),
+)
+_FATES = {"refused": "below threshold", "skipped": "empty"}
+
+
+def _named_fates(span: Span) -> Counter[str]:
+    return Counter({_FATES.get(fate, fate): count for fate, count in span.fates.items()})
 
 
 def _outcomes(span: Span) -> dict[str, int]:
@@ -187,22 +201,13 @@ def _fidelity(
 ) -> Plot:
     frame = _frame(period, 1.0, length)
     scores = [(begin, span.fidelity) for begin, span in spans]
-    shares = [(begin, _accepted_share(span)) for begin, span in spans]
-    lines = [
-        _line(frame, "s2", shares, "{:.0%} of the results judged were accepted"),
-        _line(frame, "s0", scores, "mean fidelity {:.3f}"),
-    ]
-    key = [("s0", "mean fidelity of accepted results"), ("s2", "share accepted")]
+    lines = [_line(frame, "s0", scores, "mean fidelity {:.3f}")]
+    key = [("s0", "mean of accepted results")]
     known = [v.threshold for v in report.validators.values() if v.threshold is not None]
     if known:
         lines.append(Line("limit", f"M{_LEFT} {frame.y(max(known))}H{WIDTH - _RIGHT}"))
         key.append(("limit", f"threshold {max(known):g}"))
     return Plot("Fidelity", key, frame.ticks, _y_ticks(frame), lines=lines)
-
-
-def _accepted_share(span: Span) -> float | None:
-    judged = span.fates["accepted"] + span.fates["refused"]
-    return span.fates["accepted"] / judged if judged else None
 
 
 def _earnings(report: ScoreReport) -> Plot:

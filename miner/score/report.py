@@ -20,6 +20,7 @@ LAST_ANSWERS = 20_000
 
 _SCORES = 500
 _LOSSES = 100
+_LONGEST_ID = 64
 _DEEPEST = 4
 
 _LASTING = frozenset(
@@ -244,8 +245,8 @@ class ScoreReport:
             self.overall.judged(score)
             self.callers[bounded(self.callers, caller, OTHERS)].judged(score)
         fate = self.validators[bounded(self.validators, caller, OTHERS)].settled(fields, at)
-        task = fields.text("task_id", "")
-        self.scores[task] = (fate, score)
+        fields.check_texts("task_id")
+        self.scores[str(fields.event.get("task_id", ""))[:_LONGEST_ID]] = (fate, score)
         if len(self.scores) > _SCORES:
             del self.scores[next(iter(self.scores))]
         if at is not None:

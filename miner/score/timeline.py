@@ -13,7 +13,8 @@ from miner.score.tally import OTHERS, Answered, bounded
 SPANS_S = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400, 28 * 86_400)
 """Lengths of a span; the shortest that fits is taken."""
 
-MOST_SPANS = 300
+MOST_SPANS = 180
+"""A day is shown by quarters of an hour, a week by hours."""
 
 EARLIEST = 1_577_836_800.0
 """2020-01-01. A line with an earlier time was written before its machine knew the time."""

@@ -46,6 +46,7 @@ NOT_RUN = {
     r".*--preset gpu(24|80)|.*EXTRAS=gpu": "needs a GPU and weights",
     r"python -m scripts\.benchmark ": "measures for minutes, and has tests of its own",
     r"docker |systemctl |journalctl |pm2 |nvidia-smi": "needs that service",
+    r"zcat |find logs ": "test_monitor_day.py runs it on a simulated day",
     r"promtool ": "tests/deploy runs it on the rules",
     r"(python -m scripts\.monitor_scores|splat-miner monitor) ": "goes on, or has tests of its own",
 }
