@@ -1,0 +1,96 @@
+"""A headless Chromium, and a miner that serves it from another thread."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from generation.presets import preset
+from miner.score.log import ScoreLog
+from miner.service import MinerService
+from miner.transports.http.server import HttpTransport
+from miner.transports.http.status import About
+from tests.support.loopback import free_port
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+_SOFTWARE_WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser of the system, with WebGL in software."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*_SOFTWARE_WEBGL])
+        yield browser
+        browser.close()
+
+
+class WatchedPage:
+    """A page of a browser context of its own.
+
+    Args:
+        browser: Gets the context.
+        expected: Parts of console errors that are meant to appear.
+        options: Of the context, such as `viewport`.
+    """
+
+    def __init__(self, browser: Browser, *expected: str, **options: Any) -> None:
+        self._expected = expected
+        self._context = browser.new_context(reduced_motion="no-preference", **options)
+        self.page: Page = self._context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._note)
+        self._context.on("request", lambda request: self.requests.append(request.url))
+
+    def _note(self, message: Any) -> None:
+        text = f"{message.text} {message.location.get('url', '')}"
+        if message.type in ("error", "warning") and not any(e in text for e in self._expected):
+            self.errors.append(text)
+
+    def close(self) -> None:
+        self._context.close()
+
+
+class ServedMiner:
+    """A service on one engine and its HTTP transport, in an event loop of another thread."""
+
+    def __init__(self, folder: Path, engine: Any, *, ready: bool = True, **settings: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self.log = ScoreLog(folder)
+        known = preset("embedded")
+        self.service = MinerService(
+            [engine], self.log, budget_s=60.0, margin_s=0.2, vocabulary=known.vocabulary
+        )
+        self.transport = self.call(self._serve, settings, About("embedded", known.knows, 60.0))
+        self.url = self.transport.url
+        if ready:
+            self.call(self.service.start)
+
+    async def _serve(self, settings: dict[str, Any], about: About) -> HttpTransport:
+        transport = HttpTransport(
+            self.service, self.log, ip="127.0.0.1", port=free_port(), about=about, **settings
+        )
+        await transport.serve()
+        return transport
+
+    def call(self, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
+        """Runs a coroutine in the miner's loop and returns its result."""
+        return asyncio.run_coroutine_threadsafe(function(*arguments), self._loop).result(60.0)
+
+    def close(self) -> None:
+        for close in (self.service.drain, self.transport.close, self.service.close):
+            self.call(close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self.log.close()
