@@ -15,6 +15,7 @@ from miner.transports.http.operations import JSON, OPERATIONS, Operation, Reply
 _MODELS = (TaskFields, GenerateFields, Job, Status, Health, Problem)
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _BINARY = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
+_EXAMPLE = {"prompt": "a blue cube", "seed": 7}
 _ONE_OF_TWO = [{"required": ["prompt"]}, {"required": ["prompt_image_file"]}]
 _DESCRIPTION = """\
 Text or a picture in, a 3D object out: Gaussian splats as PLY or SPZ, a mesh as binary glTF or OBJ.
@@ -46,6 +47,9 @@ def document(*, version: str, with_key: bool) -> Mapping[str, Any]:
         ref_template="#/components/schemas/{model}",
     )
     components: dict[str, Any] = {"schemas": schemas["$defs"]}
+    for schema in components["schemas"].values():
+        for each in schema["properties"].values():
+            each.pop("title", None)  # The name again.
     for model in (TaskFields, GenerateFields):
         components["schemas"][model.__name__]["oneOf"] = _ONE_OF_TWO
     if with_key:
@@ -90,7 +94,7 @@ def _reply(operation: Operation, status: int, reply: Reply) -> dict[str, Any]:
     described: dict[str, Any] = {
         "description": reply.words,
         "content": {
-            media_type: {"schema": {"type": "string"} if model is None else _reference(model)}
+            media_type: {} if model is None else {"schema": _reference(model)}
             for media_type, model in reply.content.items()
         },
     }
@@ -117,9 +121,9 @@ def _bodies(fields: type[BaseModel], schemas: Mapping[str, Any]) -> dict[str, An
     urlencoded = deepcopy(multipart)
     multipart["properties"]["prompt_image_file"].update(_BINARY)
     return {
-        _FORMS[0]: {"schema": multipart},
-        _FORMS[1]: {"schema": urlencoded},
-        JSON: {"schema": _reference(fields)},
+        _FORMS[0]: {"schema": multipart, "example": _EXAMPLE},
+        _FORMS[1]: {"schema": urlencoded, "example": _EXAMPLE},
+        JSON: {"schema": _reference(fields), "example": _EXAMPLE},
     }
 
 

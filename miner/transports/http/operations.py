@@ -132,7 +132,7 @@ OPERATIONS = (
         _ALWAYS
         | _KEY
         | _GONE
-        | {200: Reply("server-sent events, each with the job in JSON", {EVENTS: None})},
+        | {200: Reply("server-sent events; the `data` of each is a `Job`", {EVENTS: None})},
         words="An event at every change, the first one at once; the stream ends with the job.",
     ),
     Operation(
