@@ -27,7 +27,6 @@ LASTING = ("miner_started", "state_changed", "miner_stopped", "earnings", "chain
 
 _MARKS = tuple(f'"event": "{event}"'.encode() for event in LASTING)
 _CHUNK = 2**16
-_BLOCK = 2**20
 _HEAD = 1024
 
 
@@ -236,7 +235,7 @@ def _lasting(paths: list[Path]) -> Iterator[str]:
         last: dict[bytes, bytes] = {}
         with suppress(Exception), _reader(path) as file:
             rest = b""
-            while block := file.read(_BLOCK):
+            while block := file.read(_CHUNK):
                 whole, _, rest = (rest[-LONGEST_LINE:] + block).rpartition(b"\n")
                 if not any(mark in whole for mark in _MARKS):
                     continue

@@ -35,7 +35,8 @@ from tests.miner.transports.push.test_axon_checks import StaticChain
 from tests.support.fakes import SECONDS, FakeEngine, ball
 from tests.support.virtual_time import VirtualLoop, clock
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BEGIN = 1_750_032_000.0
 """2025-06-16, midnight, UTC: a day that is over whenever the tests run."""
@@ -236,7 +237,7 @@ async def _callers(service: MinerService, chance: random.Random) -> None:
             await asyncio.sleep(chance.expovariate(1 / 600.0))
             task = TextTask(id=f"local-{number}", prompt="a cube")
             request = Request(task, Caller("local"), "http", clock(), 20.0)
-            asked.add(asyncio.create_task(service.handle(request)))  # type: ignore[arg-type]
+            asked.add(asyncio.create_task(service.handle(request)))
             if chance.random() < 0.1:
                 await asyncio.sleep(0.5)
                 for request_task in asked:

@@ -6,7 +6,9 @@ import json
 import lzma
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import IO
@@ -277,3 +279,153 @@ def test_a_pipe_of_that_name_does_not_hold_the_reader(tmp_path: Path) -> None:
     follower = Follower(tmp_path / "score.jsonl", history=True)
     assert list(follower.look()) == []
     follower.close()
+
+
+def read_since(log: Log, since: float) -> list[int]:
+    follower = Follower(log.path, history=True, since=since)
+    numbers = [json.loads(line)["n"] for line in follower.look()]
+    follower.close()
+    return numbers
+
+
+def set_aside(log: Log, how: str) -> None:
+    for part in range(4):
+        log.write(10)
+        aside = log.rotate()
+        if how == "packed" or (how == "mixed" and part % 2):
+            aside.with_name(f"{aside.name}.gz").write_bytes(gzip.compress(aside.read_bytes()))
+            aside.unlink()
+    log.write(5)  # Lines 0-9, 11-20, 22-31, 33-42, and 44-48: a rotation takes a number.
+
+
+@pytest.mark.parametrize("how", ["plain", "packed", "mixed"])
+@pytest.mark.parametrize(("since", "first"), [(0, 0), (10.9, 0), (11, 11), (30, 22), (44, 44)])
+def test_files_that_end_before_the_period_are_skipped(
+    log: Log, how: str, since: float, first: int
+) -> None:
+    set_aside(log, how)
+    numbers = read_since(log, 1e9 + since)
+    assert numbers == [n for n in range(49) if n >= first and n not in (10, 21, 32, 43)]
+
+
+def test_of_skipped_files_only_what_lasts_is_read_of_the_last_run(log: Log) -> None:
+    def write(event: str) -> int:
+        n = next(log.numbers)
+        with log.path.open("a") as file:
+            file.write(json.dumps({"event": event, "unix": 1e9 + n, "n": n}) + "\n")
+        return n
+
+    for event in ("miner_started", "state_changed", "earnings", "miner_stopped"):
+        write(event)
+    log.rotate()
+    write("state_changed")
+    started = write("miner_started")
+    write("state_changed")
+    log.write(1000)
+    log.rotate()
+    write("earnings")
+    state = write("state_changed")
+    earned = write("earnings")
+    log.write(1000)
+    log.rotate()
+    log.write(2)
+    last = next(log.numbers) - 1
+    assert read_since(log, 1e12) == [started, state, earned, last - 1, last]
+
+
+def test_a_skipped_file_that_is_cut_off_says_what_it_can(log: Log) -> None:
+    log.path.write_text('{"event": "state_changed", "unix": 1, "n": -1}\n')
+    log.write(5000)
+    aside = log.rotate()
+    aside.with_name(f"{aside.name}.gz").write_bytes(gzip.compress(aside.read_bytes())[:-9000])
+    aside.unlink()
+    log.write(1)
+    assert read_since(log, 1e12) == [-1, 5001]
+
+
+def _zstd_in_frames(data: bytes) -> bytes:
+    packer = zstandard.ZstdCompressor()
+    return packer.compress(data[: len(data) // 2]) + packer.compress(data[len(data) // 2 :])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [
+        (".zst", _zstd_in_frames),
+        (".xz", lambda d: lzma.compress(d[: len(d) // 2]) + lzma.compress(d[len(d) // 2 :])),
+        (".gz", lambda d: gzip.compress(d[: len(d) // 2]) + gzip.compress(d[len(d) // 2 :])),
+    ],
+)
+def test_a_packed_file_in_several_parts_is_read_to_its_end(
+    log: Log, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    log.write(1000)
+    aside = log.rotate()
+    aside.with_name(aside.name + suffix).write_bytes(pack(aside.read_bytes()))
+    aside.unlink()
+    assert read_since(log, 0.0) == list(range(1000))
+
+
+def _bomb(kind: str) -> bytes:
+    """256 MiB of the letter a, as a file of some KB; without a line feed."""
+    block, count = b"a" * 2**20, 256
+    if kind == ".xz":
+        xz = lzma.LZMACompressor(preset=0)
+        return b"".join([xz.compress(block) for _ in range(count)] + [xz.flush()])
+    if kind == ".zst":
+        zst = zstandard.ZstdCompressor().compressobj()
+        return b"".join([zst.compress(block) for _ in range(count)] + [zst.flush()])
+    file = BytesIO()
+    with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as packed:
+        for _ in range(count):
+            packed.write(block)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", [".gz", ".zst", ".xz"])
+def test_a_file_that_unpacks_to_much_more_takes_little_memory(log: Log, kind: str) -> None:
+    log.write(1)
+    log.path.with_name(f"score.jsonl.1{kind}").write_bytes(_bomb(kind))
+    follower = Follower(log.path, history=True)
+    tracemalloc.start()
+    lines = list(follower.look())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    follower.close()
+    assert peak < 32 * 2**20
+    assert [len(line) < 200 for line in lines] == [True, True]
+    assert json.loads(lines[-1])["n"] == 0
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [
+        (
+            ".xz",
+            lambda d: lzma.compress(
+                d, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 2**29}]
+            ),
+        ),
+        (
+            ".zst",
+            lambda d: (
+                zstandard.ZstdCompressor(
+                    compression_params=zstandard.ZstdCompressionParameters(window_log=28)
+                )
+                .compressobj()
+                .compress(d)
+            ),
+        ),
+    ],
+)
+def test_a_file_that_asks_for_much_memory_is_damaged(
+    log: Log, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    log.write(1)
+    aside = log.path.with_name(f"score.jsonl.1{suffix}")
+    aside.write_bytes(pack(b'{"event": "x", "unix": 1, "n": 7}\n' * 100_000))
+    follower = Follower(log.path, history=True)
+    *damage, last = follower.look()
+    follower.close()
+    assert damage == ["\ufffd"]
+    assert json.loads(last)["n"] == 0

@@ -58,6 +58,30 @@ async def test_a_task_is_pulled_made_submitted_and_settled(start_pulling: StartP
     assert pulling.calls.closed
 
 
+async def test_every_pull_is_a_line_with_its_result_and_the_next_one(
+    start_pulling: StartPulling,
+) -> None:
+    def prepare(pulling: Pulling) -> None:
+        silent = NoAnswer("no answer within 12 s", status=408, reached=True)
+        cooling = PullAnswer(None, 0.6, START + 361.0, 2)
+        pulling.calls.pulls = [silent, cooling, text("t\n1")]
+
+    async with start_pulling(prepare) as pulling:
+        await a_while()
+        pulling.time.now += 60.0
+        await a_while()
+        pulling.time.now += 302.0
+        (feedback,) = await pulling.settled()
+        pulled = pulling.events("pulled")
+    assert (feedback["threshold"], feedback["uid"]) == (0.6, 1)
+    common = {"event": "pulled", "caller": "5V", "uid": 1}
+    assert [{k: v for k, v in line.items() if k not in ("ts", "unix")} for line in pulled] == [
+        {**common, "result": "no_answer", "reason": "no answer within 12 s", "ask_again_s": 60.0},
+        {**common, "result": "no_task", "violations": 2, "ask_again_s": 302.0},
+        {**common, "result": "task", "task_id": "t?1", "kind": "text", "violations": 0},
+    ]
+
+
 async def test_an_assigned_task_is_on_disk_before_anything_is_done_with_it(
     start_pulling: StartPulling,
 ) -> None:
