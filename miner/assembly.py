@@ -210,11 +210,7 @@ async def _axon(
         chain,
         score_log,
         wallet=wallet,
-        admission=Admission(
-            config.blacklist.min_stake,
-            config.blacklist.allow_no_permit,
-            config.blacklist.allow_non_registered,
-        ),
+        admission=Admission(**config.blacklist.model_dump()),
         ip=config.axon.ip,
         port=config.axon.port,
         external_ip=ip,

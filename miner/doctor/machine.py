@@ -13,6 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from generation.presets import variant
 from generation.quiet import quiet_libraries
 from generation.settings import GenerationSettings
 from generation.weights.cache_dir import cache_dir
@@ -311,7 +312,7 @@ def judge_device(settings: GenerationSettings, device: Device) -> Verdict:
             else _install(settings),
         )
     text = f"{build}; {device.name} with {device.total_bytes / GB:.0f} GB"
-    width, taken = _width(settings), TAKEN_GB.get(settings.name, 0.0)
+    width, taken = _width(settings), TAKEN_GB.get(variant(settings), 0.0)
     smaller = "use a larger GPU" if width == "8 bits" else "use --preset gpu24, or a larger GPU"
     if device.total_bytes < RESIDENT_BYTES[width]:
         return failed(f"{text}, less than the weights of {settings.name} take", smaller)

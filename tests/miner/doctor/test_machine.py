@@ -109,6 +109,14 @@ def test_the_gpu_against_the_preset(
     assert bool(verdict.fix) is (status is not Status.OK)
 
 
+def test_what_a_preset_took_is_not_said_of_a_changed_one() -> None:
+    drawing = GPU80.text_to_image.model_copy(update={"size": 256})
+    card = Device("2.11", "12.8", "A card", 36 * GB)
+    assert judge_device(GPU80, card).status is Status.WARNING
+    changed = GPU80.model_copy(update={"text_to_image": drawing})
+    assert judge_device(changed, card).status is Status.OK
+
+
 def test_the_gpu_is_really_asked() -> None:
     import torch
 

@@ -89,6 +89,15 @@ def test_a_flag_needs_no_value(argv: tuple[str, ...], expected: bool) -> None:
         (("--axon.prot", "1"), {}, "unknown argument '--axon.prot'", "did you mean --axon.port?"),
         (("--chain.fil=x",), {}, "unknown argument '--chain.fil=x'", "did you mean --chain.file?"),
         (("--budge", "1"), {}, "unknown argument '--budge'", "did you mean --budget?"),
+        (("--budget.margin=1",), {}, "unknown argument '--budget.margin=1'", "--budget_margin?"),
+        (("--preset.allow_embedded",), {}, "'--preset.allow_embedded'", "--allow_embedded?"),
+        (
+            ("--splats.resolutoin", "64"),
+            {},
+            "unknown argument",
+            "did you mean --splats.resolution?",
+        ),
+        ((), {"MINER_CUTOUT_SKIP_PLANE": "1"}, "MINER_CUTOUT_SKIP_PLANE in", "_SKIP_PLAIN?"),
         (("--zzzzzzz",), {}, "unknown argument '--zzzzzzz'", "--help"),
         (("stray",), {}, "unknown argument 'stray'", "--help"),
         (("--axon.port",), {}, "argument --axon.port: expected one argument", "--help"),
@@ -111,6 +120,12 @@ def test_mistakes_are_named_with_their_place_and_remedy(
     ("text", "problem", "fix"),
     [
         ("axon: {prot: 1}", "unknown setting 'axon.prot'", "did you mean axon.port?"),
+        ("text_to_image: {step: 2}", "'text_to_image.step'", "did you mean text_to_image.steps?"),
+        (
+            "triposr:\n  model: {rep: a/b}",
+            "'triposr.model.rep'",
+            "did you mean triposr.model.repo?",
+        ),
         ("axon.port: [1]", "--axon.port cannot be '[1]' (in ", "--axon.port takes"),
         ("- a\n- b", "holds a list", "one 'name: value' a line"),
         ("a: [", "is not YAML", "correct it"),
