@@ -121,7 +121,9 @@ def form_request(chance: random.Random) -> RawRequest:
         (b"content-type", content_type.encode("latin-1")),
         (b"connection", b"close"),
     )
-    return RawRequest(b"POST", chance.choice((b"/generate", b"/generate/")), headers, body)
+    return RawRequest(
+        b"POST", chance.choice((b"/generate", b"/generate/", b"/jobs")), headers, body
+    )
 
 
 def _good(chance: random.Random) -> tuple[str, bytes]:

@@ -71,6 +71,11 @@ ODD_TARGETS = (
     *(b"/", b"//", b"*", b"x", b"/%ff", b"/%00", b"/%", b"/%1b[2J", b"/..%2f..%2fetc", b"/docs"),
     *(
         b"/openapi.json",
+        b"/jobs/x",
+        b"/jobs/%2e%2e/files/asset.ply",
+        b"/jobs/x/events",
+        b"/docs/..%2fserver.py",
+        b"/web/..%2f__init__.py",
         b"/Synapse",
         b"/\xff\xfe",
         "/é".encode(),
