@@ -188,7 +188,7 @@ async def _make(
 
         def show(event: StepEvent) -> None:
             if event.kind == "started":
-                bar.set_description_str(f"{subject.shown[:40]}: {event.step.stage}")
+                bar.set_description_str(f"{event.step.stage}, {printable(subject.shown, 40)}")
             elif event.kind == "finished":
                 bar.update()
 

@@ -221,6 +221,26 @@ def test_several_pictures_are_made_in_every_format_with_previews(
     assert "denoise" not in shown
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_the_stage_that_runs_and_the_pictures_that_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    quick = ("--splats.max_gaussians", "8000", "--video.size", "64", "--video.seconds", "0.2")
+    assert make(tmp_path / "toy.mp4", "--also", "glb", *quick, "--mesh.resolution", "64") == 0
+    bars = terminal.getvalue()
+    for shown in ("loading background", "cutout, ", "lift, ", "splats, ", "mesh, ", "drawing"):
+        assert shown in bars, shown
+    # Of the steps of a cloud and a mesh, and of the video's pictures.
+    assert "/7 [" in bars
+    assert "/5 [" in bars
+
+
 def test_text_to_image_is_neither_loaded_nor_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

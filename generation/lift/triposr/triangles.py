@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from generation.errors import GenerationError
 from generation.lift.triposr import TripoSR
@@ -40,8 +39,6 @@ def extract_triangles(
     scene_code: Tensor,
     settings: SplatSettings,
     size: MeshSettings,
-    *,
-    progress: bool = False,
 ) -> TriangleMesh:
     """Extracts the surface that `extract_cloud` covers with Gaussians, as triangles.
 
@@ -50,36 +47,24 @@ def extract_triangles(
         scene_code: (3, C, H, W) triplane on the model's device.
         settings: Threshold, lattice of the search and floaters, as for the cloud.
         size: How fine the samples are, and the most triangles.
-        progress: Whether to show a progress bar on stderr.
 
     Raises:
         GenerationError: The density field is not finite or has no surface, or its surface cannot
             be simplified to so few triangles.
     """
     level = math.log(settings.threshold)
-    with tqdm(total=5, unit="step", disable=not progress) as bar:
-
-        def begin(step: str) -> None:
-            bar.set_description(step, refresh=False)
-            bar.update()
-
-        begin("searching the surface")
-        searched = min(settings.resolution, size.resolution)
-        coarse = log_density_lattice(model, scene_code, searched, settings.threshold)
-        coarse = without_floaters(coarse, level, settings.min_component)
-        begin("sampling the surface")
-        finer = max(1, round((size.resolution - 1) / (searched - 1)))
-        lattice = _refined(model, scene_code, coarse, level, finer, progress)
-        # Between its points, the coarse lattice can have missed parts of floaters.
-        lattice = without_floaters(lattice, level, settings.min_component, finer=finer)
-        begin("making triangles")
-        vertices, faces = _marching_cubes(lattice, level, model.radius)
-        begin("simplifying")
-        vertices, faces = _simplified(vertices, faces, size.triangles)
-        begin("colouring")
-        _, rgb = model.query(torch.from_numpy(vertices).to(model.device), scene_code)
-        vertices = _in_subnet_frame(vertices)
-        normals = vertex_normals(vertices, faces)
+    searched = min(settings.resolution, size.resolution)
+    coarse = log_density_lattice(model, scene_code, searched, settings.threshold)
+    coarse = without_floaters(coarse, level, settings.min_component)
+    finer = max(1, round((size.resolution - 1) / (searched - 1)))
+    lattice = _refined(model, scene_code, coarse, level, finer)
+    # Between its points, the coarse lattice can have missed parts of floaters.
+    lattice = without_floaters(lattice, level, settings.min_component, finer=finer)
+    vertices, faces = _marching_cubes(lattice, level, model.radius)
+    vertices, faces = _simplified(vertices, faces, size.triangles)
+    _, rgb = model.query(torch.from_numpy(vertices).to(model.device), scene_code)
+    vertices = _in_subnet_frame(vertices)
+    normals = vertex_normals(vertices, faces)
     return TriangleMesh(vertices, faces, normals, rgb.float().cpu().numpy())
 
 
@@ -103,12 +88,7 @@ def vertex_normals(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> N
 
 
 def _refined(
-    model: TripoSR,
-    scene_code: Tensor,
-    coarse: Tensor,
-    level: float,
-    finer: int,
-    progress: bool,
+    model: TripoSR, scene_code: Tensor, coarse: Tensor, level: float, finer: int
 ) -> Tensor:
     """Samples a lattice finely where the surface passes, and fills the rest from the coarse one.
 
@@ -124,22 +104,18 @@ def _refined(
     wanted = torch.zeros((cells,) * 3, dtype=torch.bool, device=coarse.device)
     wanted[active_cells(coarse, level).unbind(dim=-1)] = True
     sampled = torch.zeros_like(lattice, dtype=torch.bool)
-    with tqdm(unit="point", unit_scale=True, leave=False, disable=not progress) as bar:
-        while True:
-            nodes = (_nodes_of(wanted, finer) & ~sampled).nonzero()
-            if len(nodes) == 0:
-                return lattice
-            bar.total = (bar.total or 0) + len(nodes)
-            for start in range(0, len(nodes), _QUERY_POINTS):
-                some = nodes[start : start + _QUERY_POINTS]
-                values = log_density(model, some * step - model.radius, scene_code)
-                lattice[some.unbind(dim=-1)] = values
-                bar.update(len(some))
-            sampled[nodes.unbind(dim=-1)] = True
-            # A cell next to a sampled one can turn out to hold a part of the surface as well.
-            highest = functional.max_pool3d(fine, finer + 1, stride=finer)[0, 0]
-            lowest = -functional.max_pool3d(-fine, finer + 1, stride=finer)[0, 0]
-            wanted = (lowest < level) & (highest > level)
+    while True:
+        nodes = (_nodes_of(wanted, finer) & ~sampled).nonzero()
+        if len(nodes) == 0:
+            return lattice
+        for some in torch.split(nodes, _QUERY_POINTS):
+            values = log_density(model, some * step - model.radius, scene_code)
+            lattice[some.unbind(dim=-1)] = values
+        sampled[nodes.unbind(dim=-1)] = True
+        # A cell next to a sampled one can turn out to hold a part of the surface as well.
+        highest = functional.max_pool3d(fine, finer + 1, stride=finer)[0, 0]
+        lowest = -functional.max_pool3d(-fine, finer + 1, stride=finer)[0, 0]
+        wanted = (lowest < level) & (highest > level)
 
 
 def _nodes_of(cells: Tensor, finer: int) -> Tensor:

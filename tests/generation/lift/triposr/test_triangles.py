@@ -194,7 +194,7 @@ def test_every_cell_that_the_mesh_passes_through_is_sampled(
     level, finer = math.log(25.0), 4
     with torch.inference_mode():
         coarse = surface.log_density_lattice(model, code, 16, 25.0)
-        lattice = _refined(model, code, coarse, level, finer, progress=False)
+        lattice = _refined(model, code, coarse, level, finer)
         exact = surface.log_density_lattice(model, code, len(lattice), 25.0)
     inside = (lattice > level).float()[None, None]
     highest, lowest = (
@@ -242,12 +242,3 @@ def test_no_surface_is_a_failed_request() -> None:
 def test_sizes_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValidationError, match=r"greater than|less than"):
         MeshSettings.model_validate(wrong)
-
-
-def test_progress_is_shown_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    extract_triangles(*sphere(), COARSE, SMALL)
-    assert capsys.readouterr().err == ""
-    extract_triangles(*sphere(), COARSE, SMALL, progress=True)
-    said = capsys.readouterr().err
-    assert "5/5" in said
-    assert "colouring" in said
