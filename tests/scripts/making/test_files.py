@@ -1,0 +1,50 @@
+"""Files of objects get the names that the user asks for."""
+
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import SetupError
+from scripts.making.files import VideoSettings, name_files, name_of, preview_of
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("a red car", "a-red-car"),
+        ("  A RED, shiny car! ", "a-red-shiny-car"),
+        ("Löwe 2", "löwe-2"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("...", "object"),
+        ("x" * 300, "x" * 60),
+        ("x" * 59 + " y", "x" * 59),
+    ],
+)
+def test_a_prompt_becomes_a_plain_name(prompt: str, name: str) -> None:
+    assert name_of(prompt) == name
+
+
+def test_every_format_lies_beside_the_first() -> None:
+    (files,) = name_files(Path("car.v2.spz"), ("glb", ".MP4", "spz"), ["unused"])
+    assert files == [Path("car.v2.spz"), Path("car.v2.glb"), Path("car.v2.mp4")]
+    assert preview_of(files) == Path("car.v2.preview.png")
+    assert preview_of([*files, Path("car.PNG")]) is None
+
+
+def test_names_that_come_twice_are_numbered(tmp_path: Path) -> None:
+    files = name_files(tmp_path / "my-{name}.ply", (), ["car", "car", "car-2", "car"])
+    names = [file.name for (file,) in files]
+    assert names == ["my-car.ply", "my-car-2.ply", "my-car-2-2.ply", "my-car-3.ply"]
+
+
+def test_the_name_may_be_a_folder_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "car").mkdir()
+    out = tmp_path / "{name}" / "object.ply"
+    assert name_files(out, (), ["car"]) == [[tmp_path / "car" / "object.ply"]]
+    with pytest.raises(SetupError, match="there is no folder"):
+        name_files(out, (), ["car", "mug"])
+
+
+def test_a_video_has_a_picture_at_least() -> None:
+    assert VideoSettings().frames == 96
+    assert VideoSettings(seconds=0.01, fps=1).frames == 1
