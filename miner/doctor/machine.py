@@ -264,7 +264,7 @@ def judge_disk(needs: Sequence[tuple[Path, int, str]], logs: Sequence[Path] = ()
 def judge_memory(settings: GenerationSettings, total_bytes: int) -> Verdict:
     """Weights are read into main memory before they reach the GPU."""
     text = f"{total_bytes / GB:.0f} GB of main memory"
-    needed = LOADING_BYTES[_width(settings)] if settings.device.startswith("cuda") else 0
+    needed = LOADING_BYTES[_width(settings)] if _has_flux_on_gpu(settings) else 0
     if total_bytes < needed:
         return warning(
             f"{text}; the preset {settings.name} reads {needed / GB:.0f} GB of weights through it",
@@ -314,7 +314,7 @@ def judge_device(settings: GenerationSettings, device: Device) -> Verdict:
     text = f"{build}; {device.name} with {device.total_bytes / GB:.0f} GB"
     width, taken = _width(settings), TAKEN_GB.get(variant(settings), 0.0)
     smaller = "use a larger GPU" if width == "8 bits" else "use --preset gpu24, or a larger GPU"
-    if device.total_bytes < RESIDENT_BYTES[width]:
+    if _has_flux_on_gpu(settings) and device.total_bytes < RESIDENT_BYTES[width]:
         return failed(f"{text}, less than the weights of {settings.name} take", smaller)
     if device.total_bytes < taken * GB:
         return warning(f"{text}; {settings.name} took {taken:.0f} GB where it was tried", smaller)
@@ -342,6 +342,10 @@ def judge_compiler(
             "apt install gcc python3-dev",
         )
     return ok(f"{paths[0]}, {header}")
+
+
+def _has_flux_on_gpu(settings: GenerationSettings) -> bool:
+    return settings.device.startswith("cuda") and settings.text_to_image.model is not None
 
 
 def _width(settings: GenerationSettings) -> str:

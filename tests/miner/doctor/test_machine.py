@@ -29,6 +29,7 @@ from miner.file_lock import FOLDER_LOCK, FileLock
 from protocol.errors import SetupError
 
 EMBEDDED, GPU24, GPU80 = (preset(name) for name in ("embedded", "gpu24", "gpu80"))
+EMBEDDED_ON_GPU = EMBEDDED.model_copy(update={"device": "cuda"})
 INSTALLED = {
     "torch": "2.11.0+cu128",
     "bittensor": "10.5.0",
@@ -90,6 +91,7 @@ def test_two_onnx_runtimes_are_one_too_many() -> None:
     ("settings", "device", "status", "part"),
     [
         (EMBEDDED, Device("2.13"), Status.OK, "runs on the CPU"),
+        (EMBEDDED_ON_GPU, Device("2.11", "12.8", "A card", 4 * GB), Status.OK, "A card with 4 GB"),
         (GPU80, Device("2.13"), Status.FAILED, "is a build without CUDA"),
         (GPU80, Device("2.11", "12.8"), Status.FAILED, "finds no GPU"),
         (GPU80, Device("2.11", "12.8", "H100", 85 * GB), Status.OK, "H100 with 85 GB"),
@@ -143,6 +145,7 @@ def test_the_gpu_of_the_settings_is_asked(monkeypatch: pytest.MonkeyPatch) -> No
     ("settings", "gigabytes", "status"),
     [
         (EMBEDDED, 8, Status.OK),
+        (EMBEDDED_ON_GPU, 8, Status.OK),
         (GPU24, 16, Status.WARNING),
         (GPU24, 32, Status.OK),
         (GPU80, 32, Status.WARNING),
