@@ -8,6 +8,8 @@ from generation.presets import preset
 from generation.settings import GenerationFields, GenerationSettings
 from miner.settings.model import Part, Settings
 
+DEFAULT_PRESET = "embedded"
+
 
 class ModelsSettings(Part):
     """Weights of the models."""
@@ -31,22 +33,17 @@ class GeneratingSettings(GenerationFields, _Preset):
     model_config = Settings.model_config
 
     @classmethod
-    def default_preset(cls) -> str:
-        """The preset in effect if none is given."""
-        return "embedded"
-
-    @classmethod
     def base_values(cls, given: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """Returns the values of the preset."""
         name = given.get("preset")
-        chosen = preset(name if isinstance(name, str) else cls.default_preset())
+        chosen = preset(name if isinstance(name, str) else DEFAULT_PRESET)
         fields = set(GenerationFields.model_fields)
         return f"preset {chosen.name}", chosen.model_dump(include=fields)
 
     @property
     def preset_name(self) -> str:
         """The preset in effect."""
-        return self.preset or self.default_preset()
+        return self.preset or DEFAULT_PRESET
 
     @property
     def generation(self) -> GenerationSettings:
