@@ -68,13 +68,16 @@ def test_a_picture_takes_the_cpu_where_there_is_no_gpu(
 ) -> None:
     called = Called(monkeypatch, NO_GPU)
     assert image_to_3d.main([str(PICTURE)]) == 0
-    assert called.asked == [(None, True)]
     (settings,) = called.settings
     assert (settings.name, settings.device) == ("gpu80", "cpu")
     assert (
         capsys.readouterr().err
         == "preset gpu80: there is no CUDA GPU here, so it runs on the CPU\n"
     )
+    # The user's device is tried all the same.
+    assert image_to_3d.main([str(PICTURE), "--device", "cuda:3"]) == 0
+    assert called.settings[1].device == "cuda:3"
+    assert called.asked == [(None, True), ("cuda:3", True)]
 
 
 def test_a_preset_that_is_named_is_taken_without_a_look(
