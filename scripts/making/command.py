@@ -22,6 +22,8 @@ from scripts.making.maker import NOT_MADE, WRONG, Subject, failed, make_all
 
 INTERRUPTED = 130
 
+_PRINT = "--print-config"
+
 
 class MakingSettings(GeneratingSettings):
     """Base of the settings of a program that makes objects."""
@@ -92,9 +94,12 @@ def run(
         130 interrupted.
     """
     settle_terminal()
-    prog, given = program_name(module), sys.argv[1:] if arguments is None else arguments
+    prog, given = program_name(module), list(sys.argv[1:] if arguments is None else arguments)
+    without = [word for word in given if word != _PRINT]
     try:
-        config = read_settings(model, prog=prog, argv=given)
+        config = read_settings(model, prog=prog, argv=without)
+        if given != without:
+            _with_preset(config, prog, given, image_only=image_only)  # Prints, and exits.
         things = sources(config)
         files = name_files(config.out, config.also, [thing.name for thing in things])
         if any(file.suffix.lower() == VIDEO for some in files for file in some):
@@ -105,7 +110,6 @@ def run(
     except TaskError as error:
         return failed(str(error), WRONG)
     try:
-        settle()
         config = _with_preset(config, prog, given, image_only=image_only)
         return make_all(
             config.generation,
@@ -127,18 +131,17 @@ def run(
 
 def _with_preset(config: C, prog: str, given: Sequence[str], *, image_only: bool) -> C:
     """Returns the settings with the preset that suits the machine, if the user names none."""
-    if config.preset is not None:
-        return config
-    models_dir = config.models.dir
-    machine = look(config.device or None, models_dir, image_only=image_only)
-    choice = choose_preset(machine, image_only=image_only)
-    chosen = [f"--preset={choice.preset}"]
-    if choice.device is not None:
-        chosen.append(f"--device={choice.device}")
-    knows = preset(choice.preset).knows
-    notes = [choice.reason, f"it knows {knows}" if knows else ""]
-    said = "; ".join(note for note in notes if note)
-    print(f"preset {choice.preset}{said and f': {said}'}", file=sys.stderr)
+    chosen: list[str] = []
+    settle()
+    if config.preset is None:
+        machine = look(config.device or None, config.models.dir, image_only=image_only)
+        choice = choose_preset(machine, image_only=image_only)
+        knows = preset(choice.preset).knows
+        notes = [choice.reason, f"it knows {knows}" if knows else ""]
+        said = "; ".join(note for note in notes if note)
+        print(f"preset {choice.preset}{said and f': {said}'}", file=sys.stderr)
+        chosen += [f"--preset={choice.preset}"]
+        chosen += [] if choice.device is None else [f"--device={choice.device}"]
     # What the user gives comes later, and wins.
     return read_settings(type(config), prog=prog, argv=[*chosen, *given])
 

@@ -1,6 +1,7 @@
 """What a command makes is what its user and the machine say."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,6 +89,27 @@ def test_a_preset_that_is_named_is_taken_without_a_look(
     assert called.asked == []
     assert (called.settings[0].name, called.settings[0].device) == ("embedded", "cpu")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("named", [[], ["--preset", "gpu24"]])
+def test_the_settings_that_are_printed_are_those_in_effect(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    named: list[str],
+) -> None:
+    called = Called(monkeypatch, GPU)
+    own = [*named, "--splats.resolution", "96"]
+    with pytest.raises(SystemExit) as stopped:
+        text_to_3d.main(["--print-config", *own])
+    assert stopped.value.code == 0
+    file = tmp_path / "own.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert text_to_3d.main(["a red car", "--config", str(file)]) == 0
+    assert text_to_3d.main(["a red car", *own]) == 0
+    assert called.settings[0] == called.settings[1]
+    assert called.settings[0].name == (named or ["", "gpu80"])[1]
+    assert called.settings[0].splats.resolution == 96
 
 
 def test_an_interrupt_is_an_exit_status(
