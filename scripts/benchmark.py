@@ -139,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     soak.add_argument(
         "--plot", dest="plot_file", type=Path, metavar="FILE", help="PNG of the process over time"
     )
+    monitor = command("monitor", "reading a score log: CPU seconds")
+    monitor.add_argument("--lines", type=_positive, default=1_000_000, help="(%(default)s)")
     command("codecs", "PLY and SPZ: time and size")
     command("decoders", "PLY and SPZ: the most expensive files that are accepted, and traps")
     rendering = command("rendering", "both rasterisers: time and likeness", device="cpu")
