@@ -12,6 +12,7 @@ import socket
 import statistics
 import threading
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -90,7 +91,9 @@ class LargeEngine(FakeEngine):
     async def run(self, *args: Any, **arguments: Any) -> Generation:
         generation = await super().run(*args, **arguments)
         time.sleep(self.blocks_s)  # noqa: ASYNC251  # The fault that has to be seen.
-        return replace(generation, made=large_asset())
+        if isinstance(generation.made, Asset):
+            generation = replace(generation, made=large_asset())
+        return generation
 
 
 @dataclass
@@ -179,6 +182,31 @@ async def over_http(folder: Path, start: Start, kind: str) -> AsyncIterator[Way]
             engine,
             lambda: exchange(miner.port, "/generate", headers, body + value + b"\r\n--x--\r\n"),
         )
+
+
+@asynccontextmanager
+async def over_jobs(folder: Path, start: Start, kind: str) -> AsyncIterator[Way]:
+    """A job from its start to its files, asked for from a thread."""
+    engine = LargeEngine()
+    async with http_running.running(folder, engine=engine) as miner:
+        fields = {"prompt": "a blue cube"}
+        if kind == IMAGE:
+            fields = {"prompt_image_file": picture_base64()}
+        body = json.dumps(fields).encode()
+
+        def ask(path: str, data: bytes | None = None) -> bytes:
+            headers = {"Content-Type": "application/json"} if data else {}
+            asked = urllib.request.Request(miner.transport.url + path, data, headers)
+            with urllib.request.urlopen(asked, timeout=20.0) as answer:
+                return bytes(answer.read())
+
+        def make() -> None:
+            address = f"/jobs/{json.loads(ask('/jobs', body))['id']}"
+            assert b'"state":"done"' in ask(f"{address}/events")
+            for name in ("asset.ply", "asset.spz", "asset.obj", "picture.png"):
+                assert ask(f"{address}/files/{name}")
+
+        yield Way(engine, lambda: asyncio.to_thread(make))
 
 
 class SocketValidator:
@@ -279,7 +307,7 @@ async def over_pull(folder: Path, start: Start, kind: str) -> AsyncIterator[Way]
         log.close()
 
 
-WAYS = {"axon": over_axon, "http": over_http, "pull": over_pull}
+WAYS = {"axon": over_axon, "http": over_http, "jobs": over_jobs, "pull": over_pull}
 
 
 @pytest.mark.parametrize("kind", [TEXT, IMAGE])
@@ -317,7 +345,7 @@ async def test_a_call_that_blocks_the_loop_of_the_axon_is_seen(
 
 
 async def test_a_body_in_tiny_chunks_blocks_no_loop(tmp_path: Path) -> None:
-    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
     def send(port: int) -> None:
         with socket.create_connection(("127.0.0.1", port), 5.0) as connection:
