@@ -318,7 +318,7 @@ def test_of_skipped_files_only_what_lasts_is_read_of_the_last_run(log: Log) -> N
     for event in ("miner_started", "state_changed", "earnings", "miner_stopped"):
         write(event)
     log.rotate()
-    write("state_changed")
+    write("miner_stopped")
     started = write("miner_started")
     write("state_changed")
     log.write(1000)
