@@ -70,6 +70,12 @@ async def test_a_kill_between_pull_and_submission_loses_nothing(tmp_path: Path) 
     assert validator.pulls == 1
     (told,) = second.events("feedback")
     assert (told["fate"], told["task_id"]) == ("accepted", record.task_id)
+    # Both runs wrote into one log, and the picture of the answer lies beside it.
+    pulled = [line for line in second.events("pulled") if line["result"] == "task"]
+    assert [line["task_id"] for line in pulled] == [record.task_id]
+    assert [line["place"] for line in second.events("earnings")] == [1, 1]
+    (done,) = (line for line in second.events("answered") if line["outcome"] == "completed")
+    assert (tmp_path / "logs" / "thumbnails" / f"{done['request_id']}.webp").is_file()
     assert tasks_kept() == []
     assert "is resumed" in second.text()
     assert "Traceback" not in second.text()
