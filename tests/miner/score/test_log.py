@@ -12,6 +12,7 @@ from miner.logs import configure_logs
 from miner.request import Answer, Caller
 from miner.score.log import ScoreLog
 from protocol.errors import SetupError
+from tests.support.fakes import ball
 
 NOW = 1769860800.25
 
@@ -66,6 +67,7 @@ def test_an_answer_is_written_as_the_document_says(log: ScoreLog) -> None:
         total_s=2.25,
         gaussians=9000,
         asset=b"12345",
+        cloud=ball(),
     )
     log.answered(answer, request_id="r", caller=Caller("5F", 3), transport="axon", kind="text")
     (line,) = lines(log)
