@@ -75,8 +75,8 @@ async def _serve(request: Request) -> Response:
     if file is None:
         return Response('{"message": "there is no such file"}', 404, None, "application/json")
     headers = {**_HEADERS, "ETag": file.etag}
-    known = (tag.strip().removeprefix("W/") for tag in _if_none_match(request).split(","))
-    if file.etag in known:
+    known = {tag.strip().removeprefix("W/") for tag in _if_none_match(request).split(",")}
+    if known & {file.etag, "*"}:
         return Response(status_code=304, headers=headers)
     return Response(file.content, 200, headers, file.media_type)
 

@@ -64,7 +64,7 @@ class ServedMiner:
 
     def __init__(self, folder: Path, engine: Any, *, ready: bool = True, **settings: Any) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.log = ScoreLog(folder)
         known = preset("embedded")

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.support.browsing import CHROMIUM, WatchedPage, chromium
+
+expect.set_options(timeout=20_000)
 
 OpenPage = Callable[..., WatchedPage]
 

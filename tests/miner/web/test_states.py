@@ -1,0 +1,99 @@
+"""The page says what the miner is about, asks for its key, and fits small and old browsers."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.miner.web.conftest import OpenPage
+from tests.support.browsing import ServedMiner
+from tests.support.fakes import FakeEngine
+
+Serve = Callable[..., ServedMiner]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Serves miners with a fake engine, which answers at once."""
+    served: list[ServedMiner] = []
+
+    def new(**settings: Any) -> ServedMiner:
+        served.append(ServedMiner(tmp_path, FakeEngine(), **settings))
+        return served[-1]
+
+    yield new
+    for miner in served:
+        miner.close()
+
+
+def test_a_miner_that_warms_up_says_so_and_a_refused_request_what_to_do(
+    serve: Serve, open_page: OpenPage
+) -> None:
+    watched = open_page(serve(ready=False).url)
+    page = watched.page
+    expect(page.locator("#state")).to_have_text("Starting")
+    page.get_by_role("button", name="a red car").click()
+    page.keyboard.press("Enter")
+    expect(page.locator("#sentence")).to_contain_text("Dropped.")
+    expect(page.locator("#advice")).to_contain_text(
+        "Try again when the line at the top says Ready."
+    )
+    assert watched.errors == []
+
+
+def test_the_key_is_asked_for_where_one_is_needed_and_kept_for_the_tab(
+    serve: Serve, open_page: OpenPage
+) -> None:
+    miner = serve(api_key="geheimer Schlüssel")
+    watched = open_page(miner.url, "401")
+    page = watched.page
+    key = page.get_by_label("API key", exact=True)
+    expect(page.locator("#state")).to_have_text("Needs a key")
+    key.fill("a wrong one")
+    page.keyboard.press("Enter")
+    expect(key).to_have_value("")
+    expect(key).to_be_visible()
+    key.fill("geheimer Schlüssel")
+    page.keyboard.press("Enter")
+    expect(page.locator("#state")).to_have_text("Ready")
+    expect(key).to_be_hidden()
+    page.get_by_label("Describe one object").fill("a red car")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.locator("#sentence")).to_contain_text("Done in")
+    expect(page.locator("#tools")).to_be_visible()
+    page.reload()
+    expect(page.locator("#state")).to_have_text("Ready")
+    assert page.evaluate("JSON.stringify(localStorage)").find("Schl") == -1
+    assert watched.errors == []
+
+
+def test_a_miner_without_a_key_never_asks_for_one(serve: Serve, open_page: OpenPage) -> None:
+    page = open_page(serve().url).page
+    expect(page.locator("#state")).to_have_text("Ready")
+    expect(page.get_by_label("API key", exact=True)).to_be_hidden()
+
+
+def test_the_page_fits_a_phone_in_light_and_dark(serve: Serve, open_page: OpenPage) -> None:
+    page = open_page(serve().url, viewport={"width": 360, "height": 740}).page
+    page.get_by_label("Describe one object").fill("a " + "very " * 30 + "long-named-object" * 4)
+    page.get_by_role("button", name="Make it").click()
+    expect(page.locator("#sentence")).to_contain_text("Done in")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    for scheme, is_light in (("light", True), ("dark", False)):
+        page.emulate_media(color_scheme="light" if scheme == "light" else "dark")
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, ground[4:-1].split(","))) > 384) == is_light, scheme
+
+
+def test_a_browser_without_webgl_shows_the_preview(serve: Serve, open_page: OpenPage) -> None:
+    watched = open_page("about:blank")
+    watched.page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    watched.page.goto(serve().url)
+    watched.page.get_by_label("Describe one object").fill("a red car")
+    watched.page.keyboard.press("Enter")
+    shown = watched.page.locator("#fallback")
+    expect(shown).to_be_visible()
+    assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 517
+    assert watched.errors == []

@@ -1,0 +1,59 @@
+"""The pictures of docs/page.md: the page of a real miner, and the report of a demo, in Chromium.
+
+Usage: python -m tests.support.page_pictures PAGE_URL REPORT [--out docs/images]
+
+`python -m neurons.miner --transports http --preset embedded` serves the page at
+http://127.0.0.1:8093/, `make demo` writes demo-output/report.html.
+"""
+
+import argparse
+import io
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.support.browsing import WatchedPage, chromium
+
+PROMPTS = ("a green tree", "a yellow chair", "a pink mug", "a shiny red car")
+COLOURS = 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("page")
+    parser.add_argument("report", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    options = parser.parse_args()
+    expect.set_options(timeout=60_000)
+    with chromium() as browser:
+        watched = WatchedPage(browser, viewport={"width": 1280, "height": 1000})
+        watched.page.goto(options.page)
+        for prompt in PROMPTS:
+            watched.page.get_by_label("Describe one object").fill(prompt)
+            watched.page.keyboard.press("Enter")
+            expect(watched.page.locator("#tools")).to_be_visible()
+        watched.page.get_by_role("button", name="Turn").click()
+        _save(watched.page, options.out / "page.png")
+        watched.close()
+        watched = WatchedPage(browser, viewport={"width": 1180, "height": 980})
+        watched.page.goto(options.report.resolve().as_uri())
+        view = watched.page.locator(".view", has=watched.page.get_by_alt_text("red"))
+        view.get_by_role("button").click()
+        expect(view.get_by_role("button")).to_have_text("Four views")
+        view.scroll_into_view_if_needed()
+        _save(watched.page, options.out / "report.png")
+        watched.close()
+
+
+def _save(page: Page, path: Path) -> None:
+    """A screenshot, in so few colours that it stays small."""
+    page.wait_for_timeout(3000)
+    with Image.open(io.BytesIO(page.screenshot())) as picture:
+        palette = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        palette.save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
