@@ -29,7 +29,7 @@ RUN = (
     r"curl .*http://localhost:8093/(generate|health|status)",
     r"python -m scripts\.monitor_scores logs\b(?!.* --(alerts|follow))",
     r"python -m scripts\.inspect_asset \w+\.(ply|spz)",
-    r"python -m scripts\.text_to_3d ",
+    r"python -m scripts\.text_to_3d (?!.* --also)",
     r"splat-miner (--help|--version|make )",
 )
 """What a command begins with that needs no GPU, no weights, no chain and no second machine."""
@@ -47,6 +47,9 @@ NOT_RUN = {
     r"python -m scripts\.benchmark ": "measures for minutes, and has tests of its own",
     r"docker |systemctl |journalctl |pm2 |nvidia-smi": "needs that service",
     r"zcat |find logs ": "test_monitor_day.py runs it on a simulated day",
+    r"python -m neurons\.miner --transports http": "the README starts one in the background",
+    r"python -m scripts\.text_to_3d .* --also": "loads everything once more; has tests of its own",
+    r"(npm|node|npx) ": "builds the viewer again, from packages of the internet",
     r"promtool ": "tests/deploy runs it on the rules",
     r"(python -m scripts\.monitor_scores|splat-miner monitor) ": "ends with what the log says",
 }
