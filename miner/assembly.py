@@ -1,15 +1,18 @@
 """Puts a miner together from its settings, cheapest checks first, before any model is loaded."""
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from miner.logs import program_version
+from miner.file_lock import FOLDER_LOCK, FileLock
+from miner.logs import configure_logs, program_version
 from miner.score.log import ScoreLog
 from miner.score.thumbnails import Thumbnails
 from miner.settings.miner import MinerConfig
+from protocol.files import remove_drafts
 from protocol.text import printable
 
 # What they import takes seconds; --help and a mistyped flag are answered at once.
@@ -59,6 +62,29 @@ class Membership:
     def hotkey(self) -> str:
         """The SS58 address of the hotkey."""
         return str(self.wallet.hotkey.ss58_address)
+
+
+def open_logs(config: MinerConfig, locks: ExitStack) -> ScoreLog:
+    """Locks the folder of the logs and what else has one writer, and opens the logs.
+
+    Args:
+        config: The settings.
+        locks: Lets go of them at its end.
+
+    Raises:
+        SetupError: Another miner has one of them, or the folder cannot be written.
+    """
+    folder = config.log.dir
+    lock = FileLock(folder / FOLDER_LOCK, what=f"the log folder {folder}", flag="--log.dir")
+    locks.callback(lock.release)
+    remove_drafts(folder)
+    if config.pull.state is not None and "pull" in config.transports:
+        state = config.pull.state
+        path = state.with_name(f"{state.name}.lock")
+        locks.callback(FileLock(path, what=f"the file {state}", flag="--pull.state").release)
+    score_log = ScoreLog(folder, lock=lock)
+    configure_logs(config.log.level, folder, problems=score_log.problems)
+    return score_log
 
 
 def chain_of(config: MinerConfig) -> "Chain | None":

@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from loguru import logger
 
-from miner.assembly import Parts, assemble, chain_of
-from miner.file_lock import FOLDER_LOCK, FileLock
+from miner.assembly import Parts, assemble, chain_of, open_logs
 from miner.interpreter import program_name
 from miner.last_resort import LastResort
-from miner.logs import close_logs, configure_logs
+from miner.logs import close_logs
 from miner.score.log import ScoreLog
 from miner.settings.miner import MinerConfig
 from miner.settings.reader import read_settings
 from miner.surroundings import FOLDER, settle, settle_terminal, starting_up, tell
 from protocol.errors import SetupError
-from protocol.files import remove_drafts
 
 # What they import takes seconds; --help and a mistyped flag are answered at once.
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         with ExitStack() as locks:
             with starting_up():
-                score_log = _open_logs(config, locks)
+                score_log = open_logs(config, locks)
                 _settle(config)
             code, hung = asyncio.run(_run(config, score_log))
         if hung:
@@ -60,21 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         LastResort.call_off()
         close_logs()
-
-
-def _open_logs(config: MinerConfig, locks: ExitStack) -> ScoreLog:
-    """Locks what has one writer, and opens the logs."""
-    folder = config.log.dir
-    lock = FileLock(folder / FOLDER_LOCK, what=f"the log folder {folder}", flag="--log.dir")
-    locks.callback(lock.release)
-    remove_drafts(folder)
-    if config.pull.state is not None and "pull" in config.transports:
-        state = config.pull.state
-        path = state.with_name(f"{state.name}.lock")
-        locks.callback(FileLock(path, what=f"the file {state}", flag="--pull.state").release)
-    score_log = ScoreLog(folder, lock=lock)
-    configure_logs(config.log.level, folder, problems=score_log.problems)
-    return score_log
 
 
 def _settle(config: MinerConfig) -> None:

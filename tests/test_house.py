@@ -69,6 +69,11 @@ def test_a_file_is_one_thing(path: Path) -> None:
     assert "from __future__ import annotations" not in text
 
 
+@pytest.mark.parametrize("path", list(sources("neurons")), ids=lambda path: path.name)
+def test_a_door_is_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 200
+
+
 def test_every_threat_that_is_resisted_has_its_test() -> None:
     page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     resisted = page.partition("## Resisted")[2].partition("## Not resisted")[0]
