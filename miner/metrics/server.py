@@ -1,12 +1,10 @@
 """The port for probes and scrapers: `/health`, `/ready`, `/status` and `/metrics`."""
 
-import asyncio
 import gzip
 import json
 import time
 from collections.abc import Callable, Mapping
 
-import uvicorn
 from loguru import logger
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, gzip_accepted
@@ -24,12 +22,9 @@ from miner.score.log import ScoreLog
 from miner.transports.connection_book import ConnectionLimits
 from miner.transports.failures import ServerErrors
 from miner.transports.http.access import OwnPages, OwnPagesOnly, is_loopback
-from miner.transports.limited_server import LimitedServer
 from miner.transports.refusals import RETRY_AFTER_S, RefusalLog
-from miner.transports.sockets import bound_socket
-from protocol.errors import SetupError
+from miner.transports.served_port import ServedPort
 
-START_LIMIT_S = 10.0
 CONNECTION_LIMITS = ConnectionLimits(
     waiting=64, waiting_per_address=32, requests=16, requests_per_address=8, write_s=20.0
 )
@@ -89,21 +84,20 @@ class MetricsServer:
         self._exposed = not is_loopback(ip)
         self._own_pages = OwnPages(ip, setting=None)
         self._refusals = RefusalLog(score_log, METRICS, clock)
-        self._socket = bound_socket(ip, port, setting="--metrics.port")
-        self.url = f"http://{f'[{ip}]' if ':' in ip else ip}:{port}"
-        self._server = LimitedServer(
-            uvicorn.Config(
-                self._application(),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                timeout_graceful_shutdown=2,
-            ),
-            CONNECTION_LIMITS,
-            self._refusals,
+        self._port = ServedPort(
+            self._application(),
+            ip=ip,
+            port=port,
+            setting="--metrics.port",
+            limits=CONNECTION_LIMITS,
+            refusals=self._refusals,
+            grace_s=2,
         )
-        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self._port.url
 
     async def serve(self) -> None:
         """Starts to listen and returns once the server does.
@@ -111,17 +105,7 @@ class MetricsServer:
         Raises:
             SetupError: It did not start in time.
         """
-        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-        limit = time.monotonic() + START_LIMIT_S
-        while not self._server.started:
-            failed = self._serving.done()
-            if failed or time.monotonic() > limit:
-                error = self._serving.exception() if failed else None
-                raise SetupError(
-                    f"the metrics are not served on {self.url}: {error or 'it took too long'}",
-                    fix="try another --metrics.port",
-                ) from error
-            await asyncio.sleep(0.01)
+        await self._port.start()
         logger.info("metrics and health on {}", self.url)
         if self._exposed:
             logger.warning(
@@ -133,10 +117,7 @@ class MetricsServer:
 
     async def close(self) -> None:
         """Stops listening; call it last, so that probes see the miner drain."""
-        self._server.should_exit = True
-        if self._serving is not None:
-            await asyncio.wait({self._serving}, timeout=START_LIMIT_S)
-        self._socket.close()
+        await self._port.stop()
         self._refusals.flush()
 
     def _application(self) -> Starlette:

@@ -4,23 +4,11 @@
 builds from Spark and three.js.
 """
 
-import hashlib
-from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
-_TYPES = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "svg": "image/svg+xml",
-    "txt": "text/plain; charset=utf-8",
-}
-_PAGE = "index.html"
+from miner.web.package_files import PackageFiles
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -36,21 +24,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-_HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    # The names have no version in them: a browser asks again, and mostly gets 304.
-    "Cache-Control": "no-cache",
-}
-
-
-@dataclass(frozen=True)
-class _File:
-    content: bytes
-    media_type: str
-    etag: str
+_FILES = PackageFiles(files("miner.web").joinpath("static"), CONTENT_SECURITY_POLICY)
 
 
 def web_routes() -> list[Route]:
@@ -58,7 +32,10 @@ def web_routes() -> list[Route]:
 
     They need no key: what they serve is the same for everybody.
     """
-    return [Route("/", _serve, methods=["GET"]), Route("/web/{name}", _serve, methods=["GET"])]
+    return [
+        Route("/", _FILES.serve, methods=["GET"]),
+        Route("/web/{name}", _FILES.serve, methods=["GET"]),
+    ]
 
 
 def static_file(name: str) -> bytes:
@@ -67,31 +44,4 @@ def static_file(name: str) -> bytes:
     Raises:
         KeyError: There is none of that name.
     """
-    return _files()[name].content
-
-
-async def _serve(request: Request) -> Response:
-    file = _files().get(request.path_params.get("name", _PAGE))
-    if file is None:
-        return Response('{"message": "there is no such file"}', 404, None, "application/json")
-    headers = {**_HEADERS, "ETag": file.etag}
-    known = {tag.strip().removeprefix("W/") for tag in _if_none_match(request).split(",")}
-    if known & {file.etag, "*"}:
-        return Response(status_code=304, headers=headers)
-    return Response(file.content, 200, headers, file.media_type)
-
-
-def _if_none_match(request: Request) -> str:
-    return ",".join(request.headers.getlist("if-none-match"))
-
-
-@cache
-def _files() -> dict[str, _File]:
-    """Every file of `static/` by name: a request can name nothing else."""
-    found = {}
-    for entry in files("miner.web").joinpath("static").iterdir():
-        content = entry.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()[:32]
-        media_type = _TYPES[entry.name.rpartition(".")[2]]
-        found[entry.name] = _File(content, media_type, f'"{digest}"')
-    return found
+    return _FILES.content(name)

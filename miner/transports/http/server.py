@@ -1,10 +1,8 @@
 """The HTTP transport: the API, its document and the page, on this machine or with a key."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 
-import uvicorn
 from loguru import logger
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,15 +29,12 @@ from miner.transports.http.operations import Handler, routes_of
 from miner.transports.http.reference import reference_routes
 from miner.transports.http.replies import json_reply, on_http_exception
 from miner.transports.http.status import About, StatusPages
-from miner.transports.limited_server import LimitedServer
 from miner.transports.refusals import Refusal, RefusalLog
-from miner.transports.sockets import bound_socket
+from miner.transports.served_port import ServedPort
 from miner.web import web_routes
-from protocol.errors import SetupError
 from protocol.orientation import UpAxis
 from protocol.tasks import TaskLimits
 
-START_LIMIT_S = 10.0
 BODY_TIME_LIMIT_S = 20.0
 CONNECTION_LIMITS = ConnectionLimits(waiting=512, requests=96, requests_per_address=64)
 
@@ -101,21 +96,20 @@ class HttpTransport:
         store = JobStore(job_limits or JobLimits(), time.monotonic)
         self._jobs = Jobs(service, store, intake, self._files, self._refusals)
         self._status = StatusPages(service, score_log.problems, about or About())
-        self._socket = bound_socket(ip, port, setting="--http.port")
-        self.url = f"http://{f'[{ip}]' if ':' in ip else ip}:{port}"
-        self._server = LimitedServer(
-            uvicorn.Config(
-                self._application(),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                timeout_graceful_shutdown=5,
-            ),
-            connection_limits,
-            self._refusals,
+        self._port = ServedPort(
+            self._application(),
+            ip=ip,
+            port=port,
+            setting="--http.port",
+            limits=connection_limits,
+            refusals=self._refusals,
+            grace_s=5,
         )
-        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self._port.url
 
     async def serve(self) -> None:
         """Starts to listen and returns once the server does.
@@ -123,26 +117,13 @@ class HttpTransport:
         Raises:
             SetupError: It did not start in time.
         """
-        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-        limit = time.monotonic() + START_LIMIT_S
-        while not self._server.started:
-            failed = self._serving.done()
-            if failed or time.monotonic() > limit:
-                error = self._serving.exception() if failed else None
-                raise SetupError(
-                    f"the HTTP server does not listen on {self.url}: {error or 'it took too long'}",
-                    fix="try another --http.port",
-                ) from error
-            await asyncio.sleep(0.01)
+        await self._port.start()
         logger.info("listening on {} ({} key)", self.url, "with a" if self._api_key else "no")
 
     async def close(self) -> None:
         """Sends the answers that are ready and stops listening."""
         await self._jobs.close()
-        self._server.should_exit = True
-        if self._serving is not None:
-            await asyncio.wait({self._serving}, timeout=START_LIMIT_S)
-        self._socket.close()
+        await self._port.stop()
         self._files.close()
         self._refusals.flush()
 
