@@ -45,6 +45,7 @@ NOT_RUN = {
     r".*--config ": "needs that file",
     r".*--preset gpu(24|80)|.*EXTRAS=gpu": "needs a GPU and weights",
     r"python -m scripts\.benchmark ": "measures for minutes, and has tests of its own",
+    r"npm ": "needs Node.js, and downloads packages",
     r"docker |systemctl |journalctl |pm2 |nvidia-smi": "needs that service",
     r"zcat |find logs ": "test_monitor_day.py runs it on a simulated day",
     r"python -m neurons\.miner --transports http": "the README starts one in the background",
