@@ -34,14 +34,13 @@ class Generate:
         if isinstance(asked, Response):
             return asked
         request, name = asked.request, asked.format
-        del asked
         answer = await while_connected(self._service.handle(request))
         if answer.outcome != "completed":
             return without_object(answer)
         if name in ("ply", "spz"):  # Others take longer to make than to deliver.
             answered_at, size = time.monotonic(), len(answer.asset)
             when_sent(lambda: self._service.delivered(NAME, size, time.monotonic() - answered_at))
-        body = await self._files.file(name, answer)
+        body = await while_connected(self._files.file(name, answer))
         total_s = time.monotonic() - request.received_at
         headers = {
             "X-Task-Id": log_safe(request.task.id),

@@ -18,6 +18,7 @@ from generation.scoring.validity import check
 from miner.engines.local import LocalEngine
 from miner.entry import Watch
 from miner.request import Answer, Request
+from miner.transports.http.files import FileMaker
 from miner.transports.refusals import RETRY_AFTER_S
 from protocol import ply, spz
 from protocol.errors import TaskError
@@ -276,3 +277,24 @@ async def test_the_real_engine_behind_it_makes_a_valid_file(
     assert reply.status == 200, reply.body
     report = check(ply.decode(reply.body))
     assert report.passed, report.summary()
+
+
+async def test_a_preview_that_its_caller_does_not_wait_for_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, given_up = asyncio.Event(), asyncio.Event()
+
+    async def endless(files: FileMaker, cloud: GaussianCloud) -> bytes:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+        return b""
+
+    monkeypatch.setattr(FileMaker, "preview", endless)
+    async with running(tmp_path) as miner:
+        asking = asyncio.create_task(miner.post(data={"prompt": "a blue cube", "format": "png"}))
+        await asyncio.wait_for(began.wait(), 5.0)
+        asking.cancel()
+        await asyncio.wait_for(given_up.wait(), 5.0)
