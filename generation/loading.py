@@ -62,17 +62,18 @@ def require_device(settings: GenerationSettings) -> torch.device:
     """Returns the device of a preset.
 
     Raises:
-        SetupError: torch knows no such device, or this machine has none.
+        SetupError: It is neither the CPU nor a CUDA device, or this machine has none of that name.
     """
+    fix = "name cpu, cuda or one of several GPUs, such as cuda:1"
     try:
         device = torch.device(settings.device)
     except RuntimeError as error:
-        raise SetupError(
-            f"{settings.device!r} is no device of torch's: {error}",
-            fix="name cpu, cuda or one of several GPUs, such as cuda:1",
-        ) from error
-    if device.type != "cuda":
+        problem = f"{settings.device!r} is no device of torch's: {error}"
+        raise SetupError(problem, fix=fix) from error
+    if device.type == "cpu":
         return device
+    if device.type != "cuda":
+        raise SetupError(f"preset {settings.name} cannot run on {settings.device}", fix=fix)
     if not torch.cuda.is_available():
         raise SetupError(
             f"preset {settings.name} runs on {settings.device}, but torch {torch.__version__} "

@@ -173,6 +173,7 @@ def test_compiled_code_is_kept_beside_the_models(
     ("name", "found", "message"),
     [
         ("abacus", 0, "'abacus' is no device of torch's"),
+        ("mps", 0, "cannot run on mps"),
         ("cuda", 0, "runs on cuda, but torch .* finds no CUDA device"),
         ("cuda:2", 2, "runs on cuda:2, but torch finds CUDA devices only up to cuda:1"),
     ],
