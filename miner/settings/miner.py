@@ -110,7 +110,7 @@ class PullSettings(Part):
 
 
 class HttpSettings(Part):
-    """The transport http: a form on a port."""
+    """The transport http: a page and an API on a port."""
 
     ip: str = "127.0.0.1"
     """Address to listen on."""
@@ -194,7 +194,8 @@ class MinerConfig(GeneratingSettings):
     """Subnet to mine on."""
     transports: str = "push"
     """Ways on which requests come, with commas: push (validators call the axon), pull (validators
-    are asked for tasks), http (a form on a port; alone it needs neither wallet nor chain)."""
+    are asked for tasks), http (a page and an API on a port; alone it needs neither wallet nor
+    chain)."""
     budget: Seconds = 30.0
     """Seconds from the receipt of a request to the arrival of its answer."""
     budget_margin: Annotated[float, Field(ge=0.0, le=60.0)] = 0.2
