@@ -45,7 +45,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Membership:
+class Member:
     """The miner's place on a subnet.
 
     Attributes:
@@ -183,7 +183,7 @@ def _metrics(
     config: MinerConfig,
     events: "EventMetrics | None",
     service: "MinerService",
-    member: Membership | None,
+    member: Member | None,
     transports: "list[Transport]",
     score_log: ScoreLog,
 ) -> "MetricsServer | None":
@@ -212,14 +212,14 @@ def _metrics(
     )
 
 
-async def _join(config: MinerConfig, chain: "Chain", score_log: ScoreLog) -> Membership:
+async def _join(config: MinerConfig, chain: "Chain", score_log: ScoreLog) -> Member:
     from miner.chain.earnings import EarningsLog
     from miner.chain.wallets import open_wallet
 
     wallet = open_wallet(config.wallet.name, config.wallet.hotkey, config.wallet.path)
     chain.listen(EarningsLog(score_log, wallet.hotkey.ss58_address))
     neuron = await chain.start(wallet.hotkey.ss58_address)
-    return Membership(wallet, chain, neuron.uid)
+    return Member(wallet, chain, neuron.uid)
 
 
 async def _axon(

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,17 @@ def test_a_file_is_one_thing(path: Path) -> None:
 @pytest.mark.parametrize("path", list(sources("neurons")), ids=lambda path: path.name)
 def test_a_door_is_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 200
+
+
+def test_a_class_has_its_name_to_itself() -> None:
+    named = Counter(
+        node.name
+        for path in sources(*FLOORS)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    twice = {name for name, count in named.items() if count > 1}
+    assert twice <= {"Check", "Verdict"}, "the doctor's and the guard's words; no further ones"
 
 
 def test_every_threat_that_is_resisted_has_its_test() -> None:

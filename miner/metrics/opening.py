@@ -14,7 +14,7 @@ from miner.metrics.events import EventMetrics
 from miner.metrics.gpu import GpuMemory
 from miner.metrics.server import MetricsServer
 from miner.metrics.state import Place, StateCollector
-from miner.metrics.status import Status
+from miner.metrics.status import StatusDocument
 from miner.score.log import ScoreLog
 from miner.service import MinerService
 
@@ -63,7 +63,7 @@ def open_metrics(
         events.registry,
         score_log,
         state=lambda: service.state,
-        status=Status(
+        status=StatusDocument(
             service.snapshot, events, score_log.problems, preset=preset, budget_s=budget_s
         ),
         gpu_memory=gpu_memory,

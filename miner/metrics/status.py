@@ -16,8 +16,8 @@ from miner.snapshot import ServiceSnapshot
 _LIBRARIES = ("torch", "bittensor")
 
 
-class Status:
-    """Describes the miner in one JSON object; docs/metrics.md has its fields.
+class StatusDocument:
+    """The miner in one JSON object; docs/metrics.md has its fields.
 
     Args:
         snapshot: Reads the service.

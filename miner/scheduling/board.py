@@ -6,7 +6,7 @@ from math import inf, sqrt
 from generation.plan import Step, Turn
 from miner.request import ActiveRequest
 from miner.scheduling.estimates import Cost, Estimates
-from miner.scheduling.forecast import Finish, Job, TimedStep, forecast
+from miner.scheduling.forecast import Finish, LaneJob, TimedStep, forecast
 from miner.scheduling.queueing import total_by
 
 Lanes = Mapping[str, int]
@@ -30,7 +30,7 @@ class Board:
         self._engines = engines
         self._costs: dict[tuple[str, str], Cost] = {}
         self._timed: dict[tuple[str, int], Sequence[TimedStep]] = {}
-        self._jobs: dict[tuple[Turn, int, str | None], Job] = {}
+        self._jobs: dict[tuple[Turn, int, str | None], LaneJob] = {}
         self._bookings: dict[tuple[int, int], float] = {}
         self._before: Sequence[Finish] | None = None
 
@@ -103,7 +103,7 @@ class Board:
             by_lane[lane] = by_lane.get(lane, 0.0) + seconds
         return max(by_lane.values(), default=0.0)
 
-    def job(self, active: ActiveRequest, rung: int, engine: str | None = None) -> Job:
+    def job(self, active: ActiveRequest, rung: int, engine: str | None = None) -> LaneJob:
         """Returns a request as the forecast takes it; `engine` binds one that waits."""
         key = (active.turn, rung, engine)
         job = self._jobs.get(key)
@@ -111,7 +111,7 @@ class Board:
             bound = active.engine or engine
             names = (bound,) if bound is not None else tuple(self._engines)
             routes = {name: self._left(active, rung, name) for name in names}
-            job = Job(active.turn, routes, running=active.step_since is not None)
+            job = LaneJob(active.turn, routes, running=active.step_since is not None)
             self._jobs[key] = job
         return job
 

@@ -16,7 +16,7 @@ TimedStep = tuple[str, float, float]
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class LaneJob:
     """One request as the forecast sees it.
 
     Attributes:
@@ -50,7 +50,7 @@ class _Lane:
         self.unbound: list[tuple[Turn, int]] = []
 
 
-def forecast(jobs: Sequence[Job], engines: Mapping[str, Mapping[str, int]]) -> list[Finish]:
+def forecast(jobs: Sequence[LaneJob], engines: Mapping[str, Mapping[str, int]]) -> list[Finish]:
     """Predicts when each job is done.
 
     Args:

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from miner.score.fields import UNKNOWN
 from miner.score.report import LastAnswer, ScoreReport
 from miner.score.tally import quantiles
 
 Level = Literal["critical", "warning"]
 
-GONE, STOPPED, DEAD, UNKNOWN = "gone", "stopped", "dead", "unknown"
+GONE, STOPPED, DEAD = "gone", "stopped", "dead"
 _AT_WORK = frozenset({"ready", "suspect", UNKNOWN})
 _DEREGISTERED = 3
 """Exit status of a miner that has lost its uid."""

@@ -18,6 +18,9 @@ Event = Mapping[str, Any]
 
 UNKNOWN = "unknown"
 
+LASTING = ("miner_started", "state_changed", "miner_stopped", "earnings", "chain_old", "chain_back")
+"""Events that say what is so until another says otherwise; the first begins a run."""
+
 _LARGEST = 1e10
 _LONGEST_NAME = 200
 

@@ -8,7 +8,7 @@ from math import inf
 from pathlib import Path
 from typing import IO, Any
 
-from miner.score.fields import moment_of, parse
+from miner.score.fields import LASTING, moment_of, parse
 
 LONGEST_LINE = 2**20
 """Bytes; a longer line is damaged, and not kept in memory."""
@@ -21,9 +21,6 @@ _TIME = r"\d[\d._-]*"
 
 MOST_MEMORY = 2**27
 """Bytes that unpacking may take; a file that asks for more is damaged."""
-
-LASTING = ("miner_started", "state_changed", "miner_stopped", "earnings", "chain_old", "chain_back")
-"""Events that say what is so until another says otherwise."""
 
 _MARKS = tuple(f'"event": "{event}"'.encode() for event in LASTING)
 _CHUNK = 2**16

@@ -28,7 +28,7 @@ _REQUEST_ID = re.compile(r"[0-9a-f]{1,64}")
 
 
 @dataclass(frozen=True)
-class Asset:
+class ShownAsset:
     """One of the last completed answers, as the page shows it.
 
     Attributes:
@@ -93,13 +93,13 @@ def render_html(
     )
 
 
-def _assets(report: ScoreReport, folder: Path | None) -> Iterator[Asset]:
+def _assets(report: ScoreReport, folder: Path | None) -> Iterator[ShownAsset]:
     """Yields the last assets, the newest first."""
     for event in list(reversed(report.completed))[:MOST_ASSETS]:
         shown = plain(event)
         task_id, total = str(shown.get("task_id", "")), shown.get("total_s")
         fate, score = report.scores.get(task_id, ("", None))
-        yield Asset(
+        yield ShownAsset(
             _picture(folder, str(shown.get("request_id", ""))),
             at=str(shown.get("ts", ""))[11:19],
             seconds=f"{total:.2f} s" if isinstance(total, int | float) else "",

@@ -90,7 +90,7 @@ class ScoreLog:
         )
 
     def listen(self, listener: Listener) -> None:
-        """Tells a listener of every event from now on, in the thread that writes it.
+        """Tells a listener of every event from now on, in the thread that calls `write`.
 
         What the listener raises is logged and ignored.
         """

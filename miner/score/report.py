@@ -7,7 +7,7 @@ from math import inf, isfinite
 from typing import Any
 
 from miner.score.earnings import Earnings
-from miner.score.fields import UNKNOWN, Event, Fields, parse
+from miner.score.fields import LASTING, UNKNOWN, Event, Fields, parse
 from miner.score.tally import CALLER_SAMPLE, OTHERS, Tally, answered_of, bounded
 from miner.score.timeline import Timeline
 from miner.score.validators import ValidatorTally
@@ -23,14 +23,9 @@ _LOSSES = 100
 _LONGEST_ID = 64
 _DEEPEST = 4
 
-_LASTING = frozenset(
-    {"miner_started", "state_changed", "miner_stopped", "chain_old", "chain_back", "earnings"}
-)
-"""Events that say what is so until another says otherwise."""
-
 
 @dataclass
-class Life:
+class LoggedLife:
     """What the log says of the process that began last.
 
     Attributes:
@@ -129,7 +124,7 @@ class ScoreReport:
         self.validators: dict[str, ValidatorTally] = defaultdict(ValidatorTally)
         self.timeline = Timeline()
         self.earnings = Earnings()
-        self.life = Life()
+        self.life = LoggedLife()
         self.refused: Counter[str] = Counter()
         self.refused_because: dict[str, str] = {}
         self.recent: deque[Event] = deque(maxlen=RECENT)
@@ -194,7 +189,7 @@ class ScoreReport:
         if moment is not None:
             self.last_at = moment
             self._old = moment < self.since
-        if self._old and kind not in _LASTING:
+        if self._old and kind not in LASTING:
             return
         if self.first_at is None and not self._old:
             self.first_at = moment
@@ -274,7 +269,7 @@ class ScoreReport:
 
     def _started(self, fields: Fields, at: float | None) -> None:
         pid, uid, netuid = (fields.number(name) for name in ("pid", "uid", "netuid"))
-        self.life = Life(
+        self.life = LoggedLife(
             state="starting",
             state_at=at,
             started_at=at,

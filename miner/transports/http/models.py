@@ -100,7 +100,7 @@ class Job(_Model):
     """Addresses of its files, by kind; empty until it is done."""
 
 
-class Status(_Model):
+class MinerStatus(_Model):
     """What the miner does at the moment."""
 
     state: str

@@ -9,10 +9,17 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from miner.transports.http.job_store import FILES
-from miner.transports.http.models import GenerateFields, Health, Job, Problem, Status, TaskFields
+from miner.transports.http.models import (
+    GenerateFields,
+    Health,
+    Job,
+    MinerStatus,
+    Problem,
+    TaskFields,
+)
 from miner.transports.http.operations import JSON, OPERATIONS, Operation, Reply
 
-_MODELS = (TaskFields, GenerateFields, Job, Status, Health, Problem)
+_MODELS = (TaskFields, GenerateFields, Job, MinerStatus, Health, Problem)
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _BINARY = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
 _EXAMPLE = {"prompt": "a blue cube", "seed": 7}

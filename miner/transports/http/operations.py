@@ -14,14 +14,14 @@ from miner.transports.http.models import (
     GenerateFields,
     Health,
     Job,
+    MinerStatus,
     Problem,
-    Status,
     TaskFields,
 )
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-JSON, EVENTS, PNG = "application/json", "text/event-stream", "image/png"
+JSON, EVENTS = "application/json", "text/event-stream"
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ OPERATIONS = (
         "/status",
         "status",
         "Look at the miner",
-        _ALWAYS | _KEY | {200: Reply("what it does at the moment", {JSON: Status})},
+        _ALWAYS | _KEY | {200: Reply("what it does at the moment", {JSON: MinerStatus})},
     ),
     Operation(
         "GET",

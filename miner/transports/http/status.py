@@ -10,7 +10,7 @@ from miner.logs import program_version
 from miner.problems import Problems
 from miner.service import MinerService
 from miner.transports.http.files import FORMATS
-from miner.transports.http.models import Status
+from miner.transports.http.models import MinerStatus
 from miner.transports.http.replies import json_reply
 from miner.transports.refusals import RETRY_AFTER_S
 
@@ -57,7 +57,7 @@ class StatusPages:
     async def status(self, http_request: HttpRequest) -> Response:
         """Answers `GET /status`."""
         now = self._service.snapshot()
-        status = Status(
+        status = MinerStatus(
             state=now.state,
             preset=self._about.preset,
             knows=self._about.knows,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner.scheduling.forecast import Finish, Job, TimedStep, forecast
+from miner.scheduling.forecast import Finish, LaneJob, TimedStep, forecast
 
 GPU = {"gpu": 1}
 
@@ -19,12 +19,12 @@ def job(
     *steps: TimedStep | tuple[str, float],
     engines: Sequence[str] = ("one",),
     running: bool = False,
-) -> Job:
+) -> LaneJob:
     timed = [step if len(step) == 3 else (*step, 0.0) for step in steps]
-    return Job((float(turn), turn), dict.fromkeys(engines, timed), running)
+    return LaneJob((float(turn), turn), dict.fromkeys(engines, timed), running)
 
 
-def finish_times(jobs: Sequence[Job], engines: Mapping[str, Mapping[str, int]]) -> list[float]:
+def finish_times(jobs: Sequence[LaneJob], engines: Mapping[str, Mapping[str, int]]) -> list[float]:
     return [finish.mean for finish in forecast(jobs, engines)]
 
 
@@ -32,7 +32,7 @@ def finish_times(jobs: Sequence[Job], engines: Mapping[str, Mapping[str, int]]) 
 class Walker:
     """One job on its way."""
 
-    job: Job
+    job: LaneJob
     engine: str | None
     done: int = 0
     ends_at: float | None = None
@@ -43,7 +43,7 @@ class Walker:
         return self.job.routes[engine][self.done]
 
 
-def simulate(jobs: Sequence[Job], engines: Mapping[str, Mapping[str, int]]) -> list[Finish]:
+def simulate(jobs: Sequence[LaneJob], engines: Mapping[str, Mapping[str, int]]) -> list[Finish]:
     """Repeats what the lanes do, one end of a step after the other."""
     walkers = [Walker(j, next(iter(j.routes)) if len(j.routes) == 1 else None) for j in jobs]
     now = variance = 0.0
@@ -96,7 +96,9 @@ def random_route(random: Random, lanes: Sequence[str]) -> list[TimedStep]:
     ]
 
 
-def random_jobs(random: Random, engines: Mapping[str, Mapping[str, int]], count: int) -> list[Job]:
+def random_jobs(
+    random: Random, engines: Mapping[str, Mapping[str, int]], count: int
+) -> list[LaneJob]:
     """Running, bound and unbound jobs; no more run in a lane than it has workers."""
     lanes = list(next(iter(engines.values())))
     free = {(engine, lane): n for engine, of in engines.items() for lane, n in of.items()}
@@ -117,7 +119,7 @@ def random_jobs(random: Random, engines: Mapping[str, Mapping[str, int]], count:
             place = (engine, first[0][0])
             running = free[place] > 0 and random.random() < 0.4
             free[place] -= running
-        jobs.append(Job(turn, routes, running))
+        jobs.append(LaneJob(turn, routes, running))
     random.shuffle(jobs)
     return jobs
 
@@ -215,5 +217,5 @@ def test_an_unbound_job_takes_the_first_engine_that_is_free() -> None:
 
 def test_an_unbound_job_takes_as_long_as_its_engine_needs() -> None:
     routes: dict[str, list[TimedStep]] = {"one": [("gpu", 1.0, 0.0)], "two": [("gpu", 4.0, 0.0)]}
-    jobs = [Job((1.0, 1), routes), Job((2.0, 2), routes)]
+    jobs = [LaneJob((1.0, 1), routes), LaneJob((2.0, 2), routes)]
     assert finish_times(jobs, {"one": GPU, "two": GPU}) == [1.0, 4.0]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from miner.request import ActiveRequest
 from miner.scheduling.board import residual
 from miner.scheduling.estimates import PRIOR_CV, Estimates
-from miner.scheduling.forecast import Job, TimedStep, forecast
+from miner.scheduling.forecast import LaneJob, TimedStep, forecast
 from miner.scheduling.guard import PROBE_S, Guard, Margins
 from miner.scheduling.queueing import FairShares
 from tests.miner.scheduling.toys import (
@@ -276,7 +276,7 @@ def late(
 ) -> list[bool]:
     """Whether each request is late by forecast."""
     jobs = [
-        Job(
+        LaneJob(
             active.turn,
             {"one": left_of(active, rungs.get(active, active.rung), now, estimates)},
             active.step_since is not None,

@@ -73,7 +73,7 @@ def test_every_reference_leads_to_a_schema() -> None:
     api = document(version="1", with_key=True)
     found = set(re.findall(r"'#/components/schemas/(\w+)'", repr(api)))
     assert found <= set(api["components"]["schemas"])
-    assert {"Job", "StageProgress", "Status", "Problem", "TaskFields"} <= found
+    assert {"Job", "StageProgress", "MinerStatus", "Problem", "TaskFields"} <= found
 
 
 def test_forms_take_files_and_no_null() -> None:
