@@ -7,6 +7,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from loguru import logger
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
@@ -160,6 +161,10 @@ class Jobs:
         if task.cancelled():
             reason = "the job was cancelled"
             answer = Answer("dropped", "caller_left", reason, job.request.task.id)
+        elif (error := task.exception()) is not None:  # Else it would count as running for ever.
+            logger.opt(exception=error).error("job {} failed", job.id)
+            reason = f"unexpected {type(error).__name__}"
+            answer = Answer("failed", "internal_error", reason, job.request.task.id)
         else:
             answer = task.result()
         self._store.finish(job, answer)

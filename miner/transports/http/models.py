@@ -71,7 +71,7 @@ class Job(_Model):
     ahead: Annotated[int, Field(ge=0)] | None
     """Requests that go before it; null unless it is queued."""
     predicted_s: _Seconds | None
-    """Seconds from its start to its end, as expected when it was admitted."""
+    """Seconds from its receipt to its answer, as expected when it was admitted."""
     budget_s: float | None
     """Seconds that it has; it is dropped before it takes longer."""
     elapsed_s: _Seconds
