@@ -37,7 +37,7 @@ class Listener:
     """Where the miner will listen.
 
     Attributes:
-        name: "axon" or "http".
+        name: "axon", "http" or "metrics".
         ip: Address to bind.
         port: Port to bind.
         setting: Flag of the port.
@@ -54,13 +54,17 @@ class Listener:
 
 
 def listeners(config: MinerConfig) -> list[Listener]:
-    """Lists the ports of the transports that these settings start."""
-    every = [
-        Listener("axon", config.axon.ip, config.axon.port, "--axon.port", "/", b"GenerateAsset"),
-        Listener("http", config.http.ip, config.http.port, "--http.port", "/health", b'"status"'),
-    ]
-    wanted = {"axon": "push", "http": "http"}
-    return [listener for listener in every if wanted[listener.name] in config.transports]
+    """Lists the ports that a miner with these settings opens."""
+    axon, web, metrics = config.axon, config.http, config.metrics
+    found = []
+    if "push" in config.transports:
+        found.append(Listener("axon", axon.ip, axon.port, "--axon.port", "/", b"GenerateAsset"))
+    if "http" in config.transports:
+        found.append(Listener("http", web.ip, web.port, "--http.port", "/health", b'"status"'))
+    if metrics.port is not None:
+        flag = "--metrics.port"
+        found.append(Listener("metrics", metrics.ip, metrics.port, flag, "/health", b'"status"'))
+    return found
 
 
 def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[Check]:

@@ -80,6 +80,8 @@ def test_what_listens_follows_the_transports(config: Callable[..., MinerConfig])
     assert [listener.name for listener in listeners(config("--transports", "http"))] == ["http"]
     both = listeners(config("--transports", "push,pull,http"))
     assert [listener.name for listener in both] == ["axon", "http"]
+    measured = listeners(config("--transports", "http", "--metrics.port", "9111"))
+    assert [(each.name, each.port) for each in measured][1:] == [("metrics", 9111)]
     assert listeners(config("--transports", "pull")) == []
 
 
