@@ -23,6 +23,7 @@ MAX_ROUTES = 256
 
 _NEWCOMER = TextTask(id="newcomer", prompt="a red car")
 _LAST = 2**62
+"""The arrival of the request whose wait is predicted: after all others."""
 
 Route = Callable[[Request, Rung], tuple[Step, ...]]
 """The steps that a request takes at a rung."""
