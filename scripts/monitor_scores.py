@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
             )
             print(words, file=sys.stdout if options.alerts else sys.stderr)
             return UNREADABLE if options.alerts else NO_LOG
+    if options.html and any(_is_of(options.html, path) for path in options.logs):
+        parser.error(f"--html {printable(str(options.html))} is a log that is read; name another")
     since = options.since
     if since is None:
         since = time.time() - ALERT_PERIOD_S if options.alerts else -inf
@@ -258,6 +260,13 @@ def _problem(log: Path) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return ""
+
+
+def _is_of(page: Path, log: Path) -> bool:
+    """Tells whether a page would take the place of a log, or of one set aside from it."""
+    file = log_file(log)
+    place = os.path.realpath(page)
+    return any(place == os.path.realpath(other) for other in (file, *files_beside(file)))
 
 
 def _follower(log: Path, since: float) -> Follower:

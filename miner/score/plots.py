@@ -6,11 +6,12 @@ and the monitor starts without one.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from miner.score.report import ScoreReport
+from miner.score.tally import OTHERS
 from miner.score.timeline import Span
 
 WIDTH, HEIGHT = 560.0, 190.0
@@ -125,8 +126,14 @@ def _outcomes(span: Span) -> dict[str, int]:
     counts = Counter[str]()
     for (outcome, _), count in span.outcomes.items():
         counts[outcome] += count
-    late = counts["completed"] - span.on_time
+    late = max(0, counts["completed"] - span.on_time)
     return {**counts, "completed": span.on_time, "late": late}
+
+
+def _named(counts: Counter[str], names: Collection[str]) -> Counter[str]:
+    """Puts together what has none of the names: a log may be another version's, or damaged."""
+    known = Counter({name: n for name, n in counts.items() if name in names})
+    return known + Counter({OTHERS: counts.total() - known.total()})
 
 
 def _reasons(spans: Sequence[tuple[float, Span]]) -> list[Counter[str]]:
@@ -136,11 +143,7 @@ def _reasons(spans: Sequence[tuple[float, Span]]) -> list[Counter[str]]:
         for _, span in spans
     ]
     common = [code for code, _ in sum(every, Counter[str]()).most_common(_MOST_REASONS)]
-    return [
-        Counter({code: counts[code] for code in common})
-        + Counter({"others": sum(n for code, n in counts.items() if code not in common)})
-        for counts in every
-    ]
+    return [_named(counts, common) for counts in every]
 
 
 def _stacked(
@@ -151,6 +154,9 @@ def _stacked(
     length: float,
     colours: dict[str, str],
 ) -> Plot:
+    if colours:
+        counts = [_named(count, colours) for count in counts]
+        colours = {**colours, OTHERS: "s5"}
     total = sum(counts, Counter[str]())
     names = [name for name in colours if total[name]] or [n for n, _ in total.most_common()]
     colours = colours or {name: f"s{place % 7}" for place, name in enumerate(names)}

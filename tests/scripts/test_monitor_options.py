@@ -228,3 +228,28 @@ def test_a_page_that_cannot_be_written_says_so(
     path = tmp_path / "none" / "page.html"
     assert monitor_scores.main(["--html", str(path), str(write(tmp_path))]) == 2
     assert f"{path} cannot be written: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["score.jsonl", "score.jsonl.1", "link.html"])
+def test_a_page_never_takes_the_place_of_a_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    log = write(tmp_path, recent(1.0)) / "score.jsonl"
+    (tmp_path / "score.jsonl.1").write_bytes(log.read_bytes())
+    (tmp_path / "link.html").symlink_to(log)
+    for given in (tmp_path, log):
+        with pytest.raises(SystemExit) as refusal:
+            monitor_scores.main(["--html", str(tmp_path / name), str(given)])
+        assert refusal.value.code == 2
+        assert f"{name} is a log that is read; name another" in capsys.readouterr().err
+    assert json.loads((tmp_path / name).read_text())["event"] == "answered"
+
+
+@pytest.mark.parametrize("others", [[], [{"outcome": "completed"}]])
+def test_what_another_version_calls_by_another_name_is_drawn_as_others(
+    tmp_path: Path, others: list[dict[str, Any]]
+) -> None:
+    lines = [recent(n, **fields) for n, fields in enumerate([{"outcome": "postponed"}, *others])]
+    without = recent(9)
+    del without["outcome"]
+    assert "others 2" in " ".join(page_of(tmp_path, *lines, without).text.split())

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from miner.score.alerts import alerts
 from miner.score.following import Follower
+from miner.score.html import render_html
 from miner.score.report import ScoreReport
 from scripts.benchmarks.fuzz.files import mutate
 from scripts.monitor_terminal import render
@@ -75,6 +77,9 @@ def test_a_field_may_hold_anything(data: st.DataObject) -> None:
     assert report.overall.answers >= 1
     assert report.damaged <= 1
     assert fits(report)
+    assert "</html>" in render_html(
+        report, state="ready", process="", alerts=alerts(report, state="ready", now=0.0), now=0.0
+    )
 
 
 @settings(max_examples=SEEDS, deadline=None)
