@@ -69,7 +69,7 @@ def open_logs(config: MinerConfig, locks: ExitStack) -> ScoreLog:
 
     Args:
         config: The settings.
-        locks: Lets go of them at its end.
+        locks: Releases them when it closes.
 
     Raises:
         SetupError: Another miner has one of them, or the folder cannot be written.

@@ -7,7 +7,7 @@ from typing import Any
 from miner.daemon_call import LoneCall, StillRunning
 
 READ_LIMIT_S = 0.5
-"""Seconds that a reading may take; a hung GPU may keep its thread for ever."""
+"""Seconds that a reading may take; a hung GPU may keep its thread forever."""
 
 Sizes = Mapping[tuple[str, str], int]
 """Bytes by device ("cuda:0") and kind: "total" and "used" of the whole device, "allocated" and

@@ -64,7 +64,7 @@ class Earnings:
         return self.course[-1] if self.course else None
 
     def add(self, fields: Fields, at: float | None, *, before: bool) -> None:
-        """Takes in an `earnings` event.
+        """Adds what an `earnings` event says.
 
         Args:
             fields: Of the event.

@@ -58,7 +58,7 @@ class Given(PydanticBaseSettingsSource):
 
 
 class Base(PydanticBaseSettingsSource):
-    """The source below all others: what the model says of its own, e.g. the values of a preset.
+    """The source below all others: values that the model itself supplies, such as a preset's.
 
     Attributes:
         where: What they come from, once it was called.

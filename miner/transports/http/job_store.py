@@ -134,7 +134,7 @@ class JobStore:
         return self._running.get(job_id) or self._kept.get(job_id)
 
     def finish(self, job: JobRecord, answer: Answer) -> None:
-        """Notes the answer of a running job, and lets go of what is needed no longer."""
+        """Notes the answer of a running job, and drops what is no longer needed."""
         job.stages = _last_stages(job, self._clock(), answer)
         job.answer, job.ended_at, job.active = answer, self._clock(), None
         job.size = _held(job.request, answer)
@@ -253,7 +253,7 @@ def _words(answer: Answer, words: tuple[str, ...]) -> list[str] | None:
 
 
 def _held(request: Request, answer: Answer) -> int:
-    """Bytes of what a finished job holds, but for a few hundred."""
+    """Bytes that a finished job holds, to within a few hundred."""
     held = len(answer.asset)
     if isinstance(request.task, ImageTask):
         held += len(request.task.image)

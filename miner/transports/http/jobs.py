@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -161,7 +162,7 @@ class Jobs:
         if task.cancelled():
             reason = "the job was cancelled"
             answer = Answer("dropped", "caller_left", reason, job.request.task.id)
-        elif (error := task.exception()) is not None:  # Else it would count as running for ever.
+        elif (error := task.exception()) is not None:  # Otherwise the job would never end.
             logger.opt(exception=error).error("job {} failed", job.id)
             reason = f"unexpected {type(error).__name__}"
             answer = Answer("failed", "internal_error", reason, job.request.task.id)
@@ -190,11 +191,9 @@ class Jobs:
                 yield ": still there\n\n"
             if bell is None:
                 return
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await bell.wait()
-            except TimeoutError:
-                pass
 
     async def _mesh_file(self, job: JobRecord, name: FormatName) -> Response:
         if job.mesh is None:

@@ -21,7 +21,7 @@ def json_reply(status: int, content: object, headers: Mapping[str, str] | None =
 
 
 def without_object(answer: Answer) -> Response:
-    """Returns the answer to a request of which nothing was made."""
+    """Returns the answer to a request that ended without an object."""
     status = _STATUS[answer.outcome]
     content = {
         "message": answer.reason,
