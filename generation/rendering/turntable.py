@@ -60,13 +60,20 @@ def require_video() -> None:
     """Tells early that no video can be written.
 
     Raises:
-        SetupError: PyAV is not installed.
+        SetupError: PyAV is not installed, or does not run here.
     """
     if importlib.util.find_spec("av") is None:
         raise SetupError(
             "an .mp4 is written with PyAV (av), which is not installed",
             fix="pip install -e '.[video]'",
         )
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise SetupError(
+            f"an .mp4 is written with PyAV (av), which does not run here: {error}",
+            fix="pip install --force-reinstall --only-binary av av",
+        ) from error
 
 
 def encode_mp4(pictures: Iterable[NDArray[np.uint8]], size: int, *, fps: int) -> bytes:
@@ -78,7 +85,7 @@ def encode_mp4(pictures: Iterable[NDArray[np.uint8]], size: int, *, fps: int) ->
         fps: Pictures per second.
 
     Raises:
-        SetupError: PyAV is not installed, or its FFmpeg has no H.264 encoder.
+        SetupError: PyAV is not installed or does not run, or its FFmpeg has no H.264 encoder.
         ValueError: No picture, one of another size, or an odd size.
     """
     if size % 2:

@@ -2,7 +2,9 @@
 
 import importlib.util
 import io
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import av
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from generation.rendering import render_views
-from generation.rendering.turntable import encode_mp4, turntable
+from generation.rendering.turntable import encode_mp4, require_video, turntable
 from protocol.errors import SetupError
 from tests.support.clouds import make_cloud
 
@@ -84,3 +86,13 @@ def test_a_missing_library_is_named_with_its_command(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SetupError, match=r"pip install -e '\.\[video\]'"):
         encode_mp4(squares(64, 1), 64, fps=24)
+
+
+def test_a_broken_library_is_named_before_anything_is_drawn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "av.py").write_text("raise ImportError('libavcodec.so: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "av")
+    with pytest.raises(SetupError, match=r"does not run here: libavcodec\.so: no such file"):
+        require_video()
