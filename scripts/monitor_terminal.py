@@ -1,6 +1,7 @@
 """The monitor's picture of a report for a terminal of 80 columns."""
 
 import os
+import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from miner.file_lock import FOLDER_LOCK, look
 from miner.score import FILE_NAME
-from miner.score.alerts import AlertSettings, alerts
+from miner.score.alerts import Alert, AlertSettings, alerts
 from miner.score.fields import UNKNOWN
 from miner.score.report import ScoreReport, plain
 from miner.score.tally import Tally
@@ -23,7 +24,9 @@ from miner.score.validators import ValidatorTally
 HEIGHT = 23
 """Lines of a terminal of 24, less the one of the prompt."""
 
-_MOST_ALERTS, _MOST_STAGES = 3, 9
+_WIDTH = 80
+_ALERT_LINES, _MOST_STAGES = 6, 9
+_LINES_OF_ONE_ALERT = 3
 _LEAST_RECENT = 4
 _SILENT_S = 60.0
 
@@ -133,12 +136,31 @@ def _head(
         )
         lines.append(Text(words, "yellow"))
     found = alerts(report, state=state, now=now, settings=settings)
-    if report.notes and len(found) < _MOST_ALERTS:
+    shown = _alerts(found)
+    if report.notes and len(shown) < _ALERT_LINES:
         lines.append(Text(report.notes[-1], "yellow"))
-    styles = {"critical": "bold red", "warning": "yellow"}
-    shown = [Text(str(alert), styles[alert.level]) for alert in found]
-    lines += _cut(shown, _MOST_ALERTS)
-    return [_on_one_line(line) for line in lines]
+    return [_on_one_line(line) for line in (*lines, *shown)]
+
+
+def _alerts(found: Sequence[Alert]) -> list[Text]:
+    """The alerts, the critical first, wrapped so that each ends with what to do."""
+    lines: list[Text] = []
+    for place, alert in enumerate(found):
+        style = {"critical": "bold red", "warning": "yellow"}[alert.level]
+        own = textwrap.wrap(
+            str(alert),
+            _WIDTH,
+            subsequent_indent="  ",
+            max_lines=_LINES_OF_ONE_ALERT,
+            placeholder=" …",
+            break_on_hyphens=False,
+        )
+        others = len(found) - place - 1
+        if len(lines) + len(own) + (others > 0) > _ALERT_LINES:
+            lines.append(Text(f" and {others + 1} more", "dim"))
+            break
+        lines += (Text(line, style) for line in own)
+    return lines
 
 
 def _earned(report: ScoreReport) -> str:

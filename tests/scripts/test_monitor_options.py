@@ -253,3 +253,15 @@ def test_what_another_version_calls_by_another_name_is_drawn_as_others(
     without = recent(9)
     del without["outcome"]
     assert "others 2" in " ".join(page_of(tmp_path, *lines, without).text.split())
+
+
+def test_in_a_terminal_every_alert_ends_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = {"event": "miner_stopped", "unix": time.time(), "exit_code": 1, "reason": "x"}
+    monitor_scores.main([str(write(tmp_path, stopped))])
+    lines = capsys.readouterr().out.splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("CRITICAL miner_stopped"))
+    words = " ".join(line.strip() for line in lines[first : first + 2])
+    assert words.endswith("; start it again; read the last lines of miner.log")
+    assert max(map(len, lines)) <= 80
