@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from io import BytesIO
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
@@ -188,6 +188,18 @@ class FakeEngine:
         if stage == self.hold_at and self.held_task in (None, task_id):
             self.holding.set()
             await self.release.wait()
+
+
+class Remembering(FakeEngine):
+    """Keeps the tasks that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks: list[Any] = []
+
+    async def run(self, task: Any, *args: Any, **arguments: Any) -> Any:
+        self.tasks.append(task)
+        return await super().run(task, *args, **arguments)
 
 
 @cache

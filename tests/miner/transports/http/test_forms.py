@@ -16,7 +16,7 @@ from miner.transports.http.bodies import Field, read_fields
 from miner.transports.http.forms import Form
 from protocol.errors import TaskError
 from protocol.tasks import ImageTask, Task, TaskLimits, TextTask
-from tests.miner.transports.http.test_generate import Remembering
+from tests.support.fakes import Remembering
 from tests.support.http_running import form, running
 
 URLENCODED = {"content-type": "application/x-www-form-urlencoded"}

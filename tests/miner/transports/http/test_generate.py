@@ -5,7 +5,6 @@ import threading
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from protocol import ply, spz
 from protocol.errors import TaskError
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import ImageTask
-from tests.support.fakes import FakeEngine, ball, ball_spz
+from tests.support.fakes import Remembering, ball, ball_spz
 from tests.support.http_running import form, running
 from tests.support.running import seconds_by_stage
 
@@ -33,18 +32,6 @@ def picture() -> bytes:
     file = BytesIO()
     Image.new("RGB", (64, 64), (200, 30, 30)).save(file, "PNG")
     return file.getvalue()
-
-
-class Remembering(FakeEngine):
-    """Keeps the tasks that it was given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tasks: list[Any] = []
-
-    async def run(self, task: Any, *args: Any, **arguments: Any) -> Any:
-        self.tasks.append(task)
-        return await super().run(task, *args, **arguments)
 
 
 @pytest.mark.parametrize("path", ["/generate/", "/generate"])

@@ -20,7 +20,7 @@ from miner.transports.http.job_store import FILES, JobLimits
 from protocol import ply
 from protocol.errors import TaskError
 from protocol.tasks import ImageTask
-from tests.support.fakes import FakeEngine, ball, ball_spz, picture
+from tests.support.fakes import Remembering, ball, ball_spz, picture
 from tests.support.http_running import Reply, Running, form, running
 from tests.support.loopback import RawClient
 
@@ -348,18 +348,6 @@ async def test_a_closing_transport_cancels_what_has_not_drained(tmp_path: Path) 
         await until(lambda: streams(miner, 1))
         await asyncio.wait_for(miner.transport.close(), 8.0)
         assert (await watching)["reason_code"] == "caller_left"
-
-
-class Remembering(FakeEngine):
-    """Keeps the tasks that it was given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tasks: list[Any] = []
-
-    async def run(self, task: Any, *args: Any, **arguments: Any) -> Any:
-        self.tasks.append(task)
-        return await super().run(task, *args, **arguments)
 
 
 async def test_a_mesh_is_made_once_of_the_picture_and_the_seed_of_the_job(tmp_path: Path) -> None:
