@@ -93,6 +93,21 @@ def run(
         0 made, 1 not made, 2 a wrong argument, or a file that cannot be read or written,
         130 interrupted.
     """
+    try:
+        return _run(model, sources, module, arguments, image_only=image_only)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(
+    model: type[C],
+    sources: Callable[[C], Sequence[Source]],
+    module: str,
+    arguments: Sequence[str] | None,
+    *,
+    image_only: bool,
+) -> int:
     settle_terminal()
     prog, given = program_name(module), list(sys.argv[1:] if arguments is None else arguments)
     without = [word for word in given if word != _PRINT]
@@ -124,9 +139,6 @@ def run(
     except SetupError as error:
         tell(error)
         return NOT_MADE
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
 
 
 def _with_preset(config: C, prog: str, given: Sequence[str], *, image_only: bool) -> C:

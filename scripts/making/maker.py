@@ -80,13 +80,11 @@ def make_all(
         remembers=loaded.remembers,
     )
 
-    async def work() -> int:
+    with asyncio.Runner() as runner:
         try:
-            return await _make_each(engine, subjects, video, preview)
+            return _make_each(runner, engine, subjects, video, preview)
         finally:
-            await engine.close()
-
-    return asyncio.run(work())
+            runner.run(engine.close())
 
 
 def once_for_each_task(functions: Mapping[str, StageFunction]) -> dict[str, StageFunction]:
@@ -146,9 +144,14 @@ def _encoder(level: int) -> StageFunction:
     return encode
 
 
-async def _make_each(
-    engine: Engine, subjects: Sequence[Subject], video: VideoSettings, preview: bool
+def _make_each(
+    runner: asyncio.Runner,
+    engine: Engine,
+    subjects: Sequence[Subject],
+    video: VideoSettings,
+    preview: bool,
 ) -> int:
+    # Files are made outside the event loop, where ctrl-C would wait for a video to be drawn.
     status = MADE
     for subject in subjects:
         files = list(subject.files)
@@ -156,7 +159,7 @@ async def _make_each(
         if picture is not None:
             files.append(picture)
         try:
-            made, timings = await _make(engine, subject, files)
+            made, timings = runner.run(_make(engine, subject, files))
         except (GenerationEnded, TaskError) as error:
             status = failed(f"{subject.shown}: {error}", NOT_MADE)
             if isinstance(error, EngineDead):

@@ -2,6 +2,7 @@
 
 import io
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 
 from generation.weights import store
 from protocol import ply, spz
+from scripts.making import maker
 from scripts.text_to_3d import main
 
 PROMPTS = ("a shiny red car", "a blue mug")
@@ -237,3 +239,21 @@ def test_a_video_without_pyav_is_refused_before_anything_is_made(
     assert main(["a red car", "--out", f"{tmp_path}/x.mp4"]) == 2
     assert "pip install -e '.[video]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_while_a_file_is_made_ends_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A video takes a minute on two cores."""
+    went_on = []
+
+    def encode(*_: object) -> bytes:
+        signal.raise_signal(signal.SIGINT)
+        went_on.append(True)
+        return b""
+
+    monkeypatch.setattr(maker, "encode", encode)
+    arguments = ["--preset", "embedded", "--text_to_image.steps", "1"]
+    assert main(["a red car", "--out", f"{tmp_path}/x.mp4", *arguments]) == 130
+    assert capsys.readouterr().err.endswith("\ninterrupted\n")
+    assert (went_on, list(tmp_path.iterdir())) == ([], [])
