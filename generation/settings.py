@@ -15,6 +15,10 @@ DenoisingSteps = Annotated[int, Field(ge=1, le=100)]
 Gaussians = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
+BEST = "full"
+"""The name of the best level: the preset itself."""
+
+
 def _has_placeholder(template: str) -> str:
     if template.count("{prompt}") != 1:
         raise ValueError(f"the template must contain {{prompt}} exactly once, got {template!r}")
@@ -138,6 +142,14 @@ class RungSettings(Frozen):
     """Cut the object out without a network when the picture's border is plain."""
 
 
+def _are_told_apart(rungs: tuple[RungSettings, ...]) -> tuple[RungSettings, ...]:
+    names = [BEST, *(rung.name for rung in rungs)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two levels are called {name!r}, which logs could not tell apart")
+    return rungs
+
+
 class GenerationFields(Frozen):
     """What decides how a task becomes an asset, in a program's settings as in a preset."""
 
@@ -149,7 +161,7 @@ class GenerationFields(Frozen):
     triposr: TripoSRSettings
     splats: SplatSettings
     mesh: MeshSettings = MeshSettings()
-    rungs: tuple[RungSettings, ...] = ()
+    rungs: Annotated[tuple[RungSettings, ...], AfterValidator(_are_told_apart)] = ()
     """Levels below the preset's best, best first; the guard falls back on them before it drops a
     request. A list of {name, steps, size, gaussians, skip_plain}."""
     spz_level: Annotated[int, Field(ge=1, le=22)] = 1
@@ -183,7 +195,7 @@ class GenerationSettings(GenerationFields):
         No rung asks for more than the preset, and one that is like the level above it is left out.
         """
         best = Rung(
-            name="full",
+            name=BEST,
             steps=self.text_to_image.steps,
             size=self.text_to_image.size,
             gaussians=self.splats.max_gaussians,

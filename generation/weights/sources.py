@@ -2,14 +2,20 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 
 def _separated(value: object) -> object:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_separated)]
+def _none_is_empty(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(names):
+        raise ValueError("one of the names is empty; leave out the comma")
+    return names
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_separated), AfterValidator(_none_is_empty)]
 """Names, as a list or as one text with commas."""
 
 

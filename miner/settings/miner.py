@@ -190,7 +190,7 @@ class MinerConfig(GeneratingSettings):
     --chain.file, and with --transports http alone)."""
     allow_embedded: bool = False
     """Let the preset embedded, whose results earn nothing, serve on a real chain."""
-    netuid: Annotated[int, Field(ge=0)] = 17
+    netuid: Annotated[int, Field(ge=0, le=65_535)] = 17
     """Subnet to mine on."""
     transports: str = "push"
     """Ways on which requests come, with commas: push (validators call the axon), pull (validators
@@ -228,6 +228,16 @@ class MinerConfig(GeneratingSettings):
             if name not in TRANSPORTS:
                 raise ValueError(f"{name!r} is none of {', '.join(TRANSPORTS)}")
         return ",".join(name for name in TRANSPORTS if name in names)
+
+    @model_validator(mode="after")
+    def _margin_leaves_time(self) -> Self:
+        if self.budget_margin >= self.budget:
+            raise SetupError(
+                f"--budget_margin {self.budget_margin:g} leaves nothing of --budget "
+                f"{self.budget:g}: every request would be dropped",
+                fix="lower --budget_margin; it is the time that the network takes",
+            )
+        return self
 
     @model_validator(mode="after")
     def _preset_is_chosen(self) -> Self:

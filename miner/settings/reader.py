@@ -143,7 +143,8 @@ def _origins(places: Sequence[_Place], base: Base) -> dict[str, str]:
     """Returns where the value of each name comes from that is not a default."""
     origins = dict.fromkeys(flatten(base()), base.where)
     for values, where in reversed(places):
-        origins |= {name: where(name) for name in values}
+        for name, value in values.items():
+            origins |= dict.fromkeys([name, *flatten({name: value})], where(name))
     return origins
 
 
@@ -186,11 +187,11 @@ def _unusable(
     if not name:
         return SetupError(message, fix=f"see {prog} --help")
     setting, fix = settings[name], f"{prog} --help tells what {settings[name].flag} takes"
-    if first["type"] == "missing":
-        return SetupError(f"{setting.flag} is missing", fix=fix)
     inner = ".".join(place)[len(name) + 1 :]
-    where = next(
-        (origins[known] for known in origins if f"{known}.".startswith(f"{name}.")), "the default"
+    if first["type"] == "missing" and not inner:
+        return SetupError(f"{setting.flag} is missing", fix=fix)
+    where = origins.get(name) or next(
+        (origins[known] for known in origins if known.startswith(f"{name}.")), "the default"
     )
     given = "what it is" if setting.secret else f"'{_in_words(first['input'])}'"
     return SetupError(

@@ -176,7 +176,8 @@ class CommandLine:
     def _unknown(self, word: str) -> SetupError:
         name, _, value = word.partition("=")
         bare = name.lstrip("-")
-        nearest = nearest_name(bare, ["config", *self._settings])
+        flags = [flag.removeprefix("--") for flag in self._flags if flag.startswith("--")]
+        nearest = nearest_name(bare, sorted(flags))
         secret = any(
             setting.secret and (setting.name == nearest or setting.name.startswith(f"{bare}."))
             for setting in self._settings.values()
@@ -194,7 +195,7 @@ class CommandLine:
         for word, follows in zip_longest(argv, argv[1:]):
             setting = self._settings.get(word[2:]) if word[:2] == "--" else None
             is_flag = setting is not None and bool in setting.kinds
-            alone = is_flag and follows not in _WORDS_OF_FLAGS
+            alone = is_flag and (follows or "").lower() not in _WORDS_OF_FLAGS
             words.append(f"{word}=true" if alone else word)
         return words
 
@@ -214,7 +215,8 @@ class CommandLine:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise SetupError(printable(message), fix=f"{self.prog} --help lists every setting")
+        hint = "; --NAME=-VALUE gives a value that begins with -" * ("expected one" in message)
+        raise SetupError(printable(message), fix=f"{self.prog} --help lists every setting{hint}")
 
 
 def _add_group(parser: argparse.ArgumentParser, *, title: str, description: str | None) -> Any:

@@ -36,8 +36,8 @@ words = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_
 )
 SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "preset": st.sampled_from(["embedded", "gpu24", "gpu80"]),
-    "netuid": st.integers(0, 2**62),
-    "budget": st.floats(1e-3, 3600),
+    "netuid": st.integers(0, 65_535),
+    "budget": st.floats(0.25, 3600),
     "transports": st.sampled_from(["push", "pull,http", "push,pull,http"]),
     "wallet.name": words,
     "wallet.path": words,

@@ -77,7 +77,8 @@ def test_the_file_may_be_nested_or_flat_and_named_by_the_environment(tmp_path: P
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [((), False), (("--blacklist.allow_no_permit",), True)]
-    + [((f"--blacklist.allow_no_permit={word}",), word == "true") for word in ("true", "false")],
+    + [((f"--blacklist.allow_no_permit={word}",), word == "true") for word in ("true", "false")]
+    + [(("--blacklist.allow_no_permit", word), word == "True") for word in ("True", "False")],
 )
 def test_a_flag_needs_no_value(argv: tuple[str, ...], expected: bool) -> None:
     assert read(*ON_FILE, *argv).blacklist.allow_no_permit is expected
@@ -102,7 +103,16 @@ def test_a_flag_needs_no_value(argv: tuple[str, ...], expected: bool) -> None:
         (("stray",), {}, "unknown argument 'stray'", "--help"),
         (("--axon.port",), {}, "argument --axon.port: expected one argument", "--help"),
         (("--axon.port", "80"), {}, "--axon.port cannot be '80' (on the command line)", "--help"),
+        (("--http.up_axis", "-y"), {}, "argument --http.up_axis: expected one", "--NAME=-VALUE"),
+        (("--versoin",), {}, "unknown argument '--versoin'", "did you mean --version?"),
+        (("--print_config",), {}, "unknown argument", "did you mean --print-config?"),
         (("--budget", "nan"), {}, "--budget cannot be 'nan'", "--budget takes"),
+        (("--netuid", "65536"), {}, "--netuid cannot be '65536'", "--netuid takes"),
+        (("--budget", "1", "--budget_margin", "1"), {}, "leaves nothing of --budget 1:", "lower"),
+        (("--rungs", "[{nam: a}]"), {}, "--rungs cannot be '{'nam': 'a'}' (on the", "--help"),
+        (("--rungs", "[{name: a}, {name: a}]"), {}, "two levels are called 'a'", "--rungs takes"),
+        (("--rungs", "[{name: full}]"), {}, "two levels are called 'full'", "--rungs takes"),
+        (("--cutout.providers", "A,"), {}, "one of the names is empty", "--cutout.providers takes"),
         (("--log.level", "LOUD"), {}, "--log.level cannot be 'LOUD'", "--log.level takes"),
         ((), {"MINER_NETUID": "x"}, "--netuid cannot be 'x' (in MINER_NETUID)", "--help"),
     ],
@@ -127,6 +137,11 @@ def test_mistakes_are_named_with_their_place_and_remedy(
             "did you mean triposr.model.repo?",
         ),
         ("axon.port: [1]", "--axon.port cannot be '[1]' (in ", "--axon.port takes"),
+        (
+            "preset: gpu24\ntext_to_image: {model: a/b}",
+            "--text_to_image.model cannot be 'a/b' (in ",
+            "--text_to_image.model takes",
+        ),
         ("- a\n- b", "holds a list", "one 'name: value' a line"),
         ("a: [", "is not YAML", "correct it"),
     ],
