@@ -23,7 +23,7 @@ async def in_daemon_thread(
 ) -> T:
     """Runs a blocking call in a daemon thread, which keeps neither the loop nor the process.
 
-    Executors join their threads when the process ends, so a call that hangs would hold it for ever.
+    Executors join their threads when the process ends, so a call that hangs would hold it forever.
 
     Args:
         function: The call.

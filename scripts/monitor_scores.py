@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         if problem := _problem(path):
             words = (
                 f"no score log at {printable(str(path))}: {problem}. The miner writes score.jsonl "
-                "into --log.dir (logs by default); python -m neurons.miner --help tells how to start it"
+                "into --log.dir (logs by default); README.md shows how to start it"
             )
             print(words, file=sys.stdout if options.alerts else sys.stderr)
             return UNREADABLE if options.alerts else NO_LOG

@@ -49,7 +49,7 @@ def life(report: ScoreReport, log: Path | None, now: float | None = None) -> tup
     if held and (state == "stopped" or report.last_at is None):
         state = "starting"
     if held is False and holder is not None and state not in ("stopped", UNKNOWN):
-        state, words = "gone", f"process {holder.pid} ended without a word (was {report.state})"
+        state, words = "gone", f"process {holder.pid} died (was {report.state})"
     if report.last_at is None:
         return state, words
     age = now - report.last_at

@@ -109,7 +109,7 @@ class MetricsServer:
         logger.info("metrics and health on {}", self.url)
         if self._exposed:
             logger.warning(
-                "whoever reaches {} sees the hotkey, the versions, the preset, the state, problems "
+                "anyone who can reach {} sees the hotkey, versions, preset, state, problems "
                 "with paths of files, and how many requests take how long; let a firewall admit "
                 "the scraper alone",
                 self.url,

@@ -80,7 +80,7 @@ def alerts(
 
     Args:
         report: What the log says.
-        state: The miner's state, "gone" if its process ended without a word.
+        state: The miner's state, "gone" if its process died without saying so.
         now: Seconds since the epoch.
         settings: The thresholds.
     """
@@ -101,7 +101,7 @@ class _Judged:
         life, log = self.report.life, "read the last lines of miner.log"
         if self.state == GONE:
             last = self.report.last_at or self.now
-            words = f"the process ended without a word after its line {_ago(self.now - last)} ago"
+            words = f"the process died; its last line is {_ago(self.now - last)} old"
             yield Alert("miner_gone", "critical", words, f"start it again; {log}")
         elif self.state == STOPPED and life.exit_code == _DEREGISTERED:
             words = f"the hotkey has lost uid {life.uid}; the miner stopped {self._since()} ago"

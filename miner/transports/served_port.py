@@ -26,7 +26,7 @@ class ServedPort:
         setting: The flag with which the operator chooses another port.
         limits: Limits on connections.
         refusals: Receives refused connections.
-        grace_s: Seconds that requests in work have once it stops; less than `LIMIT_S`.
+        grace_s: Seconds that unfinished requests have once it stops; less than `LIMIT_S`.
 
     Attributes:
         url: Its address.

@@ -101,7 +101,7 @@ def test_a_warning_ends_with_1_and_something_critical_with_2(
     FileLock(tmp_path / FOLDER_LOCK, what="x", flag="--log.dir").release()
     assert monitor_scores.main(["--alerts", str(tmp_path)]) == 2
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("CRITICAL miner_gone: the process ended without a word")
+    assert first.startswith("CRITICAL miner_gone: the process died; its last line is ")
     assert second.startswith("WARNING slow_answers")
     assert monitor_scores.main([str(tmp_path)]) == 0  # It only shows them.
     shown = capsys.readouterr().out

@@ -307,7 +307,7 @@ def test_a_miner_that_was_killed_is_gone_whatever_its_log_says(log: Path, state:
     FileLock(log.with_name(FOLDER_LOCK), what="x", flag="--log.dir").release()
     found, words = life(report_of({**READY, "state": state}), log, now=1003.0)
     assert found == "gone"
-    assert f"process {os.getpid()} ended without a word (was {state})" in words
+    assert f"process {os.getpid()} died (was {state})" in words
     assert life(report_of(STOPPED), log)[0] == "stopped"
 
 

@@ -27,7 +27,7 @@ from protocol.images import ImageLimits
 from protocol.tasks import ImageTask, Task
 
 STREAMS = 32
-"""Event streams at once: each takes the place of a request in work for as long as its job runs."""
+"""Event streams at once: each takes the place of a request for as long as its job runs."""
 LOOK_EVERY_S = 1.0
 """How often a stream looks for changes that no step of its job brings: its place in the queue."""
 COMMENT_EVERY_S = 10.0

@@ -105,7 +105,7 @@ class PullTransport:
     def validator_waits(self) -> Mapping[int, float]:
         """Returns the seconds until each validator may be asked for a task, by uid.
 
-        A validator whose task is in work is left out.
+        A validator whose task is being generated is left out.
         """
         return self._book.validators.waits(self._chain.snapshot.neurons.values())
 

@@ -26,7 +26,7 @@ MAX_BACKOFF_S = 900.0
 One that had no task is asked again after the first of these."""
 
 MAX_WAIT_S = 24 * 3600.0
-"""Longest cooldown that is respected: a garbled time must not exclude a validator for ever."""
+"""Longest cooldown that is respected: a garbled time must not exclude a validator forever."""
 
 FORGET_S = 14 * 24 * 3600.0
 """A validator that has not been asked for so long is forgotten."""
