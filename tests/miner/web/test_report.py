@@ -86,3 +86,10 @@ def test_limits_are_read_with_their_side(report: Path) -> None:
     for wanted in ("at least 7,000", "at least 1.5", "at most 0.1", "under 1", "at most 2,000,000"):
         assert f"<td>{wanted}</td>" in page
     assert report.stat().st_size < 50_000
+
+
+def test_a_phone_shows_the_report_without_scrolling_sideways(
+    report: Path, open_page: OpenPage
+) -> None:
+    page = open_page(report.as_uri(), viewport={"width": 390, "height": 800}).page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
