@@ -8,7 +8,7 @@ python -m scripts.monitor_scores --json logs/score.jsonl
 python -m scripts.monitor_scores --alerts logs            # for cron, systemd, Nagios
 
 Exit status: 0; 2 where there is no log to read. With --alerts: 0 nothing is wrong, 1 a warning,
-2 something critical, 3 no log to read, as Nagios has it.
+2 something critical, 3 no log of a miner, as for Nagios plugins.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from rich.text import Text
 
 from miner.interpreter import program_name
 from miner.score.alerts import Alert, AlertSettings, alerts
+from miner.score.fields import UNKNOWN
 from miner.score.following import Follower, files_beside
 from miner.score.report import ScoreReport
 from miner.surroundings import settle_terminal
@@ -113,6 +114,12 @@ def _show(report: ScoreReport, log: Path, options: argparse.Namespace) -> int:
             stage_rank=stage_rank,
         )
         replace_file(options.html, page.encode())
+    if options.alerts and state == UNKNOWN and report.last_at is None:
+        print(
+            f"UNKNOWN: {printable(str(log))} has no line of a miner and {report.damaged:,} others; "
+            "name the miner's --log.dir"
+        )
+        return UNREADABLE
     if options.alerts:
         print("\n".join(map(str, found)) or _fine(report, state))
         return _status(found)

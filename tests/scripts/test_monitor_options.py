@@ -114,6 +114,15 @@ def test_no_log_ends_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "--log.dir" in capsys.readouterr().out  # Where Nagios reads.
 
 
+@pytest.mark.parametrize("text", ["", "not a score log\n"])
+def test_a_file_that_says_nothing_of_a_miner_is_not_fine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "score.jsonl").write_text(text)
+    assert monitor_scores.main(["--alerts", str(tmp_path)]) == 3
+    assert capsys.readouterr().out.startswith("UNKNOWN: ")
+
+
 def test_alerts_are_not_about_what_was_days_ago(tmp_path: Path) -> None:
     write(tmp_path, ready(3 * 86_400.0), *(recent(2 * 86_400.0, on_time=False) for _ in range(50)))
     assert monitor_scores.main(["--alerts", str(tmp_path)]) == 0
