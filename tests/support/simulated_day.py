@@ -18,7 +18,7 @@ from loguru import logger
 from generation.scoring.validity import ValidityReport, check
 from miner.chain.earnings import EarningsLog
 from miner.chain.metagraph import Neuron, Snapshot
-from miner.request import Caller, Request
+from miner.request import Answer, Caller, Request
 from miner.score.log import ScoreLog
 from miner.score.thumbnails import Thumbnails
 from miner.service import MinerService
@@ -152,6 +152,14 @@ def record_day(folder: Path, monkeypatch: pytest.MonkeyPatch, *, seed: int = 17)
     return folder
 
 
+class _AllThumbnails(Thumbnails):
+    """Waits for its thread, which gets no time to write while the clock of the day jumps."""
+
+    def __call__(self, request: Request, answer: Answer) -> None:
+        if answer.cutout is not None:
+            self._waiting.put((request.id, answer.cutout))
+
+
 async def _day(folder: Path, chance: random.Random) -> None:
     loop = asyncio.get_running_loop()
 
@@ -161,7 +169,7 @@ async def _day(folder: Path, chance: random.Random) -> None:
     log = ScoreLog(folder, clock=wall, max_mebibytes=1)
     engine = FakeEngine()
     engine.takes_time = True
-    thumbnails = Thumbnails(folder, keep=10, problems=log.problems)
+    thumbnails = _AllThumbnails(folder, keep=10, problems=log.problems)
     service = MinerService(
         [engine], log, budget_s=30.0, margin_s=1.0, on_answer=[thumbnails], clock=clock
     )
