@@ -21,8 +21,9 @@ export class Entries {
     this.#onChange = onChange;
     this.#onLocked = onLocked;
     try {
-      this.#entries = JSON.parse(localStorage.getItem(PLACE) ?? "[]");
-    } catch { /* Another version's list. */ }
+      const stored = JSON.parse(localStorage.getItem(PLACE) ?? "[]");
+      if (Array.isArray(stored)) this.#entries = stored.filter(isEntry);
+    } catch { /* No JSON. */ }
   }
 
   /** Newest first. */
@@ -112,6 +113,18 @@ export class Entries {
     } catch { /* Full, or not allowed: the list lives until the reload. */ }
     this.#onChange(entry);
   }
+}
+
+/** Whether a stored value is an entry as this version of the page, and of the API, has it. */
+function isEntry(value) {
+  const job = value?.job;
+  const isFigure = (figure) => figure === null || typeof figure === "number";
+  return typeof value?.id === "string" && typeof value.title === "string"
+    && typeof value.startedAt === "number" && typeof job?.state === "string"
+    && typeof job.elapsed_s === "number" && typeof job.files === "object" && job.files !== null
+    && [job.predicted_s, job.seed, job.gaussians, job.bytes, job.score].every(isFigure)
+    && Array.isArray(job.stages)
+    && job.stages.every((stage) => typeof stage?.name === "string" && isFigure(stage.seconds));
 }
 
 /** A small square picture of a blob, as a data URL; null if the browser cannot read it. */

@@ -97,3 +97,31 @@ def test_a_browser_without_webgl_shows_the_preview(serve: Serve, open_page: Open
     expect(shown).to_be_visible()
     assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 517
     assert watched.errors == []
+
+
+UNREADABLE = (
+    "null",
+    "[null, 1, {}]",
+    '[{"id": "x", "title": "older", "startedAt": 1, "job": {"state": "done"}}]',
+    '[{"id": "x", "title": "t", "startedAt": 1, "job": {"state": "done", "elapsed_s": 1, '
+    '"files": {}, "stages": [{}], "predicted_s": null, "seed": null, "gaussians": null, '
+    '"bytes": null, "score": null}}]',
+)
+
+
+def test_a_history_that_this_version_cannot_read_is_left_out(
+    serve: Serve, open_page: OpenPage
+) -> None:
+    watched = open_page(serve().url)
+    page = watched.page
+    for stored in UNREADABLE:
+        page.evaluate("stored => localStorage.setItem('splat-miner.history', stored)", stored)
+        page.reload()
+        expect(page.locator("#state")).to_have_text("Ready")
+        expect(page.locator("#history li")).to_have_count(0)
+    page.get_by_role("button", name="a red car").click()
+    page.keyboard.press("Enter")
+    expect(page.locator("#history li")).to_have_count(1)
+    page.reload()
+    expect(page.locator("#history li")).to_have_count(1)
+    assert watched.errors == []
