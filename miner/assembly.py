@@ -131,6 +131,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         margin_s=config.budget_margin,
         estimates_file=EstimatesFile(config.log.dir / FILE_NAME, score_log.problems),
         on_answer=[thumbnails] if thumbnails is not None else [],
+        sole_caller=not config.needs_chain,
         vocabulary=settings.vocabulary,
     )
     transports: list[Transport] = []

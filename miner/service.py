@@ -43,6 +43,7 @@ class MinerService:
         budget_s: Seconds from the receipt of a request to the arrival of its answer.
         margin_s: Part of that kept for what cannot be measured here: the way over the network.
         estimates_file: Where what steps take is kept over restarts, if anywhere.
+        sole_caller: Whether all requests come from one caller, who then may book everything.
         vocabulary: The words that the networks know, if they are few.
         on_answer: Are told of every answer; what they raise is logged and ignored.
         clock: Monotonic clock, in seconds.
@@ -56,6 +57,7 @@ class MinerService:
         budget_s: float,
         margin_s: float,
         estimates_file: EstimatesFile | None = None,
+        sole_caller: bool = False,
         vocabulary: Collection[str] = (),
         on_answer: Sequence[OnAnswer] = (),
         clock: Callable[[], float] = time.monotonic,
@@ -76,6 +78,7 @@ class MinerService:
             budget_s=budget_s,
             margin_s=margin_s,
             clock=clock,
+            sole_caller=sole_caller,
         )
         self._entries: dict[str, Entry] = {}
         self._life = Life(self._score_log)

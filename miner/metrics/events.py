@@ -21,6 +21,7 @@ from miner.metrics.labels import (
     Label,
     UidLabel,
 )
+from miner.score.tally import left_in_time
 
 REQUEST_BUCKETS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1, 2.5, 5, 10, 15, 20, 25, 30, 60)
 STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
@@ -237,9 +238,7 @@ def _is_owed(fields: Fields, total: float | None) -> bool:
     """Whether an answer counts for the share in time, as docs/score-log.md defines it."""
     if fields.get("outcome") == "rejected":
         return False
-    budget = _number(fields, "budget_s")
-    left = fields.get("reason_code") == "caller_left"
-    return not left or (budget is not None and (total or 0.0) > budget)
+    return not left_in_time(str(fields.get("reason_code")), total, _number(fields, "budget_s"))
 
 
 def _build(fields: Fields) -> dict[str, str]:

@@ -25,10 +25,12 @@ class FairShares:
 
     Args:
         clock: Monotonic clock, in seconds.
+        sole: Whether there can be only one caller: then nothing is kept for another.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, sole: bool = False) -> None:
         self._clock = clock
+        self._sole = sole
         self._seen: dict[Hashable, float] = {}
         self._used: dict[Hashable, tuple[float, float]] = {}
 
@@ -58,7 +60,7 @@ class FairShares:
 
     def share(self, horizon_s: float) -> float:
         """Returns the seconds that one caller may book of a horizon."""
-        return horizon_s / (len(self._seen) + 1)
+        return horizon_s if self._sole else horizon_s / (len(self._seen) + 1)
 
     def excess(
         self,
@@ -79,10 +81,13 @@ class FairShares:
         if already == 0.0:
             return 0.0
         total = sum(booked.values())
-        room = horizon_s if self.is_crowded_out(caller) else horizon_s - share
+        whole = self._sole or self.is_crowded_out(caller)
+        room = horizon_s if whole else horizon_s - share
         return min(already + seconds - share, total + seconds - room)
 
     def _flood(self) -> Hashable | None:
+        if self._sole:
+            return None
         recent = {caller: self._recent(caller) for caller in self._used}
         bound = max(self.share(ACTIVE_S), 0.5 * sum(recent.values()))
         return next((caller for caller, seconds in recent.items() if seconds > bound), None)

@@ -67,6 +67,7 @@ class Scheduler:
         margin_s: Seconds of every budget kept for what cannot be seen: the way over the network.
         clock: Monotonic clock, in seconds.
         margins: How sure the guard wants to be.
+        sole_caller: Whether all requests come from one caller, who then may book everything.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Scheduler:
         margin_s: float,
         clock: Callable[[], float],
         margins: Margins | None = None,
+        sole_caller: bool = False,
     ) -> None:
         self._ladder = tuple(ladder)
         self._route = route
@@ -88,7 +90,7 @@ class Scheduler:
         self._budget_s = budget_s
         self._margin_s = margin_s
         self._clock = clock
-        self._shares = FairShares(clock)
+        self._shares = FairShares(clock, sole=sole_caller)
         self._guard = Guard(
             estimates, self._shares, horizon_s=budget_s, clock=clock, margins=margins
         )

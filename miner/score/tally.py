@@ -50,11 +50,22 @@ class Answered(NamedTuple):
         return self.outcome != "rejected" and not self.left
 
 
+def left_in_time(code: str, total_s: float | None, budget_s: float | None) -> bool:
+    """Returns whether a caller left while there was time, so that it was owed no answer.
+
+    Args:
+        code: The reason code of its answer.
+        total_s: Seconds until it left, where the line says so.
+        budget_s: Its budget, where it came so far.
+    """
+    return code == "caller_left" and (budget_s is None or (total_s or 0.0) <= budget_s)
+
+
 def answered_of(fields: Fields) -> Answered:
     """Reads an `answered` event."""
     outcome, code = fields.name("outcome"), fields.name("reason_code")
     total, budget = fields.number("total_s"), fields.number("budget_s")
-    left = code == "caller_left" and outcome != "rejected"
+    left = outcome != "rejected" and left_in_time(code, total, budget)
     answered = Answered(
         outcome,
         code,
@@ -63,7 +74,7 @@ def answered_of(fields: Fields) -> Answered:
         total,
         fields.seconds("timings"),
         fields.flag("on_time") and outcome == "completed",
-        left and (budget is None or (total or 0.0) <= budget),
+        left,
     )
     fields.check_texts("ts", "task_id", "reason")
     fields.odd |= "outcome" not in fields.event

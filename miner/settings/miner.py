@@ -94,7 +94,7 @@ class PullSettings(Part):
     preferred: str | None = None
     """Hotkey of a validator to ask more often."""
     every: Count = 5
-    """The preferred validator is asked every so many turns, if it may be asked."""
+    """The preferred validator is asked on every Nth turn, if it may be asked."""
     workers: Annotated[int, Field(ge=1, le=16)] = 1
     """Pulled tasks in generation at once."""
     state: Path | None = None

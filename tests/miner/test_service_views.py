@@ -170,3 +170,20 @@ async def test_an_answer_tells_the_words_that_the_networks_know(make_bench: Make
     answer = await bench.handle(task=TextTask(id="t", prompt="a blue dragon"))
     assert (answer.understood, answer.ignored) == (("blue",), ("dragon",))
     assert "dragon" not in bench.log.path.read_text()
+
+
+@pytest.mark.parametrize(("sole_caller", "admitted"), [(False, 4), (True, 7)])
+@in_virtual_time
+async def test_a_sole_caller_is_let_in_as_long_as_it_is_in_time(
+    make_bench: MakeBench, sole_caller: bool, admitted: int
+) -> None:
+    bench = make_bench(sole_caller=sole_caller)
+    await bench.service.start()
+    held = await bench.held("prompt", "one", transport="http")
+    asking = [bench.ask(f"more {number}", transport="http") for number in range(20)]
+    await asyncio.sleep(0.01)
+    refused = {event["reason_code"] for event in bench.events("answered")}
+    assert refused == {"predicted_late" if sole_caller else "caller_share"}
+    assert bench.service.snapshot().active == {"http": admitted}
+    bench.engine.release.set()
+    await asyncio.gather(held, *asking)

@@ -39,6 +39,15 @@ def test_a_lone_caller_leaves_a_share_free(shares: FairShares) -> None:
     assert shares.share(HORIZON) == HORIZON / 2
 
 
+def test_where_there_can_be_only_one_caller_it_may_book_everything_at_every_rung(
+    clock: Clock,
+) -> None:
+    shares = FairShares(clock, sole=True)
+    booked: dict[Hashable, float] = {}
+    assert fill(shares, booked, "a", 1.0) == HORIZON
+    assert not shares.floods("a")
+
+
 def test_two_callers_leave_a_share_free(shares: FairShares) -> None:
     booked: dict[Hashable, float] = {}
     shares.note("a")
