@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zstandard
 
+from generation.presets import preset
 from generation.settings import MeshSettings
 from protocol import ply, spz
 from protocol.errors import CodecError
@@ -45,11 +46,14 @@ def test_the_error_messages_are_current() -> None:
 
 
 def test_the_limits_are_current() -> None:
+    small = preset("embedded").mesh
     for limit in (
         f"| Gaussians (`max_points`) | {MAX_GAUSSIANS:,} | {MAX_GAUSSIANS_OF_A_FILE:,},",
         f"| ASCII body (`max_text_bytes`) | {ply.MAX_TEXT_BYTES >> 20} MiB |",
         f"| Gaussians written | no limit | 1 to {spz.MAX_POINTS:,} |",
-        f"`--triangles N` ({MeshSettings().triangles:,}, at least 100)",
-        f"`--resolution N` ({MeshSettings().resolution}; 8 to 512)",
+        f"`--mesh.triangles N` ({MeshSettings().triangles:,}, with `embedded` {small.triangles:,}; "
+        "at least 100)",
+        f"`--mesh.resolution N` ({MeshSettings().resolution}, with `embedded` {small.resolution}; "
+        "8 to 512)",
     ):
         assert limit in DOCUMENT
