@@ -26,8 +26,9 @@ demo: $(STAMP)  ## a miner and a mock validator on loopback; results in demo-out
 	$(BIN)/python -m scripts.demo
 
 test: $(STAMP)  ## the whole test suite, in JOBS=2 processes
-	@# One thread each: several of torch's in several processes wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	@# One thread each: several of torch's in several processes wait for each other. Numba, which rembg
+	@# loads, would set torch's number of threads to that of the cores.
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check .
