@@ -254,6 +254,11 @@ def test_an_interrupt_while_a_file_is_made_ends_at_once(
 
     monkeypatch.setattr(maker, "encode", encode)
     arguments = ["--preset", "embedded", "--text_to_image.steps", "1"]
-    assert main(["a red car", "--out", f"{tmp_path}/x.mp4", *arguments]) == 130
+    # A shell that starts the tests in the background has it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["a red car", "--out", f"{tmp_path}/x.mp4", *arguments]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.endswith("\ninterrupted\n")
     assert (went_on, list(tmp_path.iterdir())) == ([], [])

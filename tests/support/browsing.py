@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -18,6 +18,8 @@ from miner.transports.http.status import About
 from tests.support.loopback import free_port
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+PATIENCE_MS = 45_000
+"""How long a page may take for a step on a machine whose cores are all busy."""
 _SOFTWARE_WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 
 
@@ -36,14 +38,18 @@ class WatchedPage:
     Args:
         browser: Gets the context.
         expected: Parts of console errors that are meant to appear.
+        turning: Whether objects turn, which software WebGL pays with a core.
         options: Of the context, such as `viewport`.
     """
 
-    def __init__(self, browser: Browser, *expected: str, **options: Any) -> None:
+    def __init__(
+        self, browser: Browser, *expected: str, turning: bool = False, **options: Any
+    ) -> None:
         self._expected = expected
-        self._context = browser.new_context(reduced_motion="no-preference", **options)
+        motion: Literal["no-preference", "reduce"] = "no-preference" if turning else "reduce"
+        self._context = browser.new_context(reduced_motion=motion, **options)
         self.page: Page = self._context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(PATIENCE_MS)
         self.errors: list[str] = []
         self.requests: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))

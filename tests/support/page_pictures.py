@@ -27,7 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     expect.set_options(timeout=60_000)
     with chromium() as browser:
-        watched = WatchedPage(browser, viewport={"width": 1280, "height": 1000})
+        watched = WatchedPage(browser, turning=True, viewport={"width": 1280, "height": 1000})
         watched.page.goto(options.page)
         for prompt in PROMPTS:
             watched.page.get_by_label("Describe one object").fill(prompt)
@@ -37,7 +37,7 @@ def main() -> None:
             watched.page.get_by_role("button", name="Turn").click()
         _save(watched.page, options.out / "page.png")
         watched.close()
-        watched = WatchedPage(browser, viewport={"width": 1180, "height": 980})
+        watched = WatchedPage(browser, turning=True, viewport={"width": 1180, "height": 980})
         watched.page.goto(options.report.resolve().as_uri())
         expect(watched.page.get_by_role("button").first).to_have_text("Four views")
         _save(watched.page, options.out / "report.png")

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.support.browsing import CHROMIUM, WatchedPage, chromium
+from tests.support.browsing import CHROMIUM, PATIENCE_MS, WatchedPage, chromium
 
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=PATIENCE_MS)
 
 OpenPage = Callable[..., WatchedPage]
 

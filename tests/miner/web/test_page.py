@@ -78,7 +78,7 @@ def miner(
 
 @pytest.fixture(scope="module")
 def watched(miner: ServedMiner, open_page: OpenPage) -> WatchedPage:
-    return open_page(miner.url, "422", viewport={"width": 900, "height": 900})
+    return open_page(miner.url, "422", turning=True, viewport={"width": 900, "height": 900})
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def colour(png: bytes) -> int:
 
 
 def test_answers_turn_in_3d_from_the_disk(report: Path, open_page: OpenPage) -> None:
-    watched = open_page(report.as_uri())
+    watched = open_page(report.as_uri(), turning=True)
     page = watched.page
     red, blue = page.locator(".view").all()
     expect(red.get_by_role("button")).to_have_text("Four views")
