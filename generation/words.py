@@ -25,7 +25,7 @@ def understood_words(
     Args:
         prompt: Any text.
         vocabulary: Lower-case words, and phrases such as "ring stand"; the longest phrase wins.
-            Empty if the networks know too many words to list: then nothing is said of any.
+            Empty if the networks know too many words to list: then both results are empty.
 
     Returns:
         The understood words and the ignored ones, each once, in the order of the prompt. Function

@@ -9,7 +9,7 @@ from miner.request import Outcome, ReasonCode
 from miner.transports.pull.validators import Fate
 
 OTHER = "other"
-"""Stands for every value that a label does not take."""
+"""The value of a label for all words that it does not know."""
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,39}")
 

@@ -30,7 +30,7 @@ _FILES = PackageFiles(files("miner.web").joinpath("static"), CONTENT_SECURITY_PO
 def web_routes() -> list[Route]:
     """Returns the routes of the page: `GET /` and `GET /web/NAME` for each of its files.
 
-    They need no key: what they serve is the same for everybody.
+    They need no key: what they serve does not depend on the caller.
     """
     return [
         Route("/", _FILES.serve, methods=["GET"]),

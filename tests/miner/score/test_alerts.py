@@ -1,4 +1,4 @@
-"""An alert says in numbers what is wrong now, and nothing is said of what is not."""
+"""What is wrong now is an alert with its numbers; what is right is none."""
 
 from typing import Any
 
