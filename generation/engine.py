@@ -5,26 +5,24 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from generation import process
 from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
 from generation.lanes import Lane, TurnExpired
 from generation.lift import stages_of
-from generation.plan import Output, Plan, Rung, Step, Turn
-from generation.scoring.validity import ValidityReport
+from generation.plan import Output, Part, Plan, Rung, Step, Turn
+from generation.result import Generation
 from generation.settings import GenerationSettings
 from generation.stage import (
     CPU,
     CUTOUT,
     GPU,
+    SCORE,
     SPLATS,
     Asset,
     Cutout,
@@ -38,7 +36,6 @@ from generation.stage import (
 from generation.step_run import OnEvent, RequestRun, StepRun
 from generation.warm_up import count_steps, visit_cost_keys
 from protocol.errors import SetupError, TaskError
-from protocol.gaussians import GaussianCloud
 from protocol.tasks import Task, TextTask
 
 if TYPE_CHECKING:
@@ -50,54 +47,6 @@ CLOSE_LIMIT_S = 5.0
 
 _FIRST: Turn = (-math.inf, 0)
 _LOADING_STEPS = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Generation:
-    """What became of a task.
-
-    Attributes:
-        task_id: Id of the task.
-        rung: Name of the quality level.
-        made: The Gaussian cloud with its file, or the mesh, as the plan asked.
-        timings: Seconds that each stage occupied its lane, summed over its steps, without waiting,
-            in the order in which the stages began.
-        image: (H, W, 3) uint8 RGB, drawn or given; see `Cutout.picture`.
-        cutout: (S, S, 4) uint8 RGBA, the object alone, framed.
-    """
-
-    task_id: str
-    rung: str
-    made: Asset | TriangleMesh
-    timings: Mapping[str, float]
-    image: NDArray[np.uint8]
-    cutout: NDArray[np.uint8]
-
-    @property
-    def asset(self) -> Asset:
-        """The Gaussian cloud with its file.
-
-        Raises:
-            TypeError: The task became a mesh.
-        """
-        if not isinstance(self.made, Asset):
-            raise TypeError(f"the task {self.task_id} became a mesh, not a Gaussian cloud")
-        return self.made
-
-    @property
-    def cloud(self) -> GaussianCloud:
-        """The Gaussian cloud."""
-        return self.asset.cloud
-
-    @property
-    def spz(self) -> bytes:
-        """The cloud as an SPZ file."""
-        return self.asset.spz
-
-    @property
-    def validity(self) -> ValidityReport:
-        """The validator's checks, all passed."""
-        return self.asset.validity
 
 
 class Engine:
@@ -150,7 +99,7 @@ class Engine:
         self._functions = functions
         self._drop_caches = drop_caches
         self._remembers = remembers
-        self._text_routes: dict[tuple[Rung, Output, bool], tuple[Step, ...]] = {}
+        self._text_routes: dict[tuple[Rung, Output, Part, bool], tuple[Step, ...]] = {}
         self._cause_of_death: str | None = None
         self._frozen = False
 
@@ -163,7 +112,8 @@ class Engine:
         if self._functions is not None:
             return
         async with process.one_at_a_time():
-            with self._bar(len(self._stages) + _LOADING_STEPS) as tick:
+            parts = len(self._stages) + _LOADING_STEPS + (self.settings.scoring.scorer != "none")
+            with self._bar(parts) as tick:
                 load = partial(_load, self.settings, self._models_dir, tick)
                 try:
                     loaded = await self._lanes[GPU].run(_FIRST, load)
@@ -211,7 +161,9 @@ class Engine:
                 await process.freeze()
         return seconds
 
-    def route(self, task: Task, rung: Rung, output: Output = "splats") -> tuple[Step, ...]:
+    def route(
+        self, task: Task, rung: Rung, output: Output = "splats", part: Part = "whole"
+    ) -> tuple[Step, ...]:
         """Returns the steps that a task takes at a rung; see `Stage.cost_key`.
 
         Takes microseconds.
@@ -220,18 +172,20 @@ class Engine:
             task: Text or image.
             rung: The quality level.
             output: What the task becomes.
+            part: All the way, or one half of it.
 
         Raises:
             TaskError: The header of an image task's picture cannot be read.
         """
         stages = self._stages[rung.back_end]
         if not isinstance(task, TextTask):
-            return route(stages, task, rung, output)
+            return route(stages, task, rung, output, part)
         # The steps of all text tasks are the same, but for whether the prompt is remembered.
-        key = (rung, output, self._remembers(task.prompt))
+        key = (rung, output, part, self._remembers(task.prompt))
         steps = self._text_routes.get(key)
         if steps is None:
-            steps = self._text_routes[key] = route(stages, task, rung, output, remembered=key[2])
+            steps = route(stages, task, rung, output, part, remembered=key[-1])
+            self._text_routes[key] = steps
         return steps
 
     async def run(
@@ -239,6 +193,7 @@ class Engine:
         task: Task,
         plan: Plan,
         *,
+        start: Cutout | None = None,
         seconds_left: float = math.inf,
         turn: Turn = _FIRST,
         on_event: OnEvent = lambda event: None,
@@ -251,6 +206,7 @@ class Engine:
         Args:
             task: What to make.
             plan: How; its steps come from `route`.
+            start: What a plan of the part "object" starts from: the cut-out of one of "picture".
             seconds_left: Of the request's time, now; `plan.latest_start` counts on it.
             turn: Its place in every lane.
             on_event: Called in the event loop. A step that runs reports "started", then "finished"
@@ -264,22 +220,15 @@ class Engine:
             EngineDead: No further request can be served.
         """
         deadline = self._clock() + seconds_left
-        request = RequestRun(task, plan, on_event, turn, deadline)
+        request = RequestRun(task, plan, on_event, turn, deadline, start)
         try:
             made, cutout = await self._walk(request)
         except GenerationEnded as error:
             error.timings = request.timings
             raise
-        if not isinstance(made, Asset | TriangleMesh) or cutout is None:
+        if not isinstance(made, Asset | TriangleMesh | Cutout) or cutout is None:
             raise ValueError(f"the plan of {len(plan.steps)} steps makes no asset")
-        return Generation(
-            task_id=task.id,
-            rung=plan.rung.name,
-            made=made,
-            timings=request.timings,
-            image=cutout.picture,
-            cutout=cutout.rgba,
-        )
+        return Generation(task.id, plan.rung.name, made, request.timings, cutout)
 
     async def close(self, *, limit_s: float = CLOSE_LIMIT_S) -> bool:
         """Ends the threads and lets the networks go; requests that wait raise EngineDead.
@@ -300,13 +249,13 @@ class Engine:
         return all(ended)
 
     async def _walk(self, request: RequestRun) -> tuple[Any, Cutout | None]:
-        """Takes the steps of a plan; returns the last result and the cut-out, if one was made."""
+        """Takes the steps of a plan; returns the last result and the cut-out, if there is one."""
         functions = self._functions
         if functions is None:
             raise RuntimeError("the engine was used before start, or after close")
         task, plan = request.task, request.plan
-        value: Any = task
-        cutout = None
+        value: Any = task if request.start is None else request.start
+        cutout = value if isinstance(value, Cutout) else None
         for position, step in enumerate(plan.steps):
             context = StepContext(task, plan.rung, step.index)
             work = partial(functions[step.stage], value, context)
@@ -382,7 +331,7 @@ def _prepare_thread(lane: str, device: str) -> None:
     if lane == SPLATS:
         # They launch hundreds of small kernels and wait for many of them.
         streams.go_first(device)
-    elif lane == CUTOUT:
+    elif lane in (CUTOUT, SCORE):
         streams.go_beside(device)
     else:
         streams.use_device(device)

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.drawing import Drawing
 from generation.pictures.flux1 import Flux1
 from generation.pictures.framing import MAX_SIDE, composite_on_grey
+from generation.scoring.score import Scorer
 from generation.scoring.validity import check
 from generation.settings import GenerationSettings
 from generation.stage import Asset, Cutout, StageFunction, StepContext
@@ -104,7 +105,7 @@ def load(
         settings: The preset.
         models_dir: The models folder; the default one when None.
         report: Receives the name of what is loaded next: three times (with `image_only` two), then
-            once per back end.
+            once per back end and once for the scorer, if there is one.
         image_only: Leave out text to image; only image tasks can be served then.
 
     Raises:
@@ -121,14 +122,41 @@ def load(
             report(name)
             loader = importlib.import_module(BACK_ENDS[name].loader)
             back_ends[name] = loader.load(settings, models_dir, device)
+        scorer = load_scorer(settings, models_dir, device, report)
     except torch.OutOfMemoryError as error:
         raise SetupError(
             f"preset {settings.name} does not fit on {settings.device}: {error}",
             fix="free the device (nvidia-smi shows who uses it) or use --preset gpu24",
         ) from error
     if image_only:
-        return assemble_image_only(settings, background, back_ends)
-    return assemble(settings, pictures, back_ends)
+        return assemble_image_only(settings, background, back_ends, scorer)
+    return assemble(settings, pictures, back_ends, scorer)
+
+
+def load_scorer(
+    settings: GenerationSettings,
+    models_dir: Path | None,
+    device: torch.device,
+    report: Callable[[str], None] = lambda what: None,
+) -> Scorer | None:
+    """Loads what scores objects; None if the preset has no scorer.
+
+    Args:
+        settings: The preset.
+        models_dir: The models folder; the default one when None.
+        device: From `require_device`.
+        report: Receives the name of what is loaded next.
+
+    Raises:
+        SetupError: A file or a package is missing.
+    """
+    name = settings.scoring.scorer
+    if name == "none":
+        return None
+    report("scorer")
+    loader = importlib.import_module(f"generation.scoring.{name}")
+    scorer: Scorer = loader.load(settings, models_dir, device)
+    return scorer
 
 
 def load_pictures(
@@ -180,6 +208,7 @@ def assemble(
     settings: GenerationSettings,
     pictures: PictureNetworks,
     back_ends: Mapping[str, Mapping[str, StageFunction]],
+    scorer: Scorer | None = None,
 ) -> LoadedStages:
     """Makes stage functions of networks.
 
@@ -187,9 +216,10 @@ def assemble(
         settings: The preset.
         pictures: The networks that take a task to a cut-out, on the preset's device.
         back_ends: The stage functions of every back end in the preset's ladder.
+        scorer: What scores objects, if anything does.
     """
     flux = pictures.flux
-    others = assemble_image_only(settings, pictures.background, back_ends)
+    others = assemble_image_only(settings, pictures.background, back_ends, scorer)
 
     def prompt(task: TextTask, context: StepContext) -> Drawing:
         rung = context.rung
@@ -213,6 +243,7 @@ def assemble_image_only(
     settings: GenerationSettings,
     background: BackgroundRemover,
     back_ends: Mapping[str, Mapping[str, StageFunction]],
+    scorer: Scorer | None = None,
 ) -> LoadedStages:
     """Makes stage functions that serve image tasks; see `assemble`."""
 
@@ -223,11 +254,25 @@ def assemble_image_only(
         return _encode(cloud, settings.spz_level)
 
     def drop_caches() -> None:
+        if scorer is not None:
+            scorer.drop_caches()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     functions: dict[str, StageFunction] = {"cutout": cutout, "encode": encode}
+    if scorer is not None:
+        functions |= _scoring(scorer)
     return LoadedStages(functions | _by_back_end(back_ends), drop_caches, lambda prompt: False)
+
+
+def _scoring(scorer: Scorer) -> dict[str, StageFunction]:
+    def rate(cutout: Cutout, context: StepContext) -> Cutout:
+        return replace(cutout, rating=scorer.rate(cutout, context.task))
+
+    def score(asset: Asset, context: StepContext) -> Asset:
+        return replace(asset, score=scorer.score(asset, context.task))
+
+    return {"rate": rate, "score": score}
 
 
 def _by_back_end(

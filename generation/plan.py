@@ -11,6 +11,10 @@ from typing import Literal
 Output = Literal["splats", "mesh"]
 """What a task becomes: a Gaussian cloud, or a triangle mesh of the same object."""
 
+Part = Literal["whole", "picture", "object"]
+"""How much of the way a plan takes: from the task to the end; from the task to a rated cut-out; or
+from a cut-out to the end. Candidates are drawn by the second and lifted by the third."""
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -42,14 +46,12 @@ class Step:
         lane: Name of the lane that it occupies.
         cost_key: What its duration is learned under; steps with one key take equally long.
         index: Which one it is of its stage's steps, from 0: a picture has several of `denoise`.
-        candidate: Which candidate of the request it works on.
     """
 
     stage: str
     lane: str
     cost_key: str
     index: int = 0
-    candidate: int = 0
 
 
 @dataclass(frozen=True)

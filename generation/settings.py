@@ -127,6 +127,28 @@ class MeshSettings(Frozen):
     """Most triangles; a finer surface is simplified."""
 
 
+class ScoringSettings(Frozen):
+    """Object to the score that a validator is expected to give."""
+
+    scorer: Literal["none", "embedded", "validator"] = "none"
+    """What scores: the validator's networks, which need the extra score and weights of 1.8 GB; a
+    small network for the words of the preset embedded; or none, which leaves out gate and
+    candidates."""
+    quality_model: HubModel | None = None
+    """Weights of the image quality network."""
+    text_model: HubModel | None = None
+    """Weights of the network that compares a view with the prompt."""
+    lpips_model: ReleaseModel | None = None
+    """Weights of the network that compares neighbouring views."""
+    image_alignment: Literal["convnext", "llm2clip"] = "convnext"
+    """What compares a view with the picture of an image task: a stand-in, the network of the text
+    alignment, or the validator's own, whose repository brings code that runs in the miner."""
+    image_model: HubModel | None = None
+    """Weights and code of llm2clip."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Number format of the large networks; validators use float16."""
+
+
 class RungSettings(Frozen):
     """A level below a preset's best. What it leaves out is as in the preset."""
 
@@ -161,6 +183,7 @@ class GenerationFields(Frozen):
     triposr: TripoSRSettings
     splats: SplatSettings
     mesh: MeshSettings = MeshSettings()
+    scoring: ScoringSettings = ScoringSettings()
     rungs: Annotated[tuple[RungSettings, ...], AfterValidator(_are_told_apart)] = ()
     """Levels below the preset's best, best first; the guard falls back on them before it drops a
     request. A list of {name, steps, size, gaussians, skip_plain}."""
@@ -184,7 +207,18 @@ class GenerationSettings(GenerationFields):
     @property
     def models(self) -> tuple[ModelSource, ...]:
         """The weights that have to be downloaded, gated ones first."""
-        sources = (self.text_to_image.model, self.cutout.model, self.triposr.model)
+        scoring = self.scoring
+        sources = (
+            self.text_to_image.model,
+            self.cutout.model,
+            self.triposr.model,
+            *(
+                (scoring.quality_model, scoring.text_model, scoring.lpips_model)
+                if scoring.scorer == "validator"
+                else ()
+            ),
+            scoring.image_model if scoring.image_alignment == "llm2clip" else None,
+        )
         found = [source for source in sources if source is not None]
         return tuple(sorted(found, key=lambda m: not (isinstance(m, HubModel) and m.gated)))
 

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from generation.plan import Output, Rung, Step
+from generation.plan import Output, Part, Rung, Step
+from generation.scoring.score import Score
 from generation.scoring.validity import ValidityReport
 from protocol.gaussians import GaussianCloud
 from protocol.images import read_size
 from protocol.tasks import ImageTask, Task, TextTask
 
-GPU, CUTOUT, SPLATS, CPU = "gpu", "cutout", "splats", "cpu"
-"""Lanes. The large networks take turns in `gpu`; on CUDA, `cutout` and `splats` run beside it, each
-on a stream of its own; `cpu` needs no device."""
+GPU, CUTOUT, SPLATS, CPU, SCORE = "gpu", "cutout", "splats", "cpu", "score"
+"""Lanes. The large networks take turns in `gpu`; on CUDA, `cutout`, `splats` and `score` run beside
+it, each on a stream of its own; `cpu` needs no device."""
 
-_WORKERS = {GPU: 1, CUTOUT: 1, SPLATS: 1, CPU: 2}
+_WORKERS = {GPU: 1, CUTOUT: 1, SPLATS: 1, CPU: 2, SCORE: 1}
 
 LARGE_PIXELS = 1_500_000
 """Decoding and scaling down dominate the cut-out of a picture with more pixels than this."""
@@ -55,11 +56,13 @@ class Cutout:
             `framing.MAX_SIDE` and shown on grey where it is transparent.
         rgba: (S, S, 4) uint8, the object alone, framed.
         on_grey: (S, S, 3) uint8 RGB, the same on mid-grey.
+        rating: How good it is among the pictures of its task, if the stage `rate` has seen it.
     """
 
     picture: NDArray[np.uint8]
     rgba: NDArray[np.uint8]
     on_grey: NDArray[np.uint8]
+    rating: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +73,13 @@ class Asset:
         cloud: The Gaussian cloud.
         spz: The cloud as an SPZ file.
         validity: The validator's checks, all passed.
+        score: What a validator is expected to say, if the stage `score` has seen it.
     """
 
     cloud: GaussianCloud
     spz: bytes
     validity: ValidityReport
+    score: Score | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +102,10 @@ class TriangleMesh:
     rgb: NDArray[np.float32]
 
 
+_PICTURE: frozenset[Part] = frozenset({"whole", "picture"})
+_OBJECT: frozenset[Part] = frozenset({"whole", "object"})
+
+
 @dataclass(frozen=True)
 class Stage:
     """One kind of work.
@@ -109,6 +118,7 @@ class Stage:
         text_only: Whether image tasks do without it.
         repeats: How many steps of it a plan has.
         output: Which tasks need it, by what they become; None if all do.
+        parts: In which plans it is.
     """
 
     name: str
@@ -117,6 +127,7 @@ class Stage:
     text_only: bool = False
     repeats: Callable[[Rung], int] = lambda rung: 1
     output: Output | None = None
+    parts: frozenset[Part] = _OBJECT
 
 
 PROMPT_NEW, PROMPT_REMEMBERED = "prompt:new", "prompt:remembered"
@@ -139,16 +150,23 @@ def _denoising_steps(rung: Rung) -> int:
 
 
 PICTURE_STAGES = (
-    Stage("prompt", GPU, _prompt_key, text_only=True),
+    Stage("prompt", GPU, _prompt_key, text_only=True, parts=_PICTURE),
     Stage(
         "denoise",
         GPU,
         lambda task, rung, remembered: f"denoise:{rung.size}",
         text_only=True,
         repeats=_denoising_steps,
+        parts=_PICTURE,
     ),
-    Stage("decode", GPU, lambda task, rung, remembered: f"decode:{rung.size}", text_only=True),
-    Stage("cutout", CUTOUT, _cutout_key),
+    Stage(
+        "decode",
+        GPU,
+        lambda task, rung, remembered: f"decode:{rung.size}",
+        text_only=True,
+        parts=_PICTURE,
+    ),
+    Stage("cutout", CUTOUT, _cutout_key, parts=_PICTURE),
 )
 """From a task to a framed cut-out; an image task enters at the last one."""
 
@@ -157,12 +175,24 @@ ENCODE = Stage(
 )
 """From a Gaussian cloud to a checked SPZ file."""
 
+RATE = Stage("rate", SCORE, lambda task, rung, remembered: "rate", parts=frozenset({"picture"}))
+"""From a cut-out to the same with a rating. The first candidate is lifted without one."""
+
+SCORE_STAGE = Stage(
+    "score",
+    SCORE,
+    lambda task, rung, remembered: f"score:{task.kind}:{rung.gaussians}",
+    output="splats",
+)
+"""From a checked SPZ file to the same with a score."""
+
 
 def route(
     stages: tuple[Stage, ...],
     task: Task,
     rung: Rung,
     output: Output = "splats",
+    part: Part = "whole",
     *,
     remembered: bool = False,
 ) -> tuple[Step, ...]:
@@ -173,12 +203,13 @@ def route(
         task: Text or image.
         rung: The quality level.
         output: What the task becomes.
+        part: All the way, or to the rated cut-out, or from there.
         remembered: Whether the engine still has the encoding of a text task's prompt.
     """
     return tuple(
         Step(stage.name, stage.lane, stage.cost_key(task, rung, remembered), index)
         for stage in stages
-        if stage.output in (None, output)
+        if part in stage.parts and stage.output in (None, output)
         if isinstance(task, TextTask) or not stage.text_only
         for index in range(stage.repeats(rung))
     )

@@ -25,6 +25,7 @@ class RequestRun:
         on_event: Receives what happens to its steps.
         turn: Its place in every lane.
         deadline: When it has no seconds left, on the engine's clock.
+        start: What its first step takes; the task itself when None.
         timings: Seconds of the steps that have finished, by stage.
     """
 
@@ -33,6 +34,7 @@ class RequestRun:
     on_event: OnEvent
     turn: Turn = (-math.inf, 0)
     deadline: float = math.inf
+    start: Any = None
     timings: dict[str, float] = field(default_factory=dict)
 
 

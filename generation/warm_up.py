@@ -7,14 +7,21 @@ import statistics
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import chain, cycle, product
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from generation.plan import Output, Plan, Rung, Step, StepEvent
-from generation.stage import LARGE_PIXELS, PROMPT_NEW, PROMPT_REMEMBERED, Cutout
+from generation.plan import Output, Part, Plan, Rung, Step, StepEvent
+from generation.stage import (
+    LARGE_PIXELS,
+    PROMPT_NEW,
+    PROMPT_REMEMBERED,
+    RATE,
+    SCORE_STAGE,
+    Cutout,
+)
 from generation.step_run import RequestRun
 from protocol.tasks import ImageTask, Task, TextTask
 
@@ -24,7 +31,16 @@ _LARGE_SIDE = 2 * math.isqrt(LARGE_PIXELS)
 _COLOURS = ("brown", "red", "blue", "green", "yellow", "white", "purple", "orange")
 _THINGS = ("chair", "car", "mug", "house", "cube", "tree", "table", "mushroom", "sphere")
 
-Route = Callable[[Task, Rung, Output], tuple[Step, ...]]
+
+class Route(Protocol):
+    """Gives the steps of a task at a rung: `Engine.route`."""
+
+    def __call__(
+        self, task: Task, rung: Rung, output: Output, part: Part = "whole"
+    ) -> tuple[Step, ...]:
+        """Returns the steps."""
+
+
 Walk = Callable[[RequestRun], Awaitable[tuple[Any, Cutout | None]]]
 
 
@@ -57,7 +73,12 @@ def count_steps(ladder: Sequence[Rung], route: Route, *, compiles: bool) -> int:
         len(_after_cutout(route(probe, rungs[0], "mesh")))
         for rungs in (rounds if compiles else rounds[1:])
     )
-    return drawn + given + lifted + len(rounds)
+    judged = sum(
+        len(_rating(route, probe, rung)) + len(_scoring(route, probe, rung))
+        for rungs in rounds
+        for rung in rungs
+    )
+    return drawn + given + lifted + judged + len(rounds)
 
 
 async def visit_cost_keys(
@@ -73,7 +94,8 @@ async def visit_cost_keys(
 
     A text task with a new prompt runs at every rung of `rounds_of`. Its picture, as a small and as
     a large JPEG file, visits the cut-outs of image tasks. The small one also becomes a mesh, in the
-    last round; in the first, too, if networks are compiled.
+    last round; in the first, too, if networks are compiled. What scores visits the picture and, as
+    the picture of an image task, the cloud of each text task.
 
     Args:
         ladder: The quality levels.
@@ -101,13 +123,20 @@ async def visit_cost_keys(
         with_mesh = compiles or number == len(rounds)
         for rung in rungs:
             task = _text_task(next(prompts))
-            _, cutout = await walk(RequestRun(task, Plan(rung, route(task, rung, "splats")), note))
+            made, cutout = await walk(
+                RequestRun(task, Plan(rung, route(task, rung, "splats")), note)
+            )
             again = route(task, rung, "splats")[:1]
             if again[0].cost_key == PROMPT_REMEMBERED and PROMPT_REMEMBERED not in seconds:
                 await walk(RequestRun(task, Plan(rung, again), note))
             if cutout is None:
                 continue
-            for given in await asyncio.to_thread(_image_tasks, cutout.picture):
+            rating = Plan(rung, _rating(route, task, rung))
+            await walk(RequestRun(task, rating, note, start=cutout))
+            small, large = await asyncio.to_thread(_image_tasks, cutout.picture)
+            scoring = Plan(rung, _scoring(route, small, rung))
+            await walk(RequestRun(small, scoring, note, start=made))
+            for given in (small, large):
                 steps = route(given, rung, "mesh")
                 if steps[0].cost_key in seconds:
                     continue
@@ -123,6 +152,16 @@ def _after_cutout(steps: Sequence[Step]) -> Sequence[Step]:
     """The steps that follow the cut-out."""
     names = [step.stage for step in steps]
     return steps[names.index("cutout") + 1 :]
+
+
+def _rating(route: Route, task: Task, rung: Rung) -> tuple[Step, ...]:
+    """The steps from a cut-out to its rating; none without a scorer."""
+    return tuple(s for s in route(task, rung, "splats", "picture") if s.stage == RATE.name)
+
+
+def _scoring(route: Route, task: Task, rung: Rung) -> tuple[Step, ...]:
+    """The steps from a file to its score; none without a scorer."""
+    return tuple(s for s in route(task, rung, "splats") if s.stage == SCORE_STAGE.name)
 
 
 def _text_task(prompt: str) -> TextTask:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from loguru import logger
 
-from generation.engine import Generation
+from generation.result import Generation
 from generation.stage import TriangleMesh
 from generation.words import understood_words
 from miner.request import ActiveRequest, Answer, Caller, Outcome, ReasonCode

@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from generation.settings import GenerationSettings
-from generation.stage import ENCODE, GPU, PICTURE_STAGES, SPLATS, Stage
+from generation.stage import (
+    ENCODE,
+    GPU,
+    PICTURE_STAGES,
+    RATE,
+    SCORE,
+    SCORE_STAGE,
+    SPLATS,
+    Stage,
+)
 
 
 @dataclass(frozen=True)
@@ -42,9 +51,14 @@ BACK_ENDS: Mapping[str, BackEnd] = {
 def stages_of(settings: GenerationSettings, back_end: str) -> tuple[Stage, ...]:
     """Returns all stages in order, with the lanes that the preset's device gives them.
 
-    Off CUDA, splats take turns with the other networks: there is no second stream to run them on.
+    Off CUDA, splats and scores take turns with the other networks: there is no second stream to run
+    them on.
     """
-    stages = (*PICTURE_STAGES, *BACK_ENDS[back_end].stages, ENCODE)
+    lift = (*BACK_ENDS[back_end].stages, ENCODE)
+    if settings.scoring.scorer == "none":
+        stages = (*PICTURE_STAGES, *lift)
+    else:
+        stages = (*PICTURE_STAGES, RATE, *lift, SCORE_STAGE)
     if "cuda" in settings.device:
         return stages
-    return tuple(replace(s, lane=GPU) if s.lane == SPLATS else s for s in stages)
+    return tuple(replace(s, lane=GPU) if s.lane in (SPLATS, SCORE) else s for s in stages)

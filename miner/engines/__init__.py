@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from generation.engine import Generation
 from generation.plan import Output, Plan, Rung, Step, StepEvent, Turn
+from generation.result import Generation
 from protocol.tasks import Task
 
 

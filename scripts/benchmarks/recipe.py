@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from loguru import logger
 
-from generation.engine import Engine, Generation
+from generation.engine import Engine
 from generation.plan import Plan, Rung
 from generation.presets import preset
 from generation.quiet import quiet_libraries
+from generation.result import Generation
 from generation.settings import GenerationSettings
 from generation.stage import PROMPT_NEW
 from protocol.errors import SetupError

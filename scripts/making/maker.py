@@ -205,7 +205,7 @@ async def _make(
             if isinstance(generation.made, TriangleMesh):
                 mesh = generation.made
             else:
-                asset = generation.made
+                asset = generation.asset
     return Made(asset, mesh), timings
 
 

@@ -5,8 +5,9 @@ import asyncio
 import numpy as np
 import pytest
 
-from generation.engine import Engine, Generation
+from generation.engine import Engine
 from generation.plan import Plan
+from generation.result import Generation
 from generation.scoring.validity import check
 from protocol import spz
 from protocol.gaussians import GaussianCloud

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from generation.engine import Generation
 from generation.errors import EngineDead, GenerationError, NoObject, OutOfMemory
+from generation.result import Generation
 from miner.request import Caller
 from protocol.errors import TaskError
 from protocol.tasks import ImageTask

@@ -9,14 +9,14 @@ from typing import Any, get_args
 import numpy as np
 from PIL import Image
 
-from generation.engine import Generation
 from generation.errors import GenerationStopped
 from generation.lift import stages_of
 from generation.plan import Output, Plan, Rung, Step, StepEvent, Turn
 from generation.presets import preset
+from generation.result import Generation
 from generation.scoring.validity import check
 from generation.settings import GenerationSettings
-from generation.stage import Asset, TriangleMesh, lane_workers, route
+from generation.stage import Asset, Cutout, TriangleMesh, lane_workers, route
 from protocol import spz
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import ImageTask, Task, TextTask
@@ -174,8 +174,7 @@ class FakeEngine:
             rung=plan.rung.name,
             made=tetrahedron() if is_mesh else Asset(ball(), ball_spz(), check(ball())),
             timings=timings,
-            image=pixels[..., :3],
-            cutout=pixels,
+            seen=Cutout(pixels[..., :3], pixels, pixels[..., :3]),
         )
 
     async def close(self) -> bool:

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generation.engine import Generation
+from generation.result import Generation
 from generation.scoring.validity import check
 from generation.stage import Asset
 from miner.chain.metagraph import Neuron
