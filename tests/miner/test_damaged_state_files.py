@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from loguru import logger
 
 from miner.estimates_file import KeptEstimate, KeptEstimates
+from miner.kept_gate import KeptPair, KeptPairs
 from miner.state_file import StateFile
 from miner.transports.pull.state import AssignedTask, PullState
 from miner.transports.pull.validators import Standing
@@ -30,6 +31,12 @@ SOUND = (
             KeptEstimate(engine="gpu-0", key=f"lift:{n}", mean=1.0, variance=0.1, level=1.0)
             for n in range(5)
         ),
+    ),
+    KeptPairs(
+        pairs=tuple(
+            KeptPair(predicted=0.6, accepted=n > 1, given=None, threshold=0.6, scorer="embedded")
+            for n in range(5)
+        )
     ),
     PullState(
         hotkey="5F",
@@ -55,7 +62,7 @@ def load(path: Path, model: Any) -> object:
 
 @pytest.mark.parametrize("sound", SOUND, ids=lambda sound: type(sound).__name__)
 def test_a_damaged_file_is_read_or_set_aside(
-    tmp_path: Path, sound: KeptEstimates | PullState
+    tmp_path: Path, sound: KeptEstimates | KeptPairs | PullState
 ) -> None:
     path = tmp_path / "kept.json"
     said: list[str] = []
@@ -85,12 +92,22 @@ HEALTH = [HealthCheck.function_scoped_fixture]
 @given(
     st.sampled_from(SOUND),
     st.sampled_from(
-        ["version", "hotkey", "machines", "estimates", "validators", "tasks", "\x1b[2J", "\ud800"]
+        [
+            "version",
+            "hotkey",
+            "machines",
+            "estimates",
+            "pairs",
+            "validators",
+            "tasks",
+            "\x1b[2J",
+            "\ud800",
+        ]
     ),
     documents,
 )
 def test_any_field_may_hold_anything(
-    tmp_path: Path, sound: KeptEstimates | PullState, name: str, value: object
+    tmp_path: Path, sound: KeptEstimates | KeptPairs | PullState, name: str, value: object
 ) -> None:
     path = tmp_path / "kept.json"
     content = json.loads(sound.model_dump_json()) | {name: value}
