@@ -24,6 +24,7 @@ from generation.settings import GenerationSettings
 from generation.stage import Asset, Cutout, StageFunction, StepContext
 from generation.weights.cache_dir import cache_dir
 from generation.weights.store import locate_models
+from generation.words import known_prompt
 from protocol import spz
 from protocol.errors import SetupError, TaskError
 from protocol.gaussians import GaussianCloud
@@ -223,7 +224,8 @@ def assemble(
 
     def prompt(task: TextTask, context: StepContext) -> Drawing:
         rung = context.rung
-        return flux.begin(task.prompt, task.seed, steps=rung.steps, size=rung.size)
+        words = known_prompt(task.prompt, settings.vocabulary)
+        return flux.begin(words, task.seed, steps=rung.steps, size=rung.size)
 
     def denoise(drawing: Drawing, context: StepContext) -> Drawing:
         return flux.denoise(drawing)
@@ -235,8 +237,11 @@ def assemble(
         flux.drop_caches()
         others.drop_caches()
 
+    def remembers(prompt: str) -> bool:
+        return flux.remembers(known_prompt(prompt, settings.vocabulary))
+
     functions: dict[str, StageFunction] = {"prompt": prompt, "denoise": denoise, "decode": decode}
-    return LoadedStages(functions | dict(others.functions), drop_caches, flux.remembers)
+    return LoadedStages(functions | dict(others.functions), drop_caches, remembers)
 
 
 def assemble_image_only(

@@ -8,7 +8,7 @@ from loguru import logger
 
 from generation.result import Generation
 from generation.stage import TriangleMesh
-from generation.words import understood_words
+from generation.words import in_one_line, refusal, understand
 from miner.request import ActiveRequest, Answer, Caller, Outcome, ReasonCode
 from protocol.tasks import Task, TextTask, log_safe
 
@@ -78,6 +78,17 @@ def answer_of(active: ActiveRequest, end: End) -> Answer:
     )
 
 
+def unknown_words(task: Task, vocabulary: Collection[str]) -> Answer | None:
+    """Returns the refusal of a prompt without a word that the networks know; None for other tasks.
+
+    Args:
+        task: What is asked.
+        vocabulary: The words that the networks know; empty if they are too many to list.
+    """
+    reason = refusal(task.prompt, vocabulary) if isinstance(task, TextTask) else None
+    return None if reason is None else Answer("rejected", "unknown_words", reason, task.id)
+
+
 def with_words(answer: Answer, task: Task, vocabulary: Collection[str]) -> Answer:
     """Adds to the answer of a text task which words the networks know, and the others.
 
@@ -88,8 +99,8 @@ def with_words(answer: Answer, task: Task, vocabulary: Collection[str]) -> Answe
     """
     if not vocabulary or not isinstance(task, TextTask):
         return answer
-    understood, ignored = understood_words(task.prompt, vocabulary)
-    return replace(answer, understood=understood, ignored=ignored)
+    words = understand(task.prompt, vocabulary)
+    return replace(answer, understood=words.understood, ignored=words.ignored)
 
 
 def stage_of(active: ActiveRequest) -> str | None:
@@ -103,8 +114,11 @@ def in_words(answer: Answer, *, caller: Caller, transport: str, kind: str | None
     who = log_safe(caller.hotkey)[:8] + ("" if caller.uid is None else f" (uid {caller.uid})")
     task = f"{kind} task" if kind is not None else "task"
     line = f"{log_safe(answer.task_id)}: {task} by {transport} from {who}"
+    words = ""
+    if answer.understood or answer.ignored:
+        words = f"; {in_one_line(answer.understood, answer.ignored)}"
     if answer.outcome != "completed":
-        return f"{line} {answer.outcome} after {answer.total_s:.2f} s: {answer.reason}"
+        return f"{line} {answer.outcome} after {answer.total_s:.2f} s: {answer.reason}{words}"
     stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in answer.timings.items())
     late = "" if answer.on_time else f", late: its budget was {answer.budget_s or 0.0:.2f} s"
     made = f"{answer.gaussians:,} Gaussians, {len(answer.asset):,} bytes SPZ"
@@ -112,5 +126,5 @@ def in_words(answer: Answer, *, caller: Caller, transport: str, kind: str | None
         made = f"a mesh of {len(answer.mesh.faces):,} triangles"
     return (
         f"{line} completed at {answer.rung}: {made}; {stages}; "
-        f"Total time: {answer.total_s:.2f} s{late}"
+        f"Total time: {answer.total_s:.2f} s{late}{words}"
     )

@@ -26,6 +26,7 @@ ReasonCode = Literal[
     "not_ready",
     "draining",
     "bad_task",
+    "unknown_words",
     "generation_error",
     "engine_suspect",
     "engine_dead",
@@ -99,7 +100,8 @@ class Answer:
         mesh: The mesh, if the request asked for one and was completed.
         picture: (H, W, 3) uint8 RGB, drawn or given; None unless completed.
         cutout: (S, S, 4) uint8 RGBA, the object alone, framed; None unless completed.
-        understood: Words of a prompt that the networks know, where these are few enough to list.
+        understood: Words of a prompt that the networks know, where these are few enough to list;
+            "car (cars)" for another form of one.
         ignored: Its other words.
     """
 

@@ -15,7 +15,7 @@ from generation.plan import StepEvent
 from miner.engines import EngineClient
 from miner.engines.fleet import Fleet
 from miner.engines.warming_up import WarmUps
-from miner.entry import End, Entry, Watch, answer_of, in_words, stage_of, with_words
+from miner.entry import End, Entry, Watch, answer_of, in_words, stage_of, unknown_words, with_words
 from miner.estimates_file import EstimatesFile
 from miner.life import Life, State
 from miner.request import ActiveRequest, Answer, Caller, ReasonCode, Request
@@ -220,6 +220,9 @@ class MinerService:
         refusal = self._life.refusal(self._cause_of_death)
         if refusal is not None:
             return Answer("dropped", *refusal, task_id)
+        unknown = unknown_words(request.task, self._vocabulary)
+        if unknown is not None:
+            return unknown
         try:
             active, verdict = self._scheduler.arrive(request)
         except TaskError as error:

@@ -15,7 +15,7 @@ from generation.plan import Output, Plan, StepEvent
 from generation.scoring.validity import check
 from generation.settings import GenerationSettings
 from generation.stage import Asset, StageFunction, StepContext, TriangleMesh
-from generation.words import understood_words
+from generation.words import in_one_line, refusal, understand
 from protocol import spz
 from protocol.errors import TaskError
 from protocol.files import replace_file
@@ -57,7 +57,7 @@ def make_all(
     """Loads a preset once, makes every object, and prints what became of it.
 
     An object that cannot be made is reported, and the next one begun; a file that cannot be written
-    ends the work.
+    ends the work. A prompt without a word that the networks know is refused before they are loaded.
 
     Args:
         settings: The preset. Text to image is loaded only if a subject is text.
@@ -72,6 +72,11 @@ def make_all(
     Raises:
         SetupError: The preset cannot be loaded.
     """
+    for subject in subjects:
+        if isinstance(subject.task, TextTask):
+            why = refusal(subject.task.prompt, settings.vocabulary)
+            if why is not None:
+                return failed(f"{subject.shown}: {why}", WRONG)
     loaded = _load(settings, models_dir, subjects)
     engine = Engine(
         settings,
@@ -220,9 +225,5 @@ def _tell(
         facts.append(f"{len(made.mesh.faces):,} triangles")
     print(f"{subject.shown}: {'; '.join(facts)}", flush=True)
     if settings.vocabulary and isinstance(subject.task, TextTask):
-        understood, ignored = understood_words(subject.task.prompt, settings.vocabulary)
-        print(f"  understood: {_listed(understood)}; ignored: {_listed(ignored)}", flush=True)
-
-
-def _listed(words: Sequence[str]) -> str:
-    return printable(", ".join(words)) or "nothing"
+        words = understand(subject.task.prompt, settings.vocabulary)
+        print(f"  {in_one_line(words.understood, words.ignored)}", flush=True)
