@@ -1,9 +1,20 @@
-"""What tests of several rooms share: one warm engine with the shipped networks."""
+"""What tests of several rooms share: one warm engine with the shipped networks.
+
+torchvision's wheel declares its operators in a library that needs CUDA. Beside a torch for the CPU
+alone, its import fails at the first operator that is missing, so these are declared here. Nothing
+that is tested calls them.
+"""
 
 import asyncio
 from collections.abc import Iterator, Mapping
 
 import pytest
+import torch
+
+if not torch.version.cuda:
+    _operators = torch.library.Library("torchvision", "DEF")
+    for _name in ("nms", "qnms"):
+        _operators.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 from generation.engine import Engine
 from generation.presets import preset
