@@ -48,8 +48,8 @@ def fetch_models(
     """Brings models into the store; what is there and matches the lock is left alone.
 
     A model in the lock is fetched at its locked revision and must come out as locked. One that is
-    not is fetched at the newest revision, which is then locked. An interrupted download goes on
-    where it stopped. Gated repositories use the token in HF_TOKEN.
+    not is fetched at the revision that its source names, else at the newest, which is then locked.
+    An interrupted download goes on where it stopped. Gated repositories use the token in HF_TOKEN.
 
     Args:
         models: What to fetch.
@@ -101,7 +101,8 @@ def _licence_line(model: ModelSource) -> str:
 def _discard_damaged(model: ModelSource, store: ModelStore) -> bool:
     """Removes files that differ from the lock; returns whether anything has to be downloaded."""
     locked = store.lock.get(model.name)
-    if locked is None:
+    if locked is None or store.is_superseded(model):
+        store.lock.pop(model.name, None)
         return True
     bad = [name for name in locked.files if store.problem(model, name) is not None]
     for name in bad:
@@ -124,7 +125,7 @@ def _plan(model: ModelSource, store: ModelStore, endpoint: str | None) -> _Plan:
 
     locked = store.lock.get(model.name)
     info = HfApi(endpoint=endpoint).model_info(
-        model.repo, revision=locked.revision if locked else None, files_metadata=True
+        model.repo, revision=locked.revision if locked else model.revision, files_metadata=True
     )
     siblings = {entry.rfilename: entry for entry in info.siblings or ()}
     names = [name for name in siblings if any(fnmatch(name, glob) for glob in model.files)]
@@ -207,14 +208,18 @@ def _download_file(model: ReleaseModel, file: Path, size: int) -> None:
             expected_size=size,
             displayed_filename=file.name,
         )
-    with part.open("rb") as stream:
-        md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if md5 != model.md5:
-        part.unlink()
-        raise SetupError(
-            f"{model.url} has MD5 {md5}, {model.md5} was expected",
-            fix="run the same command again; if it stays so, do not use the file",
-        )
+    for name, make, start in (
+        ("MD5", partial(hashlib.md5, usedforsecurity=False), model.md5),
+        ("SHA-256", hashlib.sha256, model.sha256_start),
+    ):
+        with part.open("rb") as stream:
+            digest = hashlib.file_digest(stream, make).hexdigest()
+        if not digest.startswith(start):
+            part.unlink()
+            raise SetupError(
+                f"{model.url} has {name} {digest}, {start} was expected",
+                fix="run the same command again; if it stays so, do not use the file",
+            )
     os.replace(part, file)
 
 

@@ -35,9 +35,11 @@ class HubModel(Frozen):
     files: Names
     """Glob patterns of the files that are needed, with commas; nothing else is downloaded."""
     licence: str
-    """Licence of the weights, as an SPDX identifier."""
+    """Licence of the weights, as an SPDX identifier; NOASSERTION where we know of none."""
     gated: bool = False
     """Whether the repository asks its users to accept its terms first."""
+    revision: str | None = None
+    """Commit to download; the newest, which the lock file then keeps, when null."""
 
     @property
     def name(self) -> str:
@@ -62,8 +64,10 @@ class ReleaseModel(Frozen):
     """What rembg, messages and the lock file call it."""
     url: str
     """Where the file is downloaded from; its last part is the file's name."""
-    md5: str
-    """MD5 of the file as its publisher states it, in hexadecimal."""
+    md5: str = ""
+    """MD5 of the file as its publisher states it, in hexadecimal; empty if it states none."""
+    sha256_start: str = ""
+    """First digits of the file's SHA-256 as its publisher states them, in hexadecimal."""
     licence: str
     """Licence of the weights, as an SPDX identifier."""
     page: str
@@ -107,3 +111,27 @@ ISNET = ReleaseModel(
     page="https://github.com/xuebinqin/DIS",
 )
 TRIPOSR = HubModel(repo="stabilityai/TripoSR", files=("config.yaml", "model.ckpt"), licence="MIT")
+QUALITY_SCORER = HubModel(
+    repo="404-Gen/validation",
+    files=("quality_scorer.safetensors",),
+    licence="NOASSERTION",
+    revision="948bf06988b630681c7bc468aebf2bbe010856f7",
+)
+CLIP_CONVNEXT = HubModel(
+    repo="laion/CLIP-convnext_large_d.laion2B-s26B-b102K-augreg",
+    files=("open_clip_model.safetensors",),
+    licence="MIT",
+)
+ALEXNET = ReleaseModel(
+    name="alexnet",
+    url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    sha256_start="7be5be79",
+    licence="BSD-3-Clause",
+    page="https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.alexnet.html",
+)
+LLM2CLIP = HubModel(
+    repo="microsoft/LLM2CLIP-Openai-L-14-336",
+    files=("config.json", "configuration_clip.py", "modeling_clip.py", "model.safetensors"),
+    licence="Apache-2.0",
+    revision="92512331f393a003c3d98404677f991c188162c9",
+)

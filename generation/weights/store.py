@@ -6,14 +6,14 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeGuard
 
 from loguru import logger
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from generation.settings import GenerationSettings
 from generation.weights.cache_dir import cache_dir
-from generation.weights.sources import ModelSource, ReleaseModel
+from generation.weights.sources import HubModel, ModelSource, ReleaseModel
 from protocol.documents import DocumentError, read_json
 from protocol.errors import SetupError
 from protocol.files import replace_file
@@ -164,10 +164,21 @@ class ModelStore:
         locked = self.lock.get(model.name)
         if locked is None:
             raise SetupError(f"{model.name} has not been downloaded to {self.root}", fix=fix)
+        if self.is_superseded(model):
+            raise SetupError(
+                f"{model.name} was downloaded at revision {locked.revision}, "
+                f"{model.revision} is wanted",
+                fix=fix,
+            )
         for name in locked.files:
             problem = self.problem(model, name)
             if problem is not None:
                 raise SetupError(problem, fix=fix)
+
+    def is_superseded(self, model: ModelSource) -> TypeGuard[HubModel]:
+        """Whether the source names another revision than the one that was downloaded."""
+        revision = model.revision if isinstance(model, HubModel) else None
+        return revision is not None and revision != self.lock[model.name].revision
 
     def problem(self, model: ModelSource, name: str) -> str | None:
         """Compares one file with the lock; returns what is wrong with it, or None.
