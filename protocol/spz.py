@@ -24,7 +24,8 @@ Quirks of the format that a reader of the bytes will meet:
 """
 
 import struct
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import zstandard
@@ -61,6 +62,43 @@ _CHUNK = 8192  # Gaussians at a time: a chunk's scratch arrays stay in the L2 ca
 # Adding this and truncating is C's round(): with a plain 0.5 the largest float32 under 0.5 would
 # become 1.
 _ALMOST_HALF = np.nextafter(np.float32(0.5), np.float32(0.0))
+
+_BYTE_VALUES = np.arange(256, dtype=np.float32)
+COLORS: Final = (_BYTE_VALUES / np.float32(255.0) - np.float32(0.5)) / np.float32(0.15)
+"""(256,) the f_dc that each byte stands for."""
+LOG_SCALES: Final = _BYTE_VALUES / np.float32(16.0) - np.float32(10.0)
+"""(256,) the log-scale that each byte stands for."""
+COMPONENTS: Final = _BYTE_VALUES * np.float32(1.0 / 127.5) - np.float32(1.0)
+"""(256,) the x, y or z of a quaternion that each byte stands for."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedCloud:
+    """The content of an SPZ file, still quantised; of a length that holds all Gaussians.
+
+    Attributes:
+        payload: Header and sections, uint8.
+        count: N, the number of Gaussians.
+        position_bytes: Bytes of a position: 9 are three fixed-point numbers of 24 bits, signed and
+            little-endian; 6 are three half floats, in files of version 1.
+        fractional_bits: A fixed-point position counts steps of 1 / 2**fractional_bits.
+    """
+
+    payload: Bytes
+    count: int
+    position_bytes: int
+    fractional_bits: int
+
+    def sections(self, payload: Any) -> tuple[Any, ...]:
+        """Cuts a payload into positions, alphas, colours, log-scales and rotations.
+
+        Args:
+            payload: `payload`, as an array or a tensor of any device.
+
+        Returns:
+            Views: (N, position_bytes), (N,), (N, 3), (N, 3), (N, 3).
+        """
+        return _sections(payload, self.count, self.position_bytes)
 
 
 def encode(cloud: GaussianCloud, *, level: int = 1) -> bytes:
@@ -136,6 +174,31 @@ def decode(data: bytes, *, max_points: int = MAX_GAUSSIANS) -> GaussianCloud:
     Raises:
         CodecError: The file is damaged, not this format, or larger than `max_points`.
     """
+    packed = unpack(data, max_points=max_points)
+    positions, alphas, colors, scales, rotations = packed.sections(packed.payload)
+    return GaussianCloud(
+        positions=(
+            _load_positions(positions, packed.fractional_bits)
+            if packed.position_bytes == 9
+            else _load_half_positions(positions)
+        ),
+        log_scales=LOG_SCALES[scales],
+        rotations=_load_rotations(rotations),
+        opacity_logits=_LOGITS[alphas],
+        colors_dc=COLORS[colors],
+    )
+
+
+def unpack(data: bytes, *, max_points: int = MAX_GAUSSIANS) -> PackedCloud:
+    """Unpacks an SPZ file without dequantising it; see `decode`, which does both.
+
+    Args:
+        data: One zstd frame, with or without its content size.
+        max_points: The most Gaussians to accept; bounds the memory, as for `decode`.
+
+    Raises:
+        CodecError: The file is damaged, not this format, or larger than `max_points`.
+    """
     limit = _HEADER.size + (_BASE_BYTES + _SH_BYTES[-1]) * max_points
     body = _zstd_frame.unpack(data, limit=limit)
     version, count, sh_degree, fractional_bits = _read_header(body, max_points)
@@ -151,22 +214,10 @@ def decode(data: bytes, *, max_points: int = MAX_GAUSSIANS) -> GaussianCloud:
             "SPZ: dropped spherical harmonics (the file has degree {}); only f_dc is kept",
             sh_degree,
         )
-    raw = np.frombuffer(body, np.uint8)
-    positions, alphas, colors, scales, rotations = _sections(raw, count, position_bytes)
-    return GaussianCloud(
-        positions=(
-            _load_positions(positions, fractional_bits)
-            if version == _VERSION
-            else _load_half_positions(positions)
-        ),
-        log_scales=_LOG_SCALES[scales],
-        rotations=_load_rotations(rotations),
-        opacity_logits=_LOGITS[alphas],
-        colors_dc=_COLORS[colors],
-    )
+    return PackedCloud(np.frombuffer(body, np.uint8), count, position_bytes, fractional_bits)
 
 
-def _sections(raw: Bytes, count: int, position_bytes: int) -> tuple[Bytes, ...]:
+def _sections(raw: Any, count: int, position_bytes: int) -> tuple[Any, ...]:
     """Returns views of the five attribute arrays, each (N, bytes per Gaussian); alphas (N,)."""
     views = []
     offset = _HEADER.size
@@ -285,7 +336,7 @@ def _load_half_positions(raw: Bytes) -> Float32Array:
 def _load_rotations(raw: Bytes) -> Float32Array:
     rotations = np.empty((len(raw), 4), np.float32)
     xyz = rotations[:, 1:]
-    xyz[...] = _COMPONENTS[raw]
+    xyz[...] = COMPONENTS[raw]
     squared_w = np.float32(1.0) - (xyz * xyz).sum(axis=1)
     rotations[:, 0] = np.sqrt(np.maximum(squared_w, np.float32(0.0)))
     return rotations
@@ -297,8 +348,4 @@ def _logit_table() -> Float32Array:
     return np.concatenate([[-LOGIT_LIMIT], inner, [LOGIT_LIMIT]]).astype(np.float32)
 
 
-_BYTE_VALUES = np.arange(256, dtype=np.float32)
 _LOGITS = _logit_table()
-_COLORS = (_BYTE_VALUES / np.float32(255.0) - np.float32(0.5)) / np.float32(0.15)
-_LOG_SCALES = _BYTE_VALUES / np.float32(16.0) - np.float32(10.0)
-_COMPONENTS = _BYTE_VALUES * np.float32(1.0 / 127.5) - np.float32(1.0)
