@@ -18,6 +18,7 @@ from miner.score import FILE_NAME
 from miner.score.alerts import Alert, AlertSettings, alerts
 from miner.score.fields import UNKNOWN
 from miner.score.report import ScoreReport, plain
+from miner.score.scoring import bins_of, in_short
 from miner.score.tally import Tally
 from miner.score.validators import ValidatorTally
 
@@ -28,6 +29,7 @@ _WIDTH = 80
 _ALERT_LINES, _MOST_STAGES = 6, 9
 _LINES_OF_ONE_ALERT = 3
 _LEAST_RECENT = 4
+_ROOM_FOR_CALIBRATION = 8
 _SILENT_S = 60.0
 
 
@@ -123,6 +125,9 @@ def _head(
         Text(f"rungs: {_counts(tally.rungs.most_common())}"),
         Text(f"outcomes: {_counts((code, n) for (_, code), n in tally.outcomes.most_common())}"),
     ]
+    chosen = _chosen(report)
+    if chosen:
+        lines.append(Text(chosen))
     if earned := _earned(report):
         lines.append(Text(earned))
     bad = (
@@ -136,13 +141,14 @@ def _head(
         )
         lines.append(Text(words, "yellow"))
     found = alerts(report, state=state, now=now, settings=settings)
-    shown = _alerts(found)
-    if report.notes and len(shown) < _ALERT_LINES:
+    most = _ALERT_LINES - bool(chosen)
+    shown = _alerts(found, most)
+    if report.notes and len(shown) < most:
         lines.append(Text(report.notes[-1], "yellow"))
     return [_on_one_line(line) for line in (*lines, *shown)]
 
 
-def _alerts(found: Sequence[Alert]) -> list[Text]:
+def _alerts(found: Sequence[Alert], most: int) -> list[Text]:
     """The alerts, the critical first, wrapped so that each ends with what to do."""
     lines: list[Text] = []
     for place, alert in enumerate(found):
@@ -156,11 +162,22 @@ def _alerts(found: Sequence[Alert]) -> list[Text]:
             break_on_hyphens=False,
         )
         others = len(found) - place - 1
-        if len(lines) + len(own) + (others > 0) > _ALERT_LINES:
+        if len(lines) + len(own) + (others > 0) > most:
             lines.append(Text(f" and {others + 1} more", "dim"))
             break
         lines += (Text(line, style) for line in own)
     return lines
+
+
+def _chosen(report: ScoreReport) -> str:
+    scoring = report.scoring
+    if scoring.gated_share is None or scoring.per_answer is None:
+        return ""
+    parts = [f"candidates: {scoring.per_answer:.1f} in {scoring.seconds or 0.0:.1f} s"]
+    if scoring.mean_first is not None and scoring.mean_best is not None:
+        parts.append(f"own score {scoring.mean_first:.3f} > {scoring.mean_best:.3f}")
+    parts.append(f"gated: {scoring.gated:,} ({scoring.gated_share:.1%})")
+    return "   ".join(parts)
 
 
 def _earned(report: ScoreReport) -> str:
@@ -198,18 +215,19 @@ def _answer(event: Any) -> list[Text]:
     total = event.get("total_s")
     sound = isinstance(total, int | float) and 0 <= total < 1e6
     completed = event.get("outcome") == "completed"
+    reason = in_short(event) or word("reason_code")
     style = ("green" if event.get("on_time") is True else "yellow") if completed else "red"
     line = Text.assemble(
         f" {word('ts')[11:19]:8}  ",
         (f"{word('outcome')[:10]:10}", style),
-        f" {f'{total:.2f} s' if sound else '?':>9}  {word('reason_code')[:20]:20}"
+        f" {f'{total:.2f} s' if sound else '?':>9}  {reason[:21]:21}"
         f"  {word('caller')[:8]:8}  {word('task_id')}",
     )
     return [line] if completed else [line, Text(f"           {word('reason')}", "dim")]
 
 
 def _below(report: ScoreReport, now: float, *, most: int) -> Table:
-    """Stage times on the left; validators, callers and those turned away on the right."""
+    """Stage times on the left; validators, calibrations, callers and others on the right."""
     left = _seconds(report.overall, min(_MOST_STAGES, most - 1))
     right = _people(report, now, most)
     grid = Table.grid(padding=(0, 2))
@@ -234,7 +252,7 @@ def _seconds(tally: Tally, most: int) -> list[Text]:
 
 
 def _people(report: ScoreReport, now: float, most: int) -> list[Text]:
-    """Validators, then the callers with the most answers, then why others were turned away."""
+    """Validators, calibrations, the callers with most answers, and why others were turned away."""
     validators = sorted(report.validators.items(), key=lambda item: -item[1].tasks)
     callers = sorted(report.callers.items(), key=lambda item: -item[1].answers)
     if validators:  # Their own rows say more.
@@ -242,11 +260,12 @@ def _people(report: ScoreReport, now: float, most: int) -> list[Text]:
     refused = report.refused.most_common()
     sections = [
         (_VALIDATOR_TITLE, [_validator(name, tally, now) for name, tally in validators]),
+        *(_calibration(report) if most >= _ROOM_FOR_CALIBRATION else []),
         (_CALLER_TITLE, [_caller(name, tally) for name, tally in callers]),
         ("turned away", [_turned_away(report, code, count) for code, count in refused]),
     ]
     if not validators and not callers:
-        shown = sections[1:2] + [section for section in sections[2:] if section[1]]
+        shown = [section for section in sections if section[1] or section[0] == _CALLER_TITLE]
     else:
         shown = [section for section in sections if section[1]]
     lines: list[Text] = []
@@ -284,6 +303,25 @@ def _validator(name: str, tally: ValidatorTally, now: float) -> Text:
 def _turned_away(report: ScoreReport, code: str, count: int) -> Text:
     because = report.refused_because.get(code, "")
     return Text(f" {count:>7,} {code}" + (f": {because}" if because else ""))
+
+
+def _calibration(report: ScoreReport) -> list[tuple[str, list[Text]]]:
+    """What validators made of the results of the scorer that they judged most; the best first."""
+    pairs_of = report.scoring.pairs
+    if not pairs_of:
+        return []
+    scorer, pairs = max(pairs_of.items(), key=lambda item: len(item[1]))
+    implied = pairs[-1].threshold + report.scoring.calibration(scorer).margin
+    title = f"{f'own score, implied {implied:.3f}':24}{'judged':>7}{'accepted':>9}{'given':>7}"
+    rows = [
+        Text(
+            f" {f'{each.low:.2f} to {each.high:.2f}':24}{each.judged:>7,}"
+            f"{f'{each.accepted / each.judged:.0%}':>9}"
+            f"{'-' if each.given is None else f'{each.given:.3f}':>7}"
+        )
+        for each in reversed(bins_of(pairs))
+    ]
+    return [(title, rows)]
 
 
 def _whole(value: float | None) -> str:

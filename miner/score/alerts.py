@@ -10,6 +10,7 @@ from typing import Literal
 
 from miner.score.fields import UNKNOWN
 from miner.score.report import LastAnswer, ScoreReport
+from miner.score.scoring import RECENT_PAIRS, expected_and_seen
 from miner.score.tally import quantiles
 
 Level = Literal["critical", "warning"]
@@ -37,6 +38,8 @@ class AlertSettings:
         completed_s: Seconds with requests in which none is completed.
         ready_s: Seconds that a miner may take until it is ready (again).
         rejected: Results in a row that a validator rejects.
+        disagreement: Largest distance between the share of results that the own scorer would have
+            accepted and the share that validators accept.
         lost_s: Seconds for which lost lines are worth an alert.
     """
 
@@ -50,6 +53,7 @@ class AlertSettings:
     completed_s: float = 1800.0
     ready_s: float = 600.0
     rejected: float = 5.0
+    disagreement: float = 0.25
     lost_s: float = 86_400.0
 
 
@@ -144,6 +148,8 @@ class _Judged:
                 advice = "check --wallet.hotkey, and a result with inspect_asset"
                 yield Alert("validator_rejects_everything", "warning", words, advice)
 
+        yield from self._disagreements()
+
     def answers(self) -> Iterator[Alert]:
         """The answers of the last hour."""
         settings, lately = self.settings, list(self._last(self.settings.window_s))
@@ -191,6 +197,21 @@ class _Judged:
             words = f"the last reading of the chain was {_ago(report.life.chain_old_s)} old"
             advice = "check --subtensor.network and the connection; old readings refuse new callers"
             yield Alert("chain_old", "warning", words, advice)
+
+    def _disagreements(self) -> Iterator[Alert]:
+        """Scorers that say something else than validators do."""
+        for scorer, pairs in self.report.scoring.pairs.items():
+            last = list(pairs)[-RECENT_PAIRS:]
+            if len(last) < self.settings.least_answers:
+                continue
+            expected, seen = expected_and_seen(last)
+            if abs(expected - seen) > self.settings.disagreement:
+                words = (
+                    f"scorer {scorer} would have accepted {expected:.0%} of the last {len(last)} "
+                    f"results that validators judged; they accepted {seen:.0%}"
+                )
+                advice = "see the calibration table; set --gate.margin, or use another scorer"
+                yield Alert("scorer_disagrees", "warning", words, advice)
 
     def _none_completed(self) -> Iterator[Alert]:
         owed = [answer for answer in self._last(self.settings.completed_s) if answer.owed]

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from miner.score.alerts import Alert
 from miner.score.plots import HEIGHT, WIDTH, plots
 from miner.score.report import ScoreReport, plain
+from miner.score.scoring import bins_of, in_short
 from miner.score.thumbnails import FOLDER, SUFFIX
 
 MOST_ASSETS = 24
@@ -39,6 +40,7 @@ class ShownAsset:
         task_id: The caller's.
         fate: What the validator made of it; empty where none said.
         score: Its fidelity, where it was accepted.
+        own: The own score and how it came about; empty without one.
     """
 
     picture: str
@@ -48,6 +50,7 @@ class ShownAsset:
     task_id: str
     fate: str
     score: float | None
+    own: str
 
 
 def render_html(
@@ -90,6 +93,11 @@ def render_html(
         assets=list(_assets(report, folder)),
         answers=[plain(event) for event in reversed(report.recent)][:MOST_ANSWERS],
         earned=report.earnings.last,
+        scoring=report.scoring,
+        calibrations=[
+            (scorer, report.scoring.calibration(scorer), pairs[-1].threshold, bins_of(pairs))
+            for scorer, pairs in report.scoring.pairs.items()
+        ],
     )
 
 
@@ -107,6 +115,7 @@ def _assets(report: ScoreReport, folder: Path | None) -> Iterator[ShownAsset]:
             task_id=task_id,
             fate=fate,
             score=score if fate == "accepted" else None,
+            own=in_short(shown),
         )
 
 
@@ -130,7 +139,12 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"time": _time, "number": _number, "counts": _counts}
+    environment.filters |= {
+        "time": _time,
+        "number": _number,
+        "counts": _counts,
+        "in_short": in_short,
+    }
     return environment.get_template("report.html.j2")
 
 

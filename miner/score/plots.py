@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from miner.score.report import ScoreReport
+from miner.score.scoring import Scoring, bins_of
 from miner.score.tally import OTHERS
 from miner.score.timeline import Span
 
@@ -96,6 +97,7 @@ def plots(report: ScoreReport) -> list[Plot]:
             fates = [_named_fates(span) for _, span in spans]
             found.append(_stacked("Verdicts", spans, fates, period, length, dict(_VERDICTS)))
             found.append(_fidelity(report, spans, period, length))
+    found += (_calibration(report.scoring, scorer) for scorer in report.scoring.pairs)
     if len(report.earnings.course) > 1:
         found.append(_earnings(report))
     return found
@@ -214,6 +216,57 @@ def _fidelity(
         lines.append(Line("limit", f"M{_LEFT} {frame.y(max(known))}H{WIDTH - _RIGHT}"))
         key.append(("limit", f"threshold {max(known):g}"))
     return Plot("Fidelity", key, frame.ticks, _y_ticks(frame), lines=lines)
+
+
+def _calibration(scoring: Scoring, scorer: str) -> Plot:
+    """What validators made of results, over the own score."""
+    pairs, learned = scoring.pairs[scorer], scoring.calibration(scorer)
+    threshold = pairs[-1].threshold
+    implied = threshold + learned.margin
+    bins = bins_of(pairs)
+    low = min(0.5, min(each.low for each in bins), _within(implied) - 0.05)
+    ticks = [place / 10 for place in range(math.ceil(low * 10), 11)]
+    frame = _Frame(low, 1.0, 1.0, math.inf)
+    bars = [
+        Bar(
+            frame.x(each.low),
+            frame.y(each.accepted / each.judged),
+            frame.x(each.high) - frame.x(each.low) - 1.0,
+            frame.y(0.0) - frame.y(each.accepted / each.judged),
+            "mute",
+            f"{each.low:.2f} to {each.high:.2f}: {each.accepted} of {each.judged} accepted",
+        )
+        for each in bins
+    ]
+    curve = [low + (1.0 - low) * place / 80 for place in range(81)]
+    path = "L".join(f"{frame.x(at)} {frame.y(learned.accepted(at, threshold))}" for at in curve)
+    dots: dict[str, list[tuple[float, float, str]]] = {"good": [], "bad": []}
+    for pair in pairs:
+        words = f"own score {pair.predicted:.3f}, " + (
+            "refused" if not pair.accepted else f"accepted with {pair.given or 0.0:.3f}"
+        )
+        place = (frame.x(_within(pair.predicted)), frame.y(_within(pair.given or 0.0)), words)
+        dots["good" if pair.accepted else "bad"].append(place)
+    x = frame.x(_within(implied))
+    lines = [
+        Line("s0", f"M{path}"),
+        *(Line(colour, "", places) for colour, places in dots.items()),
+        Line("limit", f"M{x} {_TOP}V{HEIGHT - _BOTTOM}"),
+    ]
+    key = [
+        ("mute", "accepted share"),
+        ("s0", "its fit"),
+        ("good", "score of an accepted result"),
+        ("bad", "refused"),
+        ("limit", f"implied threshold {implied:.3f}"),
+    ]
+    x_ticks = [(frame.x(at), f"{at:.1f}") for at in ticks]
+    title = f"Own score against validators, {len(pairs):,} results of scorer {scorer}"
+    return Plot(title, key, x_ticks, _y_ticks(frame), bars=bars, lines=lines)
+
+
+def _within(score: float) -> float:
+    return min(1.0, max(0.0, score))
 
 
 def _earnings(report: ScoreReport) -> Plot:

@@ -8,6 +8,7 @@ from typing import Any
 
 from miner.score.earnings import Earnings
 from miner.score.fields import LASTING, UNKNOWN, Event, Fields, parse
+from miner.score.scoring import Scoring
 from miner.score.tally import CALLER_SAMPLE, OTHERS, Tally, answered_of, bounded
 from miner.score.timeline import Timeline
 from miner.score.validators import ValidatorTally
@@ -98,6 +99,7 @@ class ScoreReport:
         overall: Of all callers.
         callers: By hotkey.
         validators: By hotkey; those that were asked for tasks.
+        scoring: Own scores, and what validators made of them.
         timeline: The course of it all.
         earnings: What the chain said.
         life: The process that began last.
@@ -122,6 +124,7 @@ class ScoreReport:
         self.overall = Tally()
         self.callers: dict[str, Tally] = defaultdict(lambda: Tally(CALLER_SAMPLE))
         self.validators: dict[str, ValidatorTally] = defaultdict(ValidatorTally)
+        self.scoring = Scoring()
         self.timeline = Timeline()
         self.earnings = Earnings()
         self.life = LoggedLife()
@@ -213,6 +216,7 @@ class ScoreReport:
             "callers": {caller: tally.as_dict() for caller, tally in self.callers.items()},
             "validators": {name: tally.as_dict() for name, tally in self.validators.items()},
             "accepted_unix": self.accepted_at,
+            "scoring": self.scoring.as_dict(),
             "earnings": self.earnings.as_dict(),
             "timeline": self.timeline.as_dict(),
             "refused": dict(self.refused),
@@ -225,6 +229,7 @@ class ScoreReport:
         answer = answered_of(fields)
         self.overall.count(answer)
         self.callers[bounded(self.callers, answer.caller, OTHERS)].count(answer)
+        self.scoring.answered(fields)
         self.recent.append(fields.event)
         completed = answer.outcome == "completed"
         if completed:
@@ -240,6 +245,7 @@ class ScoreReport:
             self.overall.judged(score)
             self.callers[bounded(self.callers, caller, OTHERS)].judged(score)
         fate = self.validators[bounded(self.validators, caller, OTHERS)].settled(fields, at)
+        self.scoring.settled(fields, fate)
         fields.check_texts("task_id")
         self.scores[str(fields.event.get("task_id", ""))[:_LONGEST_ID]] = (fate, score)
         if len(self.scores) > _SCORES:
