@@ -2,15 +2,19 @@
 
 import asyncio
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import isfinite
 
 from loguru import logger
 
+from generation.errors import GenerationError, GenerationStopped
 from generation.result import Generation
-from generation.stage import TriangleMesh
-from generation.words import in_one_line, refusal, understand
-from miner.request import ActiveRequest, Answer, Caller, Outcome, ReasonCode
-from protocol.tasks import Task, TextTask, log_safe
+from generation.stage import Cutout, TriangleMesh
+from generation.words import refusal
+from miner.request import ActiveRequest, Answer, Outcome, ReasonCode
+from miner.scheduling.guard import Verdict
+from protocol.errors import TaskError
+from protocol.tasks import Task, TextTask
 
 Watch = Callable[[ActiveRequest], None]
 """Is called in the event loop once a request is admitted, and after each event of its steps."""
@@ -24,18 +28,31 @@ class End:
     code: ReasonCode
     reason: str
     stage: str | None = None
-    generation: Generation | None = None
 
 
 @dataclass(eq=False)
 class Entry:
-    """An admitted request with what the event loop needs for it."""
+    """An admitted request with what the event loop needs for it.
+
+    Attributes:
+        active: The request as the scheduler has it.
+        end: Is set to what became of it.
+        watch: Follows it.
+        runs: What engines run for it, by the id of the request or the candidate.
+        failed_stage: The last stage that failed.
+        best: What the best candidate became; None until the first one is made.
+        made_at: When the first one was made (monotonic seconds).
+        drawn: The cut-outs of candidates that are not lifted yet, by number.
+    """
 
     active: ActiveRequest
     end: "asyncio.Future[End]"
     watch: Watch | None = None
-    run: "asyncio.Task[None] | None" = None
+    runs: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     failed_stage: str | None = None
+    best: Generation | None = None
+    made_at: float = 0.0
+    drawn: dict[int, Cutout] = field(default_factory=dict)
 
     def tell(self) -> None:
         """Calls the watch, if there is one."""
@@ -48,9 +65,65 @@ class Entry:
                 "the watch of request {} failed", self.active.request.id
             )
 
+    def start_of(self, active: ActiveRequest) -> Cutout | None:
+        """Returns what a plan of the request or of a candidate starts from, beside the task."""
+        candidate = active.candidate
+        if candidate is None or candidate.state != "lifting":
+            return None
+        return self.drawn[candidate.number]
 
-def answer_of(active: ActiveRequest, end: End) -> Answer:
+    def take(self, active: ActiveRequest, made: Generation, now: float) -> float | None:
+        """Keeps what a plan made; returns its score, or the rating of a picture."""
+        if isinstance(made.made, Cutout):
+            if active.candidate is not None:
+                self.drawn[active.candidate.number] = made.made
+            return made.made.rating
+        score = made.score.value if made.score is not None else None
+        if self.best is None:
+            self.best, self.made_at = made, now
+        elif (score or 0.0) > (self.best.score.value if self.best.score is not None else 0.0):
+            self.best = made
+        return score
+
+    def cancel(self) -> None:
+        """Gives up whatever engines run for it."""
+        for run in self.runs.values():
+            run.cancel()
+
+
+def end_of(error: Exception, stage: str | None) -> End | None:
+    """Returns what an engine's error means for a request; None for one that nobody expects.
+
+    Args:
+        error: What a run of its plan raised.
+        stage: The stage that failed.
+    """
+    match error:
+        case GenerationStopped():
+            return End("dropped", "predicted_late_stage", str(error), error.stage)
+        case TaskError():
+            return End("rejected", "bad_task", str(error), stage)
+        case GenerationError():
+            return End("failed", "generation_error", str(error), stage)
+        case _:
+            return None
+
+
+def refused_by(verdict: Verdict, active: ActiveRequest) -> Answer:
+    """Returns the answer of a request that the guard does not admit."""
+    return Answer(
+        "dropped",
+        verdict.reason_code,
+        verdict.reason,
+        active.request.task.id,
+        predicted_s=verdict.predicted_s if isfinite(verdict.predicted_s) else None,
+        budget_s=active.budget_s,
+    )
+
+
+def answer_of(entry: Entry, end: End, now: float) -> Answer:
     """Returns the answer of a request that has ended, without its total time."""
+    active, made = entry.active, entry.best
     answer = Answer(
         end.outcome,
         end.code,
@@ -62,19 +135,31 @@ def answer_of(active: ActiveRequest, end: End) -> Answer:
         predicted_s=active.predicted_s,
         budget_s=active.budget_s,
         timings=dict(active.ran),
+        seed=active.request.task.seed,
     )
-    made = end.generation
-    if made is None:
+    if end.outcome != "completed" or made is None:
         return answer
     answer = replace(answer, timings=made.timings, picture=made.image, cutout=made.cutout)
     if isinstance(made.made, TriangleMesh):
         return replace(answer, mesh=made.made)
-    return replace(
+    answer = replace(
         answer,
         gaussians=len(made.cloud),
         validity=made.validity,
         asset=made.spz,
         cloud=made.cloud,
+        score=made.score,
+    )
+    candidates = active.candidates
+    if made.score is None or candidates is None:
+        return answer
+    return replace(
+        answer,
+        seed=candidates.best.seed,
+        first_score=candidates.first_score,
+        candidates=candidates.made,
+        pictures=candidates.drawn,
+        candidates_s=now - entry.made_at,
     )
 
 
@@ -89,42 +174,7 @@ def unknown_words(task: Task, vocabulary: Collection[str]) -> Answer | None:
     return None if reason is None else Answer("rejected", "unknown_words", reason, task.id)
 
 
-def with_words(answer: Answer, task: Task, vocabulary: Collection[str]) -> Answer:
-    """Adds to the answer of a text task which words the networks know, and the others.
-
-    Args:
-        answer: Of the task.
-        task: What was asked.
-        vocabulary: The words that the networks know; empty if they are too many to list.
-    """
-    if not vocabulary or not isinstance(task, TextTask):
-        return answer
-    words = understand(task.prompt, vocabulary)
-    return replace(answer, understood=words.understood, ignored=words.ignored)
-
-
 def stage_of(active: ActiveRequest) -> str | None:
     """Returns the stage that runs or comes next, None after the last one."""
     steps = active.plan.steps
     return steps[active.position].stage if active.position < len(steps) else None
-
-
-def in_words(answer: Answer, *, caller: Caller, transport: str, kind: str | None) -> str:
-    """Returns the line that tells an operator of an answer: who, what, how long, or why not."""
-    who = log_safe(caller.hotkey)[:8] + ("" if caller.uid is None else f" (uid {caller.uid})")
-    task = f"{kind} task" if kind is not None else "task"
-    line = f"{log_safe(answer.task_id)}: {task} by {transport} from {who}"
-    words = ""
-    if answer.understood or answer.ignored:
-        words = f"; {in_one_line(answer.understood, answer.ignored)}"
-    if answer.outcome != "completed":
-        return f"{line} {answer.outcome} after {answer.total_s:.2f} s: {answer.reason}{words}"
-    stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in answer.timings.items())
-    late = "" if answer.on_time else f", late: its budget was {answer.budget_s or 0.0:.2f} s"
-    made = f"{answer.gaussians:,} Gaussians, {len(answer.asset):,} bytes SPZ"
-    if answer.mesh is not None:
-        made = f"a mesh of {len(answer.mesh.faces):,} triangles"
-    return (
-        f"{line} completed at {answer.rung}: {made}; {stages}; "
-        f"Total time: {answer.total_s:.2f} s{late}{words}"
-    )

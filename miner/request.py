@@ -10,14 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generation.plan import Output, Plan, Step, Turn
+from generation.scoring.score import Score
 from generation.scoring.validity import ValidityReport
 from generation.stage import TriangleMesh
+from miner.scheduling.candidates import Candidate, Candidates
+from miner.scheduling.gate import GateVerdict
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import Task
 
 Outcome = Literal["completed", "dropped", "rejected", "failed"]
 ReasonCode = Literal[
     "ok",
+    "below_threshold",
     "predicted_late",
     "predicted_late_stage",
     "deadline_passed",
@@ -65,6 +69,8 @@ class Request:
         allowed_s: Seconds from then on that the caller grants, None if it does not say.
         id: Ours, unique.
         output: What the task becomes.
+        threshold: The score from which on its validator accepts a result; None if it does not say.
+        reproducible: Whether the same request must give the same result: there is one candidate.
     """
 
     task: Task
@@ -74,6 +80,8 @@ class Request:
     allowed_s: float | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
     output: Output = "splats"
+    threshold: float | None = None
+    reproducible: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,13 @@ class Answer:
         mesh: The mesh, if the request asked for one and was completed.
         picture: (H, W, 3) uint8 RGB, drawn or given; None unless completed.
         cutout: (S, S, 4) uint8 RGBA, the object alone, framed; None unless completed.
+        seed: Of the picture that it was made from, where the request or a candidate chose one.
+        score: What a validator is expected to say of the cloud; None without a scorer.
+        first_score: The same of the first candidate.
+        candidates: How many clouds were scored.
+        pictures: How many pictures were drawn or given for them.
+        candidates_s: Seconds from the first cloud to the answer.
+        gate: Whether the cloud is worth submitting; None without a score.
         understood: Words of a prompt that the networks know, where these are few enough to list;
             "car (cars)" for another form of one.
         ignored: Its other words.
@@ -123,8 +138,20 @@ class Answer:
     mesh: TriangleMesh | None = field(default=None, repr=False)
     picture: NDArray[np.uint8] | None = field(default=None, repr=False)
     cutout: NDArray[np.uint8] | None = field(default=None, repr=False)
+    seed: int | None = None
+    score: Score | None = None
+    first_score: float | None = None
+    candidates: int = 0
+    pictures: int = 0
+    candidates_s: float = 0.0
+    gate: GateVerdict | None = None
     understood: tuple[str, ...] = field(default=(), repr=False)
     ignored: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the cloud will probably not be accepted, so that nothing should be submitted."""
+        return self.gate is not None and not self.gate.passed
 
     @property
     def on_time(self) -> bool:
@@ -156,6 +183,9 @@ class ActiveRequest:
         latest_start: Monotonic seconds at which it is given up if no engine has taken it.
         abandoned: Whether it has its answer already, and only its running step is still to end.
         head_start_s: By how much its place in every lane is ahead of its deadline's.
+        candidates: Its candidates, once the first object is made.
+        parent: The request that this is a candidate of; None if it is a request itself.
+        candidate: Which of the parent's it is.
     """
 
     request: Request
@@ -177,6 +207,9 @@ class ActiveRequest:
     latest_start: float = inf
     abandoned: bool = False
     head_start_s: float = 0.0
+    candidates: Candidates | None = None
+    parent: "ActiveRequest | None" = None
+    candidate: Candidate | None = None
 
     @property
     def turn(self) -> Turn:

@@ -4,22 +4,32 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from functools import partial
-from math import isfinite
 
 from loguru import logger
 
-from generation.errors import EngineDead, GenerationError, GenerationStopped
+from generation.errors import EngineDead
 from generation.plan import StepEvent
+from miner.answering import AnswerDesk, OnAnswer
 from miner.engines import EngineClient
 from miner.engines.fleet import Fleet
 from miner.engines.warming_up import WarmUps
-from miner.entry import End, Entry, Watch, answer_of, in_words, stage_of, unknown_words, with_words
+from miner.entry import (
+    End,
+    Entry,
+    Watch,
+    answer_of,
+    end_of,
+    refused_by,
+    stage_of,
+    unknown_words,
+)
 from miner.estimates_file import EstimatesFile
 from miner.life import Life, State
 from miner.request import ActiveRequest, Answer, Caller, ReasonCode, Request
+from miner.scheduling.candidates import CandidateLimits
 from miner.scheduling.estimates import DeliveryTimes, Estimates
+from miner.scheduling.gate import Gate
 from miner.scheduling.scheduler import Dispatch, Scheduler
 from miner.score.log import ScoreLog
 from miner.snapshot import ServiceSnapshot, take_snapshot
@@ -27,9 +37,6 @@ from protocol.errors import TaskError
 
 WARN_EVERY_S = 300.0
 """Least seconds between two warnings that the guard refuses everything."""
-
-OnAnswer = Callable[[Request, Answer], None]
-"""Is called in the event loop after the `answered` line of a request."""
 
 
 class MinerService:
@@ -45,6 +52,8 @@ class MinerService:
         estimates_file: Where what steps take is kept over restarts, if anywhere.
         sole_caller: Whether all requests come from one caller, who then may book everything.
         vocabulary: The words that the networks know, if they are few.
+        candidates: How much of a request's time is spent on further candidates; None: nothing.
+        gate: Decides whether results are worth submitting.
         on_answer: Are told of every answer; what they raise is logged and ignored.
         clock: Monotonic clock, in seconds.
     """
@@ -59,12 +68,13 @@ class MinerService:
         estimates_file: EstimatesFile | None = None,
         sole_caller: bool = False,
         vocabulary: Collection[str] = (),
+        candidates: CandidateLimits | None = None,
+        gate: Gate | None = None,
         on_answer: Sequence[OnAnswer] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._score_log = score_log
         self._vocabulary = vocabulary
-        self._on_answer = tuple(on_answer)
         self._clock = clock
         estimates = Estimates(clock)
         warm_ups = WarmUps(estimates, score_log, budget_s=budget_s, file=estimates_file)
@@ -72,13 +82,17 @@ class MinerService:
         self._delivery = DeliveryTimes()
         self._scheduler = Scheduler(
             engines[0].ladder,
-            lambda request, rung: engines[0].route(request.task, rung, request.output),
+            lambda request, rung, part: engines[0].route(request.task, rung, request.output, part),
             estimates=estimates,
             delivery=self._delivery,
             budget_s=budget_s,
             margin_s=margin_s,
             clock=clock,
             sole_caller=sole_caller,
+            candidates=candidates,
+        )
+        self._desk = AnswerDesk(
+            score_log, gate or Gate(), on_answer, vocabulary=vocabulary, clock=clock
         )
         self._entries: dict[str, Entry] = {}
         self._life = Life(self._score_log)
@@ -146,20 +160,22 @@ class MinerService:
             request: What is asked.
             watch: Follows the request; what it raises is logged and ignored.
         """
-        admitted: list[ActiveRequest] = []
+        admitted: list[Entry] = []
         try:
             answer = await self._handle(request, admitted, watch)
         except asyncio.CancelledError:
             reason = "the caller closed the connection"
             if admitted:
-                answer = answer_of(admitted[0], End("dropped", "caller_left", reason))
+                answer = answer_of(
+                    admitted[0], End("dropped", "caller_left", reason), self._clock()
+                )
             else:
                 answer = Answer("dropped", "caller_left", reason, request.task.id)
-            self._finish(request, answer)
+            self._desk.hand_over(request, answer)
             raise
         except Exception as error:
             answer = Answer("failed", *self._unexpected(request, error), request.task.id)
-        return self._finish(request, answer)
+        return self._desk.hand_over(request, answer)
 
     def reject(
         self, *, task_id: str, caller: Caller, transport: str, received_at: float, reason: str
@@ -167,8 +183,7 @@ class MinerService:
         """Answers a request whose task cannot be used; logs one `answered` line."""
         total = self._clock() - received_at
         answer = Answer("rejected", "bad_task", reason, task_id, total_s=total)
-        self._log_answer(answer, uuid.uuid4().hex[:16], caller, transport, None)
-        return answer
+        return self._desk.log(answer, uuid.uuid4().hex[:16], caller, transport, None)
 
     def delivered(self, transport: str, size: int, seconds: float) -> None:
         """Learns how long an answer of `size` bytes took from `handle` to its caller."""
@@ -180,6 +195,8 @@ class MinerService:
         That is at the last of their deadlines, at the latest.
         """
         self._life.move(State.DRAINING)
+        self._scheduler.stop_improving()
+        self._proceed()
         while self._entries:
             await asyncio.wait({entry.end for entry in self._entries.values()})
             await asyncio.sleep(0)  # Lets the handlers take their results and leave.
@@ -190,17 +207,14 @@ class MinerService:
             self._alarm.cancel()
         await self._engines.close()
 
-    async def _handle(
-        self, request: Request, admitted: list[ActiveRequest], watch: Watch | None
-    ) -> Answer:
+    async def _handle(self, request: Request, admitted: list[Entry], watch: Watch | None) -> Answer:
         async with self._door:
             # One decision per loop iteration, so that a burst does not hold the event loop.
             await asyncio.sleep(0)
             entry = self._admit(request, watch)
         if isinstance(entry, Answer):
             return entry
-        active = entry.active
-        admitted.append(active)
+        admitted.append(entry)
         try:
             self._proceed()
             entry.tell()
@@ -208,11 +222,10 @@ class MinerService:
         finally:
             del self._entries[request.id]
             entry.end.cancel()  # Draining waits for it.
-            if entry.run is not None:
-                entry.run.cancel()
-            self._scheduler.leave(active)
+            entry.cancel()
+            self._scheduler.leave(entry.active)
             self._proceed()
-        return answer_of(active, end)
+        return self._desk.judge(request, answer_of(entry, end, self._clock()))
 
     def _admit(self, request: Request, watch: Watch | None) -> Answer | Entry:
         """Returns the answer of a request that is not admitted, or the entry of one that is."""
@@ -228,15 +241,9 @@ class MinerService:
         except TaskError as error:
             return Answer("rejected", "bad_task", str(error), task_id)
         if verdict.rung is None:
-            self._warn_if_idle(verdict.reason)
-            return Answer(
-                "dropped",
-                verdict.reason_code,
-                verdict.reason,
-                task_id,
-                predicted_s=verdict.predicted_s if isfinite(verdict.predicted_s) else None,
-                budget_s=active.budget_s,
-            )
+            if not self._entries:  # No other request is the cause.
+                self._warn(f"a request was dropped although the machine is idle: {verdict.reason}")
+            return refused_by(verdict, active)
         if verdict.probe:
             self._warn(f"a request is let in to see what the machine takes now: {verdict.reason}")
         entry = Entry(active, asyncio.get_running_loop().create_future(), watch)
@@ -253,7 +260,7 @@ class MinerService:
         active = entry.active
         budget = active.limit_at - active.request.received_at
         reason = f"not done after {budget:.2f} s"
-        return End("dropped", "deadline_passed", reason, stage_of(active))
+        return self._completed(entry) or End("dropped", "deadline_passed", reason, stage_of(active))
 
     def _proceed(self) -> None:
         """Does what the scheduler says is due now, and sets the alarm for the next time."""
@@ -267,13 +274,18 @@ class MinerService:
                 active, End("dropped", given_up.reason_code, given_up.reason, stage_of(active))
             )
             entry = self._entries.get(active.request.id)
-            if entry is not None and entry.run is not None:
+            if entry is not None:
                 # Now: by the time that its handler leaves, its next step would have started.
-                entry.run.cancel()
+                entry.cancel()
+        for extra in due.taken_back:
+            self._entry_of(extra).runs.pop(extra.request.id).cancel()
+        for active in due.done:
+            self._end(active, self._completed(self._entries[active.request.id]))
         for dispatch in due.dispatches:
-            entry = self._entries[dispatch.active.request.id]
-            engine = self._engines[dispatch.engine]
-            entry.run = asyncio.create_task(self._run(entry, dispatch, engine))
+            active = dispatch.active
+            entry = self._entry_of(active)
+            run = self._run(entry, dispatch, self._engines[dispatch.engine])
+            entry.runs[active.request.id] = asyncio.create_task(run)
         self._set_alarm()
 
     def _set_alarm(self) -> None:
@@ -286,37 +298,40 @@ class MinerService:
             self._alarm = asyncio.get_running_loop().call_later(delay, self._proceed)
 
     async def _run(self, entry: Entry, dispatch: Dispatch, engine: EngineClient) -> None:
-        active = entry.active
+        active = dispatch.active
         try:
-            generation = await engine.run(
+            made = await engine.run(
                 active.request.task,
                 dispatch.plan,
+                start=entry.start_of(active),
                 seconds_left=active.deadline - self._clock(),
                 turn=active.turn,
-                on_event=partial(self._on_event, entry),
+                on_event=partial(self._on_event, entry, active),
             )
-        except GenerationStopped as stop:
-            end = End("dropped", "predicted_late_stage", str(stop), stop.stage)
-        except TaskError as error:
-            end = End("rejected", "bad_task", str(error), entry.failed_stage)
-        except GenerationError as error:
-            end = End("failed", "generation_error", str(error), entry.failed_stage)
         except EngineDead as error:
             self._lose(dispatch.engine, str(error), entry)
             return
         except Exception as error:
-            end = End("failed", *self._unexpected(active.request, error), entry.failed_stage)
+            end = end_of(error, entry.failed_stage) or End(
+                "failed", *self._unexpected(active.request, error), entry.failed_stage
+            )
+            if active.parent is None:
+                self._end(active, end)
+                return
+            logger.debug("candidate {} is given up: {}", active.request.id, end.reason)
+            worth = None
         else:
-            total = self._clock() - active.request.received_at
-            words = f"done in {total:.2f} s of {active.budget_s:.2f} s"
-            end = End("completed", "ok", words, generation=generation)
-        self._end(active, end)
+            worth = entry.take(active, made, self._clock())
+        entry.runs.pop(active.request.id, None)
+        self._scheduler.made(active, worth)
+        entry.tell()
+        self._proceed()
 
-    def _on_event(self, entry: Entry, event: StepEvent) -> None:
-        self._scheduler.on_event(entry.active, event)
+    def _on_event(self, entry: Entry, active: ActiveRequest, event: StepEvent) -> None:
+        self._scheduler.on_event(active, event)
         if event.kind == "failed":
             entry.failed_stage = event.step.stage
-        name, task = event.step.stage, entry.active.request.task.log_id
+        name, task = event.step.stage, active.request.task.log_id
         if event.kind == "started":
             logger.debug("{} started for {} after {:.3f} s", name, task, event.waited_s)
             self._set_alarm()  # The step has a limit from now on.
@@ -325,9 +340,17 @@ class MinerService:
         logger.debug("{} {} for {} in {:.3f} s", name, event.kind, task, event.ran_s)
         if event.fatal:
             # Also if the caller has left, and nobody awaits the run.
-            self._lose(entry.active.engine or "", event.error, entry)
+            self._lose(active.engine or "", event.error, entry)
         entry.tell()
         self._proceed()
+
+    def _completed(self, entry: Entry) -> End | None:
+        """Returns the end of a request that has an object; None for others."""
+        if entry.best is None:
+            return None
+        active = entry.active
+        total = self._clock() - active.request.received_at
+        return End("completed", "ok", f"done in {total:.2f} s of {active.budget_s:.2f} s")
 
     def _watch(self) -> None:
         """Notices steps past their limits, engines that come back, and those that do not."""
@@ -345,7 +368,7 @@ class MinerService:
             return
         end = partial(End, "failed", "engine_dead", f"the engine died: {reason}")
         if entry is not None:
-            self._end(entry.active, end(entry.failed_stage))
+            self._end(entry.active, self._completed(entry) or end(entry.failed_stage))
         for active in self._scheduler.remove_engine(name):
             self._end(active, end())
         if self._engines:
@@ -355,41 +378,19 @@ class MinerService:
         self._life.move(State.DEAD, reason)
         self.died.set()
         for other in list(self._entries.values()):
-            self._end(other.active, end())
+            self._end(other.active, self._completed(other) or end())
 
-    def _end(self, active: ActiveRequest, end: End) -> None:
+    def _entry_of(self, active: ActiveRequest) -> Entry:
+        return self._entries[(active.parent or active).request.id]
+
+    def _end(self, active: ActiveRequest, end: End | None) -> None:
         entry = self._entries.get(active.request.id)
-        if entry is not None and not entry.end.done():
+        if entry is not None and end is not None and not entry.end.done():
             entry.end.set_result(end)
 
     def _unexpected(self, request: Request, error: Exception) -> tuple[ReasonCode, str]:
         logger.opt(exception=error).error("request {} failed", request.id)
         return "internal_error", f"unexpected {type(error).__name__}"
-
-    def _finish(self, request: Request, answer: Answer) -> Answer:
-        answer = replace(answer, total_s=self._clock() - request.received_at)
-        answer = with_words(answer, request.task, self._vocabulary)
-        self._log_answer(answer, request.id, request.caller, request.transport, request.task.kind)
-        for tell in self._on_answer:
-            try:
-                tell(request, answer)
-            except Exception as error:
-                logger.opt(exception=error).error("a listener failed on request {}", request.id)
-        return answer
-
-    def _log_answer(
-        self, answer: Answer, request_id: str, caller: Caller, transport: str, kind: str | None
-    ) -> None:
-        """Writes the one `answered` line, and its words to the program's own log."""
-        self._score_log.answered(
-            answer, request_id=request_id, caller=caller, transport=transport, kind=kind
-        )
-        logger.info("{}", in_words(answer, caller=caller, transport=transport, kind=kind))
-
-    def _warn_if_idle(self, reason: str) -> None:
-        """Tells the operator of a drop that no other request is the cause of."""
-        if not self._entries:
-            self._warn(f"a request was dropped although the machine is idle: {reason}")
 
     def _warn(self, text: str) -> None:
         now = self._clock()

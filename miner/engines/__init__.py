@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from generation.plan import Output, Plan, Rung, Step, StepEvent, Turn
+from generation.plan import Output, Part, Plan, Rung, Step, StepEvent, Turn
 from generation.result import Generation
+from generation.stage import Cutout
 from protocol.tasks import Task
 
 
@@ -42,7 +43,9 @@ class EngineClient(Protocol):
             SetupError: A generation failed.
         """
 
-    def route(self, task: Task, rung: Rung, output: Output = "splats") -> tuple[Step, ...]:
+    def route(
+        self, task: Task, rung: Rung, output: Output = "splats", part: Part = "whole"
+    ) -> tuple[Step, ...]:
         """Returns the steps that a task takes at a rung to become splats or a mesh."""
 
     async def run(
@@ -50,6 +53,7 @@ class EngineClient(Protocol):
         task: Task,
         plan: Plan,
         *,
+        start: Cutout | None,
         seconds_left: float,
         turn: Turn,
         on_event: Callable[[StepEvent], None],
@@ -59,6 +63,7 @@ class EngineClient(Protocol):
         Args:
             task: What to make.
             plan: How.
+            start: What a plan of the part "object" starts from; None for others.
             seconds_left: Of the request's time, now; `plan.latest_start` counts on it.
             turn: Its place in every lane.
             on_event: Called in the event loop as steps start and end.

@@ -18,11 +18,27 @@ request could slip in between them matters little then."""
 
 
 class Board:
-    """The machine at one moment: remaining steps of everybody, timed once."""
+    """The machine at one moment: remaining steps of everybody, timed once.
+
+    Args:
+        estimates: Predicts the seconds of a step.
+        now: The moment, in monotonic seconds.
+        engines: The lanes of the engines that can be used.
+        count: How many requests there are.
+        extras: Whether candidates count in full. As they are taken back when a request arrives,
+            they count otherwise only with the step that runs.
+    """
 
     def __init__(
-        self, estimates: Estimates, now: float, engines: Mapping[str, Lanes], count: int
+        self,
+        estimates: Estimates,
+        now: float,
+        engines: Mapping[str, Lanes],
+        count: int,
+        *,
+        extras: bool = False,
     ) -> None:
+        self._extras = extras
         self._fine = count <= FINE_REQUESTS
         self._blocks: dict[tuple[str, int], Sequence[TimedStep]] = {}
         self._estimates = estimates
@@ -96,7 +112,7 @@ class Board:
 
     def _booking(self, active: ActiveRequest, rung: int) -> float:
         engine = active.engine or next(iter(self._engines), None)
-        if engine is None:
+        if engine is None or active.parent is not None:
             return 0.0
         by_lane: dict[str, float] = {}
         for lane, seconds, _ in self._left(active, rung, engine):
@@ -175,7 +191,7 @@ class Board:
         return self._before
 
     def _late(self, active: ActiveRequest, rung: int, finish: Finish, margin: float) -> bool:
-        if active.abandoned:
+        if active.abandoned or active.parent is not None:
             return False
         left = active.limit_at - active.delivery_s[rung] - self._now
         return finish.mean + margin * sqrt(finish.variance) > left
@@ -196,7 +212,9 @@ class Board:
                 active.plan.limit[active.position] if active.plan.limit else inf,
             )
             steps = [(lane, left, variance), *steps[1:]]
-        return steps[:1] if active.abandoned else steps
+        if active.abandoned or (active.parent is not None and not self._extras):
+            return steps[:1] if active.step_since is not None else ()
+        return steps
 
 
 def residual(cost: Cost, elapsed: float, limit: float) -> float:

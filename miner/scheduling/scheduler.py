@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from generation.plan import Plan, Rung, Step, StepEvent
 from miner.request import ActiveRequest, Caller, ReasonCode, Request
 from miner.scheduling.board import Board, Lanes
+from miner.scheduling.candidates import CandidateLimits
 from miner.scheduling.estimates import DeliveryTimes, Estimates
 from miner.scheduling.guard import Guard, Margins, Verdict
+from miner.scheduling.improving import Improver, Route
 from miner.scheduling.queueing import FairShares
 from miner.scheduling.watchdog import RECOVERY_S, Overrun, overruns
 from protocol.tasks import TextTask
@@ -24,9 +26,6 @@ MAX_ROUTES = 256
 _NEWCOMER = TextTask(id="newcomer", prompt="a red car")
 _LAST = 2**62
 """The arrival of the request whose wait is predicted: after all others."""
-
-Route = Callable[[Request, Rung], tuple[Step, ...]]
-"""The steps that a request takes at a rung."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,19 @@ class GivenUp:
 
 @dataclass
 class Next:
-    """What the driver does now: start these, answer those."""
+    """What the driver does now.
+
+    Attributes:
+        dispatches: Requests and candidates to start.
+        given_up: Requests to answer as dropped.
+        taken_back: Candidates to cancel, because their engine is needed.
+        done: Requests to answer with their best candidate.
+    """
 
     dispatches: list[Dispatch] = field(default_factory=list)
     given_up: list[GivenUp] = field(default_factory=list)
+    taken_back: list[ActiveRequest] = field(default_factory=list)
+    done: list[ActiveRequest] = field(default_factory=list)
 
 
 class Scheduler:
@@ -68,6 +76,7 @@ class Scheduler:
         clock: Monotonic clock, in seconds.
         margins: How sure the guard wants to be.
         sole_caller: Whether all requests come from one caller, who then may book everything.
+        candidates: How much is spent on further candidates.
     """
 
     def __init__(
@@ -82,6 +91,7 @@ class Scheduler:
         clock: Callable[[], float],
         margins: Margins | None = None,
         sole_caller: bool = False,
+        candidates: CandidateLimits | None = None,
     ) -> None:
         self._ladder = tuple(ladder)
         self._route = route
@@ -96,6 +106,12 @@ class Scheduler:
         )
         self._routes: dict[tuple[Step, ...], tuple[Step, ...]] = {}
         self._arrivals = itertools.count()
+        self._improver = Improver(
+            candidates or CandidateLimits(),
+            lambda request, rung, part: self._shared(route(request, rung, part)),
+            estimates=estimates,
+            clock=clock,
+        )
         self._active: dict[str, ActiveRequest] = {}
         self._engines: dict[str, Lanes] = {}
         self._suspect: set[str] = set()
@@ -110,13 +126,18 @@ class Scheduler:
         self._engines[name] = lanes
 
     def remove_engine(self, name: str) -> list[ActiveRequest]:
-        """Takes an engine out for good, and returns the requests that it had."""
+        """Takes an engine out for good, and returns the requests that it had.
+
+        Those that have an object already are not among them: `next` calls them done.
+        """
         self._engines.pop(name, None)
         self._suspect.discard(name)
-        lost = [active for active in self._active.values() if active.engine == name]
+        lost = [a for a in self._active.values() if a.engine == name and a.candidates is None]
         for active in lost:
             del self._active[active.request.id]
-        return lost
+            if not active.abandoned:
+                self._improver.take_back(active)
+        return [active for active in lost if active.parent is None]
 
     def arrive(self, request: Request) -> tuple[ActiveRequest, Verdict]:
         """Decides about a request; if it is admitted, it waits for an engine from now on."""
@@ -143,7 +164,7 @@ class Scheduler:
         while True:
             chosen = self._free_for_next()
             if chosen is None:
-                return due
+                break
             active, engine = chosen
             verdict = self._guard.choose(
                 active, engine, list(self._active.values()), self._usable()
@@ -155,6 +176,36 @@ class Scheduler:
             active.engine = engine
             active.plan = self._guard.plan(active, engine, verdict.rung, active.plan)
             due.dispatches.append(Dispatch(active, engine, active.plan))
+        self._improve(due)
+        return due
+
+    def made(self, active: ActiveRequest, worth: float | None) -> None:
+        """Takes in that a request has its first object, or what a candidate is worth.
+
+        Args:
+            active: The request or the candidate.
+            worth: The score of its object, or the rating of its picture; None if there is no
+                scorer, or the candidate failed.
+        """
+        if active.parent is None:
+            self._improver.begin(active, worth)
+            return
+        self._improver.end(active, worth)
+        self._active.pop(active.request.id, None)
+
+    def stop_improving(self) -> None:
+        """Starts no candidate any more."""
+        self._improver.stop()
+
+    def _improve(self, due: Next) -> None:
+        improvement = self._improver.next(list(self._active.values()), self._usable())
+        for extra in improvement.taken_back:
+            self.leave(extra)
+        for extra, engine in improvement.start:
+            extra.plan = self._guard.plan(extra, engine, 0, extra.plan)
+            self._active[extra.request.id] = extra
+            due.dispatches.append(Dispatch(extra, engine, extra.plan))
+        due.taken_back, due.done = improvement.taken_back, improvement.done
 
     def wake_up_at(self) -> float | None:
         """Returns when `next` or `overruns` has news although nothing happens."""
@@ -164,6 +215,8 @@ class Scheduler:
             if active.step_since is not None and active.plan.limit:
                 limit_at = active.step_since + active.plan.limit[active.position]
                 moments.append(limit_at if limit_at > now else limit_at + RECOVERY_S)
+        if (stop_at := self._improver.wake_up_at()) is not None:
+            moments.append(stop_at)
         return min(moments, default=None)
 
     def on_event(self, active: ActiveRequest, event: StepEvent) -> None:
@@ -195,7 +248,9 @@ class Scheduler:
             request=request,
             arrival=arrival,
             limit_at=request.received_at + max(0.0, budget - self._margin_s),
-            routes=tuple(self._shared(self._route(request, rung)) for rung in self._ladder),
+            routes=tuple(
+                self._shared(self._route(request, rung, "whole")) for rung in self._ladder
+            ),
             delivery_s=tuple(
                 self._delivery.predict(
                     request.transport, SPZ_BYTES_PER_GAUSSIAN * rung.gaussians, DELIVERY_Z
@@ -218,7 +273,11 @@ class Scheduler:
         active.block_left = sum(self._estimates.cost(engine, s.cost_key).mean for s in block)
 
     def leave(self, active: ActiveRequest) -> None:
-        """Takes out a request that has its answer; a step that still runs keeps its lane."""
+        """Takes out a request that has its answer; a step that still runs keeps its lane.
+
+        A candidate that is given up leaves like a request.
+        """
+        self._improver.leave(active)
         if active.step_since is not None and active.engine in self._engines:
             active.abandoned = True
         else:
@@ -281,6 +340,8 @@ class Scheduler:
         now = self._clock()
         for active in list(self._active.values()):
             if active.engine is None or active.step_since is not None or active.abandoned:
+                continue
+            if active.parent is not None or active.candidates is not None:
                 continue
             reason = self._guard.hopeless(active)
             if reason is not None:

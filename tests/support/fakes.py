@@ -11,11 +11,12 @@ from PIL import Image
 
 from generation.errors import GenerationStopped
 from generation.lift import stages_of
-from generation.plan import Output, Plan, Rung, Step, StepEvent, Turn
+from generation.plan import Output, Part, Plan, Rung, Step, StepEvent, Turn
 from generation.presets import preset
 from generation.result import Generation
+from generation.scoring.score import Score
 from generation.scoring.validity import check
-from generation.settings import GenerationSettings
+from generation.settings import GenerationSettings, ScoringSettings
 from generation.stage import Asset, Cutout, TriangleMesh, lane_workers, route
 from protocol import spz
 from protocol.gaussians import GaussianCloud
@@ -30,10 +31,12 @@ SECONDS = {
     "splats": 0.4,
     "encode": 0.1,
     "mesh": 2.0,
+    "rate": 0.1,
+    "score": 0.2,
 }
 """What each step of the fake engine is said to take; a text task of the preset embedded: 5.2 s."""
 
-STAGES = tuple(stage for stage in SECONDS if stage != "mesh")
+STAGES = tuple(stage for stage in SECONDS if stage not in ("mesh", "rate", "score"))
 """The stages of a text task that becomes splats."""
 
 
@@ -94,12 +97,27 @@ class FakeEngine:
         held_task: Id of the only task that is held, if not all are.
         error_at: A stage that raises `error`.
         threads_end: Whether `close` finds all threads ended.
+
+    Args:
+        seconds: See the attribute; `SECONDS` when None.
+        name: Of the engine.
+        worth: The score of each object and the rating of each picture, by the task with its seed;
+            without, nothing is scored.
     """
 
-    def __init__(self, seconds: Mapping[str, float] | None = None, *, name: str = "fake") -> None:
+    def __init__(
+        self,
+        seconds: Mapping[str, float] | None = None,
+        *,
+        name: str = "fake",
+        worth: Callable[[Task], float] | None = None,
+    ) -> None:
         self.name = name
         self.machine = "a fake"
-        self.settings: GenerationSettings = preset("embedded")
+        self.worth = worth
+        scoring = ScoringSettings(scorer="none" if worth is None else "embedded")
+        embedded = preset("embedded")
+        self.settings: GenerationSettings = embedded.model_copy(update={"scoring": scoring})
         self.ladder = self.settings.ladder
         self.stages = stages_of(self.settings, "triposr")
         self.lanes = lane_workers(self.stages)
@@ -132,16 +150,19 @@ class FakeEngine:
             for step in self.route(task, rung, output)
         ]
         keys = {step.cost_key: self.seconds[step.stage] for step in steps}
-        return keys | {"prompt:remembered": self.seconds["prompt"]}
+        return keys | {"prompt:remembered": self.seconds["prompt"], "rate": self.seconds["rate"]}
 
-    def route(self, task: Task, rung: Rung, output: Output = "splats") -> tuple[Step, ...]:
-        return route(self.stages, task, rung, output)
+    def route(
+        self, task: Task, rung: Rung, output: Output = "splats", part: Part = "whole"
+    ) -> tuple[Step, ...]:
+        return route(self.stages, task, rung, output, part)
 
     async def run(
         self,
         task: Task,
         plan: Plan,
         *,
+        start: Cutout | None = None,
         seconds_left: float,
         turn: Turn,
         on_event: Callable[[StepEvent], None],
@@ -168,14 +189,18 @@ class FakeEngine:
             on_event(StepEvent("finished", position, step, ran_s=ran))
         await self._work(task.id, "return")
         pixels = np.zeros((8, 8, 4), np.uint8)
-        is_mesh = plan.steps[-1].stage == "mesh"
-        return Generation(
-            task_id=task.id,
-            rung=plan.rung.name,
-            made=tetrahedron() if is_mesh else Asset(ball(), ball_spz(), check(ball())),
-            timings=timings,
-            seen=Cutout(pixels[..., :3], pixels, pixels[..., :3]),
-        )
+        worth = self.worth(task) if self.worth is not None else None
+        seen = start or Cutout(pixels[..., :3], pixels, pixels[..., :3], rating=worth)
+        score = None if worth is None else Score(worth, {"object": worth}, "fake")
+        made: Asset | TriangleMesh | Cutout
+        match plan.steps[-1].stage:
+            case "mesh":
+                made = tetrahedron()
+            case "rate":
+                made = seen
+            case _:
+                made = Asset(ball(), ball_spz(), check(ball()), score)
+        return Generation(task.id, plan.rung.name, made, timings, seen)
 
     async def close(self) -> bool:
         self.closed = True

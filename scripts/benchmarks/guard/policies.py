@@ -1,14 +1,15 @@
 """What the guard is compared with: no guard, a fixed queue, version 0.1.0, perfect knowledge."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from generation.plan import Plan, Rung, Step, StepEvent
+from generation.plan import Part, Plan, Rung, Step, StepEvent
 from generation.stage import CPU, GPU, SPLATS
 from miner.request import Request
 from miner.scheduling.estimates import Cost, DeliveryTimes, Estimates
 from miner.scheduling.guard import Margins
+from miner.scheduling.improving import Route
 from miner.scheduling.scheduler import SPZ_BYTES_PER_GAUSSIAN, Scheduler
 from scripts.benchmarks.guard import version_010
 from scripts.benchmarks.guard.scenarios import BYTES_PER_S, Card, Scenario, Truth
@@ -117,10 +118,10 @@ def _perfect(scenario: Scenario, card: Card, requests: Iterable[Request], truth:
     keyed = _KeyedTruth.__new__(_KeyedTruth)
     keyed.__dict__ = truth.__dict__
 
-    def steps(request: Request, rung: Rung) -> tuple[Step, ...]:
+    def steps(request: Request, rung: Rung, part: Part) -> tuple[Step, ...]:
         return tuple(
             replace(step, cost_key=f"{step.stage}|{request.id}|{step.cost_key}")
-            for step in card.steps(request, rung)
+            for step in card.steps(request, rung, part)
         )
 
     def make(clock: Clock) -> Scheduler:
@@ -143,7 +144,7 @@ def make_scheduler(
     estimates: Estimates,
     *,
     delivery: DeliveryTimes | None = None,
-    steps: Callable[[Request, Rung], tuple[Step, ...]] | None = None,
+    steps: Route | None = None,
     margins: Margins | None = None,
 ) -> Scheduler:
     """Returns a scheduler with one engine, `ENGINE`.

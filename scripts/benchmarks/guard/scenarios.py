@@ -10,8 +10,9 @@ from typing import Literal
 from PIL import Image
 
 from generation.lift import stages_of
-from generation.plan import Rung, Step
+from generation.plan import Part, Rung, Step
 from generation.presets import PRESETS
+from generation.settings import ScoringSettings
 from generation.stage import Stage, lane_workers, route
 from miner.request import Caller, Request
 from protocol.tasks import ImageTask, TextTask
@@ -47,9 +48,9 @@ class Card:
         """How many steps each lane runs at once."""
         return lane_workers(self.stages)
 
-    def steps(self, request: Request, rung: Rung) -> tuple[Step, ...]:
+    def steps(self, request: Request, rung: Rung, part: Part = "whole") -> tuple[Step, ...]:
         """The steps of a request at a rung."""
-        return route(self.stages, request.task, rung)
+        return route(self.stages, request.task, rung, part=part)
 
     def capacity(self, share_of_text: float) -> float:
         """Requests a second that the busiest lane can do at the best rung, at median speed."""
@@ -77,13 +78,18 @@ CARDS = ("gpu80", "slow", "slow, one rung")
 """Cards that can be named: "gpu80" as measured on an H100, "slow" with a picture of 6 s."""
 
 
-def card(name: str) -> Card:
+def card(name: str, *, scored: bool = False) -> Card:
     """Returns a machine by name; "one rung" leaves only the best level of the ladder.
+
+    Args:
+        name: One of `CARDS`.
+        scored: Whether objects are scored, so that there can be candidates.
 
     Raises:
         KeyError: There is none of that name.
     """
-    settings = PRESETS["gpu80"]
+    scoring = ScoringSettings(scorer="validator" if scored else "none")
+    settings = PRESETS["gpu80"].model_copy(update={"scoring": scoring})
     kind, _, only = name.partition(", ")
     ladder = settings.ladder[:1] if only else settings.ladder
     return Card(name, _MEDIANS[kind], ladder, stages_of(settings, "triposr"))
@@ -105,6 +111,11 @@ _MEDIANS: Mapping[str, Mapping[str, float]] = {
         "splats:60000": 0.015,
         "encode:120000": 0.015,
         "encode:60000": 0.008,
+        "rate": 0.004,
+        "score:text:120000": 0.025,
+        "score:text:60000": 0.022,
+        "score:image:120000": 0.025,
+        "score:image:60000": 0.022,
     },
     # Text 6 s, cut-out 0.7, lift 0.5, splats 0.5, encode 0.1.
     "slow": {
@@ -122,6 +133,11 @@ _MEDIANS: Mapping[str, Mapping[str, float]] = {
         "splats:60000": 0.4,
         "encode:120000": 0.1,
         "encode:60000": 0.06,
+        "rate": 0.1,
+        "score:text:120000": 0.6,
+        "score:text:60000": 0.5,
+        "score:image:120000": 0.6,
+        "score:image:60000": 0.5,
     },
 }
 

@@ -1,0 +1,145 @@
+"""Which further objects of a request are worth making, and which of them is answered. Pure.
+
+The first object is made as if there were no others. After it, candidates with other seeds are drawn
+and rated as pictures, which is the cheap part; the best of each few is lifted and scored.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+SEED_STEP = 0x9E3779B1
+"""Odd, so that the seeds of all candidates differ; large, so that they share no digits."""
+
+CandidateState = Literal["waiting", "drawing", "drawn", "lifting", "made", "left_out", "failed"]
+
+
+@dataclass(frozen=True)
+class CandidateLimits:
+    """How much is spent on candidates.
+
+    Attributes:
+        max: Pictures drawn for one request at most, the first included; 1: no candidates.
+        target: A score at which no further one is made.
+        spend: Share of a request's budget, counted from its receipt, within which they are made.
+        pictures: The best of each so many further pictures is lifted; 1 lifts all of them.
+    """
+
+    max: int = 1
+    target: float = 1.0
+    spend: float = 0.8
+    pictures: int = 1
+
+
+@dataclass(eq=False)
+class Candidate:
+    """One attempt at the object of a request.
+
+    Attributes:
+        number: From 0, the first object.
+        seed: Of its picture; None leaves it to the preset.
+        state: How far it is.
+        rating: How good its picture is among those of the request.
+        score: What a validator is expected to give its object.
+    """
+
+    number: int
+    seed: int | None
+    state: CandidateState
+    rating: float | None = None
+    score: float | None = None
+
+
+@dataclass(eq=False)
+class Candidates:
+    """All candidates of one request.
+
+    Attributes:
+        limits: How many there may be.
+        seed: The one that the request brought, if any.
+        all: In the order in which they were begun.
+    """
+
+    limits: CandidateLimits
+    seed: int | None
+    all: list[Candidate] = field(default_factory=list)
+
+    def begin(self, score: float) -> None:
+        """Takes in the score of the first object."""
+        self.all.append(Candidate(0, self.seed, "made", score=score))
+
+    @property
+    def best(self) -> Candidate:
+        """The one with the highest score; the earlier one of two equals."""
+        return max(self._in("made"), key=lambda each: (each.score or 0.0, -each.number))
+
+    @property
+    def first_score(self) -> float:
+        """The score of the first object."""
+        return self.all[0].score or 0.0
+
+    @property
+    def made(self) -> int:
+        """How many objects have a score."""
+        return len(self._in("made"))
+
+    @property
+    def drawn(self) -> int:
+        """How many pictures were drawn; that of the first object counts."""
+        return len(self.all) - len(self._in("waiting", "drawing"))
+
+    @property
+    def running(self) -> bool:
+        """Whether one of them is being made."""
+        return bool(self._in("drawing", "lifting"))
+
+    def next(self) -> Candidate | None:
+        """Returns what should be started next, were there time: to be lifted if it is drawn.
+
+        None if everything is done, or waits for what runs. Starts nothing: see `start`.
+        """
+        if (self.best.score or 0.0) >= self.limits.target:
+            return None
+        drawn, waiting = self._in("drawn"), self._in("waiting")
+        if len(drawn) >= self.limits.pictures:
+            return _best_rated(drawn)
+        if waiting:
+            return waiting[0]
+        if len(self.all) < self.limits.max:
+            number = len(self.all)
+            seed = ((self.seed or 0) + number * SEED_STEP) % 2**32
+            return Candidate(number, seed, "waiting")
+        return _best_rated(drawn) if drawn and not self._in("drawing") else None
+
+    def start(self, candidate: Candidate) -> None:
+        """Starts what `next` has returned.
+
+        Of the pictures that it was the best of, no other is lifted.
+        """
+        if candidate.state == "drawn":
+            for other in self._in("drawn"):
+                other.state = "left_out"
+            candidate.state = "lifting"
+            return
+        if candidate not in self.all:
+            self.all.append(candidate)
+        candidate.state = "drawing"
+
+    def end(self, candidate: Candidate, worth: float | None) -> None:
+        """Takes in the rating of a picture, or the score of an object; None if it failed."""
+        if worth is None:
+            candidate.state = "failed"
+        elif candidate.state == "drawing":
+            candidate.rating, candidate.state = worth, "drawn"
+        else:
+            candidate.score, candidate.state = worth, "made"
+
+    def take_back(self, candidate: Candidate) -> None:
+        """Undoes `start`: the machine is needed for others."""
+        candidate.state = "drawn" if candidate.state == "lifting" else "waiting"
+
+    def _in(self, *states: CandidateState) -> list[Candidate]:
+        return [each for each in self.all if each.state in states]
+
+
+def _best_rated(drawn: list[Candidate]) -> Candidate:
+    return max(drawn, key=lambda each: (each.rating or 0.0, -each.number))
