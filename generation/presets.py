@@ -10,11 +10,20 @@ from generation.settings import (
     GenerationSettings,
     MeshSettings,
     RungSettings,
+    ScoringSettings,
     SplatSettings,
     TextToImageSettings,
     TripoSRSettings,
 )
-from generation.weights.sources import FLUX_SCHNELL, ISNET, TRIPOSR
+from generation.weights.sources import (
+    ALEXNET,
+    CLIP_CONVNEXT,
+    FLUX_SCHNELL,
+    ISNET,
+    LLM2CLIP,
+    QUALITY_SCORER,
+    TRIPOSR,
+)
 from protocol.errors import SetupError
 
 _GPU80 = GenerationSettings(
@@ -33,6 +42,14 @@ _GPU80 = GenerationSettings(
     ),
     triposr=TripoSRSettings(model=TRIPOSR, dtype="bfloat16", chunk_size=1_048_576),
     splats=SplatSettings(),
+    scoring=ScoringSettings(
+        scorer="validator",
+        quality_model=QUALITY_SCORER,
+        text_model=CLIP_CONVNEXT,
+        lpips_model=ALEXNET,
+        image_model=LLM2CLIP,
+        dtype="float16",
+    ),
     rungs=(
         RungSettings(name="two_steps", steps=2),
         RungSettings(name="small", steps=2, size=384),

@@ -18,6 +18,7 @@ from protocol.text import printable
 # What they import takes seconds; --help and a mistyped flag are answered at once.
 if TYPE_CHECKING:
     from miner.chain.metagraph import Chain
+    from miner.kept_gate import KeptGate
     from miner.metrics.events import EventMetrics
     from miner.metrics.server import MetricsServer
     from miner.service import MinerService
@@ -115,6 +116,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
     from generation.presets import changes
     from miner.engines.local import LocalEngine
     from miner.estimates_file import FILE_NAME, EstimatesFile
+    from miner.scheduling.candidates import CandidateLimits
     from miner.service import MinerService
 
     settings = config.generation
@@ -123,6 +125,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         Thumbnails(config.log.dir, keep=kept, problems=score_log.problems) if kept else None
     )
     events = _count_events(config, score_log)
+    kept_gate = _gate(config, score_log)
     member = await _join(config, chain, score_log) if chain is not None else None
     service = MinerService(
         [LocalEngine(settings, models_dir=config.models.dir)],
@@ -133,6 +136,8 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         on_answer=[thumbnails] if thumbnails is not None else [],
         sole_caller=not config.needs_chain,
         vocabulary=settings.vocabulary,
+        candidates=CandidateLimits(**config.candidates.model_dump()),
+        gate=kept_gate.gate,
     )
     transports: list[Transport] = []
     axon = None
@@ -141,7 +146,9 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         transports.append(push)
         axon = push.axon
     if member is not None and "pull" in config.transports:
-        transports.append(_puller(config, service, member.chain, score_log, member.wallet))
+        transports.append(
+            _puller(config, service, member.chain, score_log, member.wallet, kept_gate)
+        )
     if "http" in config.transports:
         transports.append(_http(config, service, score_log))
     metrics = _metrics(config, events, service, member, transports, score_log)
@@ -155,6 +162,8 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
     if changed:
         shown = ", ".join(f"{name} {value}" for name, value in changed.items())
         logger.info("preset {} with {}", settings.name, printable(shown, 500))
+    if settings.scoring.scorer == "none":
+        logger.info("no scorer: one object per task, and results are not gated")
     if settings.knows:
         logger.warning("preset {} knows only {}", settings.name, settings.knows)
     score_log.write(
@@ -170,6 +179,14 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         uid=member.uid if member is not None else None,
     )
     return Parts(service, transports, axon, metrics, thumbnails)
+
+
+def _gate(config: MinerConfig, score_log: ScoreLog) -> "KeptGate":
+    from miner.kept_gate import FILE_NAME, KeptGate
+    from miner.scheduling.gate import GateLimits
+
+    limits = GateLimits(**config.gate.model_dump(exclude={"send"}))
+    return KeptGate(limits, config.log.dir / FILE_NAME, score_log.problems)
 
 
 def _count_events(config: MinerConfig, score_log: ScoreLog) -> "EventMetrics | None":
@@ -249,7 +266,12 @@ async def _axon(
 
 
 def _puller(
-    config: MinerConfig, service: "MinerService", chain: "Chain", score_log: ScoreLog, wallet: Any
+    config: MinerConfig,
+    service: "MinerService",
+    chain: "Chain",
+    score_log: ScoreLog,
+    wallet: Any,
+    kept_gate: "KeptGate",
 ) -> "Transport":
     from miner.transports.pull.calls import ValidatorCalls
     from miner.transports.pull.dendrite import offline_dendrite
@@ -268,6 +290,7 @@ def _puller(
         ),
         state_file=PullStateFile(config.pull.state or config.log.dir / FILE_NAME, hotkey),
         workers=config.pull.workers,
+        learn=kept_gate.observe,
     )
 
 

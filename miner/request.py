@@ -70,7 +70,8 @@ class Request:
         id: Ours, unique.
         output: What the task becomes.
         threshold: The score from which on its validator accepts a result; None if it does not say.
-        reproducible: Whether the same request must give the same result: there is one candidate.
+        candidates: Pictures drawn for it at most; None leaves it to the miner. With 1, the same
+            seed gives the same result.
     """
 
     task: Task
@@ -81,7 +82,7 @@ class Request:
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
     output: Output = "splats"
     threshold: float | None = None
-    reproducible: bool = False
+    candidates: int | None = None
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,8 @@ def _download_file(model: ReleaseModel, file: Path, size: int) -> None:
         ("MD5", partial(hashlib.md5, usedforsecurity=False), model.md5),
         ("SHA-256", hashlib.sha256, model.sha256_start),
     ):
+        if start is None:
+            continue
         with part.open("rb") as stream:
             digest = hashlib.file_digest(stream, make).hexdigest()
         if not digest.startswith(start):

@@ -64,10 +64,10 @@ class ReleaseModel(Frozen):
     """What rembg, messages and the lock file call it."""
     url: str
     """Where the file is downloaded from; its last part is the file's name."""
-    md5: str = ""
-    """MD5 of the file as its publisher states it, in hexadecimal; empty if it states none."""
-    sha256_start: str = ""
-    """First digits of the file's SHA-256 as its publisher states them, in hexadecimal."""
+    md5: str | None = None
+    """MD5 of the file as its publisher states it, in hexadecimal; null if it states none."""
+    sha256_start: str | None = None
+    """First digits of the file's SHA-256 as its publisher states them, in hexadecimal; or null."""
     licence: str
     """Licence of the weights, as an SPDX identifier."""
     page: str

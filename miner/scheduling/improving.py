@@ -74,9 +74,10 @@ class Improver:
         """Takes over a request whose first object is made."""
         request = active.request
         limits = self._limits
-        # Nothing on the way of an image task or of a mesh depends on a seed.
-        only = request.reproducible or not isinstance(request.task, TextTask) or score is None
-        if only:
+        if request.candidates is not None:
+            limits = replace(limits, max=min(limits.max, request.candidates))
+        if score is None or not isinstance(request.task, TextTask):
+            # The picture of an image task is given: no seed changes much of its object.
             limits = replace(limits, max=1)
         active.candidates = Candidates(limits, request.task.seed)
         active.candidates.begin(score or 0.0)

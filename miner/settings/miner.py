@@ -145,6 +145,35 @@ class MetricsSettings(Part):
     """Port to listen on for /health, /ready, /status and /metrics; none if not given."""
 
 
+class CandidatesSettings(Part):
+    """Objects with other seeds, made in the time that a request has left; the best is answered."""
+
+    max: Annotated[int, Field(ge=1, le=1000)] = 32
+    """Pictures drawn for one text task at most, the first included; 1 for no further candidates."""
+    target: Annotated[float, Field(ge=0.0, le=2.0)] = 0.9
+    """Score at which no further candidate is made."""
+    spend: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
+    """Share of a request's budget within which candidates are made."""
+    pictures: Annotated[int, Field(ge=1, le=100)] = 1
+    """The best of each so many further pictures is lifted to 3D; 1 lifts all of them."""
+
+
+class GateSettings(Part):
+    """Whether a result is worth submitting, by its own score."""
+
+    enabled: bool = True
+    """Submit an empty result where a validator will probably not accept the real one: that costs
+    300 s, a refused one 900 s."""
+    threshold: Annotated[float, Field(ge=0.0, le=2.0)] = 0.6
+    """Least score that a validator accepts, where it does not say."""
+    margin: Annotated[float, Field(ge=-0.15, le=0.15)] = 0.0
+    """Added to the threshold until validators have judged 20 results."""
+    learn: bool = True
+    """Move the margin by what validators say of the miner's results, by 0.15 at most."""
+    send: bool = True
+    """Send results under the limit to callers of push and http all the same."""
+
+
 class DrainSettings(Part):
     """How the process ends."""
 
@@ -208,6 +237,8 @@ class MinerConfig(GeneratingSettings):
     limits: LimitsSettings = LimitsSettings()
     pull: PullSettings = PullSettings()
     http: HttpSettings = HttpSettings()
+    candidates: CandidatesSettings = CandidatesSettings()
+    gate: GateSettings = GateSettings()
     metrics: MetricsSettings = MetricsSettings()
     drain: DrainSettings = DrainSettings()
     log: LogSettings = LogSettings()

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from generation.presets import PRESETS, preset
-from generation.settings import GenerationSettings, TextToImageSettings
+from generation.settings import GenerationSettings, ScoringSettings, TextToImageSettings
 from generation.weights.sources import FLUX_SCHNELL
 from protocol.errors import SetupError
 
@@ -23,10 +23,22 @@ def test_each_preset_carries_its_name_and_survives_json(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gpu24", "gpu80"])
 def test_weights_allow_commercial_use_and_gated_ones_come_first(name: str) -> None:
-    models = preset(name).models
-    assert {model.licence for model in models} <= {"Apache-2.0", "MIT"}
-    assert len(models) == 3
-    assert models[0] == FLUX_SCHNELL
+    settings = preset(name)
+    makes = settings.model_copy(update={"scoring": ScoringSettings()}).models
+    assert {model.licence for model in makes} <= {"Apache-2.0", "MIT"}
+    assert len(makes) == 3
+    assert makes[0] == settings.models[0] == FLUX_SCHNELL
+
+
+@pytest.mark.parametrize("name", ["gpu24", "gpu80"])
+def test_weights_that_only_judge_allow_it_too_where_their_publisher_states_a_licence(
+    name: str,
+) -> None:
+    settings = preset(name)
+    makes = settings.model_copy(update={"scoring": ScoringSettings()}).models
+    judges = [model for model in settings.models if model not in makes]
+    assert [m.licence for m in judges] == ["NOASSERTION", "MIT", "BSD-3-Clause"]
+    assert judges[0].name == "404-Gen/validation"
 
 
 def test_the_known_settings_keep_their_names() -> None:
