@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from generation.words import for_log
 from miner.file_lock import FileLock
 from miner.log_file import CLOSE_LIMIT_S, LineWriter, RotatingFile
 from miner.problems import Problems
@@ -167,6 +168,20 @@ class ScoreLog:
             bytes=len(answer.asset) if answer.cloud is not None else None,
             triangles=len(answer.mesh.faces) if answer.mesh is not None else None,
             valid=answer.validity.passed if answer.validity else None,
+            seed=answer.seed,
+            score=answer.score.value if answer.score else None,
+            score_parts=dict(answer.score.parts) if answer.score else None,
+            scorer=answer.score.scorer if answer.score else None,
+            first_score=answer.first_score,
+            candidates=answer.candidates if answer.score else None,
+            pictures=answer.pictures if answer.score else None,
+            candidates_s=answer.candidates_s if answer.score else None,
+            gated=answer.gated if answer.gate else None,
+            gate_limit=answer.gate.limit if answer.gate else None,
+            margin=answer.gate.margin if answer.gate else None,
+            gate_probe=True if answer.gate and answer.gate.probe else None,
+            understood=for_log(answer.understood) or None,
+            ignored=for_log(answer.ignored) or None,
         )
 
     def close(self) -> None:

@@ -2,11 +2,13 @@
 
 import asyncio
 import itertools
+from collections.abc import Awaitable, Callable
 
 from loguru import logger
 
 from miner.chain.metagraph import Chain, Neuron
 from miner.request import Answer
+from miner.scheduling.gate import Pair
 from miner.score.log import ScoreLog
 from miner.transports.pull.book import PullBook
 from miner.transports.pull.calls import NoAnswer, SubmitAnswer, ValidatorCalls
@@ -14,6 +16,7 @@ from miner.transports.pull.outcome import (
     Outcome,
     judge_answer,
     judge_silence,
+    pair_of,
     result_to_submit,
 )
 from miner.transports.pull.state import AssignedTask
@@ -29,6 +32,8 @@ RESUBMIT_S = 31.0
 MAX_RETRY_S = 30.0
 """Longest pause between two attempts that did not reach the validator."""
 
+Learn = Callable[[Pair], Awaitable[None]]
+
 _FINAL = frozenset({401, 403, 404})
 """Statuses of refusals, which would only be repeated."""
 
@@ -41,6 +46,7 @@ class Delivery:
         chain: Lists the validators with their addresses.
         score_log: Receives one `feedback` line per task.
         calls: Calls the validators.
+        learn: Is told what a validator made of a result with an own score.
     """
 
     def __init__(
@@ -49,11 +55,13 @@ class Delivery:
         chain: Chain,
         score_log: ScoreLog,
         calls: ValidatorCalls,
+        learn: Learn | None = None,
     ) -> None:
         self._book = book
         self._chain = chain
         self._score_log = score_log
         self._calls = calls
+        self._learn = learn
         self._clock = calls.clock
 
     async def deliver(self, task: AssignedTask, answer: Answer | None) -> None:
@@ -76,7 +84,10 @@ class Delivery:
             cooldown_until=outcome.cooldown_until,
         )
         try:
-            self._report(task, outcome)
+            self._report(task, outcome, answer)
+            pair = pair_of(answer, outcome, task.threshold)
+            if pair is not None and self._learn is not None:
+                await self._learn(pair)
         finally:
             await self._book.remove(task)
 
@@ -128,7 +139,7 @@ class Delivery:
             await asyncio.sleep(wait)
         raise AssertionError("unreachable")
 
-    def _report(self, task: AssignedTask, outcome: Outcome) -> None:
+    def _report(self, task: AssignedTask, outcome: Outcome, answer: Answer | None) -> None:
         now = self._clock()
         turnaround = now - task.assigned_at
         wait = self._book.validators.standing(task.validator).ask_after - now
@@ -141,6 +152,8 @@ class Delivery:
             wait,
         )
         validator = self._chain.snapshot.neurons.get(task.validator)
+        score = None if answer is None else answer.score
+        gate = None if answer is None else answer.gate
         self._score_log.write(
             "feedback",
             task_id=log_safe(task.id),
@@ -148,6 +161,10 @@ class Delivery:
             uid=None if validator is None else validator.uid,
             fate=outcome.fate,
             threshold=task.threshold,
+            predicted=None if score is None else score.value,
+            scorer=None if score is None else score.scorer,
+            gated=None if gate is None else not gate.passed,
+            gate_probe=True if gate is not None and gate.probe else None,
             turnaround_s=turnaround,
             ask_again_s=wait,
             **outcome.feedback,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from miner.request import Answer
+from miner.scheduling.gate import Pair
 from miner.transports.pull.calls import NoAnswer, SubmitAnswer
 from miner.transports.pull.validators import Fate
 from protocol.synapses import Feedback
@@ -34,6 +35,30 @@ class Outcome:
     feedback: Mapping[str, object] = field(default_factory=dict)
 
 
+def pair_of(answer: Answer | None, outcome: Outcome, threshold: float) -> Pair | None:
+    """Returns what the gate can learn from the end of a task; None where that is nothing.
+
+    An empty result and an unknown fate say nothing of the score.
+
+    Args:
+        answer: The answer of the service.
+        outcome: What became of it.
+        threshold: The least score that the validator accepts.
+    """
+    if answer is None or answer.score is None or outcome.fate not in ("accepted", "refused"):
+        return None
+    score = outcome.feedback.get("task_fidelity_score")
+    accepted = outcome.fate == "accepted"
+    return Pair(
+        predicted=answer.score.value,
+        accepted=accepted,
+        given=score if accepted and isinstance(score, float) else None,
+        threshold=threshold,
+        scorer=answer.score.scorer,
+        probe=answer.gate is not None and answer.gate.probe,
+    )
+
+
 def result_to_submit(answer: Answer | None) -> tuple[bytes, str]:
     """Returns what to submit, and why it is empty where it is.
 
@@ -44,6 +69,8 @@ def result_to_submit(answer: Answer | None) -> tuple[bytes, str]:
         return b"", "its generation ended the process before"
     if answer.outcome != "completed":
         return b"", f"{answer.outcome} ({answer.reason})"
+    if answer.gate is not None and not answer.gate.passed:
+        return b"", f"gated, {answer.gate.reason}"
     if answer.validity is not None and not answer.validity.passed:
         # It would score 0, which costs three times as much as an empty result.
         return b"", f"it would not pass the validator's checks ({answer.validity.summary()})"

@@ -19,7 +19,7 @@ from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.pull.book import PullBook
 from miner.transports.pull.calls import NoAnswer, ValidatorCalls
-from miner.transports.pull.delivery import Delivery, in_words
+from miner.transports.pull.delivery import Delivery, Learn, in_words
 from miner.transports.pull.state import AssignedTask, PullStateFile
 from miner.transports.pull.tasks import Group, cancel, contained, spawn
 from miner.transports.pull.validators import Selection
@@ -55,6 +55,7 @@ class PullTransport:
         state_file: Keeps tasks and cooldowns over a restart.
         workers: Tasks in generation at once.
         limits: Limits on tasks.
+        learn: Is told what validators make of results with an own score.
         monotonic: The clock of the service.
 
     Raises:
@@ -74,6 +75,7 @@ class PullTransport:
         state_file: PullStateFile,
         workers: int = 1,
         limits: TaskLimits | None = None,
+        learn: Learn | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
@@ -88,7 +90,7 @@ class PullTransport:
         self._book = PullBook(state_file, selection, clock=self._clock, problems=problems)
         self._resumable = deque(self._book.tasks)
         self._score_log = score_log
-        self._delivery = Delivery(self._book, chain, score_log, calls)
+        self._delivery = Delivery(self._book, chain, score_log, calls, learn)
         self._active = 0
         self._workers: Group = set()
         self._pulls: Group = set()
@@ -272,4 +274,5 @@ class PullTransport:
                 received_at=received_at,
                 reason=str(error),
             )
-        return await self._service.handle(Request(parsed, caller, NAME, received_at))
+        request = Request(parsed, caller, NAME, received_at, threshold=task.threshold)
+        return await self._service.handle(request)

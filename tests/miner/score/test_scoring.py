@@ -37,7 +37,8 @@ def feedback(predicted: float, given: float | None, **fields: Any) -> dict[str, 
 
 
 def judged(count: int, *, bias: float = 0.0, scorer: str = SCORER) -> list[dict[str, Any]]:
-    draw, found = random.Random(5), []
+    draw = random.Random(5)
+    found: list[dict[str, Any]] = []
     while len(found) < count:
         true = draw.gauss(0.65, 0.08)
         predicted = true + bias + draw.gauss(0.0, 0.03)
