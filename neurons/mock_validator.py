@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from generation.words import in_one_line
 from miner.interpreter import program_name
 from miner.mock_validator.records import (
     LINES_FILE,
@@ -115,7 +116,7 @@ def results_table(records: Sequence[TrialRecord]) -> Table:
             else Text("; ".join(printable(problem, 500) for problem in record.problems), "red")
         )
         table.add_row(
-            Text(printable(record.prompt, 1024)),
+            _asked(record),
             Text(stages),
             f"{record.elapsed_s:.2f}",
             f"{record.gaussians:,}" if record.gaussians else "",
@@ -123,6 +124,13 @@ def results_table(records: Sequence[TrialRecord]) -> Table:
             verdict,
         )
     return table
+
+
+def _asked(record: TrialRecord) -> Text:
+    asked = Text(printable(record.prompt, 1024))
+    if record.understood or record.ignored:
+        asked.append(f"\n{in_one_line(record.understood, record.ignored)}", "dim")
+    return asked
 
 
 def _trial(

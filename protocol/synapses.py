@@ -38,6 +38,8 @@ class GenerateAsset(bt.Synapse):  # type: ignore[misc]  # bittensor ships no typ
         gaussians: Number of Gaussians in the cloud.
         size_bytes: Size of the SPZ file before base64.
         miner_version: Version of the miner.
+        understood: Words of a prompt that the networks know, where these are few enough to list.
+        ignored: Its other words.
     """
 
     task_type: str = "text"
@@ -55,6 +57,8 @@ class GenerateAsset(bt.Synapse):  # type: ignore[misc]  # bittensor ships no typ
     gaussians: int = 0
     size_bytes: int = 0
     miner_version: str = ""
+    understood: list[str] = Field(default_factory=list, repr=False)
+    ignored: list[str] = Field(default_factory=list, repr=False)
 
     required_hash_fields: ClassVar[tuple[str, ...]] = (
         "task_type",

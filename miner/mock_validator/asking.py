@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from generation.words import for_log
 from miner.chain.metagraph import Neuron
 from miner.mock_validator.records import TrialRecord, judge
 from miner.mock_validator.settings import TrialSettings
@@ -106,6 +107,8 @@ async def _ask(
             "elapsed_s": time.monotonic() - start,
             "gaussians": reply.gaussians,
             "miner_version": printable(reply.miner_version, 64),
+            "understood": tuple(for_log(reply.understood)),
+            "ignored": tuple(for_log(reply.ignored)),
             "problems": problems,
         }
     ), asset

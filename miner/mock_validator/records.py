@@ -76,6 +76,8 @@ class TrialRecord(BaseModel):
         problems: Everything that is wrong with the answer; empty if it is good.
         spz: Name of the file in the folder, if there is one; `ply` and `png` alike.
         miner_version: The miner's version, as it reports it.
+        understood: Words of the prompt that the miner's networks know, as it reports them.
+        ignored: The other words.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,6 +104,8 @@ class TrialRecord(BaseModel):
     ply: str | None = None
     png: str | None = None
     miner_version: str = ""
+    understood: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:

@@ -167,9 +167,55 @@ def test_listeners_of_the_score_log_get_the_fields_as_written(bench: Bench) -> N
 async def test_an_answer_tells_the_words_that_the_networks_know(make_bench: MakeBench) -> None:
     bench = make_bench(vocabulary={"blue", "cube"})
     await bench.service.start()
-    answer = await bench.handle(task=TextTask(id="t", prompt="a blue dragon"))
-    assert (answer.understood, answer.ignored) == (("blue",), ("dragon",))
-    assert "dragon" not in bench.log.path.read_text()
+    answer = await bench.handle(task=TextTask(id="t", prompt="a blue dragon of cubes"))
+    assert (answer.understood, answer.ignored) == (("blue", "cube (cubes)"), ("dragon",))
+
+
+@in_virtual_time
+async def test_logs_name_a_few_words_of_a_prompt_and_never_hold_it(
+    make_bench: MakeBench, lines: list[str]
+) -> None:
+    bench = make_bench(vocabulary={"blue", "cube"})
+    await bench.service.start()
+    prompt = " ".join(["a blue dragon", "\u202e", "x" * 200, *map(str, range(100)), "secret"])
+    await bench.handle(task=TextTask(id="t", prompt=prompt))
+    line = bench.answered()
+    assert line["understood"] == ["blue"]
+    assert line["ignored"][:3] == ["dragon", "x" * 29 + "...", "0"]
+    assert (len(line["ignored"]), line["ignored"][-1]) == (17, "...")
+    (said,) = (line for line in lines if "t: text task" in line)
+    assert "; understood: blue; ignored: dragon, xxx" in said
+    assert len(said) < 600
+    for text in (bench.log.path.read_text(), *lines):
+        assert not any(part in text for part in ("a blue dragon", "secret", "x" * 33, "\u202e"))
+
+
+@pytest.mark.parametrize("prompt", ["a dragon", "of the", "🚗"])
+@in_virtual_time
+async def test_a_prompt_without_a_known_word_is_rejected_and_nothing_runs(
+    make_bench: MakeBench, lines: list[str], prompt: str
+) -> None:
+    bench = make_bench(vocabulary=("blue", "cube"))
+    await bench.service.start()
+    answer = await bench.handle(task=TextTask(id="t", prompt=prompt))
+    assert (answer.outcome, answer.reason_code) == ("rejected", "unknown_words")
+    assert answer.reason.endswith("use some of blue, cube")
+    assert answer.understood == ()
+    assert bench.engine.ran == []
+    assert bench.events("admitted") == []
+    line = bench.answered()
+    assert (line["outcome"], line["reason_code"]) == ("rejected", "unknown_words")
+    assert "understood" not in line
+    assert line.get("ignored", []) == (["dragon"] if "dragon" in prompt else [])
+    assert any("t: text task" in line and "rejected" in line for line in lines)
+
+
+@in_virtual_time
+async def test_any_words_are_taken_where_the_networks_know_too_many_to_list(bench: Bench) -> None:
+    await bench.service.start()
+    answer = await bench.handle(task=TextTask(id="t", prompt="a dragon"))
+    assert (answer.outcome, answer.understood, answer.ignored) == ("completed", (), ())
+    assert not {"understood", "ignored"} & set(bench.answered())
 
 
 @pytest.mark.parametrize(("sole_caller", "admitted"), [(False, 4), (True, 7)])

@@ -232,6 +232,18 @@ def test_wrong_arguments_are_a_sentence(
     assert [file.name for file in tmp_path.iterdir()] == ["folder.ply"]
 
 
+def test_a_prompt_without_a_known_word_is_refused_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("generation.loading.load", lambda *args, **kwargs: pytest.fail("loaded"))
+    out = f"{tmp_path}/{{name}}.ply"
+    assert main(["two red cars", "a dragon", "--preset", "embedded", "--out", out]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: a dragon: the networks know no word of the prompt; use ")
+    assert "mushroom" in shown.err
+    assert (shown.err.count("\n"), shown.out, list(tmp_path.iterdir())) == (1, "", [])
+
+
 def test_a_video_without_pyav_is_refused_before_anything_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

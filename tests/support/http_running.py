@@ -45,7 +45,11 @@ class Running:
         self.engine: Any = settings.pop("engine", None) or FakeEngine()
         self.log = ScoreLog(folder)
         self.service = MinerService(
-            [self.engine], self.log, budget_s=settings.pop("budget_s", 30.0), margin_s=1.0
+            [self.engine],
+            self.log,
+            budget_s=settings.pop("budget_s", 30.0),
+            margin_s=1.0,
+            vocabulary=settings.pop("vocabulary", ()),
         )
         self.port = free_port()
         values = {"ip": "127.0.0.1", "port": self.port, **settings}

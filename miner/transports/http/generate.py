@@ -10,7 +10,7 @@ from miner.service import MinerService
 from miner.transports.connections import when_sent, while_connected
 from miner.transports.http.files import FORMATS, FileMaker
 from miner.transports.http.intake import NAME, Intake
-from miner.transports.http.replies import without_object
+from miner.transports.http.replies import without_object, word_headers
 from protocol.tasks import log_safe
 
 
@@ -45,6 +45,7 @@ class Generate:
         headers = {
             "X-Task-Id": log_safe(request.task.id),
             "Server-Timing": _server_timing({**answer.timings, "total": total_s}),
+            **word_headers(answer),
         }
         return Response(body, 200, headers, FORMATS[name].media_type)
 

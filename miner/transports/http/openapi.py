@@ -105,8 +105,12 @@ def _reply(operation: Operation, status: int, reply: Reply) -> dict[str, Any]:
             for media_type, model in reply.content.items()
         },
     }
+    if reply.headers:
+        described["headers"] = {
+            name: {"description": words, "schema": {"type": "string"}}
+            for name, words in reply.headers.items()
+        }
     if status == 202:
-        described["headers"] = {"Location": {"schema": {"type": "string"}}}
         described["links"] = {
             other.name: {
                 "operationId": other.name,
@@ -114,10 +118,6 @@ def _reply(operation: Operation, status: int, reply: Reply) -> dict[str, Any]:
             }
             for other in OPERATIONS
             if "{id}" in other.path
-        }
-    if status == 503:
-        described["headers"] = {
-            "Retry-After": {"description": "seconds", "schema": {"type": "string"}}
         }
     return described
 

@@ -31,14 +31,25 @@ class Reply:
     Attributes:
         words: What it means.
         content: Models by media type; None where the body is no JSON.
+        headers: What the headers beside it hold, by name.
     """
 
     words: str
     content: Mapping[str, type[BaseModel] | None] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def _problem(words: str) -> Reply:
-    return Reply(words, {JSON: Problem})
+def _problem(words: str, headers: Mapping[str, str] | None = None) -> Reply:
+    return Reply(words, {JSON: Problem}, headers or {})
+
+
+_RETRY = {"Retry-After": "seconds"}
+_TASK = {"X-Task-Id": "the task's id, without characters that are unsafe in a log"}
+_SECONDS = {"Server-Timing": "milliseconds by stage, and the total"}
+_WORDS = {
+    "X-Understood-Words": "words of the prompt that the networks know, where these are few",
+    "X-Ignored-Words": "its other words, percent-encoded",
+}
 
 
 _ALWAYS = {
@@ -46,7 +57,7 @@ _ALWAYS = {
     403: _problem("a web page of another server sent it, or the `Host` is not known"),
     431: _problem("the headers are too large"),
     500: _problem("the miner itself failed, under this `error_id` in its log"),
-    503: _problem("too many connections or requests; `Retry-After` says when to try again"),
+    503: _problem("too many connections or requests; `Retry-After` says when to try again", _RETRY),
 }
 _KEY = {401: _problem("the API key is missing or wrong")}
 _GONE = {404: _problem("there is no such job, or it has been forgotten")}
@@ -58,9 +69,13 @@ _BODY = {
     422: _problem("rejected: the fields can be read, but not used"),
 }
 _NO_OBJECT = {
-    422: _problem("rejected: the fields can be read, but not used, or the picture has no object"),
+    422: _problem(
+        "rejected: the fields can be read, but not used, the networks know no word of the prompt, "
+        "or the picture has no object",
+        _TASK | _WORDS,
+    ),
     500: _problem("failed: this generation failed, or the miner itself, with an `error_id`"),
-    503: _problem("dropped: it would be late, or the miner takes nothing at the moment"),
+    503: _problem("dropped: it would be late, or the miner takes nothing at the moment", _RETRY),
 }
 
 
@@ -97,7 +112,11 @@ OPERATIONS = (
         "/generate",
         "generate",
         "Make an object and wait for its file",
-        _ALWAYS | _KEY | _BODY | _NO_OBJECT | {200: Reply("the file", _FILE_TYPES)},
+        _ALWAYS
+        | _KEY
+        | _BODY
+        | _NO_OBJECT
+        | {200: Reply("the file", _FILE_TYPES, _TASK | _SECONDS | _WORDS)},
         words="A caller that closes the connection cancels the request.",
         fields=GenerateFields,
     ),
@@ -106,7 +125,7 @@ OPERATIONS = (
         "/jobs",
         "create",
         "Start a job",
-        _ALWAYS | _KEY | _BODY | {202: Reply("the job; `Location` has its address", {JSON: Job})},
+        _ALWAYS | _KEY | _BODY | {202: Reply("the job", {JSON: Job}, {"Location": "its address"})},
         words="The job goes on whether anybody watches it or not.",
         fields=TaskFields,
     ),

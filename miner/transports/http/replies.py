@@ -3,11 +3,13 @@
 import json
 import math
 from collections.abc import Mapping
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from generation.words import for_log
 from miner.request import Answer
 from miner.transports.refusals import RETRY_AFTER_S
 from protocol.tasks import log_safe
@@ -32,12 +34,25 @@ def without_object(answer: Answer) -> Response:
         "predicted_s": answer.predicted_s,
         "budget_s": answer.budget_s,
     }
-    headers = {"X-Task-Id": log_safe(answer.task_id)}
+    headers = {"X-Task-Id": log_safe(answer.task_id), **word_headers(answer)}
     if status == 503:
         headers["Retry-After"] = str(_retry_after(answer))
     return json_reply(
         status, {name: value for name, value in content.items() if value is not None}, headers
     )
+
+
+def word_headers(answer: Answer) -> dict[str, str]:
+    """Returns the headers that name the words of a prompt that the networks know, and the others.
+
+    A header is left out where it would be empty. Letters beyond ASCII are percent-encoded UTF-8.
+    """
+    both = {"X-Understood-Words": answer.understood, "X-Ignored-Words": answer.ignored}
+    return {
+        name: ", ".join(quote(word, safe=" ()") for word in for_log(words))
+        for name, words in both.items()
+        if words
+    }
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -245,6 +245,8 @@ def _reply(synapse: GenerateAsset, verified: Verified, answer: Answer, version: 
         gaussians=answer.gaussians,
         size_bytes=len(answer.asset),
         miner_version=version,
+        understood=list(answer.understood),
+        ignored=list(answer.ignored),
         dendrite=_terminal(verified),
         axon=bt.TerminalInfo(
             status_code=200,

@@ -56,6 +56,19 @@ async def test_every_task_is_asked_and_judged_once(miner: Running, tmp_path: Pat
     assert "prompt is empty" in rejected.problems[0]
 
 
+async def test_a_record_has_the_words_that_the_miner_understood(
+    miner: Running, tmp_path: Path
+) -> None:
+    tasks = [TrialTask(name, "text", name, name) for name in ("shiny blue cubes", "a dragon")]
+    trial = settings(tmp_path, miner.target.port)
+    good, unknown = await ask_all(trial, VALIDATOR, tasks, lambda record: None)
+    assert good.good, good.problems
+    assert (good.understood, good.ignored) == (("blue", "cube (cubes)"), ("shiny",))
+    assert (unknown.outcome, unknown.reason_code) == ("rejected", "unknown_words")
+    assert (unknown.understood, unknown.ignored) == ((), ("dragon",))
+    assert "use some of blue, car, cube, red" in unknown.problems[0]
+
+
 async def test_a_refusal_is_a_record_with_its_status(miner: Running, tmp_path: Path) -> None:
     trial = settings(tmp_path, miner.target.port)
     (record,) = await ask_all(trial, STRANGER, TASKS[:1], lambda record: None)

@@ -40,6 +40,21 @@ def test_the_page_shows_each_answer(tmp_path: Path) -> None:
     assert "A note." in page
 
 
+def test_page_and_terminal_name_the_words_that_were_understood(tmp_path: Path) -> None:
+    words = {"understood": ("blue", "cube (cubes)"), "ignored": ("<b>", "\x1b[2J")}
+    record = GOOD.model_copy(update=words)
+    page = write_report(tmp_path, [record, BAD], notes=[]).read_text()
+    assert "<td>words understood</td><td>blue, cube (cubes)</td>" in page
+    assert "<td>words ignored</td><td>&lt;b&gt;, " in page
+    assert page.count("words understood") == 1  # Not of an answer that tells none.
+    console = Console(file=io.StringIO(), width=200)
+    console.print(results_table([record, BAD]))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.count("understood") == 1
+    assert "blue, cube (cubes)" in shown
+    assert "\x1b" not in shown
+
+
 def test_what_a_miner_wrote_is_escaped(tmp_path: Path) -> None:
     page = write_report(tmp_path, [BAD], notes=[]).read_text()
     assert "<script>" not in page

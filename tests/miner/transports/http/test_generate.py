@@ -74,6 +74,43 @@ async def test_the_up_axis_is_turned_in_the_file(tmp_path: Path) -> None:
     assert check(turned).passed
 
 
+async def test_headers_name_the_words_that_the_networks_know_and_the_others(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, vocabulary=("red", "car")) as miner:
+        reply = await miner.post(data={"prompt": "the Löwe's red cars, 100% shiny\r\nX-Evil: 1"})
+        assert reply.status == 200
+        assert reply.headers["X-Understood-Words"] == "red, car (cars)"
+        assert reply.headers["X-Ignored-Words"] == "l%C3%B6we, 100, shiny, x, evil, 1"
+        assert "X-Evil" not in reply.headers
+        known = await miner.post(data={"prompt": "a red car"})
+        assert known.headers["X-Understood-Words"] == "red, car"
+        assert "X-Ignored-Words" not in known.headers
+        many = await miner.post(data={"prompt": "red " + "獅子獅子獅子獅 " * 100})
+        assert many.headers["X-Ignored-Words"] == "%E7%8D%85%E5%AD%90" * 3 + "%E7%8D%85"
+        words = await miner.post(data={"prompt": "red " + " ".join(map(str, range(200)))})
+        assert words.headers["X-Ignored-Words"].endswith("14, 15, ...")
+
+
+async def test_a_prompt_without_a_known_word_is_refused_with_the_known_ones(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, vocabulary=("red", "car")) as miner:
+        reply = await miner.post(data={"prompt": "a dragon", "task_id": "t"})
+        assert reply.status == 422
+        assert reply.json == {
+            "message": "the networks know no word of the prompt; use some of car, red",
+            "task_id": "t",
+            "outcome": "rejected",
+            "reason_code": "unknown_words",
+        }
+        assert reply.headers["X-Ignored-Words"] == "dragon"
+        assert "X-Understood-Words" not in reply.headers
+        pictured = await miner.post(data=form(prompt_image_file=picture()))
+        assert pictured.status == 200
+        assert not {"X-Understood-Words", "X-Ignored-Words"} & set(pictured.headers)
+
+
 async def test_the_log_tells_the_stages_and_the_total_time(tmp_path: Path) -> None:
     lines: list[str] = []
     sink = logger.add(lines.append, format="{message}", level="INFO")
