@@ -1,26 +1,39 @@
-"""What tests of several rooms share: one warm engine with the shipped networks.
-
-torchvision's wheel declares its operators in a library that needs CUDA. Beside a torch for the CPU
-alone, its import fails at the first operator that is missing, so these are declared here. Nothing
-that is tested calls them.
-"""
+"""What tests of several rooms share: one warm engine with the shipped networks."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
-
-if not torch.version.cuda:
-    _operators = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _operators.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 from generation.engine import Engine
 from generation.presets import preset
 
 LONG = ("tests/scripts/", "tests/neurons/")
 """Folders with the longest files, which go first, so that several processes end together."""
+
+
+def _declare_operators() -> Iterator[torch.library.Library]:
+    """Lets torchvision's wheel of PyPI, which needs CUDA, be imported beside a torch without it.
+
+    Its own library, which declares its operators, is then not loaded, and the import fails at the
+    first operator that is missing. Nothing that is tested calls one.
+    """
+    try:
+        needs_cuda = not version("torchvision").endswith("+cpu")
+    except PackageNotFoundError:
+        return
+    if needs_cuda and not torch.version.cuda:
+        operators = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        for name in ("nms", "qnms"):
+            schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            operators.define(schema)  # type: ignore[no-untyped-call]
+        yield operators
+
+
+_OPERATORS = tuple(_declare_operators())
+"""Declared for as long as this is kept."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

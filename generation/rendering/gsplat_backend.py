@@ -39,29 +39,68 @@ def rasterize(cloud: GaussianCloud, cameras: list[Camera]) -> tuple[Tensor, Tens
             "the gsplat back end needs the gsplat package, which is not installed",
             fix='make install EXTRAS=gpu, or use backend="cpu"',
         )
-    from gsplat.rendering import rasterization
 
     def to_device(array: NDArray[np.floating]) -> Tensor:
         return torch.tensor(array, dtype=torch.float32, device="cuda")
 
-    rotations = to_device(cloud.rotations)
-    colour, coverage, _ = rasterization(
+    colour, coverage = rasterize_on_device(
         means=to_device(cloud.positions),
-        quats=rotations / rotations.norm(dim=1, keepdim=True),
+        quats=to_device(cloud.rotations),
         scales=to_device(cloud.log_scales).exp(),
         opacities=to_device(cloud.opacities),
         colors=to_device(cloud.rgb),
         viewmats=to_device(np.stack([camera.world_to_camera for camera in cameras])),
-        Ks=to_device(np.stack([camera.intrinsics for camera in cameras])),
-        width=cameras[0].width,
-        height=cameras[0].height,
+        intrinsics=to_device(np.stack([camera.intrinsics for camera in cameras])),
+        size=(cameras[0].width, cameras[0].height),
+    )
+    return colour, coverage[..., 0]
+
+
+def rasterize_on_device(
+    *,
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    intrinsics: Tensor,
+    size: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """Renders tensors of one CUDA device as the validator does; float32, also the results.
+
+    Args:
+        means: (N, 3) positions; at least one.
+        quats: (N, 4) w x y z.
+        scales: (N, 3) standard deviations.
+        opacities: (N,).
+        colors: (N, 3).
+        viewmats: (V, 4, 4) world to camera.
+        intrinsics: (V, 3, 3).
+        size: Width and height in pixels.
+
+    Returns:
+        Colour (V, H, W, 3) premultiplied by coverage, and coverage (V, H, W, 1) in 0..1.
+    """
+    from gsplat.rendering import rasterization
+
+    colour, coverage, _ = rasterization(
+        means=means,
+        quats=quats / quats.norm(dim=1, keepdim=True),
+        scales=scales,
+        opacities=opacities,
+        colors=colors,
+        viewmats=viewmats,
+        Ks=intrinsics,
+        width=size[0],
+        height=size[1],
         near_plane=NEAR,
         far_plane=FAR,
         eps2d=BLUR,
         rasterize_mode="classic",
         packed=False,
     )
-    return colour, coverage[..., 0]
+    return colour, coverage
 
 
 @lru_cache(maxsize=1)

@@ -35,4 +35,4 @@ def final_score(iqa: float, alignment: float, ssim: float, lpips: float) -> floa
 def _sigmoid(value: float, slope: float, centre: float) -> np.float32:
     one = np.float32(1.0)
     distance = np.float32(value) - np.float32(centre)
-    return one / (one + np.exp(np.float32(-slope) * distance))
+    return np.float32(one / (one + np.exp(np.float32(-slope) * distance)))

@@ -42,7 +42,8 @@ def without_outliers(values: Floats) -> Floats:
         # The nearest is the value itself.
         to_neighbour = np.sort(distances, axis=1)[:, NEIGHBOUR]
         outlying = to_neighbour > np.percentile(to_neighbour, SHARE_KEPT)
-    return values[~outlying & (values != -1)]
+    kept: Floats = values[~outlying & (values != -1)]
+    return kept
 
 
 def mean(values: Floats, kind: str = "mean") -> float:
@@ -64,17 +65,17 @@ def mean(values: Floats, kind: str = "mean") -> float:
     if not len(values):
         return float("nan")
     with np.errstate(divide="ignore", invalid="ignore"):
-        return float(_MEANS[kind](values))
+        return _MEANS[kind](values)
 
 
-def _median(values: NDArray[np.floating]) -> np.floating:
+def _median(values: NDArray[np.floating]) -> float:
     # A NaN is sorted last, and makes the median one.
     ordered = np.sort(values)
-    return ordered[-1] if np.isnan(ordered[-1]) else ordered[(len(values) - 1) // 2]
+    return float(ordered[-1] if np.isnan(ordered[-1]) else ordered[(len(values) - 1) // 2])
 
 
-_MEANS: Mapping[str, Callable[[NDArray[np.floating]], np.floating]] = {
-    "mean": np.mean,
+_MEANS: Mapping[str, Callable[[NDArray[np.floating]], float]] = {
+    "mean": lambda values: float(values.mean()),
     "median": _median,
-    "geometric_mean": lambda values: np.exp(np.log(values).mean()),
+    "geometric_mean": lambda values: float(np.exp(np.log(values).mean())),
 }

@@ -1,20 +1,25 @@
 """The preset `embedded` makes what a prompt asks for: colour, extent and shape of its files."""
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from generation.engine import Engine
 from generation.plan import Plan
 from generation.result import Generation
+from generation.scoring.validator import load
 from generation.scoring.validity import check
+from generation.stage import Asset
 from protocol import spz
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import TextTask
 from scripts.train_embedded import metrics
 from scripts.train_embedded.palette import COLOURS, nearest
 from scripts.train_embedded.prompts import OBJECT_NAMES
+from tests.generation.scoring.tiny import SHAPES, write_models
 
 # Sides of the box as shares of the largest, in the subnet's frame: width, height, depth.
 EXPECTED = {
@@ -52,3 +57,17 @@ def test_a_prompt_comes_back_in_its_colour_and_shape(
     shares = sides / sides.max()
     assert (shares >= least).all(), shares
     assert (shares <= most).all(), shares
+
+
+def test_the_validators_networks_score_an_object(
+    clouds: dict[str, GaussianCloud], tmp_path: Path
+) -> None:
+    scorer = load(write_models(tmp_path), tmp_path, torch.device("cpu"), shapes=SHAPES)
+    prompt = "a red sphere"
+    cloud = clouds[prompt]
+    asset = Asset(cloud, spz.encode(cloud), check(cloud))
+    score = scorer.score(asset, TextTask(id=prompt, prompt=prompt, seed=0))
+    assert {"iqa", "alignment", "ssim", "lpips"} == set(score.parts)
+    # Views of a sphere are much alike, and the last repeats the first.
+    assert score.parts["ssim"] > 0.6
+    assert score.parts["lpips"] > 0.6
