@@ -108,5 +108,18 @@ def in_words(answer: Answer, *, caller: Caller, transport: str, kind: str | None
         made = f"a mesh of {len(answer.mesh.faces):,} triangles"
     return (
         f"{line} completed at {answer.rung}: {made}; {stages}; "
-        f"Total time: {answer.total_s:.2f} s{late}{words}"
+        f"Total time: {answer.total_s:.2f} s{late}{_score_in_words(answer)}{words}"
     )
+
+
+def _score_in_words(answer: Answer) -> str:
+    score = answer.score
+    if score is None:
+        return ""
+    line = f"; own score {score.value:.3f} by {score.scorer}"
+    if answer.candidates > 1:
+        line += (
+            f", at first {answer.first_score or 0.0:.3f}; {answer.candidates} objects of "
+            f"{answer.pictures} pictures in {answer.candidates_s:.2f} s"
+        )
+    return f"{line}; gated: {answer.reason}" if answer.gated else line

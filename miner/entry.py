@@ -139,7 +139,7 @@ def answer_of(entry: Entry, end: End, now: float) -> Answer:
     )
     if end.outcome != "completed" or made is None:
         return answer
-    answer = replace(answer, timings=made.timings, picture=made.image, cutout=made.cutout)
+    answer = replace(answer, picture=made.image, cutout=made.cutout)
     if isinstance(made.made, TriangleMesh):
         return replace(answer, mesh=made.made)
     answer = replace(

@@ -97,10 +97,10 @@ class Answer:
         stage: The stage that was not started, that ran out of time, or that failed.
         rung: Name of the quality level, if it was admitted.
         engine: Name of the engine that had it, if one had.
-        predicted_s: Seconds from its receipt to its answer, as expected on arrival, if it came so
-            far; comparable with `total_s`.
+        predicted_s: Seconds from its receipt to its answer without further candidates, as expected
+            on arrival, if it came so far; comparable with `total_s` less `candidates_s`.
         budget_s: Seconds that it had, if it came so far.
-        timings: Seconds per stage that ran.
+        timings: Seconds per stage that ran, without those of further candidates.
         total_s: Seconds from receipt to this answer.
         gaussians: Size of the cloud, 0 unless one was completed.
         validity: What a validator's data checks will say of the cloud, if one was completed.

@@ -161,7 +161,7 @@ class ScoreLog:
             predicted_s=answer.predicted_s,
             budget_s=answer.budget_s,
             timings=dict(answer.timings),
-            queue_s=max(0.0, answer.total_s - sum(answer.timings.values())),
+            queue_s=max(0.0, answer.total_s - answer.candidates_s - sum(answer.timings.values())),
             total_s=answer.total_s,
             on_time=answer.on_time,
             gaussians=answer.gaussians if answer.cloud is not None else None,

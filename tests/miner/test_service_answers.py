@@ -7,7 +7,9 @@ import pytest
 
 from generation.errors import EngineDead, GenerationError, NoObject, OutOfMemory
 from generation.result import Generation
+from miner.answering import in_words
 from miner.request import Caller
+from miner.scheduling.candidates import CandidateLimits
 from protocol.errors import TaskError
 from protocol.tasks import ImageTask
 from tests.miner.conftest import MakeBench
@@ -276,3 +278,31 @@ async def test_requests_that_were_to_start_on_an_engine_that_just_died_are_answe
     answers = await asyncio.gather(bench.handle("t"), bench.handle(task=image))
     assert [ended(bench, answer)[1] for answer in answers] == ["engine_dead"] * 2
     assert not unexpected
+
+
+@in_virtual_time
+async def test_what_candidates_take_is_neither_waiting_nor_a_stage(make_bench: MakeBench) -> None:
+    engine = FakeEngine(worth=lambda task: 0.8 if task.seed else 0.3)
+    engine.takes_time = True
+    bench = make_bench(engine, candidates=CandidateLimits(max=3))
+    await bench.service.start()
+    answer = await bench.handle()
+    assert (answer.first_score, answer.score and answer.score.value) == (0.3, 0.8)
+    assert sum(answer.timings.values()) == pytest.approx(5.4)  # The steps of the first object.
+    assert answer.candidates_s == pytest.approx(answer.total_s - 5.4)
+    line = bench.answered()
+    assert line["total_s"] - line["candidates_s"] == pytest.approx(sum(answer.timings.values()))
+    assert line["queue_s"] == pytest.approx(0.0, abs=1e-6)
+    told = in_words(answer, caller=CALLER, transport="axon", kind="text")
+    assert "; own score 0.800 by fake, at first 0.300; 3 objects of 3 pictures in 5." in told
+    assert "gated" not in told
+
+
+@in_virtual_time
+async def test_the_operator_is_told_that_an_answer_is_gated(make_bench: MakeBench) -> None:
+    bench = make_bench(FakeEngine(worth=lambda task: 0.3))
+    await bench.service.start()
+    answer = await bench.handle()
+    assert ended(bench, answer) == ("completed", "below_threshold", None)
+    told = in_words(answer, caller=CALLER, transport="axon", kind="text")
+    assert "gated: its score 0.300 is below 0.600: threshold 0.6, margin +0.000" in told
