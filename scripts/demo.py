@@ -205,7 +205,7 @@ def _validator(out: Path, subnet: LocalSubnet, port: int) -> int:
     command += ["--miner.hotkey", subnet.miner_hotkey, "--wallet.path", str(subnet.wallets)]
     command += ["--wallet.name", "validator", "--out", str(out), "--images", str(out / _IMAGES)]
     prompts = out / "prompts.txt"
-    prompts.write_text("a blue cube\na red sports car\na pink mug\na detailed dragon statue\n")
+    prompts.write_text("a blue cube\na red sports car\na pink mug\na golden dragon statue\n")
     return subprocess.run([*command, "--prompts", str(prompts)], check=False).returncode
 
 

@@ -13,7 +13,7 @@ from miner.mock_validator.records import record_name
 from protocol.errors import SetupError
 from protocol.text import printable
 
-DEFAULT_PROMPTS = ("a blue cube", "a red sports car", "a detailed dragon statue")
+DEFAULT_PROMPTS = ("a blue cube", "a red sports car", "a golden dragon statue")
 MOST_PROMPT_BYTES = 64 * 2**20
 """Size of the largest prompts file."""
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from generation import engine
 from generation.engine import Engine
+from generation.presets import PRESETS
 from generation.scoring.validity import check
 from generation.stage import Asset, StageFunction, StepContext
 from miner.engines.local import LocalEngine
@@ -95,6 +96,8 @@ def load(*_: Any) -> Any:
 
 
 if __name__ == "__main__":
+    embedded = PRESETS["embedded"].model_copy(update={"vocabulary": ()})  # Any prompt is taken.
+    PRESETS["embedded"] = embedded
     engine._load = load  # type: ignore[assignment]
     LocalEngine.machine = "faked"  # type: ignore[assignment]
     (Engine.close.__kwdefaults__ or {})["limit_s"] = 1.0

@@ -172,9 +172,9 @@ function showFacts(job) {
     add("SPZ", job.bytes === null ? null : size(job.bytes));
     add("score", job.score === null ? null : job.score.toFixed(2));
     add("data checks", job.valid === null ? null : job.valid ? "passed" : "not passed: a validator would refuse it");
-    add("words understood", job.understood?.join(", "));
-    add("words ignored", job.ignored?.join(", "));
   }
+  add("words understood", job.understood?.join(", "));
+  add("words ignored", job.ignored?.join(", "));
   add("quality level", job.rung?.replaceAll("_", " "));
   add("seed", job.seed === null ? null : String(job.seed));
   element("facts").replaceChildren(...facts.map(([name, value]) => {

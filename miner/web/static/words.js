@@ -31,6 +31,7 @@ const ADVICE = {
   engine_suspect: "The miner waits for a stage that takes too long. Try again when it says Ready.",
   engine_dead: "The miner has lost its device and restarts. Try again in a minute.",
   bad_task: "Change the prompt, the picture or the seed, then try again.",
+  unknown_words: "Describe the object with words that the networks know.",
   generation_error: "Try again. If it happens again, the miner's log has the cause.",
   internal_error: "Try again. If it happens again, the miner's log has the cause.",
 };

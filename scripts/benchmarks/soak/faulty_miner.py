@@ -21,9 +21,9 @@ from generation import engine
 from generation.stage import StageFunction, StepContext
 from protocol.tasks import TextTask
 
-OUT_OF_MEMORY = "soak out of memory"
-NOT_A_NUMBER = "soak not a number"
-HUNG = "soak hung stage"
+OUT_OF_MEMORY = "a box out of memory"
+NOT_A_NUMBER = "a box of not a number"
+HUNG = "a box that hangs"
 FAULTS = (OUT_OF_MEMORY, NOT_A_NUMBER, HUNG)
 
 HANG_S = 6.0

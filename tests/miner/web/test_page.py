@@ -284,6 +284,18 @@ def test_what_the_miner_has_forgotten_stays_listed_as_such(page: Page) -> None:
     expect(page.get_by_label("Describe one object")).to_have_value("a pink mug")
 
 
+def test_a_prompt_without_a_known_word_is_answered_with_the_known_ones(page: Page) -> None:
+    page.get_by_label("Describe one object").fill("a dragon")
+    page.keyboard.press("Enter")
+    expect(page.locator("#sentence")).to_contain_text("use some of automobile, ball, black")
+    expect(page.locator("#advice")).to_have_text(
+        "Describe the object with words that the networks know."
+    )
+    facts = page.locator("#facts").inner_text()
+    assert re.search(r"words ignored\s+dragon", facts)
+    assert "words understood" not in facts
+
+
 def test_no_error_was_logged_and_no_other_host_asked(
     watched: WatchedPage, miner: ServedMiner
 ) -> None:

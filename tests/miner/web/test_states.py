@@ -77,7 +77,9 @@ def test_a_miner_without_a_key_never_asks_for_one(serve: Serve, open_page: OpenP
 
 def test_the_page_fits_a_phone_in_light_and_dark(serve: Serve, open_page: OpenPage) -> None:
     page = open_page(serve().url, viewport={"width": 360, "height": 740}).page
-    page.get_by_label("Describe one object").fill("a " + "very " * 30 + "long-named-object" * 4)
+    page.get_by_label("Describe one object").fill(
+        "a " + "very " * 30 + "long-named-cube" * 4 + " cube"
+    )
     page.get_by_role("button", name="Make it").click()
     expect(page.locator("#sentence")).to_contain_text("Done in")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
