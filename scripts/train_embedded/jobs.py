@@ -24,13 +24,20 @@ def draw_world(recipe: Recipe, places: Places, device: torch.device) -> None:
 
 def load_bank(recipe: Recipe, places: Places, device: str) -> Bank:
     """Reads the bank; the first thing that every training's process does."""
+    where = torch.device(device)
+    if where.type == "cuda":
+        _set_up_cuda(recipe)
+    return Bank.load(places.bank, where)
+
+
+def _set_up_cuda(recipe: Recipe) -> None:
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.enable_cudnn_sdp(False)
     if not recipe.mixed:
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_mem_efficient_sdp(False)
+    # Not on a CPU, where it would slow down whatever else runs in the process.
     torch.set_float32_matmul_precision("high")
-    return Bank.load(places.bank, torch.device(device))
 
 
 def autoencoder(recipe: Recipe, places: Places, device: str) -> None:
