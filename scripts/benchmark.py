@@ -143,6 +143,11 @@ def _parser() -> argparse.ArgumentParser:
     monitor.add_argument("--lines", type=_positive, default=1_000_000, help="(%(default)s)")
     command("codecs", "PLY and SPZ: time and size")
     command("decoders", "PLY and SPZ: the most expensive files that are accepted, and traps")
+    scoring = command("scoring", "the validator's scorer: every part, memory", device="cuda")
+    scoring.add_argument(
+        "--gaussians", type=_positive, default=120_000, help="in the cloud (%(default)s)"
+    )
+    scoring.add_argument("--runs", type=_positive, default=30, help="(%(default)s)")
     rendering = command("rendering", "both rasterisers: time and likeness", device="cpu")
     rendering.add_argument(
         "--golden",

@@ -48,8 +48,8 @@ class Judge:
         networks: Which.
         eye: The one of them that compares pictures with the task.
         ssim: Likeness of neighbouring views.
-        dtype: What quality network multiplies in; its weights are converted in place. Sums, the
-            head, SSIM and LPIPS are float32 in any case.
+        dtype: What the quality network multiplies in. Sums, its head, SSIM and LPIPS are float32
+            in any case.
     """
 
     def __init__(
@@ -73,12 +73,13 @@ class Judge:
         if reference is None:
             return self._eye.encode(pictures)
         seen = self._eye.encode(self._eye.prepare(pictures))
-        numbers = [self._qualities(pictures), cosines(seen, reference)]
+        numbers = [self.qualities(pictures), cosines(seen, reference)]
         if len(pictures) > 1:
             numbers += [self._ssim(pictures), self._lpips(pictures)]
         return torch.cat(numbers)
 
-    def _qualities(self, pictures: Tensor) -> Tensor:
+    def qualities(self, pictures: Tensor) -> Tensor:
+        """Maps (V, H, W, 3) uint8 to (V,) float32, 0..1."""
         prepared = for_quality(pictures, self._quality.image_size)
         casts = self._dtype != torch.float32
         with torch.autocast(pictures.device.type, self._dtype, enabled=casts):

@@ -6,6 +6,7 @@ numbers, and LPIPS is small. Functions only, no metric objects, so that nothing 
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,18 +84,23 @@ class Ssim(nn.Module):
 class Lpips(nn.Module):
     """Perceptual distance (Zhang et al. 2018) of every view and the next; the last has the first.
 
-    The network is torchmetrics': AlexNet, and heads that are part of its package.
+    The network is torchmetrics': AlexNet, and heads that are part of its package. It sees each view
+    once, where calling it for each pair would show it every view twice.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, views: Tensor) -> Tensor:
         """Maps (V, H, W, 3) uint8 to (V,) float32, at least 0."""
-        pictures = for_lpips(views)
-        distances: Tensor = self.network(pictures, pictures.roll(-1, 0), normalize=True)
-        return distances.flatten()
+        network = self.network
+        distance = torch.zeros(len(views), device=views.device)
+        layers = network.net(network.scaling_layer(2 * for_lpips(views) - 1))
+        for features, head in zip(layers, network.lins, strict=True):
+            scaled = features / (features.square().sum(dim=1, keepdim=True) + 1e-8).sqrt()
+            distance = distance + head((scaled - scaled.roll(-1, 0)).square()).mean(dim=(1, 2, 3))
+        return distance
 
     @classmethod
     def load(cls, file: Path) -> "Lpips":

@@ -175,7 +175,7 @@ class ValidatorScorer:
         accelerate: bool = False,
         backend: str = "inductor",
     ) -> None:
-        self._clip = networks.clip
+        self.networks = networks
         self._device, self._view_size = device, view_size
         networks.quality.hold_products_in(dtype)
         ssim = Ssim(separable=device.type == "cuda").to(device)
@@ -273,7 +273,7 @@ class ValidatorScorer:
         return "validator" + (self._stand_in if isinstance(task, ImageTask) else "")
 
     def _encode_prompt(self, prompt: str) -> Tensor:
-        features: Tensor = self._encode_text(self._clip.tokens(prompt))
+        features: Tensor = self._encode_text(self.networks.clip.tokens(prompt))
         return features
 
     def _encode_picture(self, image: bytes) -> Tensor:
