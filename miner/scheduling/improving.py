@@ -129,86 +129,120 @@ class Improver:
         }
         if not self._requests:
             return due
-        board = Board(self._estimates, self._clock(), engines, len(admitted), extras=True)
         counted = [a for a in admitted if a not in due.taken_back or a.step_since is not None]
+        board = Board(self._estimates, self._clock(), engines, len(counted), extras=True)
+        ready = dict.fromkeys(engines, 0.0)
+        if busy:
+            for other, end in zip(counted, board.before(counted), strict=True):
+                if other.parent is None:
+                    for name in ready:
+                        if _needs(other, name):
+                            ready[name] = max(ready[name], end.mean)
+        room = _Room(board, counted, on_engine, busy, ready)
         for active in sorted(self._requests.values(), key=_least_improved):
-            self._improve(active, board, counted, on_engine, busy, due)
+            self._improve(active, room, due)
         return due
 
-    def _improve(
-        self,
-        active: ActiveRequest,
-        board: Board,
-        admitted: list[ActiveRequest],
-        on_engine: dict[str, list[ActiveRequest]],
-        busy: Collection[str],
-        due: Improvement,
-    ) -> None:
+    def _improve(self, active: ActiveRequest, room: "_Room", due: Improvement) -> None:
         """Starts candidates of one request as long as an engine has a place, or ends it."""
         candidates = active.candidates
         if candidates is None:
             return
+        left = self.stop_at(active) - self._clock()
         waits = False
-        while not self._stopped and self._clock() < self.stop_at(active):
-            candidate = candidates.next()
-            if candidate is None:
-                break
-            extra = self._extra(active, candidate)
-            fitting = [
-                name for name in on_engine if self._fits(board, extra, candidate, name, admitted)
-            ]
-            free = [n for n in fitting if n not in busy and len(on_engine[n]) < AT_ONCE]
+        while left > 0.0 and not self._stopped and (candidate := candidates.next()) is not None:
+            free = room.free()
             if not free:
-                waits = bool(fitting)
+                waits = room.soon(left)
                 break
-            engine = min(free, key=lambda name: len(on_engine[name]))
+            extra, whole = self._extra(active, candidate)
+            engine = room.fits(whole, free, left)
+            if engine is None:
+                break
             candidates.start(candidate)
             extra.engine = engine
-            on_engine[engine].append(extra)
-            admitted.append(extra)
+            room.take(extra, engine)
             due.start.append((extra, engine))
-        over = self._stopped or self._clock() >= self.stop_at(active)
-        if over or not (waits or candidates.running):
+        if left <= 0.0 or self._stopped or not (waits or candidates.running):
             due.done.append(active)
 
-    def _extra(self, active: ActiveRequest, candidate: Candidate) -> ActiveRequest:
-        """Returns a candidate as the lanes know it: a request behind all others."""
+    def _extra(
+        self, active: ActiveRequest, candidate: Candidate
+    ) -> tuple[ActiveRequest, ActiveRequest]:
+        """Returns a candidate as the lanes know it: a request behind all others.
+
+        The second one is the same with all steps to its object, to be forecast.
+        """
         part: Part = "object" if candidate.state == "drawn" else "picture"
         task = active.request.task
         if isinstance(task, TextTask):
             task = task.model_copy(update={"seed": candidate.seed})
         name = f"{active.request.id}#{candidate.number}{part[0]}"
         request = replace(active.request, id=name, task=task)
-        steps = self._route(request, active.plan.rung, part)
-        return ActiveRequest(
+        rung = active.plan.rung
+        steps = self._route(request, rung, part)
+        extra = ActiveRequest(
             request=request,
             arrival=next(self._arrivals),
             limit_at=self.stop_at(active),
             routes=(steps,),
             delivery_s=(0.0,),
             rung=0,
-            plan=Plan(active.plan.rung, steps),
+            plan=Plan(rung, steps),
             head_start_s=LAST_S,
             parent=active,
             candidate=candidate,
         )
-
-    def _fits(
-        self,
-        board: Board,
-        extra: ActiveRequest,
-        candidate: Candidate,
-        engine: str,
-        admitted: Sequence[ActiveRequest],
-    ) -> bool:
-        """Whether a candidate would end in time on an engine, its object included."""
-        steps = extra.plan.steps
-        if candidate.state != "drawn":
-            steps += self._route(extra.request, extra.plan.rung, "object")
+        if part == "object":
+            return extra, extra
+        steps += self._route(request, rung, "object")
         # The board knows equal steps by their identity.
-        whole = replace(extra, routes=(self._whole.setdefault(steps, steps),))
-        finish = board.finish_of(whole, 0, admitted, engine=engine)
-        return finish.mean + Z * sqrt(finish.variance) <= extra.limit_at - self._clock()
+        return extra, replace(extra, routes=(self._whole.setdefault(steps, steps),))
+
+
+@dataclass
+class _Room:
+    """Where candidates can go now.
+
+    Attributes:
+        board: The machine.
+        admitted: Everybody, and what was started since.
+        on_engine: The candidates that each engine has.
+        busy: The engines that others need.
+        ready: Seconds until they do not any more.
+    """
+
+    board: Board
+    admitted: list[ActiveRequest]
+    on_engine: Mapping[str, list[ActiveRequest]]
+    busy: Collection[str]
+    ready: Mapping[str, float]
+
+    def free(self) -> list[str]:
+        """Returns the engines that have a place for a candidate, the emptiest first."""
+        free = [
+            name
+            for name, extras in self.on_engine.items()
+            if name not in self.busy and len(extras) < AT_ONCE
+        ]
+        return sorted(free, key=lambda name: len(self.on_engine[name]))
+
+    def fits(self, whole: ActiveRequest, engines: Sequence[str], left: float) -> str | None:
+        """Returns the first engine that would end a candidate within the seconds left."""
+        for engine in engines:
+            finish = self.board.finish_of(whole, 0, self.admitted, engine=engine)
+            if finish.mean + Z * sqrt(finish.variance) <= left:
+                return engine
+        return None
+
+    def soon(self, left: float) -> bool:
+        """Returns whether an engine will be free of the requests of others while there is time."""
+        return any(seconds < left for seconds in self.ready.values())
+
+    def take(self, extra: ActiveRequest, engine: str) -> None:
+        """Counts a candidate from now on."""
+        self.on_engine[engine].append(extra)
+        self.admitted.append(extra)
 
 
 def _needs(active: ActiveRequest, engine: str) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from miner.scheduling.candidates import CandidateLimits
 from miner.scheduling.guard import Margins
 from protocol.errors import SetupError
 from scripts.benchmarks.guard import running
@@ -76,6 +77,51 @@ def test_a_hang_costs_what_is_asked_until_the_engine_is_replaced_and_no_more() -
     assert found["on_time"] >= 0.9 * found["asked"]
     hung = [r for r in outcome.records if r.accepted and not r.on_time]
     assert 1 <= len(hung) <= 10
+
+
+CANDIDATES = CandidateLimits(max=12, spend=0.8)
+
+
+def with_and_without(
+    scenario: Scenario, name: str, load: float, requests: int, seed: int
+) -> tuple[Outcome, Outcome]:
+    """The guard on a card that scores: without candidates, and with them."""
+    machine = card(name, scored=True)
+    asked = list(arrivals(scenario, machine, load, requests, seed))
+    truth = Truth(scenario, machine, seed)
+    return (
+        simulate("guard", scenario, machine, asked, truth),
+        simulate("guard", scenario, machine, asked, truth, candidates=CANDIDATES),
+    )
+
+
+@pytest.mark.parametrize("name", ["gpu80", "slow"])
+@pytest.mark.parametrize("scenario", ["even, bursts", "uneven, mixed deadlines", "heavy tails"])
+def test_candidates_make_nobody_late_and_cost_nobody_a_place(scenario: str, name: str) -> None:
+    for load in (0.3, 1.5):
+        without, with_them = with_and_without(BY_NAME[scenario], name, load, 150, 1)
+        on_time = [sum(r.on_time for r in each.records) for each in (without, with_them)]
+        late = [sum(r.late or r.cut_off for r in each.records) for each in (without, with_them)]
+        assert on_time[1] >= 0.985 * on_time[0]
+        assert late[1] <= late[0] + 1
+        tried = [r.candidates for r in with_them.records if r.on_time]
+        assert load > 1.0 or name == "slow" or sum(tried) > 1.5 * len(tried)
+
+
+def test_a_newcomer_waits_for_one_running_step_of_a_candidate_at_most() -> None:
+    without, with_them = with_and_without(BY_NAME["even"], "gpu80", 0.2, 150, 1)
+    delays, busy_until = [], 0.0
+    for mine, other in zip(with_them.records, without.records, strict=True):
+        assert mine.first_at is not None
+        assert other.first_at is not None
+        # Requests that overlap delay each other in other ways, too.
+        if mine.request.received_at >= busy_until:
+            delays.append(mine.first_at - other.first_at)
+        busy_until = max(busy_until, mine.first_at)
+    medians = card("gpu80", scored=True).medians
+    assert len(delays) > 80
+    assert 0.0 < max(delays) <= 1.5 * max(medians.values())  # No noise reaches 1.5.
+    assert max(r.candidates for r in with_them.records) == CANDIDATES.max
 
 
 def test_perfect_knowledge_is_never_wrong_about_a_single_rung() -> None:

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from random import Random
 
 from generation.plan import Part, Plan, Rung, Step, StepEvent
 from generation.stage import CPU, GPU, SPLATS
-from miner.request import Request
+from miner.request import ActiveRequest, Request
+from miner.scheduling.candidates import CandidateLimits
 from miner.scheduling.estimates import Cost, DeliveryTimes, Estimates
 from miner.scheduling.guard import Margins
 from miner.scheduling.improving import Route
@@ -36,6 +38,7 @@ def simulate(
     truth: Truth,
     *,
     margins: Margins | None = None,
+    candidates: CandidateLimits | None = None,
 ) -> Outcome:
     """Runs one policy through a scenario.
 
@@ -46,9 +49,10 @@ def simulate(
         requests: In the order of their arrival.
         truth: How long steps take.
         margins: Those of the guard, if not its own.
+        candidates: How much the guard spends on further candidates, on a card that scores.
     """
     if policy == "guard":
-        return _guard(scenario, card, requests, truth, margins)
+        return _guard(scenario, card, requests, truth, margins, candidates)
     if policy == "perfect":
         return _perfect(scenario, card, requests, truth)
     return _gated(policy, scenario, card, requests, truth)
@@ -60,6 +64,7 @@ def _guard(
     requests: Iterable[Request],
     truth: Truth,
     margins: Margins | None,
+    candidates: CandidateLimits | None,
 ) -> Outcome:
     delivery = DeliveryTimes()
 
@@ -68,7 +73,9 @@ def _guard(
         estimates.set_prior(
             ENGINE, {key: scenario.prior * value for key, value in card.medians.items()}
         )
-        return make_scheduler(card, clock, estimates, delivery=delivery, margins=margins)
+        return make_scheduler(
+            card, clock, estimates, delivery=delivery, margins=margins, candidates=candidates
+        )
 
     return run_scheduler(
         make,
@@ -77,7 +84,13 @@ def _guard(
         truth,
         hang_at=scenario.hang_at,
         observe_delivery=delivery.observe,
+        worth=None if candidates is None else _worth,
     )
+
+
+def _worth(active: ActiveRequest) -> float:
+    """A score under every target, always the same for one object."""
+    return 0.5 * Random(active.request.id).random()
 
 
 class _KnownTimes(Estimates):
@@ -146,6 +159,7 @@ def make_scheduler(
     delivery: DeliveryTimes | None = None,
     steps: Route | None = None,
     margins: Margins | None = None,
+    candidates: CandidateLimits | None = None,
 ) -> Scheduler:
     """Returns a scheduler with one engine, `ENGINE`.
 
@@ -156,6 +170,7 @@ def make_scheduler(
         delivery: What it knows of the way to the callers.
         steps: Those of a request at a rung; the card's when None.
         margins: Those of the guard, if not its own.
+        candidates: How much is spent on further candidates.
     """
     scheduler = Scheduler(
         card.ladder,
@@ -166,6 +181,7 @@ def make_scheduler(
         margin_s=MARGIN_S,
         clock=clock,
         margins=margins,
+        candidates=candidates,
     )
     scheduler.add_engine(ENGINE, card.lanes)
     return scheduler

@@ -60,7 +60,7 @@ class Card:
                 for step in route(self.stages, task, self.ladder[0])
                 if step.lane == "gpu"
             )
-            for task in (TextTask(id="t", prompt="p"), ImageTask(id="i", image=_PNG))
+            for task in (TextTask(id="t", prompt="p"), ImageTask(id="i", image=PICTURE))
         )
         return 1.0 / (share_of_text * text + (1.0 - share_of_text) * image)
 
@@ -71,7 +71,8 @@ def _png() -> bytes:
     return file.getvalue()
 
 
-_PNG = _png()
+PICTURE = _png()
+"""Of every image task."""
 
 
 CARDS = ("gpu80", "slow", "slow, one rung")
@@ -250,7 +251,9 @@ def arrivals(
             now += random.expovariate(rate / (8.0 if scenario.bursty else 1.0))
         burst -= 1
         text = random.random() < TEXT_SHARE
-        task = TextTask(id=str(index), prompt="p") if text else ImageTask(id=str(index), image=_PNG)
+        task = (
+            TextTask(id=str(index), prompt="p") if text else ImageTask(id=str(index), image=PICTURE)
+        )
         yield Request(
             task,
             Caller(random.choices(callers, weights)[0]),

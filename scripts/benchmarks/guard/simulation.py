@@ -28,6 +28,8 @@ class Record:
         stopped: Whether it was given up after its admission.
         rung: The rung that it was made at.
         reason_code: Why it was dropped.
+        candidates: How many objects were made of it.
+        first_at: When the first of them was made, if ever.
     """
 
     request: Request
@@ -38,6 +40,8 @@ class Record:
     stopped: bool = False
     rung: int | None = None
     reason_code: str = ""
+    candidates: int = 0
+    first_at: float | None = None
 
     @property
     def limit_at(self) -> float:
@@ -73,6 +77,7 @@ class Run:
         on_event: Receives its events.
         on_end: Called once, with whether it was completed.
         may_start: Asked with the stage before each step.
+        active: The request, or a candidate of it, where the scheduler has one.
         position: Index of the step that runs or comes next.
         cancelled: Whether it was given up; a step that runs goes on unobserved.
     """
@@ -84,8 +89,14 @@ class Run:
     on_event: Callable[[StepEvent], None]
     on_end: Callable[[bool], None]
     may_start: Callable[[str], bool] = lambda stage: True
+    active: ActiveRequest | None = None
     position: int = 0
     cancelled: bool = False
+
+    @property
+    def key(self) -> str:
+        """What tells its noise from that of others: a candidate has noise of its own."""
+        return self.record.request.id if self.active is None else self.active.request.id
 
 
 class Clock:
@@ -178,7 +189,7 @@ class Machine:
             if self._hang_at is not None and now >= self._hang_at and lane == "gpu":
                 self._hang_at = None
                 continue
-            seconds = self._truth.seconds(run.record.request.id, step, now)
+            seconds = self._truth.seconds(run.key, step, now)
             self.at(now + seconds, partial(self._finish, run, step, seconds))
 
     def _finish(self, run: Run, step: Step, seconds: float) -> None:
@@ -215,6 +226,8 @@ def run_scheduler(
     hang_at: float | None = None,
     observe_delivery: Callable[[str, int, float], None] = lambda transport, size, seconds: None,
     watch: Callable[[Scheduler, Request, float], None] = lambda scheduler, request, now: None,
+    worth: Callable[[ActiveRequest], float] | None = None,
+    traffic: Callable[[Machine, Callable[[Request], None]], None] | None = None,
 ) -> Outcome:
     """Drives a scheduler through requests.
 
@@ -226,6 +239,10 @@ def run_scheduler(
         hang_at: When one step hangs; the engine comes back once the watchdog calls it lost.
         observe_delivery: Takes transport, bytes and seconds of each delivered answer.
         watch: Called after each request whose asset was made.
+        worth: Scores the object, or rates the picture, that a request or a candidate has become;
+            nothing is scored without it.
+        traffic: Sends requests as it goes: is called before anything happens, with the machine and
+            what takes a request now.
     """
     clock = Clock()
     machine = Machine(lanes, truth, clock, hang_at)
@@ -243,6 +260,10 @@ def run_scheduler(
                 scheduler.add_engine(ENGINE, lanes)
                 break
         due = scheduler.next()
+        for extra in due.taken_back:
+            runs.pop(extra.request.id).cancelled = True
+        for active in due.done:
+            answer(active)
         for given_up in due.given_up:
             record = records[given_up.active.request.id]
             record.stopped, record.reason_code = True, given_up.reason_code
@@ -258,8 +279,9 @@ def run_scheduler(
 
     def begin(dispatch: Dispatch) -> None:
         active = dispatch.active
-        record = records[active.request.id]
-        record.rung = active.rung
+        parent = active.parent or active
+        record = records[parent.request.id]
+        record.rung = parent.rung
 
         def on_event(event: StepEvent) -> None:
             scheduler.on_event(active, event)
@@ -268,14 +290,17 @@ def run_scheduler(
 
         def on_end(completed: bool) -> None:
             runs.pop(active.request.id, None)
-            if completed:
-                complete(active, record)
-            scheduler.leave(active)
-            if completed:
-                watch(scheduler, active.request, clock.now)
+            if completed and active.parent is None:
+                record.first_at = clock.now
+            if completed or active.parent is not None:
+                scheduler.made(active, worth(active) if completed and worth is not None else None)
+            else:
+                scheduler.leave(active)
             proceed()
 
-        run = Run(record, dispatch.plan, active.turn, active.deadline, on_event, on_end)
+        run = Run(
+            record, dispatch.plan, active.turn, active.deadline, on_event, on_end, active=active
+        )
         runs[active.request.id] = run
         machine.start(run)
 
@@ -287,7 +312,20 @@ def run_scheduler(
                 runs.pop(active.request.id, None)
                 proceed()
 
-        machine.at(active.limit_at, at_limit)
+        if active.parent is None:
+            machine.at(active.limit_at, at_limit)
+
+    def answer(active: ActiveRequest) -> None:
+        record = records[active.request.id]
+        record.candidates = active.candidates.made if active.candidates is not None else 1
+        for run in [run for run in runs.values() if run.record is record]:
+            run.cancelled = True
+            if run.active is not None:
+                scheduler.leave(run.active)
+                del runs[run.active.request.id]
+        complete(active, record)
+        scheduler.leave(active)
+        watch(scheduler, active.request, clock.now)
 
     def complete(active: ActiveRequest, record: Record) -> None:
         size = SPZ_BYTES_PER_GAUSSIAN * active.plan.rung.gaussians
@@ -305,5 +343,7 @@ def run_scheduler(
 
     for request in requests:
         machine.at(request.received_at, partial(arrive, request))
+    if traffic is not None:
+        traffic(machine, arrive)
     machine.go()
     return Outcome(list(records.values()), machine.busy_s)
