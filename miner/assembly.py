@@ -225,6 +225,7 @@ def _metrics(
         preset=config.generation.name,
         budget_s=config.budget,
         transports=[transport.name for transport in transports],
+        scores=config.generation.scoring.scorer != "none",
         place=place,
         validator_waits=waits[0] if waits else dict,
     )

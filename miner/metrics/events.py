@@ -1,13 +1,10 @@
 """Counters and histograms, fed by the events of the score log."""
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from miner.logs import program_version
 from miner.metrics import PREFIX
@@ -21,19 +18,18 @@ from miner.metrics.labels import (
     Label,
     UidLabel,
 )
+from miner.metrics.numbers import Fields, finite, number
+from miner.metrics.scores import ScoreMetrics, WithoutCount
 from miner.score.tally import left_in_time
 
 REQUEST_BUCKETS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1, 2.5, 5, 10, 15, 20, 25, 30, 60)
 STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
 QUEUE_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
 ERROR_BUCKETS = (-20, -10, -5, -2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
-SCORE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Upper limits of the histograms' buckets: seconds, the last ones scores."""
+"""Upper limits of the histograms' buckets, in seconds."""
 
 MOST_ENGINES, MOST_STAGES, MOST_RUNGS, MOST_CODES = 16, 16, 8, 64
 """Words that a label takes at most."""
-
-Fields = Mapping[str, object]
 
 
 class EventMetrics:
@@ -93,8 +89,13 @@ class EventMetrics:
             "request_seconds", "Seconds from receipt to answer, of completed requests",
             ("transport", "kind"), buckets=REQUEST_BUCKETS,
         )  # fmt: skip
+        self._first_seconds = histogram(
+            "first_object_seconds",
+            "Seconds from receipt to the first object, of completed requests",
+            ("transport", "kind"), buckets=REQUEST_BUCKETS,
+        )  # fmt: skip
         self._stage_seconds = histogram(
-            "stage_seconds", "Seconds that a stage ran, of completed requests",
+            "stage_seconds", "Seconds that a stage ran for the first object, of completed requests",
             ("stage", "kind", "engine", "rung"), buckets=STAGE_BUCKETS,
         )  # fmt: skip
         self._queue_seconds = histogram(
@@ -102,10 +103,11 @@ class EventMetrics:
             buckets=QUEUE_BUCKETS,
         )  # fmt: skip
         self._prediction_error = Histogram(
-            "prediction_error_seconds", "Seconds predicted less taken, of completed requests",
+            "prediction_error_seconds",
+            "Seconds predicted less taken for the first object, of completed requests",
             namespace=PREFIX, registry=None, buckets=ERROR_BUCKETS,
         )  # fmt: skip
-        registry.register(_WithoutCount(self._prediction_error))
+        registry.register(WithoutCount(self._prediction_error))
 
         self._refused = counter(
             "refused", "Callers turned away before their request reached the service",
@@ -116,9 +118,7 @@ class EventMetrics:
             "validator_feedback", "Pulled tasks whose outcome is known, by validator",
             ("uid", "fate"),
         )  # fmt: skip
-        self._score = histogram(
-            "fidelity_score", "Scores that validators gave to results", buckets=SCORE_BUCKETS
-        )
+        self._scores = ScoreMetrics(registry)
         self._validator_score = gauge(
             "validator_fidelity_score", "Average score of this miner, as a validator last told it",
             ("uid",),
@@ -133,16 +133,23 @@ class EventMetrics:
         }
         self._earns = False
 
-    def expect(self, transports: Iterable[str]) -> None:
+    def expect(self, transports: Iterable[str], *, scores: bool = False) -> None:
         """Begins the counters of these transports at 0, so that their first request is an increase.
 
         Prometheus sees no increase in a series whose first value is 1.
+
+        Args:
+            transports: Their names.
+            scores: Whether the miner scores what it makes.
         """
+        if scores:
+            self._scores.expect(transports)
         for transport in transports:
             self._owed.labels(transport)
             self._in_time.labels(transport)
             for kind in KINDS:
                 self._request_seconds.labels(transport, kind)
+                self._first_seconds.labels(transport, kind)
                 self._requests.labels(transport, kind, "completed", "ok")
         for fate in FATES if "pull" in transports else ():
             self._feedback.labels(fate)
@@ -158,7 +165,7 @@ class EventMetrics:
             case "answered":
                 self._answered(fields)
             case "refused":
-                count = _number(fields, "count")
+                count = number(fields, "count")
                 if count is not None:
                     transport, code = fields.get("transport"), fields.get("reason_code")
                     self._refused.labels(self._transport(transport), self._refusal(code)).inc(count)
@@ -170,7 +177,7 @@ class EventMetrics:
                 self.state_since = self._clock()
             case "miner_started":
                 self._build.info(_build(fields))
-                if (budget := _number(fields, "budget_s")) is not None:
+                if (budget := number(fields, "budget_s")) is not None:
                     self._budget.set(budget)
 
     def _earn(self, fields: Fields) -> None:
@@ -179,14 +186,15 @@ class EventMetrics:
             for series in self._earnings.values():
                 self.registry.register(series)
         for name, series in self._earnings.items():
-            if (value := _number(fields, name)) is not None:
+            if (value := number(fields, name)) is not None:
                 series.set(value)
 
     def _answered(self, fields: Fields) -> None:
         transport, kind = self._transport(fields.get("transport")), self._kind(fields.get("kind"))
         outcome, code = self._outcome(fields.get("outcome")), fields.get("reason_code")
         self._requests.labels(transport, kind, outcome, self._reason_code(code)).inc()
-        total, queued = _number(fields, "total_s"), _number(fields, "queue_s")
+        self._scores.answered(fields, transport, kind)
+        total, queued = number(fields, "total_s"), number(fields, "queue_s")
         if _is_owed(fields, total):
             self._owed.labels(transport).inc()
         if queued is not None and "rung" in fields:
@@ -197,12 +205,14 @@ class EventMetrics:
         if fields.get("on_time") is True:
             self._in_time.labels(transport).inc()
         if total is not None:
+            first = max(0.0, total - (number(fields, "candidates_s") or 0.0))
             self._request_seconds.labels(transport, kind).observe(total)
-            if (predicted := _number(fields, "predicted_s")) is not None:
-                self._prediction_error.observe(predicted - total)
+            self._first_seconds.labels(transport, kind).observe(first)
+            if (predicted := number(fields, "predicted_s")) is not None:
+                self._prediction_error.observe(predicted - first)
         timings = fields.get("timings")
         for name, seconds in timings.items() if isinstance(timings, Mapping) else ():
-            if (ran := _finite(seconds)) is not None:
+            if (ran := finite(seconds)) is not None:
                 self._stage_seconds.labels(
                     self._stage(name),
                     kind,
@@ -216,45 +226,18 @@ class EventMetrics:
         for each in FATES:  # Begin at 0: a share of them needs both.
             self._validator_feedback.labels(uid, each)
         self._validator_feedback.labels(uid, fate).inc()
-        if (score := _number(fields, "task_fidelity_score", most=1.0)) is not None:
-            self._score.observe(score)
-        if (average := _number(fields, "average_fidelity_score", most=1.0)) is not None:
+        self._scores.judged(fields)
+        if (average := number(fields, "average_fidelity_score", most=1.0)) is not None:
             self._validator_score.labels(uid).set(average)
-
-
-class _WithoutCount(Collector):
-    """A histogram with negative buckets: OpenMetrics allows no sum, and then no count either."""
-
-    def __init__(self, histogram: Histogram) -> None:
-        self._histogram = histogram
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in self._histogram.collect():
-            metric.samples = [s for s in metric.samples if not s.name.endswith("_count")]
-            yield metric
 
 
 def _is_owed(fields: Fields, total: float | None) -> bool:
     """Whether an answer counts for the share in time, as docs/score-log.md defines it."""
     if fields.get("outcome") == "rejected":
         return False
-    return not left_in_time(str(fields.get("reason_code")), total, _number(fields, "budget_s"))
+    return not left_in_time(str(fields.get("reason_code")), total, number(fields, "budget_s"))
 
 
 def _build(fields: Fields) -> dict[str, str]:
     names = ("version", "preset", "netuid", "uid", "hotkey")
     return {name: str(fields.get(name, ""))[:128] for name in names}
-
-
-def _number(fields: Fields, name: str, *, most: float = math.inf) -> float | None:
-    return _finite(fields.get(name), most=most)
-
-
-def _finite(value: object, *, most: float = math.inf) -> float | None:
-    """Returns a number from 0 to `most`; None for anything else, as what a validator makes up."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if 0 <= value <= most and math.isfinite(value) else None
-    except OverflowError:
-        return None

@@ -11,7 +11,9 @@ from miner.transports.pull.validators import Fate
 OTHER = "other"
 """The value of a label for all words that it does not know."""
 
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,39}")
+WORDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,39}")
+NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+(), -]{0,99}")
+"""Names of several words, as scorers have them."""
 
 
 class Label:
@@ -20,12 +22,16 @@ class Label:
     Args:
         values: Taken from the start.
         most: Further words that are taken, the first that come: names that only the running miner
-            knows, such as those of its engines. A word has up to 40 of `A-Z a-z 0-9 _ . : -`.
+            knows, such as those of its engines.
+        pattern: What such a word looks like: up to 40 of `A-Z a-z 0-9 _ . : -`, unless given.
     """
 
-    def __init__(self, values: Iterable[str] = (), *, most: int = 0) -> None:
+    def __init__(
+        self, values: Iterable[str] = (), *, most: int = 0, pattern: re.Pattern[str] = WORDS
+    ) -> None:
         self._values = set(values)
         self._room = most
+        self._pattern = pattern
         self._lock = threading.Lock()
 
     def __call__(self, value: object) -> str:
@@ -35,7 +41,7 @@ class Label:
                 return OTHER
             if value in self._values:
                 return value
-            if self._room <= 0 or not _WORD.fullmatch(value):
+            if self._room <= 0 or not self._pattern.fullmatch(value):
                 return OTHER
             self._room -= 1
             self._values.add(value)
@@ -58,6 +64,8 @@ class UidLabel(Label):
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 REASON_CODES: tuple[ReasonCode, ...] = get_args(ReasonCode)
 FATES: tuple[Fate, ...] = get_args(Fate)
+VERDICTS = ("passed", "gated", "probe")
+"""What the gate said: a probe is below its limit and submitted all the same."""
 KINDS = ("text", "image")
 TRANSPORTS = ("axon", "pull", "http")
 METRICS = "metrics"

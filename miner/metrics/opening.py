@@ -38,6 +38,7 @@ def open_metrics(
     preset: str,
     budget_s: float,
     transports: Sequence[str],
+    scores: bool = False,
     place: Place | None = None,
     validator_waits: Callable[[], Mapping[int, float]] = dict,
 ) -> MetricsServer:
@@ -52,6 +53,7 @@ def open_metrics(
         preset: Name of the preset.
         budget_s: Seconds from the receipt of a request to the arrival of its answer.
         transports: Names of the transports in use.
+        scores: Whether the miner scores what it makes.
         place: On a subnet, if there is one.
         validator_waits: Returns the seconds until each validator may be asked for a task, by uid.
 
@@ -70,7 +72,7 @@ def open_metrics(
         ip=ip,
         port=port,
     )
-    events.expect(transports)
+    events.expect(transports, scores=scores)
     events.registry.register(
         StateCollector(
             service.snapshot,

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from generation.engine import Engine
 from generation.errors import GenerationError
 from generation.plan import Plan, Rung
 from generation.presets import preset
+from generation.scoring.score import Score
 from generation.scoring.validity import check
 from generation.settings import GenerationSettings
 from generation.stage import Asset, Cutout, StageFunction, StepContext
@@ -62,6 +64,7 @@ class FakeStages:
         cures: Whether dropping caches ends all faults.
         drops: How often caches were dropped.
         result: The cloud that comes out.
+        worth: The score of every cloud and the rating of every picture, where these are asked for.
         on_call: Called in the thread of a stage with its name and context, before anything else.
     """
 
@@ -73,6 +76,7 @@ class FakeStages:
         self.cures = False
         self.drops = 0
         self.result = cloud()
+        self.worth = 0.8
         self.entered: dict[str, threading.Event] = {}
         self.on_call: Callable[[str, StepContext], None] = lambda stage, context: None
         self._held: dict[str, threading.Event] = {}
@@ -111,6 +115,8 @@ class FakeStages:
             "splats": lambda code: self.result,
             "encode": _encode,
             "mesh": lambda code: tetrahedron(),
+            "rate": lambda cutout: replace(cutout, rating=self.worth),
+            "score": lambda asset: replace(asset, score=Score(self.worth, scorer="a fake")),
         }
 
         def function(stage: str) -> StageFunction:

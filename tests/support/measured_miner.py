@@ -14,11 +14,13 @@ from prometheus_client.samples import Sample
 from generation.engine import Engine
 from generation.errors import GenerationError
 from generation.presets import preset
+from generation.settings import ScoringSettings
 from miner.chain.metagraph import Neuron
 from miner.metrics import opening
 from miner.metrics.gpu import GpuMemory
 from miner.metrics.server import MetricsServer
 from miner.metrics.state import Place
+from miner.scheduling.candidates import CandidateLimits
 from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.http.server import HttpTransport
@@ -60,7 +62,8 @@ class MeasuredMiner:
 
     def __init__(self, folder: Path, *, ip: str = "127.0.0.1") -> None:
         self.stages = FakeStages()
-        settings = preset("embedded")
+        scoring = ScoringSettings(scorer="embedded")
+        settings = preset("embedded").model_copy(update={"scoring": scoring})
         self.engine = MeasuredEngine(
             settings,
             functions=self.stages.functions(),
@@ -68,7 +71,13 @@ class MeasuredMiner:
             progress=False,
         )
         self.log = ScoreLog(folder)
-        self.service = MinerService([self.engine], self.log, budget_s=30.0, margin_s=0.2)
+        self.service = MinerService(
+            [self.engine],
+            self.log,
+            budget_s=30.0,
+            margin_s=0.2,
+            candidates=CandidateLimits(max=2),
+        )
         self.chain = StaticChain(
             ACCEPTING, REFUSING, LATER, Neuron(uid=7, hotkey=HOTKEY, stake=1.0)
         )
@@ -95,6 +104,7 @@ class MeasuredMiner:
             preset=settings.name,
             budget_s=30.0,
             transports=("pull", "http"),
+            scores=True,
             place=Place(self.chain, HOTKEY),
             validator_waits=self.pull.validator_waits,
         )

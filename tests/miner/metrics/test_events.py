@@ -70,7 +70,8 @@ ANYTHING: some.SearchStrategy[Any] = some.recursive(
 FIELDS = (
     "transport", "kind", "outcome", "reason_code", "rung", "engine", "timings", "total_s",
     "queue_s", "predicted_s", "budget_s", "on_time", "count", "fate", "uid", "task_fidelity_score",
-    "average_fidelity_score", "version", "hotkey",
+    "average_fidelity_score", "version", "hotkey", "score", "first_score", "candidates", "pictures",
+    "candidates_s", "scorer", "gated", "gate_probe", "gate_limit", "margin", "predicted",
 )  # fmt: skip
 
 
@@ -173,7 +174,8 @@ def test_three_thousand_hostile_events_make_a_bounded_number_of_series() -> None
             "answered",
             answered(
                 transport=word, kind=word, reason_code=word, rung=word, engine=word,
-                timings={word: 1.0}, task_id=word, caller=word,
+                timings={word: 1.0}, task_id=word, caller=word, score=0.5, scorer=word,
+                gate_limit=0.6, gated=True,
             ),
         )  # fmt: skip
         metrics.tell("refused", {"transport": word, "reason_code": word, "count": 1})
@@ -183,6 +185,7 @@ def test_three_thousand_hostile_events_make_a_bounded_number_of_series() -> None
     assert len(shown.values("refused_total", transport=OTHER)) == 64 + 1
     assert len(shown.values("validator_fidelity_score")) == 256 + 1
     assert len(shown.values("stage_seconds_count")) <= 17
+    assert len(shown.values("gate_limit")) == 8 + 1
     assert len(shown.samples) < 6_000
     assert sum(shown.values("requests_total")) == 3_000
     assert sum(shown.values("refused_total")) == 3_000
@@ -254,6 +257,55 @@ def test_series_of_the_transports_in_use_begin_at_zero() -> None:
     assert shown.value("requests_total", transport="axon", kind="text", outcome="completed") == 0
     assert shown.value("answers_owed_total", transport="axon") == 0
     assert shown.values("feedback_total") == []
+
+
+SCORED = {
+    "score": 0.75, "first_score": 0.5, "scorer": "validator, image alignment by convnext",
+    "candidates": 3, "pictures": 6, "candidates_s": 12.0, "gated": False, "gate_limit": 0.65,
+    "margin": 0.05, "total_s": 16.0, "predicted_s": 5.0,
+}  # fmt: skip
+
+
+def test_scores_candidates_and_verdicts_are_counted_as_they_were_answered() -> None:
+    metrics = Metrics()
+    metrics.tell("answered", answered(**SCORED))
+    metrics.tell("answered", answered(**{**SCORED, "score": 0.5, "gated": True, "margin": -0.1}))
+    metrics.tell("answered", answered(**{**SCORED, "score": 0.5, "gate_probe": True}))
+    metrics.tell("answered", answered(kind="image"))  # Of a miner without a scorer.
+    shown = metrics.exposed()
+    assert shown.value("own_score_sum", transport="axon", kind="text") == 1.75
+    assert shown.value("score_gain_sum") == 0.25
+    assert shown.value("score_gain_bucket", le="0.0") == 2
+    for name, count in (("candidates", 9), ("pictures", 18), ("candidates_seconds", 36.0)):
+        assert shown.value(f"{name}_total", transport="axon", kind="text") == count
+    for verdict in ("passed", "gated", "probe"):
+        assert shown.value("gate_verdicts_total", transport="axon", verdict=verdict) == 1
+    assert shown.values("own_score_count", kind="image") == []
+    scorer = {"scorer": "validator, image alignment by convnext"}
+    assert shown.value("gate_limit", **scorer) == 0.65
+    assert shown.value("gate_margin", **scorer) == 0.05
+
+
+def test_seconds_for_candidates_make_no_first_object_late_and_no_prediction_wrong() -> None:
+    metrics = Metrics()
+    metrics.tell("answered", answered(**SCORED))
+    shown = metrics.exposed()
+    assert shown.value("request_seconds_sum") == 16.0
+    assert shown.value("first_object_seconds_sum") == 4.0
+    assert shown.value("prediction_error_seconds_bucket", le="0.5") == 0
+    assert shown.value("prediction_error_seconds_bucket", le="1.0") == 1
+
+
+def test_own_scores_are_compared_with_those_of_accepted_results() -> None:
+    metrics = Metrics()
+    metrics.tell("feedback", {"fate": "accepted", "predicted": 0.75, "task_fidelity_score": 0.72})
+    metrics.tell("feedback", {"fate": "refused", "predicted": 0.75, "task_fidelity_score": 0.0})
+    metrics.tell("feedback", {"fate": "accepted", "task_fidelity_score": 0.72})
+    shown = metrics.exposed()
+    assert shown.value("score_error_bucket", le="+Inf") == 1
+    assert shown.value("score_error_bucket", le="0.02") == 0
+    assert shown.value("score_error_bucket", le="0.05") == 1
+    assert shown.value("fidelity_score_count") == 3
 
 
 def test_the_last_completion_and_the_last_change_of_state_are_remembered() -> None:
