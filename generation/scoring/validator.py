@@ -138,7 +138,7 @@ def require_extra() -> None:
     if missing:
         raise SetupError(
             f"the validator's scorer needs packages that are not installed: {', '.join(missing)}",
-            fix="make install EXTRAS=score, or --scoring.scorer none",
+            fix="make install EXTRAS=gpu,score, or --scoring.scorer none",
         )
     problem = torchvision_problem()
     if problem is not None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
 
 def _separated(value: object) -> object:
@@ -72,6 +72,12 @@ class ReleaseModel(Frozen):
     """Licence of the weights, as an SPDX identifier."""
     page: str
     """Where a person reads about it."""
+
+    @model_validator(mode="after")
+    def _states_a_digest(self) -> "ReleaseModel":
+        if not (self.md5 or self.sha256_start):
+            raise ValueError(f"{self.name} needs what its publisher states: md5 or sha256_start")
+        return self
 
     @property
     def folder(self) -> str:

@@ -20,8 +20,18 @@ from huggingface_hub import close_session
 
 from generation.presets import PRESETS
 from generation.settings import GenerationSettings
-from generation.weights.sources import FLUX_SCHNELL, TRIPOSR, ReleaseModel
-from generation.weights.store import LOCK_NAME
+from generation.weights.download import fetch_models
+from generation.weights.sources import (
+    ALEXNET,
+    CLIP_CONVNEXT,
+    FLUX_SCHNELL,
+    QUALITY_SCORER,
+    TRIPOSR,
+    ModelSource,
+    ReleaseModel,
+)
+from generation.weights.store import LOCK_NAME, ModelStore
+from protocol.errors import SetupError
 from scripts.fetch_models import main
 from tests.support.local_hub import COMMIT, LocalHub, serve
 
@@ -38,6 +48,7 @@ FLUX_FILES = {
 SURPLUS = {"flux1-schnell.safetensors": b"the same again" * 5000, "README.md": b"read me"}
 TRIPOSR_FILES = {"config.yaml": b"radius: 0.87", "model.ckpt": bytes(range(256)) * 40}
 ONNX = b"onnx" * 3000
+PTH = b"alexnet" * 300
 
 
 @pytest.fixture
@@ -48,6 +59,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         hub.repos = {
             FLUX_SCHNELL.repo: FLUX_FILES | SURPLUS,
             TRIPOSR.repo: dict(TRIPOSR_FILES),
+            QUALITY_SCORER.repo: {"quality_scorer.safetensors": b"quality" * 100},
+            CLIP_CONVNEXT.repo: {"open_clip_model.safetensors": b"clip" * 100},
             "rembg/releases": {"isnet-general-use.onnx": ONNX},
         }
         release = ReleaseModel(
@@ -57,7 +70,16 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
             licence="Apache-2.0",
             page="https://github.com/xuebinqin/DIS",
         )
-        monkeypatch.setitem(PRESETS, "gpu80", _with_background(PRESETS["gpu80"], release))
+        alexnet = ALEXNET.model_copy(
+            update={
+                "url": f"{hub.address}/pytorch/vision/resolve/v0/alexnet.pth",
+                "sha256_start": hashlib.sha256(PTH).hexdigest()[:8],
+            }
+        )
+        hub.repos["pytorch/vision"] = {"alexnet.pth": PTH}
+        settings = _with_background(PRESETS["gpu80"], release)
+        scoring = settings.scoring.model_copy(update={"lpips_model": alexnet})
+        monkeypatch.setitem(PRESETS, "gpu80", settings.model_copy(update={"scoring": scoring}))
         yield hub
 
 
@@ -367,3 +389,46 @@ def test_downloads_that_are_forbidden_by_the_environment_say_so(
 def test_the_embedded_preset_needs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--preset", "embedded"]) == 0
     assert "needs no download" in capsys.readouterr().out
+
+
+def _fetch_source(hub: LocalHub, folder: Path, source: ModelSource) -> ModelStore:
+    store = ModelStore(folder)
+    fetch_models([source], store, endpoint=hub.address, report=lambda line: None)
+    return store
+
+
+def test_a_source_that_names_a_commit_is_fetched_at_it(hub: LocalHub, tmp_path: Path) -> None:
+    first, second = (TRIPOSR.model_copy(update={"revision": digit * 40}) for digit in "ab")
+    assert _fetch_source(hub, tmp_path, first).lock[TRIPOSR.name].revision == "a" * 40
+    with pytest.raises(SetupError, match=f"at revision {'a' * 40}, {'b' * 40} is wanted"):
+        ModelStore(tmp_path).verify(second, fix="fetch")
+    # Another commit in a newer version of this program is downloaded and locked in its place.
+    hub.repos[TRIPOSR.repo]["model.ckpt"] = b"newer" * 40
+    store = _fetch_source(hub, tmp_path, second)
+    assert store.lock[TRIPOSR.name].revision == "b" * 40
+    assert (store.folder(second) / "model.ckpt").read_bytes() == b"newer" * 40
+    store.verify(second, fix="fetch")
+
+
+def test_a_single_file_is_held_to_the_sha256_that_its_publisher_states(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    digest = hashlib.sha256(ONNX).hexdigest()
+    release = ReleaseModel(
+        name="alexnet",
+        url=f"{hub.address}/rembg/releases/resolve/v0/isnet-general-use.onnx",
+        sha256_start=digest[:8],
+        licence="BSD-3-Clause",
+        page="",
+    )
+    store = _fetch_source(hub, tmp_path, release)
+    assert (store.folder(release) / release.file).read_bytes() == ONNX
+    other = release.model_copy(update={"name": "other", "sha256_start": "0" * 8})
+    with pytest.raises(SetupError, match=f"has SHA-256 {digest}, 00000000 was expected"):
+        _fetch_source(hub, tmp_path, other)
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_single_file_needs_a_digest_that_its_publisher_states() -> None:
+    with pytest.raises(ValueError, match="md5 or sha256_start"):
+        ReleaseModel(name="alexnet", url="https://a/b.pth", licence="MIT", page="")

@@ -322,7 +322,7 @@ def test_a_missing_package_is_named_with_its_extra(
     )
     with pytest.raises(SetupError, match=missing) as caught:
         load(preset("embedded"), None, CPU)
-    assert caught.value.fix == "make install EXTRAS=score, or --scoring.scorer none"
+    assert caught.value.fix == "make install EXTRAS=gpu,score, or --scoring.scorer none"
 
 
 def test_a_torchvision_of_another_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
