@@ -110,6 +110,25 @@ def _parser() -> argparse.ArgumentParser:
     guard.add_argument(
         "--plots", type=Path, metavar="DIR", help="PNG plots, the trade-off curve among them"
     )
+    quality = command("quality", "candidates and the gate on the preset embedded: what is right")
+    quality.add_argument(
+        "--prompts", dest="count", type=_positive, default=100, help="(%(default)s)"
+    )
+    quality.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("quality-cache"),
+        metavar="DIR",
+        help="where finished prompts are kept, to go on after a break (%(default)s)",
+    )
+    quality.add_argument(
+        "--plots", type=Path, metavar="DIR", help="PNG of the figures and of some candidates"
+    )
+    candidates = command("candidates", "what gate and candidates earn, in a simulation")
+    candidates.add_argument(
+        "--seeds", type=_positive, default=20, help="runs of each policy (%(default)s)"
+    )
+    candidates.add_argument("--plots", type=Path, metavar="DIR", help="a PNG plot")
     fuzz = command("fuzz", "damaged files for every decoder, changed requests for both servers")
     fuzz.add_argument("--count", type=_positive, default=10_000, help="of each (%(default)s)")
     fuzz.add_argument("--only", action="append", metavar="NAME", help="only this; repeat")

@@ -98,9 +98,9 @@ class Networks:
         """The cut-out's alpha (H, W) in 0..1, before framing."""
         return tensor_of(self.cut.remove(image))[3]
 
-    def lift(self, cutout: Image.Image) -> GaussianCloud:
-        """A framed cut-out to a cloud."""
-        return extract_cloud(self.triposr, self.scene_code(cutout), self.splats)
+    def lift(self, cutout: Image.Image, count: int | None = None) -> GaussianCloud:
+        """A framed cut-out to a cloud of at most `count` Gaussians, the preset's if None."""
+        return extract_cloud(self.triposr, self.scene_code(cutout), self.splats, count=count)
 
     def scene_code(self, cutout: Image.Image) -> Tensor:
         """A framed cut-out to a scene code."""

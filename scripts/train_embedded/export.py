@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from generation.lift.triposr import TripoSR
+from generation.scoring import embedded
 from scripts.train_embedded import text, train_saliency
 
-FLUX, BACKGROUND, TRIPOSR = "flux", "background.onnx", "triposr"
+FLUX, BACKGROUND, TRIPOSR, SCORER = "flux", "background.onnx", "triposr", "scorer"
 
 
 def write_vae(vae: Any, folder: Path) -> None:
@@ -54,6 +55,11 @@ def write_saliency(model: train_saliency.SaliencyNet, out: Path) -> None:
     """Writes the ONNX file for rembg."""
     out.mkdir(parents=True, exist_ok=True)
     train_saliency.export(model, out / BACKGROUND)
+
+
+def write_scorer(network: embedded.ScorerNetwork, config: embedded.ScorerConfig, out: Path) -> None:
+    """Writes a folder for `generation.scoring.embedded.read`, float16."""
+    _replace(out / SCORER, lambda draft: embedded.write(network, config, draft))
 
 
 def _replace(folder: Path, write: Callable[[Path], object]) -> None:

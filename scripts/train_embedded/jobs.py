@@ -6,8 +6,16 @@ from collections.abc import Callable
 import torch
 from torch import multiprocessing
 
-from scripts.train_embedded import export, train_flux, train_saliency, train_triposr, train_vae
+from scripts.train_embedded import (
+    export,
+    train_flux,
+    train_saliency,
+    train_scorer,
+    train_triposr,
+    train_vae,
+)
 from scripts.train_embedded.bank import Bank
+from scripts.train_embedded.evaluate import spare_cores
 from scripts.train_embedded.recipe import Places, Recipe
 
 SEED = 17
@@ -68,10 +76,21 @@ def saliency(recipe: Recipe, places: Places, device: str) -> None:
     export.write_saliency(train_saliency.train(recipe, places, bank, vae, row=2), places.out)
 
 
+def scorer(recipe: Recipe, places: Places, device: str) -> None:
+    """Makes clouds with all the others, on the CPU, and trains and exports the scorer."""
+    if recipe.scorer_plan.clouds:
+        train_scorer.make(recipe.scorer_plan, places, device, spare_cores())
+
+
 Job = Callable[[Recipe, Places, str], None]
 
-ROUNDS: tuple[tuple[Job, ...], ...] = ((autoencoder,), (text_to_image, image_to_3d, saliency))
-"""The autoencoder comes first: the others learn from its latents, or from pictures it redraws."""
+ROUNDS: tuple[tuple[Job, ...], ...] = (
+    (autoencoder,),
+    (text_to_image, image_to_3d, saliency),
+    (scorer,),
+)
+"""The autoencoder comes first: the others learn from its latents, or from pictures it redraws. The
+scorer comes last: it learns from what the others make."""
 
 
 def train_all(recipe: Recipe, places: Places, device: str) -> None:

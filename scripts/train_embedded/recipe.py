@@ -13,6 +13,7 @@ _VAE = Plan(steps=3400, batch=96, rate=1e-3, minutes=4.0, average=0.995)
 _FLUX = Plan(steps=11_000, batch=384, rate=1e-3, minutes=15.0, average=0.999)
 _SALIENCY = Plan(steps=3800, batch=32, rate=2e-3, minutes=4.5)
 _TRIPOSR = Plan(steps=9500, batch=64, rate=6e-4, minutes=15.0, average=0.999)
+_SCORER = Plan(steps=1600, batch=48, rate=2e-3, average=0.99)
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,20 @@ class FluxShape:
 
 
 @dataclass(frozen=True)
+class ScorerPlan:
+    """How the scorer is trained, after the others and on what they make.
+
+    Attributes:
+        clouds: How many clouds are made for it, a multiple of `lifted.SHARD`; with 0 there is no
+            scorer.
+        training: How long and how fast.
+    """
+
+    clouds: int = 1536
+    training: Plan = _SCORER
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides the result.
 
@@ -43,7 +58,7 @@ class Recipe:
         saliency_width: Channels of the saliency network's first level.
         mixed: Compute in bfloat16 where PyTorch holds that safe; weights stay float32.
         flux, triposr: Shapes of the networks.
-        vae_plan, flux_plan, saliency_plan, triposr_plan: How they are trained.
+        vae_plan, flux_plan, saliency_plan, triposr_plan, scorer_plan: How they are trained.
     """
 
     views: int = 768
@@ -79,6 +94,7 @@ class Recipe:
     flux_plan: Plan = _FLUX
     saliency_plan: Plan = _SALIENCY
     triposr_plan: Plan = _TRIPOSR
+    scorer_plan: ScorerPlan = field(default_factory=ScorerPlan)
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The arithmetic of a training step."""
@@ -138,8 +154,10 @@ TINY = Recipe(
     flux_plan=Plan(steps=3, batch=2, rate=1e-3),
     saliency_plan=Plan(steps=3, batch=2, rate=1e-3),
     triposr_plan=Plan(steps=3, batch=2, rate=1e-3),
+    # No cloud has a surface.
+    scorer_plan=ScorerPlan(clouds=0),
 )
-"""Runs through every line in seconds and learns nothing."""
+"""Runs through every line but the scorer's in seconds and learns nothing."""
 
 
 @dataclass(frozen=True)
