@@ -73,6 +73,11 @@ class Candidates:
         return max(self._in("made"), key=lambda each: (each.score or 0.0, -each.number))
 
     @property
+    def good_enough(self) -> bool:
+        """Whether the best one reaches the target."""
+        return (self.best.score or 0.0) >= self.limits.target
+
+    @property
     def first_score(self) -> float:
         """The score of the first object."""
         return self.all[0].score or 0.0
@@ -97,7 +102,7 @@ class Candidates:
 
         None if everything is done, or waits for what runs. Starts nothing: see `start`.
         """
-        if (self.best.score or 0.0) >= self.limits.target:
+        if self.good_enough:
             return None
         drawn, waiting = self._in("drawn"), self._in("waiting")
         if len(drawn) >= self.limits.pictures:

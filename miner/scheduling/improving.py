@@ -163,7 +163,8 @@ class Improver:
             extra.engine = engine
             room.take(extra, engine)
             due.start.append((extra, engine))
-        if left <= 0.0 or self._stopped or not (waits or candidates.running):
+        over = left <= 0.0 or self._stopped or candidates.good_enough
+        if over or not (waits or candidates.running):
             due.done.append(active)
 
     def _extra(
