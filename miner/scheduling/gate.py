@@ -24,7 +24,7 @@ PROBE_AFTER = 10
 MOST_SCORERS = 8
 """Scorers whose pairs are kept."""
 
-PRIOR_SD = 0.05
+PRIOR_SD = 0.03
 """Standard deviation of the margin before anything was learned, in units of the score."""
 
 LAPSE = 0.02
