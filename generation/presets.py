@@ -77,6 +77,7 @@ PRESETS: dict[str, GenerationSettings] = {
         triposr=TripoSRSettings(),
         splats=SplatSettings(max_gaussians=20_000, resolution=64),
         mesh=MeshSettings(resolution=128, triangles=20_000),
+        scoring=ScoringSettings(scorer="embedded"),
         rungs=(
             RungSettings(name="four_steps", steps=4),
             RungSettings(name="draft", steps=4, gaussians=10_000, skip_plain=True),

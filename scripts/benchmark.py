@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         help="tasks of the plain recipe, if fewer",
     )
     pipeline.add_argument(
+        "--candidates",
+        type=int,
+        metavar="SECONDS",
+        help="time of one request in which candidates are made (25 on a GPU, else none)",
+    )
+    pipeline.add_argument(
         "--memory.gib",
         dest="memory_gib",
         type=_positive,

@@ -23,6 +23,7 @@ from generation.loading import PictureNetworks, require_device
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.flux1 import Flux1, hold_in_eight_bits
 from generation.quiet import quiet_libraries
+from generation.scoring.score import Scorer
 from generation.settings import CutoutSettings, GenerationSettings, TextToImageSettings
 from generation.weights.store import EMBEDDED
 from scripts.benchmarks.networks import Networks
@@ -111,11 +112,25 @@ def build(settings: GenerationSettings, folder: Path, sizes: Sizes = FULL) -> Ne
         accelerate=settings.accelerate,
     )
     cut_out = background(settings.cutout, device, folder, sizes)
-    networks = Networks(PictureNetworks(draw, cut_out), triposr(settings, device, sizes))
+    networks = Networks(
+        PictureNetworks(draw, cut_out),
+        triposr(settings, device, sizes),
+        _scorer(settings, device) if sizes is FULL else None,
+    )
     if device.type == "cuda":
         # The room that wide blocks took before they were held in 8 bits.
         torch.cuda.empty_cache()
     return networks
+
+
+def _scorer(settings: GenerationSettings, device: torch.device) -> Scorer | None:
+    if settings.scoring.scorer != "validator":
+        return None
+    from generation.scoring.validator import Shapes
+    from scripts.benchmarks.scoring import random_scorer
+
+    dtype = getattr(torch, settings.scoring.dtype)
+    return random_scorer(device, dtype, Shapes(), accelerate=settings.accelerate)
 
 
 def flux_pipeline(settings: TextToImageSettings, device: torch.device, sizes: Sizes = FULL) -> Any:

@@ -10,8 +10,10 @@ from generation.loading import (
     PictureNetworks,
     assemble,
     load_pictures,
+    load_scorer,
     require_device,
 )
+from generation.scoring.score import Scorer
 from generation.settings import GenerationSettings
 
 
@@ -22,10 +24,12 @@ class Networks:
     Attributes:
         pictures: From a task to a cut-out.
         triposr: From there to a scene code.
+        scorer: What scores objects, if anything does.
     """
 
     pictures: PictureNetworks
     triposr: TripoSR
+    scorer: Scorer | None = None
 
 
 def load_networks(settings: GenerationSettings, models_dir: Path | None) -> Networks:
@@ -40,10 +44,11 @@ def load_networks(settings: GenerationSettings, models_dir: Path | None) -> Netw
     """
     device = require_device(settings)
     pictures = load_pictures(settings, models_dir, device)
-    return Networks(pictures, load_network(settings, models_dir, device))
+    triposr = load_network(settings, models_dir, device)
+    return Networks(pictures, triposr, load_scorer(settings, models_dir, device))
 
 
 def fast_stages(settings: GenerationSettings, networks: Networks) -> LoadedStages:
     """Makes a preset's own stages of its networks; accelerates them in place if it says so."""
     back_ends = {"triposr": functions_of(settings, networks.triposr)}
-    return assemble(settings, networks.pictures, back_ends)
+    return assemble(settings, networks.pictures, back_ends, networks.scorer)

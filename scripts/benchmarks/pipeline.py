@@ -20,6 +20,7 @@ from scripts.benchmarks.figures import write_figures
 from scripts.benchmarks.recipe import Figures, RecipeName, Request
 
 _DEFAULT_RUNS = {"cpu": 10, "cuda": 30}
+_DEFAULT_CANDIDATES_S = {"cpu": 0, "cuda": 25}
 _DEFAULT_REQUESTS = {"cpu": 0, "cuda": 24}
 _MOST_PLAIN_REQUESTS = 8
 _DEFAULT_MEMORY_GIB = {"gpu24": 22.0}
@@ -33,6 +34,7 @@ def run(
     runs: int | None = None,
     requests: int | None = None,
     plain_runs: int | None = None,
+    candidates: int | None = None,
     memory_gib: float | None = None,
     models_dir: Path | None = None,
     out: Path | None = None,
@@ -50,6 +52,8 @@ def run(
         requests: Tasks at each concurrency and each rung; 24 on CUDA, none on the CPU when None.
             The plain recipe takes at most 8, since each takes seconds.
         plain_runs: Tasks of the plain recipe one after the other; as `runs` when None.
+        candidates: Seconds of one request of the fast recipe in which candidates are made; 25 on
+            CUDA, none on the CPU when None.
         memory_gib: Most device memory of the fast recipe in GiB; 22 for gpu24 when None.
         models_dir: The models folder; the default one when None.
         out: JSON file to write the same figures to, if any.
@@ -73,6 +77,7 @@ def run(
     runs = _DEFAULT_RUNS[kind] if runs is None else runs
     requests = _DEFAULT_REQUESTS[kind] if requests is None else requests
     chosen = sorted(set(recipes or ("fast",)), reverse=True)  # plain is what fast is held against
+    candidates = _DEFAULT_CANDIDATES_S[kind] if candidates is None else candidates
     figures: Figures = {
         "preset": preset_name,
         "weights": weights,
@@ -90,6 +95,7 @@ def run(
                 weights=weights,
                 runs=runs if fast or plain_runs is None else plain_runs,
                 requests=requests if fast else min(requests, _MOST_PLAIN_REQUESTS),
+                candidates_s=candidates if fast and settings.scoring.scorer != "none" else 0,
                 models_dir=None if models_dir is None else str(models_dir.absolute()),
                 memory_gib=memory_gib or _DEFAULT_MEMORY_GIB.get(preset_name) if fast else None,
                 likeness=str(scratch / name) if len(chosen) == 2 else None,

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,12 +20,18 @@ import numpy as np
 from loguru import logger
 
 from generation.engine import Engine
+from generation.errors import GenerationError
 from generation.plan import Plan, Rung
 from generation.presets import preset
 from generation.quiet import quiet_libraries
 from generation.result import Generation
 from generation.settings import GenerationSettings
 from generation.stage import PROMPT_NEW
+from miner.request import Caller
+from miner.request import Request as MinerRequest
+from miner.scheduling.candidates import CandidateLimits
+from miner.score.log import ScoreLog
+from miner.service import MinerService
 from protocol.errors import SetupError
 from protocol.tasks import TextTask
 from scripts.benchmarks.device_memory import DeviceMemory
@@ -37,6 +44,8 @@ if TYPE_CHECKING:
     from scripts.benchmarks.networks import Networks
 
 CONCURRENCIES = (1, 4, 8)
+CANDIDATE_PICTURES = (1, 4)
+"""Of so many pictures, the best one is lifted."""
 DRAWING = ("prompt", "denoise", "decode")
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "brown", "white")
 THINGS = ("cube", "car", "house", "chair", "mug", "rocket", "sphere", "mushroom", "table")
@@ -58,6 +67,7 @@ class Request:
         requests: Tasks at each concurrency and each rung; 0 leaves both out.
         models_dir: The models folder; the default one when None.
         memory_gib: Most memory of the device that may be allocated, in GiB.
+        candidates_s: Seconds from a request to the end of its candidates; 0 makes none.
         likeness: Folder for a recording of what the networks answer, if any.
         reference: Folder of the recording whose inputs are taken.
     """
@@ -69,6 +79,7 @@ class Request:
     requests: int = 0
     models_dir: str | None = None
     memory_gib: float | None = None
+    candidates_s: float = 0.0
     likeness: str | None = None
     reference: str | None = None
 
@@ -84,7 +95,7 @@ def measure(
     `rows`, the seconds of each task; `objects_per_s` of the same tasks; `gaussians` and
     `spz_bytes`, of the median file in the recipe's own format; `peak_memory_mb` (see
     `DeviceMemory.peaks`); `rungs`, `median` and `p95` of a task by rung; `throughput` by
-    concurrency; `warnings` of the log.
+    concurrency; `candidates` (see `_candidates`); `warnings` of the log.
 
     Args:
         request: What to measure.
@@ -173,6 +184,10 @@ async def _serve(
                 figures.setdefault("throughput", {})[str(concurrency)] = row
                 figures["peak_memory_mb"] = memory.peaks()
                 save(figures)
+        if request.candidates_s:
+            figures["candidates"] = await _candidates(client, request.candidates_s)
+            figures["peak_memory_mb"] = memory.peaks()
+            save(figures)
     finally:
         await engine.close()
 
@@ -188,7 +203,7 @@ class _Client:
         self.engine = engine
         steps = engine.route(TextTask(id="stages", prompt="a cube"), engine.ladder[0])
         self.stages = list(dict.fromkeys(step.stage for step in steps))
-        self._prompts = distinct_prompts()
+        self.prompts = distinct_prompts()
         self._arrivals = itertools.count()
 
     async def ask(self, rung: Rung | None = None) -> tuple[Generation, float]:
@@ -197,7 +212,7 @@ class _Client:
         arrival = next(self._arrivals)
         begin = time.perf_counter()
         while True:
-            task = TextTask(id=f"run-{arrival}", prompt=next(self._prompts), seed=arrival)
+            task = TextTask(id=f"run-{arrival}", prompt=next(self.prompts), seed=arrival)
             plan = Plan(rung, self.engine.route(task, rung))
             if plan.steps[0].cost_key == PROMPT_NEW:
                 break
@@ -270,6 +285,59 @@ async def _throughput(
         "own_time_ratio": max(sum(row.values()) for row in rows)
         / figures["seconds"]["total"]["median"],
     }
+
+
+async def _candidates(client: _Client, seconds: float) -> Figures:
+    """Asks a miner's service for one object, with as many candidates as the time allows.
+
+    Returns:
+        By pictures per lifted object, `objects` and `pictures` of one request, `first_s` and
+        `total_s`, `ms_per_object` and `ms_per_picture` of the candidates.
+    """
+    found: Figures = {}
+    logger.disable("miner")  # A line for every step.
+    for pictures in CANDIDATE_PICTURES:
+        limits = CandidateLimits(max=10_000, target=inf, spend=1.0, pictures=pictures)
+        with tempfile.TemporaryDirectory() as folder:
+            log = ScoreLog(Path(folder))
+            service = MinerService(
+                [_Started(client.engine)], log, budget_s=seconds, margin_s=0.0, candidates=limits
+            )
+            await service.start()
+            task = TextTask(id="candidates", prompt=next(client.prompts), seed=1)
+            request = MinerRequest(task, Caller("benchmark"), "http", time.monotonic())
+            answer = await service.handle(request)
+            log.close()
+        if answer.outcome != "completed":
+            raise GenerationError(answer.reason)
+        more = answer.candidates_s * 1000
+        found[str(pictures)] = {
+            "objects": answer.candidates,
+            "pictures": answer.pictures,
+            "first_s": answer.total_s - answer.candidates_s,
+            "total_s": answer.total_s,
+            "ms_per_object": more / max(1, answer.candidates - 1),
+            "ms_per_picture": more / max(1, answer.pictures - 1),
+        }
+    return found
+
+
+class _Started:
+    """An engine that is warm, as a miner's service takes it; closing it is left to its owner."""
+
+    name = "benchmark"
+    machine = "benchmark"
+
+    def __init__(self, engine: Engine) -> None:
+        self.ladder, self.lanes = engine.ladder, engine.lanes
+        self.route, self.run, self.warm_up = engine.route, engine.run, engine.warm_up
+
+    async def start(self) -> None:
+        """Nothing is left to do."""
+
+    async def close(self) -> bool:
+        """Leaves the engine as it is."""
+        return True
 
 
 def quantiles(values: list[float]) -> dict[str, float]:

@@ -11,6 +11,7 @@ PLAIN_OVER_FAST = 10.0
 MEMORY_GIB = 22.0
 THROUGHPUT_GAIN = 1.15
 OWN_TIME_RATIO = 1.2
+CANDIDATES = 90
 READY_S = {"cold": 240.0, "warm": 60.0}
 PSNR_DB = 30.0
 
@@ -51,6 +52,9 @@ def targets(figures: Figures) -> list[Figures]:
         target("throughput, 8 at a time / 1", gain, THROUGHPUT_GAIN, at_most=False)
         slowest = max(row["own_time_ratio"] for row in throughput.values())
         target("slowest request without waiting / solo", slowest, OWN_TIME_RATIO)
+    if "candidates" in fast and preset == "gpu80":
+        made = fast["candidates"]["1"]
+        target("candidates in 25 s", made["objects"], CANDIDATES, at_most=False)
     if "cold" in fast:
         target("ready with an empty cache, s", fast["cold"]["ready_s"], READY_S["cold"])
         target("ready with a full cache, s", fast["ready_s"], READY_S["warm"])
@@ -81,6 +85,8 @@ def show(figures: Figures) -> None:
         console.print(_rungs(measured))
     if any("throughput" in row for row in measured.values()):
         console.print(_throughput(measured))
+    if any("candidates" in row for row in measured.values()):
+        console.print(_candidates(measured))
     if "likeness" in figures:
         console.print(_likeness(figures["likeness"]))
     if figures["targets"]:
@@ -147,6 +153,29 @@ def _throughput(measured: Figures) -> Table:
                 f"{found['objects_per_s']:.2f}",
                 *(f"{latency[key]:.2f}" for key in ("median", "p95", "max")),
                 f"{found['own_time_ratio']:.2f}",
+            )
+    return table
+
+
+def _candidates(measured: Figures) -> Table:
+    table = _table(
+        "candidates of one request",
+        "recipe, pictures for each object",
+        "objects",
+        "pictures",
+        "first s",
+        "total s",
+        "ms / object",
+        "ms / picture",
+    )
+    for name, row in measured.items():
+        for pictures, found in row.get("candidates", {}).items():
+            table.add_row(
+                f"{name}, {pictures}",
+                str(found["objects"]),
+                str(found["pictures"]),
+                *(f"{found[key]:.2f}" for key in ("first_s", "total_s")),
+                *(f"{found[key]:.1f}" for key in ("ms_per_object", "ms_per_picture")),
             )
     return table
 

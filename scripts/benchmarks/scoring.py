@@ -75,7 +75,7 @@ def run(
     renderer = "gsplat" if is_cuda and gsplat_backend.is_usable() else "cpu"
     if is_cuda:
         torch.cuda.reset_peak_memory_stats(on)
-    scorer = _scorer(on, dtype, shapes, accelerate=is_cuda, backend=backend)
+    scorer = random_scorer(on, dtype, shapes, accelerate=is_cuda, backend=backend)
     weights_mb = _megabytes(torch.cuda.memory_allocated(on)) if is_cuda else 0.0
     cloud = sphere(gaussians)
     asset = Asset(cloud, spz.encode(cloud), check(cloud))
@@ -132,9 +132,15 @@ def run(
     return figures
 
 
-def _scorer(
-    device: torch.device, dtype: torch.dtype, shapes: Shapes, *, accelerate: bool, backend: str
+def random_scorer(
+    device: torch.device,
+    dtype: torch.dtype,
+    shapes: Shapes,
+    *,
+    accelerate: bool,
+    backend: str = "inductor",
 ) -> ValidatorScorer:
+    """Builds the validator's scorer with weights that are drawn, the same at every call."""
     with torch.device("meta"):
         quality = QualityNetwork(shapes.quality)
     clip = empty_clip(shapes.clip or published_config())
@@ -220,7 +226,7 @@ def _half(
     shapes: Shapes,
 ) -> dict[str, Any]:
     """The numbers of all views in float16 and in float32, and how far they are apart at most."""
-    precise = _scorer(device, torch.float32, shapes, accelerate=False, backend="inductor")
+    precise = random_scorer(device, torch.float32, shapes, accelerate=False)
     found = {}
     for name, task in (("text", text), ("image", image)):
         half, single = (
