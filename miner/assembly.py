@@ -309,5 +309,11 @@ def _http(config: MinerConfig, service: "MinerService", score_log: ScoreLog) -> 
         allow_open=config.http.allow_open,
         hosts=[host for host in (config.http.hosts or "").split(",") if host.strip()],
         up_axis=config.http.up_axis,
-        about=About(config.generation.name, config.generation.knows, config.budget),
+        about=About(
+            config.generation.name,
+            config.generation.knows,
+            config.budget,
+            config.candidates.max if config.generation.scoring.scorer != "none" else 1,
+        ),
+        send_gated=config.gate.send,
     )

@@ -50,6 +50,7 @@ class Running:
             budget_s=settings.pop("budget_s", 30.0),
             margin_s=1.0,
             vocabulary=settings.pop("vocabulary", ()),
+            candidates=settings.pop("candidates", None),
         )
         self.port = free_port()
         values = {"ip": "127.0.0.1", "port": self.port, **settings}

@@ -45,6 +45,7 @@ class Running:
             budget_s=settings.pop("budget_s", 30.0),
             margin_s=settings.pop("margin_s", 1.0),
             vocabulary=settings.pop("vocabulary", ()),
+            candidates=settings.pop("candidates", None),
         )
         neurons = [
             Neuron(uid=1, hotkey=VALIDATOR.ss58_address, stake=900.0, validator_permit=True),

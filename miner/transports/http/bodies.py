@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from protocol.documents import DocumentError, parse_json
 from protocol.text import printable
 
-NAMES = ("prompt", "prompt_image_file", "seed", "task_id", "format")
+NAMES = ("prompt", "prompt_image_file", "seed", "candidates", "task_id", "format")
 """The fields that are read; others are ignored."""
 
 MAX_FIELDS = 64

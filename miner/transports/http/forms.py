@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from miner.transports.http.bodies import HOW_TO_SEND, NAMES, Field, read_fields
-from miner.transports.http.models import FormatName
+from miner.transports.http.models import MAX_CANDIDATES, FormatName
 from miner.transports.refusals import RETRY_AFTER_S
 from protocol.errors import TaskError
 from protocol.images import read_header
@@ -146,6 +146,22 @@ class Form:
         shown = "a file" if given.filename else log_safe(text)
         raise TaskError(f"format must be one of {names}; got {shown}")
 
+    def candidates(self) -> int | None:
+        """Returns how many pictures may be drawn for the task, None if the miner decides.
+
+        Raises:
+            TaskError: It is no number from 1 to `MAX_CANDIDATES`.
+        """
+        given = self._one("candidates")
+        if given is None:
+            return None
+        number, shown = _whole(given)
+        if number is not None and 1 <= number <= MAX_CANDIDATES:
+            return number
+        raise TaskError(
+            f"candidates must be a whole number from 1 to {MAX_CANDIDATES}; got {shown}"
+        )
+
     def task(self, task_id: str, limits: TaskLimits) -> Task:
         """Returns the task.
 
@@ -201,15 +217,9 @@ class Form:
         given = self._one("seed")
         if given is None:
             return None
-        shown = "a file"
-        if not given.filename:
-            text = given.value[:100].decode("utf-8", "replace").strip()
-            digits = text.removeprefix("-")
-            if digits.isascii() and digits.isdecimal() and len(digits) <= 10:
-                seed = int(text)
-                if seed == RANDOM_SEED or 0 <= seed <= MAX_SEED:
-                    return seed
-            shown = log_safe(text)
+        seed, shown = _whole(given)
+        if seed is not None and (seed == RANDOM_SEED or 0 <= seed <= MAX_SEED):
+            return seed
         raise TaskError(
             f"seed must be a whole number from 0 to {MAX_SEED}, or {RANDOM_SEED} for any; "
             f"got {shown}"
@@ -240,6 +250,16 @@ def _meant(field: Field) -> str | None:
 
 def _is_empty(field: Field) -> bool:
     return not field.filename and not field.value.strip()
+
+
+def _whole(field: Field) -> tuple[int | None, str]:
+    """The whole number of a field, None if it is none; and the field as messages show it."""
+    if field.filename:
+        return None, "a file"
+    text = field.value[:100].decode("utf-8", "replace").strip()
+    digits = text.removeprefix("-")
+    is_whole = digits.isascii() and digits.isdecimal() and len(digits) <= 10
+    return int(text) if is_whole else None, log_safe(text)
 
 
 def _image_task(field: Field, task_id: str, seed: int | None, limits: TaskLimits) -> Task:

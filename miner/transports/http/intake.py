@@ -62,7 +62,7 @@ class Intake:
         form = await self._forms.read(http_request)
         task_id = form.task_id()
         try:
-            format_name = form.format()
+            format_name, candidates = form.format(), form.candidates()
             task = await asyncio.to_thread(form.task, task_id, self._limits)
         except TaskError as error:
             answer = self._service.reject(
@@ -73,5 +73,12 @@ class Intake:
                 reason=str(error),
             )
             return without_object(answer)
-        output = FORMATS[format_name].output
-        return Asked(Request(task, CALLER, NAME, received_at, output=output), format_name)
+        request = Request(
+            task,
+            CALLER,
+            NAME,
+            received_at,
+            output=FORMATS[format_name].output,
+            candidates=candidates,
+        )
+        return Asked(request, format_name)

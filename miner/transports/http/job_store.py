@@ -5,13 +5,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
 from generation.plan import Step
 from generation.stage import TriangleMesh
 from miner.request import ActiveRequest, Answer, Request
-from miner.transports.http.models import FileKind, Job, JobState, StageProgress, StageState
+from miner.scheduling.candidates import Candidates
+from miner.transports.http.models import (
+    CandidateCounts,
+    FileKind,
+    Job,
+    JobState,
+    StageProgress,
+    StageState,
+)
 from protocol.tasks import ImageTask, TextTask
 
 FILES: dict[FileKind, str] = {
@@ -53,6 +62,8 @@ class JobRecord:
         asked_at: When, on the store's clock.
         active: What the service tells of it between its admission and its end.
         answer: What became of it.
+        withheld: Whether it has an object that is not sent, because the gate is against it.
+        most: Pictures that were drawn for it at most, once there is a score.
         stages: Its stages when it ended.
         ended_at: When it ended, on the store's clock.
         mesh: The same object as a mesh, if one has been made.
@@ -65,6 +76,8 @@ class JobRecord:
     asked_at: float
     active: ActiveRequest | None = field(default=None, repr=False)
     answer: Answer | None = field(default=None, repr=False)
+    withheld: bool = False
+    most: int = 1
     stages: list[StageProgress] = field(default_factory=list)
     ended_at: float | None = None
     mesh: TriangleMesh | None = field(default=None, repr=False)
@@ -75,8 +88,18 @@ class JobRecord:
     def state(self) -> JobState:
         """Where it is."""
         if self.answer is None:
+            if self.improved is not None:
+                return "improving"
             return "queued" if self.active is None or self.active.engine is None else "running"
-        return "done" if self.answer.outcome == "completed" else self.answer.outcome
+        if self.answer.outcome != "completed":
+            return self.answer.outcome
+        return "withheld" if self.withheld else "done"
+
+    @property
+    def improved(self) -> Candidates | None:
+        """Its candidates while there may be further ones; None before and afterwards."""
+        candidates = None if self.active is None else self.active.candidates
+        return candidates if candidates is not None and candidates.limits.max > 1 else None
 
 
 class JobStore:
@@ -86,6 +109,7 @@ class JobStore:
         limits: How much is kept.
         clock: Monotonic clock, in seconds.
         new_id: Makes ids that cannot be guessed.
+        send_gated: Whether objects that the gate is against have files all the same.
     """
 
     def __init__(
@@ -93,10 +117,13 @@ class JobStore:
         limits: JobLimits,
         clock: Callable[[], float],
         new_id: Callable[[], str] = lambda: secrets.token_urlsafe(16),
+        *,
+        send_gated: bool = True,
     ) -> None:
         self._limits = limits
         self._clock = clock
         self._new_id = new_id
+        self._send_gated = send_gated
         self._running: dict[str, JobRecord] = {}
         self._kept: dict[str, JobRecord] = {}  # In the order in which they ended.
 
@@ -136,6 +163,9 @@ class JobStore:
     def finish(self, job: JobRecord, answer: Answer) -> None:
         """Notes the answer of a running job, and drops what is no longer needed."""
         job.stages = _last_stages(job, self._clock(), answer)
+        job.withheld = answer.gated and not self._send_gated
+        if job.improved is not None:
+            job.most = job.improved.limits.max
         job.answer, job.ended_at, job.active = answer, self._clock(), None
         job.size = _held(job.request, answer)
         if self._running.pop(job.id, None) is not None:
@@ -172,13 +202,13 @@ class JobStore:
         source = answer or active
         predicted = None if source is None else source.predicted_s
         budget = None if source is None else source.budget_s
-        done = answer is not None and answer.outcome == "completed"
+        done = answer is not None and job.state == "done"
         rung = active.plan.rung.name if active is not None else None
         return Job(
             id=job.id,
             kind=task.kind,
             prompt=task.prompt if isinstance(task, TextTask) else None,
-            seed=task.seed,
+            seed=answer.seed if answer is not None and done else task.seed,
             state=job.state,
             ahead=ahead if job.state == "queued" else None,
             predicted_s=predicted if predicted is not None and isfinite(predicted) else None,
@@ -191,7 +221,7 @@ class JobStore:
             gaussians=answer.gaussians if answer is not None and done else None,
             bytes=len(answer.asset) if answer is not None and done else None,
             valid=answer.validity.passed if answer is not None and answer.validity else None,
-            score=None,
+            **_scores(job),
             understood=_words(answer, answer.understood) if answer is not None else None,
             ignored=_words(answer, answer.ignored) if answer is not None else None,
             files={k: f"/jobs/{job.id}/files/{n}" for k, n in FILES.items()} if done else {},
@@ -242,6 +272,31 @@ def _last_stages(job: JobRecord, now: float, answer: Answer) -> list[StageProgre
             changes = {}
         found.append(stage.model_copy(update=changes))
     return found
+
+
+def _scores(job: JobRecord) -> dict[str, Any]:
+    """What a job says of its score and its candidates."""
+    answer, now = job.answer, job.improved
+    if answer is not None and answer.score is not None:
+        gate = answer.gate
+        return {
+            "score": answer.score.value,
+            "first_score": answer.first_score,
+            "scorer": answer.score.scorer,
+            "score_parts": dict(answer.score.parts),
+            "candidates": CandidateCounts(
+                made=answer.candidates, drawn=answer.pictures, most=max(job.most, answer.pictures)
+            ),
+            "gated": answer.gated if gate is not None else None,
+            "gate_reason": gate.reason if gate is not None else None,
+        }
+    names = ("scorer", "score_parts", "gated", "gate_reason")
+    unknown: dict[str, Any] = dict.fromkeys((*names, "score", "first_score", "candidates"))
+    if now is None:
+        return unknown
+    counts = CandidateCounts(made=now.made, drawn=now.drawn, most=now.limits.max)
+    best = now.best.score
+    return unknown | {"score": best, "first_score": now.first_score, "candidates": counts}
 
 
 def _stage_of(step: Step) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -74,9 +74,7 @@ class Jobs:
             return asked
         request = asked.request
         # All files can be made of it, whichever was asked for.
-        job = self._store.add(
-            Request(request.task, CALLER, NAME, request.received_at, id=request.id)
-        )
+        job = self._store.add(replace(request, output="splats"))
         if job is None:
             return self._no_place("as many jobs are running as the miner takes")
         run = self._runs[job.id] = _Run()
@@ -115,6 +113,8 @@ class Jobs:
         if kind is None:
             raise HTTPException(404, f"there is no such file; the files are {', '.join(_KINDS)}")
         answer = job.answer
+        if answer is not None and job.state == "withheld":
+            return without_object(answer)
         if answer is None or answer.outcome != "completed":
             raise HTTPException(404, f"the job is {job.state}; it has files once it is done")
         if kind in ("glb", "obj"):
@@ -223,8 +223,9 @@ class Jobs:
             return task
         png = await self._files.picture(answer.picture)
         if len(png) > ImageLimits().bytes:
-            return task  # The same seed draws the same picture again.
-        return ImageTask(id=task.id, image=png, seed=task.seed)
+            # The same seed draws the same picture again.
+            return task.model_copy(update={"seed": answer.seed})
+        return ImageTask(id=task.id, image=png, seed=answer.seed)
 
     async def _preview(self, job: JobRecord, answer: Answer) -> None:
         assert answer.cloud is not None
@@ -266,4 +267,5 @@ class _EventStream(StreamingResponse):
 def _mark(job: Job) -> object:
     """What makes a difference to a reader: all but the seconds that go by."""
     stages = tuple((stage.name, stage.state, stage.done) for stage in job.stages)
-    return (job.state, job.ahead, job.predicted_s, job.budget_s, job.rung, stages)
+    admitted = (job.ahead, job.predicted_s, job.budget_s, job.rung)
+    return (job.state, admitted, stages, job.score, job.candidates)

@@ -10,9 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from protocol.tasks import MAX_ID_CHARACTERS, MAX_PROMPT_CHARACTERS, MAX_SEED, RANDOM_SEED
 
 StageState = Literal["waiting", "running", "done"]
-JobState = Literal["queued", "running", "done", "dropped", "rejected", "failed"]
+JobState = Literal[
+    "queued", "running", "improving", "done", "withheld", "dropped", "rejected", "failed"
+]
 FileKind = Literal["ply", "spz", "glb", "obj", "picture", "cutout", "preview"]
 FormatName = Literal["ply", "spz", "glb", "obj", "png"]
+
+MAX_CANDIDATES = 1000
 
 _Seconds = Annotated[float, Field(ge=0.0, description="seconds")]
 
@@ -30,7 +34,11 @@ class TaskFields(_Model):
     """A picture of one object: PNG, JPEG or WebP, at most 6 MiB and 4096 x 4096 pixels. A file in a
     multipart form, base64 elsewhere."""
     seed: Annotated[int, Field(ge=RANDOM_SEED, le=MAX_SEED)] | None = None
-    """The same seed makes the same object at the same quality level; -1 is as none."""
+    """Of the first object; -1 is as none. With `candidates` 1, the same seed makes the same object
+    at the same quality level."""
+    candidates: Annotated[int, Field(ge=1, le=MAX_CANDIDATES)] | None = None
+    """Pictures drawn for a prompt at most, each with a seed of its own; the best object is the
+    answer. As many as the time and the miner's settings allow if it is left out."""
     task_id: Annotated[str, Field(max_length=MAX_ID_CHARACTERS)] | None = None
     """Your name for the task in the miner's logs."""
 
@@ -57,6 +65,17 @@ class StageProgress(_Model):
     """Steps that it has."""
 
 
+class CandidateCounts(_Model):
+    """How many candidates of a job there are."""
+
+    made: Annotated[int, Field(ge=1)]
+    """Objects that were scored."""
+    drawn: Annotated[int, Field(ge=1)]
+    """Pictures that were drawn for them; a given one counts."""
+    most: Annotated[int, Field(ge=1)]
+    """Pictures at most; there may be fewer, because the time is over or the score is enough."""
+
+
 class Job(_Model):
     """One object that is to be made, and what has become of it."""
 
@@ -66,12 +85,15 @@ class Job(_Model):
     prompt: str | None
     """Null for a picture."""
     seed: int | None
+    """As it was given; once it is done, that of the object, if it has one."""
     state: JobState
-    """`queued` and `running` change; the others are final."""
+    """`queued`, `running` and `improving` (there is an object, and further candidates are made)
+    change; the others are final. `withheld`: the gate is against the object, and the miner does not
+    send such objects."""
     ahead: Annotated[int, Field(ge=0)] | None
     """Requests that go before it; null unless it is queued."""
     predicted_s: _Seconds | None
-    """Seconds from its receipt to its answer, as expected when it was admitted."""
+    """Seconds from its receipt to its first object, as expected when it was admitted."""
     budget_s: float | None
     """Seconds that it has; it is dropped before it takes longer."""
     elapsed_s: _Seconds
@@ -91,7 +113,20 @@ class Job(_Model):
     valid: bool | None
     """Whether the cloud passes a validator's data checks."""
     score: float | None
-    """Null: the miner does not score its objects."""
+    """What a validator is expected to give the object; while it improves, the best so far. Null
+    without a scorer, and before the first object."""
+    first_score: float | None
+    """The score of the first object."""
+    scorer: str | None
+    """Who gives the scores."""
+    score_parts: dict[str, float] | None
+    """What the score is made of, by name; null until it is done."""
+    candidates: CandidateCounts | None
+    """Null as the score is."""
+    gated: bool | None
+    """Whether the score is below what the miner would submit to a validator; null without one."""
+    gate_reason: str | None
+    """The same in words, with the numbers."""
     understood: list[str] | None
     """Words of the prompt that the networks know, where these are few enough to list."""
     ignored: list[str] | None
@@ -115,6 +150,8 @@ class MinerStatus(_Model):
     """Seconds that a text task from now would wait; null while no engine can be used."""
     active: Annotated[int, Field(ge=0)]
     """Requests of all transports that are waiting or running."""
+    candidates: Annotated[int, Field(ge=1)]
+    """Pictures drawn for a prompt at most; 1 without a scorer."""
     formats: list[FormatName]
     """What `POST /generate` can answer."""
 
@@ -134,7 +171,8 @@ class Problem(_Model):
     message: str
     """One sentence: what is wrong, and what to do."""
     task_id: str | None = None
-    outcome: Literal["dropped", "rejected", "failed"] | None = None
+    outcome: Literal["completed", "dropped", "rejected", "failed"] | None = None
+    """`completed`: there is an object, and the gate is against it (`below_threshold`)."""
     reason_code: str | None = None
     """One word for programs (docs/score-log.md)."""
     stage: str | None = None

@@ -52,6 +52,17 @@ _WORDS = {
 }
 
 
+_SCORE = {
+    "X-Seed": "of the object, where it has one",
+    "X-Score": "what a validator is expected to give it; this and the next ones with a scorer only",
+    "X-Score-Parts": "what the score is made of, such as `quality=0.8123, alignment=0.6611`",
+    "X-Scorer": "who gave it",
+    "X-First-Score": "the score of the first object",
+    "X-Candidates": "objects that were scored, the first one included",
+    "X-Gated": "`yes` if the score is below what the miner would submit to a validator, else `no`",
+}
+
+
 _ALWAYS = {
     400: _problem("this is not HTTP/1.1"),
     403: _problem("a web page of another server sent it, or the `Host` is not known"),
@@ -75,7 +86,11 @@ _NO_OBJECT = {
         _TASK | _WORDS,
     ),
     500: _problem("failed: this generation failed, or the miner itself, with an `error_id`"),
-    503: _problem("dropped: it would be late, or the miner takes nothing at the moment", _RETRY),
+    503: _problem(
+        "dropped: it would be late, or the miner takes nothing at the moment; or completed, and "
+        "withheld, because the gate is against it (`below_threshold`)",
+        _RETRY,
+    ),
 }
 
 
@@ -116,7 +131,7 @@ OPERATIONS = (
         | _KEY
         | _BODY
         | _NO_OBJECT
-        | {200: Reply("the file", _FILE_TYPES, _TASK | _SECONDS | _WORDS)},
+        | {200: Reply("the file", _FILE_TYPES, _TASK | _SECONDS | _WORDS | _SCORE)},
         words="A caller that closes the connection cancels the request.",
         fields=GenerateFields,
     ),

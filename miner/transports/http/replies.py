@@ -14,7 +14,8 @@ from miner.request import Answer
 from miner.transports.refusals import RETRY_AFTER_S
 from protocol.tasks import log_safe
 
-_STATUS = {"dropped": 503, "rejected": 422, "failed": 500}
+# A completed one is withheld; another seed, or a quieter moment, may bring a better one.
+_STATUS = {"completed": 503, "dropped": 503, "rejected": 422, "failed": 500}
 
 
 def json_reply(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:
@@ -23,7 +24,7 @@ def json_reply(status: int, content: object, headers: Mapping[str, str] | None =
 
 
 def without_object(answer: Answer) -> Response:
-    """Returns the answer to a request that ended without an object."""
+    """Returns the answer to a request that ended without an object to send."""
     status = _STATUS[answer.outcome]
     content = {
         "message": answer.reason,
@@ -34,7 +35,7 @@ def without_object(answer: Answer) -> Response:
         "predicted_s": answer.predicted_s,
         "budget_s": answer.budget_s,
     }
-    headers = {"X-Task-Id": log_safe(answer.task_id), **word_headers(answer)}
+    headers = {"X-Task-Id": log_safe(answer.task_id), **answer_headers(answer)}
     if status == 503:
         headers["Retry-After"] = str(_retry_after(answer))
     return json_reply(
@@ -42,10 +43,36 @@ def without_object(answer: Answer) -> Response:
     )
 
 
-def word_headers(answer: Answer) -> dict[str, str]:
-    """Returns the headers that name the words of a prompt that the networks know, and the others.
+def answer_headers(answer: Answer) -> dict[str, str]:
+    """Returns the headers that tell of an answer: its words, its score, candidates and the gate.
 
-    A header is left out where it would be empty. Letters beyond ASCII are percent-encoded UTF-8.
+    A header is left out where it would be empty.
+    """
+    return _word_headers(answer) | _score_headers(answer)
+
+
+def _score_headers(answer: Answer) -> dict[str, str]:
+    headers = {} if answer.seed is None else {"X-Seed": str(answer.seed)}
+    score = answer.score
+    if score is None:
+        return headers
+    headers |= {
+        "X-Score": f"{score.value:.4f}",
+        "X-Score-Parts": ", ".join(f"{name}={value:.4f}" for name, value in score.parts.items()),
+        "X-Scorer": score.scorer,
+        "X-Candidates": str(answer.candidates),
+    }
+    if answer.first_score is not None:
+        headers["X-First-Score"] = f"{answer.first_score:.4f}"
+    if answer.gate is not None:
+        headers["X-Gated"] = "yes" if answer.gated else "no"
+    return {name: value for name, value in headers.items() if value}
+
+
+def _word_headers(answer: Answer) -> dict[str, str]:
+    """The words of a prompt that the networks know, and the others.
+
+    Letters beyond ASCII are percent-encoded UTF-8.
     """
     both = {"X-Understood-Words": answer.understood, "X-Ignored-Words": answer.ignored}
     return {

@@ -53,6 +53,7 @@ class HttpTransport:
         hosts: Names by which the server may be addressed, beside this machine's.
         up_axis: Up axis of the PLY files.
         about: What the miner says of itself.
+        send_gated: Whether objects that the gate is against are sent all the same.
         limits: Limits on tasks.
         job_limits: How many jobs run and are kept.
         connection_limits: Limits on connections.
@@ -76,6 +77,7 @@ class HttpTransport:
         hosts: Sequence[str] = (),
         up_axis: UpAxis = "+y",
         about: About | None = None,
+        send_gated: bool = True,
         limits: TaskLimits | None = None,
         job_limits: JobLimits | None = None,
         connection_limits: ConnectionLimits = CONNECTION_LIMITS,
@@ -92,8 +94,8 @@ class HttpTransport:
             self._limits,
             lambda reason: self._refusals.note(Refusal("overloaded", reason), warn=True),
         )
-        self._generate = Generate(service, intake, self._files)
-        store = JobStore(job_limits or JobLimits(), time.monotonic)
+        self._generate = Generate(service, intake, self._files, send_gated=send_gated)
+        store = JobStore(job_limits or JobLimits(), time.monotonic, send_gated=send_gated)
         self._jobs = Jobs(service, store, intake, self._files, self._refusals)
         self._status = StatusPages(service, score_log.problems, about or About())
         self._port = ServedPort(

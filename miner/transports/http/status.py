@@ -23,11 +23,13 @@ class About:
         preset: Name of its preset.
         knows: What its networks know, where that is little.
         budget_s: Seconds from the receipt of a request to the arrival of its answer, at most.
+        candidates: Pictures drawn for a text at most.
     """
 
     preset: str | None = None
     knows: str = ""
     budget_s: float | None = None
+    candidates: int = 1
 
 
 class StatusPages:
@@ -65,6 +67,7 @@ class StatusPages:
             budget_s=self._about.budget_s,
             predicted_wait_s=now.predicted_wait_s,
             active=sum(now.active.values()),
+            candidates=self._about.candidates,
             formats=list(FORMATS),
         )
         return json_reply(200, status.model_dump(), {"Cache-Control": "no-store"})

@@ -72,6 +72,7 @@ _PIECES = (
     b"\xf0\x9f\x9a\x97",
     b"prompt",
     b"seed",
+    b"candidates",
     b"task_id",
     b"prompt_image_file",
     b"data:image/png;base64,",
@@ -136,6 +137,8 @@ def _good(chance: random.Random) -> tuple[str, bytes]:
         fields["prompt_image_file"] = _picture(chance)
     if chance.random() < 0.5:
         fields["seed"] = str(chance.choice((-1, 0, 7, MAX_SEED)))
+    if chance.random() < 0.3:
+        fields["candidates"] = str(chance.choice((1, 4, 1000)))
     if chance.random() < 0.3:
         fields["task_id"] = chance.choice(("t-1", "größer", "x" * 128))
     if chance.random() < 0.3:

@@ -394,7 +394,7 @@ async def test_a_mesh_that_nobody_waits_for_any_more_is_given_up(tmp_path: Path)
 async def test_a_fault_of_the_miner_ends_the_job_and_frees_its_place(tmp_path: Path) -> None:
     async with running(tmp_path, job_limits=JobLimits(running=1)) as miner:
         broken = pytest.MonkeyPatch()
-        broken.setattr(miner.service, "_log_answer", lambda *arguments: 1 / 0)
+        broken.setattr(miner.service._desk, "log", lambda *arguments: 1 / 0)
         job = await asyncio.wait_for(ended(miner, (await started(miner))["id"]), 5.0)
         broken.undo()
         assert (job["state"], job["reason_code"]) == ("failed", "internal_error")
