@@ -263,6 +263,7 @@ async def _axon(
         external_port=config.axon.external_port,
         per_minute=config.limits.per_minute,
         version=program_version(),
+        send_gated=config.gate.send,
     )
 
 

@@ -29,7 +29,8 @@ class GenerateAsset(bt.Synapse):  # type: ignore[misc]  # bittensor ships no typ
         seed: 0..2**32-1; -1 and None let the miner choose.
         budget_s: Seconds, counted from receipt, within which the answer is wanted; None for the
             miner's own budget. The dendrite's timeout shortens it, never lengthens it.
-        results: Base64 of the SPZ file; empty unless the outcome is "completed".
+        results: Base64 of the SPZ file; empty unless the outcome is "completed", and where the
+            miner withholds an asset that it scored too low ("below_threshold").
         outcome: "completed", "dropped", "rejected" or "failed".
         reason_code: One short word, as in docs/score-log.md.
         reason: One sentence with the numbers.

@@ -134,9 +134,11 @@ def judge(record: TrialRecord, asset: bytes, folder: Path, *, limit_s: float) ->
         The record, with size, checks, file names and problems added.
     """
     problems: list[str] = []
-    if record.outcome != "completed":
+    withheld = record.reason_code == "below_threshold" and not asset
+    if record.outcome != "completed" or withheld:
+        end = "withheld by the miner's gate" if withheld else record.outcome
         return record.model_copy(
-            update={"problems": (f"{record.outcome}: {record.reason or 'no reason given'}",)}
+            update={"problems": (f"{end}: {record.reason or 'no reason given'}",)}
         )
     if record.elapsed_s > limit_s:
         problems.append(f"took {record.elapsed_s:.2f} s, the limit is {limit_s:.2f} s")

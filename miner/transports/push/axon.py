@@ -5,6 +5,7 @@ import base64
 import contextlib
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,6 +64,7 @@ class AxonTransport:
         external_port: Port that the chain publishes; `port` if not given.
         per_minute: Requests of one caller in any minute.
         version: The miner's version, sent in every answer.
+        send_gated: Whether an asset that the gate is against is sent all the same.
         limits: Limits on tasks.
         connection_limits: Limits on connections.
     """
@@ -83,12 +85,14 @@ class AxonTransport:
         external_port: int | None = None,
         per_minute: int = 120,
         version: str = "",
+        send_gated: bool = True,
         limits: TaskLimits | None = None,
         connection_limits: ConnectionLimits | None = None,
     ) -> None:
         bt.logging.off()  # It prints callers' bytes unescaped; the logs of this miner do not.
         self._service = service
         self._version = version
+        self._send_gated = send_gated
         self._limits = limits or TaskLimits()
         self._refusals = RefusalLog(score_log, NAME, time.monotonic)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -151,6 +155,8 @@ class AxonTransport:
             response = refused.response()
         else:
             answer, answered_at = await self._ask(synapse, verified)
+            if answer.gated and not self._send_gated:
+                answer = replace(answer, asset=b"", gaussians=0)
             when_sent(
                 lambda: self._note_delivery(len(answer.asset), time.monotonic() - answered_at)
             )
@@ -228,6 +234,7 @@ def _allowed_seconds(synapse: GenerateAsset) -> float | None:
 def _reply(synapse: GenerateAsset, verified: Verified, answer: Answer, version: str) -> Response:
     """Builds the answer from checked values only, and echoes nothing else."""
     sound = answer.outcome != "rejected"
+    withheld = answer.gated and not answer.asset
     echo = sound and synapse.task_type == "text" and len(synapse.prompt) <= MAX_PROMPT_CHARACTERS
     reply = GenerateAsset(
         timeout=verified.claim.timeout,
@@ -250,7 +257,7 @@ def _reply(synapse: GenerateAsset, verified: Verified, answer: Answer, version: 
         dendrite=_terminal(verified),
         axon=bt.TerminalInfo(
             status_code=200,
-            status_message="Success",
+            status_message=f"{answer.reason_code}: {answer.reason}" if withheld else "Success",
             process_time=time.monotonic() - verified.received_at,
         ),
     )

@@ -56,6 +56,11 @@ def test_a_good_answer_leaves_its_three_files_and_no_problems(tmp_path: Path) ->
     [
         ({"outcome": "dropped", "reason": "would be late"}, b"", "dropped: would be late"),
         ({"outcome": "none", "reason": "status 403: no"}, b"", "none: status 403: no"),
+        (
+            {"reason_code": "below_threshold", "reason": "0.4 is below 0.6"},
+            b"",
+            "withheld by the miner's gate: 0.4 is below 0.6",
+        ),
         ({}, b"", "not SPZ"),
         ({}, b"hello", "not SPZ"),
         ({"elapsed_s": 31.0}, ball_spz(), "took 31.00 s, the limit is 30.00 s"),

@@ -18,7 +18,7 @@ from miner.transports.push.checks import NANOSECONDS, Admission
 from protocol.errors import SetupError
 from protocol.synapses import GenerateAsset
 from tests.miner.transports.push.test_axon_checks import StaticChain
-from tests.support.fakes import ball_spz
+from tests.support.fakes import FakeEngine, ball_spz
 from tests.support.running import (
     OTHER,
     STRANGER,
@@ -245,3 +245,21 @@ async def test_a_taken_port_is_a_start_up_message(miner: Running, tmp_path: Path
             external_ip="127.0.0.1",
         )
     assert "--axon.port" in caught.value.fix
+
+
+@pytest.mark.parametrize("send", [True, False])
+async def test_what_the_gate_is_against_is_sent_unless_a_setting_forbids_it(
+    start: Start, send: bool
+) -> None:
+    async with start(engine=FakeEngine(worth=lambda task: 0.4), send_gated=send) as miner:
+        reply = await miner.ask()
+        (line,) = miner.events("answered")
+    assert (reply.dendrite.status_code, reply.outcome) == (200, "completed")
+    assert reply.reason_code == line["reason_code"] == "below_threshold"
+    assert reply.reason.startswith("its score 0.400 is below 0.600: threshold 0.6")
+    if send:
+        assert base64.b64decode(reply.results) == ball_spz()
+        assert (reply.gaussians, reply.axon.status_message) == (8000, "Success")
+    else:
+        assert (reply.results, reply.gaussians, reply.size_bytes) == ("", 0, 0)
+        assert reply.axon.status_message == f"below_threshold: {reply.reason}"
