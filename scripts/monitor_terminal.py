@@ -97,10 +97,10 @@ def stage_order() -> tuple[str, ...]:
     """The stages in the order in which they run, then "total"."""
     # Imported only when there is something to show, so that --help and --json start at once.
     from generation.lift import BACK_ENDS
-    from generation.stage import ENCODE, PICTURE_STAGES
+    from generation.stage import ENCODE, PICTURE_STAGES, RATE, SCORE_STAGE
 
     lifting = (stage for back_end in BACK_ENDS.values() for stage in back_end.stages)
-    names = (stage.name for stage in (*PICTURE_STAGES, *lifting, ENCODE))
+    names = (stage.name for stage in (*PICTURE_STAGES, RATE, *lifting, ENCODE, SCORE_STAGE))
     return (*dict.fromkeys(names), "total")
 
 

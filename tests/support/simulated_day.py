@@ -132,7 +132,7 @@ class _NoStateFile(PullStateFile):
     def save(self, state: PullState) -> None: ...
 
 
-def record_day(folder: Path, monkeypatch: pytest.MonkeyPatch, *, seed: int = 17) -> Path:
+def record_day(folder: Path, monkeypatch: pytest.MonkeyPatch, *, seed: int = 18) -> Path:
     """Records a day, and returns the folder of its log, with thumbnails of its last answers."""
 
     async def inline(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -26,6 +26,11 @@ SOUND = "\n".join(
 )
 EVENTS = [json.loads(line) for line in SOUND.splitlines()] + [
     {"event": "feedback", "caller": "5F", "fate": "accepted", "task_fidelity_score": 0.8},
+    {"event": "feedback", "caller": "5F", "fate": "refused", "threshold": 0.6, "predicted": 0.62}
+    | {"scorer": "embedded", "gated": False, "gate_probe": True, "task_fidelity_score": 0.0},
+    {"event": "answered", "outcome": "completed", "reason_code": "below_threshold", "score": 0.5}
+    | {"scorer": "embedded", "first_score": 0.4, "candidates": 9, "candidates_s": 3.0}
+    | {"gated": True, "gate_limit": 0.6},
     {"event": "refused", "reason_code": "no_permit", "reason": "no", "count": 3},
     {"event": "miner_started", "pid": 7},
     {"event": "engine_lost", "engine": "gpu-0", "reason": "hangs"},

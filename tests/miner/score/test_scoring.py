@@ -13,7 +13,7 @@ from miner.score.html import render_html
 from miner.score.plots import HEIGHT, WIDTH, plots
 from miner.score.report import ScoreReport
 from miner.score.scoring import bins_of, in_short
-from scripts.monitor_terminal import render
+from scripts.monitor_terminal import render, stage_rank
 
 NOW = 1_800_000_000.0
 CHOSEN = {"score": 0.66, "first_score": 0.51, "candidates": 9, "candidates_s": 12.5}
@@ -209,3 +209,8 @@ def test_a_scorer_that_promises_what_validators_refuse_is_an_alert_with_its_numb
 
 def test_a_scorer_that_would_refuse_what_validators_accept_is_an_alert() -> None:
     assert len(found(*(feedback(0.45, 0.8, gate_probe=True) for _ in range(20)))) == 1
+
+
+def test_stages_of_candidates_stand_where_they_run() -> None:
+    order = ["cutout", "rate", "lift", "encode", "score", "total"]
+    assert sorted(["total", "score", "rate", "encode", "lift", "cutout"], key=stage_rank) == order
