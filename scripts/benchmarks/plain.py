@@ -18,7 +18,7 @@ from generation.lift.triposr.mesh import coloured_mesh, marching_cubes
 from generation.lift.triposr.splats import LARGEST_SIDE, TO_SUBNET
 from generation.loading import LoadedStages
 from generation.scoring.validity import check
-from generation.settings import GenerationSettings
+from generation.settings import GenerationSettings, ScoringSettings
 from generation.stage import Asset, StageFunction, StepContext
 from protocol import ply
 from protocol.gaussians import SH_C0, GaussianCloud
@@ -38,6 +38,7 @@ def plain_settings(settings: GenerationSettings) -> GenerationSettings:
         update={
             "accelerate": False,
             "rungs": (),
+            "scoring": ScoringSettings(),
             "text_to_image": settings.text_to_image.model_copy(update={"eight_bit": False}),
             "cutout": settings.cutout.model_copy(
                 update={

@@ -21,12 +21,12 @@ from loguru import logger
 
 from generation.engine import Engine
 from generation.errors import GenerationError
-from generation.plan import Plan, Rung
+from generation.plan import Plan, Rung, Step
 from generation.presets import preset
 from generation.quiet import quiet_libraries
 from generation.result import Generation
-from generation.settings import GenerationSettings
-from generation.stage import PROMPT_NEW
+from generation.settings import GenerationSettings, ScoringSettings
+from generation.stage import PROMPT_NEW, SCORE_STAGE
 from miner.request import Caller
 from miner.request import Request as MinerRequest
 from miner.scheduling.candidates import CandidateLimits
@@ -123,6 +123,8 @@ def measure(
         settings = plain_settings(settings) if plain else settings
         memory = DeviceMemory(settings.device, request.memory_gib)
         networks = _networks(request, settings, Path(folder), sizes)
+        if networks.scorer is None:
+            settings = settings.model_copy(update={"scoring": ScoringSettings()})
         wait(settings.device)
         read = time.perf_counter()
         figures["machine"] = _machine(settings.device)
@@ -193,7 +195,7 @@ async def _serve(
 
 
 class _Client:
-    """Asks an engine for text tasks, no two with the same prompt.
+    """Asks an engine for text tasks, from the prompt to the file; no two have the same prompt.
 
     Args:
         engine: Warm.
@@ -201,7 +203,7 @@ class _Client:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        steps = engine.route(TextTask(id="stages", prompt="a cube"), engine.ladder[0])
+        steps = self._to_the_file(TextTask(id="stages", prompt="a cube"), engine.ladder[0])
         self.stages = list(dict.fromkeys(step.stage for step in steps))
         self.prompts = distinct_prompts()
         self._arrivals = itertools.count()
@@ -213,12 +215,16 @@ class _Client:
         begin = time.perf_counter()
         while True:
             task = TextTask(id=f"run-{arrival}", prompt=next(self.prompts), seed=arrival)
-            plan = Plan(rung, self.engine.route(task, rung))
+            plan = Plan(rung, self._to_the_file(task, rung))
             if plan.steps[0].cost_key == PROMPT_NEW:
                 break
             # The warm-up has used this prompt.
         result = await self.engine.run(task, plan, turn=(0.0, arrival))
         return result, time.perf_counter() - begin
+
+    def _to_the_file(self, task: TextTask, rung: Rung) -> tuple[Step, ...]:
+        steps = self.engine.route(task, rung)
+        return tuple(step for step in steps if step.stage != SCORE_STAGE.name)
 
 
 def distinct_prompts() -> Iterator[str]:
