@@ -1,7 +1,9 @@
 """The gate submits what validators will probably accept, and learns from their verdicts."""
 
 import random
+from statistics import NormalDist
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -219,3 +221,30 @@ def test_a_wrong_scorer_does_not_keep_good_results_back_for_long(bias: float) ->
             sent += 1
             gate.observe(Pair(0.75 + bias, True, 0.75, 0.6, "a", verdict.probe))
     assert sent >= 78
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.42, 0.6])
+@pytest.mark.parametrize(
+    ("candidates", "error", "share"),
+    [(1, 0.05, 0.95), (3, 0.05, 0.99), (1, 0.1, 0.86), (3, 0.1, 0.97)],
+)
+def test_submitting_from_one_half_on_earns_nearly_what_the_best_limit_would(
+    rate: float, candidates: int, error: float, share: float
+) -> None:
+    """True scores are normal, and so is the scorer's error: P is 1/2 where the mean of the true
+    score, given the own one, is the threshold."""
+    draw, spread, threshold = np.random.default_rng(1), 0.12, 0.6
+    mean = threshold - spread * NormalDist().inv_cdf(1.0 - rate)
+    true = draw.normal(mean, spread, (100_000, candidates))
+    own = true + draw.normal(0.0, error, true.shape)
+    best = own.argmax(axis=1)[:, None]
+    true, own = np.take_along_axis(true, best, 1)[:, 0], np.take_along_axis(own, best, 1)[:, 0]
+
+    def earned(limit: float) -> float:
+        """Accepted results in four hours."""
+        accepted = ((own >= limit) & (true >= threshold)).mean()
+        refused = ((own >= limit) & (true < threshold)).mean()
+        return float(14_400.0 * accepted / (300.0 + 600.0 * refused))
+
+    half = mean + (threshold - mean) * (1.0 + (error / spread) ** 2)
+    assert earned(half) >= share * max(earned(limit) for limit in np.arange(0.4, 0.8, 0.005))
