@@ -11,6 +11,7 @@ from typing import Any, Literal
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from generation.presets import preset
+from miner.scheduling.candidates import CandidateLimits
 from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.http.server import HttpTransport
@@ -66,18 +67,40 @@ class WatchedPage:
 
 
 class ServedMiner:
-    """A service on one engine and its HTTP transport, in an event loop of another thread."""
+    """A service on one engine and its HTTP transport, in an event loop of another thread.
 
-    def __init__(self, folder: Path, engine: Any, *, ready: bool = True, **settings: Any) -> None:
+    Args:
+        folder: Of the score log.
+        engine: Generates.
+        ready: Whether it is warmed up at once.
+        candidates: Pictures drawn for one request at most.
+        settings: Of the transport.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        engine: Any,
+        *,
+        ready: bool = True,
+        candidates: int = 1,
+        **settings: Any,
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.log = ScoreLog(folder)
         known = preset("embedded")
         self.service = MinerService(
-            [engine], self.log, budget_s=60.0, margin_s=0.2, vocabulary=known.vocabulary
+            [engine],
+            self.log,
+            budget_s=60.0,
+            margin_s=0.2,
+            vocabulary=known.vocabulary,
+            candidates=CandidateLimits(max=candidates),
         )
-        self.transport = self.call(self._serve, settings, About("embedded", known.knows, 60.0))
+        about = About("embedded", known.knows, 60.0, candidates)
+        self.transport = self.call(self._serve, settings, about)
         self.url = self.transport.url
         if ready:
             self.call(self.service.start)
@@ -92,6 +115,10 @@ class ServedMiner:
     def call(self, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
         """Runs a coroutine in the miner's loop and returns its result."""
         return asyncio.run_coroutine_threadsafe(function(*arguments), self._loop).result(60.0)
+
+    def release(self, engine: Any) -> None:
+        """Lets a fake engine go on, in its own loop."""
+        self._loop.call_soon_threadsafe(engine.release.set)
 
     def close(self) -> None:
         for close in (self.service.drain, self.transport.close, self.service.close):

@@ -47,12 +47,13 @@ export async function status() {
   return (await call("/status")).json();
 }
 
-/** Starts a job from `prompt` or `picture` (a File); `seed` may be null. */
-export async function start({ prompt, picture, seed }) {
+/** Starts a job from `prompt` or `picture` (a File); `seed` and `candidates` may be null. */
+export async function start({ prompt, picture, seed, candidates }) {
   const body = new FormData();
   if (picture) body.append("prompt_image_file", picture);
   else body.append("prompt", prompt);
   if (seed !== null) body.append("seed", String(seed));
+  if (candidates !== null) body.append("candidates", String(candidates));
   return (await call("/jobs", { method: "POST", body })).json();
 }
 

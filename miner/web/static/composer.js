@@ -1,4 +1,4 @@
-/* The form: a prompt or a picture, and a seed. */
+/* The form: a prompt or a picture, a seed, and how many candidates. */
 
 import { advice, sentence } from "./words.js";
 import { ApiError } from "./api.js";
@@ -67,6 +67,11 @@ export class Composer {
     element("prompt").focus();
   }
 
+  /** Offers a choice of candidates, unless the miner draws one at most. */
+  offer(most) {
+    element("choice").hidden = most <= 1;
+  }
+
   /** Shows why a request was refused and what to do; null takes it away. */
   refuse(error) {
     const refusal = element("refusal");
@@ -95,7 +100,9 @@ export class Composer {
     button.disabled = true;
     try {
       const picture = this.#picture;
-      await this.#start({ prompt, picture, seed }, picture && await thumbnail(picture));
+      const chosen = element("choice").hidden || picture ? "" : element("candidates").value;
+      const candidates = chosen ? Number(chosen) : null;
+      await this.#start({ prompt, picture, seed, candidates }, picture && await thumbnail(picture));
     } catch (error) {
       this.refuse(error);
     } finally {
@@ -124,6 +131,7 @@ export class Composer {
     if (image.src) URL.revokeObjectURL(image.src);
     this.#picture = file;
     element("prompt").disabled = file !== null;
+    element("candidates").disabled = file !== null; // A given picture has no other candidates.
     element("chosen").hidden = file === null;
     element("drop").classList.toggle("filled", file !== null);
     if (file === null) {

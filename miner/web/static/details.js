@@ -1,7 +1,9 @@
 /* The chosen entry: its state, stages, pictures, figures and files. */
 
 import { overlay } from "./scene.js";
-import { advice, count, fileStem, isOver, longState, seconds, size, stageName } from "./words.js";
+import {
+  advice, count, fileStem, improvement, isOver, longState, score, seconds, size, stageName,
+} from "./words.js";
 
 const element = (id) => document.getElementById(id);
 const MADE_ON_REQUEST = ["glb", "obj"];
@@ -129,12 +131,14 @@ export class Details {
 
 function runningLine(job) {
   if (job.state === "queued") return job.ahead ? `Waiting: ${job.ahead} before it` : "Waiting";
+  if (job.state === "improving") return improvement(job);
   const stage = job.stages.find(({ state }) => state === "running");
   return stage ? stageName(stage.name) : "Running";
 }
 
-/** The share of the steps that are done. */
-function share({ stages }) {
+/** The share of the steps that are done, or of the candidates that are drawn. */
+function share({ state, stages, candidates }) {
+  if (state === "improving") return candidates.drawn / candidates.most;
   const all = stages.reduce((sum, { steps }) => sum + steps, 0);
   return all ? stages.reduce((sum, { done }) => sum + done, 0) / all : 0;
 }
@@ -170,7 +174,10 @@ function showFacts(job) {
   if (job.state === "done") {
     add("Gaussians", job.gaussians === null ? null : count(job.gaussians));
     add("SPZ", job.bytes === null ? null : size(job.bytes));
-    add("score", job.score === null ? null : job.score.toFixed(2));
+    add("score", job.score === null ? null : scoreLine(job));
+    add("first score", job.candidates?.made > 1 ? score(job.first_score) : null);
+    add("candidates", job.candidates?.most > 1 ? candidateLine(job.candidates) : null);
+    add("gate", gateLine(job));
     add("data checks", job.valid === null ? null : job.valid ? "passed" : "not passed: a validator would refuse it");
   }
   add("words understood", job.understood?.join(", "));
@@ -184,6 +191,20 @@ function showFacts(job) {
     }
     return pair;
   }));
+}
+
+function scoreLine({ score: value, score_parts: parts, scorer }) {
+  const shown = Object.entries(parts ?? {}).map(([name, part]) => `${name} ${score(part)}`);
+  return [`${score(value)}${scorer ? ` by ${scorer}` : ""}`, ...shown].join(", ");
+}
+
+function candidateLine({ made, drawn, most }) {
+  return made === drawn ? `${made} of at most ${most}` : `${made} of ${drawn} pictures, at most ${most}`;
+}
+
+function gateLine({ gated, gate_reason: reason }) {
+  if (gated === null || gated === undefined) return null;
+  return `${gated ? "a validator would get an empty result" : "passed"}: ${reason}`;
 }
 
 /** Writes only what differs: a screen reader repeats what is written. */

@@ -121,6 +121,7 @@ async function askState() {
     showState(...stateLine(status.state));
     element("machine").textContent = `preset ${status.preset}, at most ${Math.round(status.budget_s)} s each`
       + (status.active ? `, ${status.active} running` : "");
+    composer.offer(status.candidates);
     element("knows").hidden = !status.knows;
     element("knows").textContent = status.knows ? `This preset knows only ${status.knows}.` : "";
     if (status.state === "ready") wait = READY_MS;

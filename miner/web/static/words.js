@@ -9,6 +9,7 @@ const STAGES = {
   splats: "Place the Gaussians",
   encode: "Pack the file",
   mesh: "Build the mesh",
+  score: "Score the object",
 };
 
 const STATES = {
@@ -32,6 +33,7 @@ const ADVICE = {
   engine_dead: "The miner has lost its device and restarts. Try again in a minute.",
   bad_task: "Change the prompt, the picture or the seed, then try again.",
   unknown_words: "Describe the object with words that the networks know.",
+  below_threshold: "Try another seed, or allow more candidates.",
   generation_error: "Try again. If it happens again, the miner's log has the cause.",
   internal_error: "Try again. If it happens again, the miner's log has the cause.",
 };
@@ -66,7 +68,13 @@ export const count = (value) => value.toLocaleString("en");
 export const size = (bytes) =>
   bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 
-export const isOver = (job) => !["queued", "running"].includes(job.state);
+export const score = (value) => value.toFixed(2);
+
+export const isOver = (job) => !["queued", "running", "improving"].includes(job.state);
+
+/** What a job with an object is waiting for. */
+export const improvement = ({ candidates, score: best }) =>
+  `Candidate ${candidates.drawn} of ${candidates.most}, best ${score(best)}`;
 
 /** The state of a job for the list: [tone, words]. */
 export function shortState(entry) {
@@ -78,6 +86,7 @@ export function shortState(entry) {
   if (entry.forgotten) return ["", "no longer kept by the miner"];
   if (job.state === "queued") return ["", job.ahead ? `waits, ${job.ahead} before it` : "waits"];
   if (job.state === "running") return ["", "running"];
+  if (job.state === "improving") return ["", improvement(job).toLowerCase()];
   if (job.reason_code === "caller_left") return ["", "cancelled"];
   return ["bad", job.state];
 }
@@ -97,9 +106,17 @@ export function longState(entry, elapsed) {
     return ["", `Waiting. ${before}; ${passed}`];
   }
   if (job.state === "running") return ["", `Running: ${passed}`];
-  if (job.state === "done") return ["good", `Done in ${seconds(job.elapsed_s)}.`];
+  if (job.state === "improving") return ["", `${improvement(job)}. ${elapsed.toFixed(1)} s so far.`];
+  if (job.state === "done") return ["good", `Done in ${seconds(job.elapsed_s)}.${verdict(job)}`];
   if (job.reason_code === "caller_left") return ["", "Cancelled."];
   return ["bad", `${sentence(job.state)} ${sentence(job.message ?? "")}`.trim()];
+}
+
+/** What a done job's score says, as further sentences; nothing without a score. */
+function verdict({ score: value, candidates, gated }) {
+  if (value === null || value === undefined) return "";
+  const best = candidates?.made > 1 ? `, the best of ${candidates.made}` : "";
+  return ` Score ${score(value)}${best}${gated ? ", too low for a validator" : ""}.`;
 }
 
 /** A file name from a title: `a-red-car`. */

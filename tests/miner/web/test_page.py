@@ -23,7 +23,7 @@ from tests.support.browsing import ServedMiner, WatchedPage
 GAUSSIANS = 8_000
 """A little more than a validator wants: WebGL in software needs its time for each."""
 PROMPT = "a shiny red car"
-STAGES = ["prompt", "denoise", "decode", "cutout", "lift", "splats", "encode"]
+STAGES = ["prompt", "denoise", "decode", "cutout", "lift", "splats", "encode", "score"]
 
 
 class Gates:
@@ -143,6 +143,9 @@ def test_the_page_tells_what_was_made(page: Page) -> None:
     assert f"{GAUSSIANS:,}" in facts
     assert re.search(r"words understood\s+.*red.*car", facts)
     assert re.search(r"words ignored\s+shiny", facts)
+    assert re.search(r"score\s+0\.\d\d by embedded, \w+ 0\.\d\d", facts)
+    assert re.search(r"gate\s+(passed|a validator would get an empty result): its score", facts)
+    expect(page.locator("#choice")).to_be_hidden()  # This miner makes one object each.
     for name in ("picture", "cutout"):
         shown = page.locator(f"#{name}-shown img")
         expect(shown).to_be_visible()

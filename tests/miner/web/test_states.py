@@ -19,8 +19,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Serves miners with a fake engine, which answers at once."""
     served: list[ServedMiner] = []
 
-    def new(**settings: Any) -> ServedMiner:
-        served.append(ServedMiner(tmp_path, FakeEngine(), **settings))
+    def new(engine: FakeEngine | None = None, **settings: Any) -> ServedMiner:
+        served.append(ServedMiner(tmp_path, engine or FakeEngine(), **settings))
         return served[-1]
 
     yield new
@@ -87,6 +87,38 @@ def test_the_page_fits_a_phone_in_light_and_dark(serve: Serve, open_page: OpenPa
         page.emulate_media(color_scheme="light" if scheme == "light" else "dark")
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, ground[4:-1].split(","))) > 384) == is_light, scheme
+
+
+def test_candidates_are_chosen_counted_while_they_are_made_and_scored(
+    serve: Serve, open_page: OpenPage
+) -> None:
+    worths = iter((0.4, 0.7, 0.5, 0.5))
+    seen: dict[int | None, float] = {}
+    engine = FakeEngine(worth=lambda task: seen.setdefault(task.seed, next(worths, 0.3)))
+    engine.hold_at = "rate"
+    miner = serve(engine, candidates=32, send_gated=False)
+    watched = open_page(miner.url, "503", viewport={"width": 360, "height": 740})
+    page = watched.page
+    page.get_by_label("Describe one object").fill("a red car")
+    expect(page.get_by_label("Candidates")).to_have_value("4")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.locator("#overlay-text")).to_have_text("Candidate 1 of 4, best 0.40")
+    expect(page.locator("#sentence")).to_contain_text("Candidate 1 of 4, best 0.40.")
+    expect(page.locator("#history .what").first).to_contain_text("candidate 1 of 4, best 0.40")
+    miner.release(engine)
+    expect(page.locator("#sentence")).to_contain_text("Score 0.70, the best of 4.")
+    facts = page.locator("#facts")
+    expect(facts).to_contain_text("0.70 by fake, object 0.70")
+    for words in ("first score0.40", "candidates4 of at most 4", "gatepassed: its score 0.700"):
+        expect(facts).to_contain_text(words)
+    seen.clear()
+    page.get_by_label("Candidates").select_option("1")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.locator("#sentence")).to_contain_text("Withheld. Its score 0.300 is below 0.600")
+    expect(page.locator("#advice")).to_contain_text("allow more candidates")
+    expect(facts.get_by_text("SPZ")).to_have_count(0)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert watched.errors == []
 
 
 def test_a_browser_without_webgl_shows_the_preview(serve: Serve, open_page: OpenPage) -> None:
