@@ -6,6 +6,7 @@ the validator's changes, through four of its cameras.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,6 +58,10 @@ _PATCH = 4
 
 _MOST_PICTURES = 4
 """Pictures of image tasks of which it is remembered what they show, with the files."""
+
+
+_BACKGROUND = re.compile(r"\w+\s+(?:background|backdrop)\b", re.IGNORECASE)
+"""Whatever colour the background has, it is not the object's."""
 
 
 class ScorerConfig(BaseModel):
@@ -207,7 +212,7 @@ class EmbeddedScorer:
         )
 
     def _named(self, prompt: str) -> Wanted:
-        known = known_prompt(prompt, self._vocabulary)
+        known = known_prompt(_BACKGROUND.sub(" ", prompt), self._vocabulary)
         words = understand(known, self._vocabulary).understood
         return Wanted(
             tuple(dict.fromkeys(self._colours[word] for word in words if word in self._colours)),

@@ -41,7 +41,7 @@ class ScorerPlan:
         training: How long and how fast.
     """
 
-    clouds: int = 1536
+    clouds: int = 1280
     training: Plan = _SCORER
 
 

@@ -14,6 +14,7 @@ from tests.support.pages import Page, pages
 OTHER_PROGRAMS = {
     "scripts.train_embedded": "scripts.train_embedded.__main__",
     "scripts.train_embedded.evaluate": "scripts.train_embedded.evaluate",
+    "scripts.train_embedded.train_scorer": "scripts.train_embedded.train_scorer",
 }
 """Programs without a subcommand, and the modules that hold them."""
 

@@ -10,7 +10,11 @@ from scripts.benchmark import _parser, main
 
 
 @pytest.mark.parametrize(
-    "name", ["pipeline", "parts", "triposr", "splats", "codecs", "rendering", "guard", "monitor"]
+    "name",
+    [
+        *("pipeline", "parts", "triposr", "splats", "codecs", "rendering", "guard", "monitor"),
+        "quality",
+    ],
 )
 def test_every_option_is_an_argument_of_the_benchmark(name: str) -> None:
     options = vars(_parser().parse_args([name]))

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,8 @@ from scripts.train_embedded.shading import Light
 from tests.support.pictures import encoded
 
 THRESHOLD = 0.6
-PAIRS = ["red car", "white tree", "cyan tree", "blue house", "yellow mug", "black chair"]
-"""Two of them were held out from every network."""
+PAIRS = ["red car", "white tree", "cyan tree", "blue house", "purple house", "green mug"]
+"""Half of them were held out from every network."""
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,7 @@ def numbers(pair: str) -> tuple[int, int]:
     return COLOUR_NAMES.index(colour), OBJECT_NAMES.index(shape)
 
 
+@cache
 def drawn(pair: str) -> tuple[Image.Image, Cutout]:
     """The exact picture of a pair, and its exact cut-out, framed."""
     image, rgba = exact_picture(*numbers(pair), seed=7, size=128)
@@ -72,8 +74,8 @@ def drawn(pair: str) -> tuple[Image.Image, Cutout]:
     return picture, Cutout(np.asarray(picture), np.asarray(framed), np.asarray(grey))
 
 
-def test_two_of_the_pairs_here_were_held_out() -> None:
-    assert sum(numbers(pair) in held_out_pairs() for pair in PAIRS) == 2
+def test_half_of_the_pairs_here_were_held_out() -> None:
+    assert sum(numbers(pair) in held_out_pairs() for pair in PAIRS) == 3
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -118,8 +120,7 @@ def test_a_shape_with_a_piece_missing_scores_lower(
 
 
 @pytest.mark.parametrize(
-    "same",
-    ["a RED sphere!", "red spheres", "a crimson ball", "a sphere in scarlet", "red orbs of glass"],
+    "same", ["red spheres", "a CRIMSON ball!", "a red orb on a blue background"]
 )
 def test_other_words_for_the_same_thing_give_the_same_score(
     scorer: EmbeddedScorer, red_sphere: Asset, same: str
@@ -176,9 +177,8 @@ def test_a_picture_that_cannot_be_cut_out_asks_for_anything(scorer: EmbeddedScor
     assert scorer.wanted(task) == scorer.wanted(text("a dragon"))
 
 
-@pytest.mark.parametrize("count", [0, 6_999])
-def test_an_asset_that_fails_the_data_checks_scores_0(scorer: EmbeddedScorer, count: int) -> None:
-    score = scorer.score(painted_sphere("red", count), text("a red sphere"))
+def test_an_asset_that_fails_the_data_checks_scores_0(scorer: EmbeddedScorer) -> None:
+    score = scorer.score(painted_sphere("red", 6_999), text("a red sphere"))
     assert score.value == 0
     assert "gaussians" in score.problem
 
