@@ -266,11 +266,13 @@ def assemble_image_only(
 
     functions: dict[str, StageFunction] = {"cutout": cutout, "encode": encode}
     if scorer is not None:
-        functions |= _scoring(scorer)
+        functions |= scoring_stages(scorer)
     return LoadedStages(functions | _by_back_end(back_ends), drop_caches, lambda prompt: False)
 
 
-def _scoring(scorer: Scorer) -> dict[str, StageFunction]:
+def scoring_stages(scorer: Scorer) -> dict[str, StageFunction]:
+    """Makes stage functions of a scorer."""
+
     def rate(cutout: Cutout, context: StepContext) -> Cutout:
         return replace(cutout, rating=scorer.rate(cutout, context.task))
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from miner.mock_validator.tasks import read_prompts
@@ -29,6 +30,9 @@ class TextTo3DSettings(MakingSettings):
     """What to make, an object per argument: "a red car" "a blue mug"."""
     prompts: Annotated[Path | None, ANY_NAME] = None
     """Text file with further prompts, one a line."""
+    candidates: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Objects made of each prompt, each with a seed of its own; the one with the best score is
+    kept."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,6 +57,7 @@ def _sources(config: TextTo3DSettings) -> list[Source]:
             printable(prompt),
             name_of(prompt),
             parse_task(kind="text", task_id="", prompt=prompt, seed=config.seed),
+            config.candidates,
         )
         for prompt in prompts
     ]

@@ -13,6 +13,11 @@ SEED_STEP = 0x9E3779B1
 CandidateState = Literal["waiting", "drawing", "drawn", "lifting", "made", "left_out", "failed"]
 
 
+def seed_of(first: int | None, number: int) -> int | None:
+    """Returns the seed of a candidate; the first one, number 0, has the one that was given."""
+    return first if number == 0 else ((first or 0) + number * SEED_STEP) % 2**32
+
+
 @dataclass(frozen=True)
 class CandidateLimits:
     """How much is spent on candidates.
@@ -111,8 +116,7 @@ class Candidates:
             return waiting[0]
         if len(self.all) < self.limits.max:
             number = len(self.all)
-            seed = ((self.seed or 0) + number * SEED_STEP) % 2**32
-            return Candidate(number, seed, "waiting")
+            return Candidate(number, seed_of(self.seed, number), "waiting")
         return _best_rated(drawn) if drawn and not self._in("drawing") else None
 
     def start(self, candidate: Candidate) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generation.presets import PRESETS, preset
-from generation.settings import GenerationSettings
+from generation.settings import GenerationSettings, ScoringSettings
 from generation.weights.store import ModelStore, default_models_dir
 from miner.doctor.machine import GB, TAKEN_GB
 from protocol.text import printable
@@ -107,7 +107,8 @@ def look(device: str | None, models_dir: Path | None, *, image_only: bool = Fals
 
 
 def _has_weights(store: ModelStore, settings: GenerationSettings, image_only: bool) -> bool:
-    """Whether every file is there; loading checks what is in it."""
+    """Whether every file is there; loading checks what is in it. Objects need no score."""
+    settings = settings.model_copy(update={"scoring": ScoringSettings()})
     return all(
         model.name in store.lock
         and all((store.folder(model) / name).is_file() for name in store.lock[model.name].files)

@@ -65,11 +65,13 @@ class Source:
         shown: As a terminal may show it.
         name: What stands for it in the names of files.
         task: What the engine is asked.
+        candidates: How many objects are made of it, to keep the best.
     """
 
     shown: str
     name: str
     task: Task
+    candidates: int = 1
 
 
 def run(
@@ -129,7 +131,7 @@ def _run(
         return make_all(
             config.generation,
             [
-                Subject(thing.shown, thing.task, some)
+                Subject(thing.shown, thing.task, some, thing.candidates)
                 for thing, some in zip(things, files, strict=True)
             ],
             models_dir=config.models.dir,

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,14 @@ from tqdm import tqdm
 from generation.engine import Engine
 from generation.errors import EngineDead, GenerationEnded
 from generation.plan import Output, Plan, StepEvent
+from generation.scoring.score import Score, Scorer
 from generation.scoring.validity import check
-from generation.settings import GenerationSettings
+from generation.settings import GenerationSettings, ScoringSettings
 from generation.stage import Asset, StageFunction, StepContext, TriangleMesh
 from generation.words import in_one_line, refusal, understand
+from miner.scheduling.candidates import seed_of
 from protocol import spz
-from protocol.errors import TaskError
+from protocol.errors import SetupError, TaskError
 from protocol.files import replace_file
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import Task, TextTask
@@ -39,11 +41,13 @@ class Subject:
         shown: The prompt or the name of the picture, as a terminal may show it.
         task: What the engine is asked.
         files: Where the object goes; at least one.
+        candidates: How many objects are made of it, to keep the one with the best score.
     """
 
     shown: str
     task: Task
     files: Sequence[Path]
+    candidates: int = 1
 
 
 def make_all(
@@ -70,17 +74,24 @@ def make_all(
         `MADE`, `NOT_MADE` or `WRONG`.
 
     Raises:
-        SetupError: The preset cannot be loaded.
+        SetupError: The preset cannot be loaded, or candidates are asked for without a scorer.
     """
     for subject in subjects:
         if isinstance(subject.task, TextTask):
             why = refusal(subject.task.prompt, settings.vocabulary)
             if why is not None:
                 return failed(f"{subject.shown}: {why}", WRONG)
-    loaded = _load(settings, models_dir, subjects)
+    from generation.loading import scoring_stages
+
+    loaded, scorer = _load(settings, models_dir, subjects)
+    functions = {**loaded.functions, "encode": _encoder(settings.spz_level)}
+    if scorer is None:
+        settings = settings.model_copy(update={"scoring": ScoringSettings()})
+    else:
+        functions |= scoring_stages(scorer)
     engine = Engine(
         settings,
-        functions=once_for_each_task({**loaded.functions, "encode": _encoder(settings.spz_level)}),
+        functions=once_for_each_task(functions),
         drop_caches=loaded.drop_caches,
         remembers=loaded.remembers,
     )
@@ -126,17 +137,31 @@ def failed(sentence: str, status: int) -> int:
 
 def _load(
     settings: GenerationSettings, models_dir: Path | None, subjects: Sequence[Subject]
-) -> "LoadedStages":
-    from generation.loading import load
+) -> "tuple[LoadedStages, Scorer | None]":
+    """Loads the scorer, and what makes objects; a score is told where it can be had."""
+    from generation.loading import load, load_scorer, require_device
 
     image_only = not any(isinstance(subject.task, TextTask) for subject in subjects)
+    needed = any(subject.candidates > 1 for subject in subjects)
+    scorer = None
     with tqdm(disable=None, leave=False, bar_format="{desc} ({elapsed})") as bar:
-        return load(
-            settings,
-            models_dir,
-            lambda what: bar.set_description_str(f"loading {what}"),
-            image_only=image_only,
-        )
+
+        def report(what: str) -> None:
+            bar.set_description_str(f"loading {what}")
+
+        try:
+            scorer = load_scorer(settings, models_dir, require_device(settings), report)
+        except SetupError as error:
+            if needed:
+                raise
+            bar.write(f"objects are not scored: {printable(str(error), 500)}", file=sys.stderr)
+        if needed and scorer is None:
+            raise SetupError(
+                "the best of several candidates cannot be told without a scorer",
+                fix="leave out --candidates, or --scoring.scorer none",
+            )
+        plain = settings.model_copy(update={"scoring": ScoringSettings()})
+        return load(plain, models_dir, report, image_only=image_only), scorer
 
 
 def _encoder(level: int) -> StageFunction:
@@ -164,13 +189,13 @@ def _make_each(
         if picture is not None:
             files.append(picture)
         try:
-            made, timings = runner.run(_make(engine, subject, files))
+            made, timings, choice = runner.run(_make(engine, subject, files))
         except (GenerationEnded, TaskError) as error:
             status = failed(f"{subject.shown}: {error}", NOT_MADE)
             if isinstance(error, EngineDead):
                 return status
             continue
-        _tell(subject, made, timings, engine.settings)
+        _tell(subject, made, timings, choice, engine.settings)
         for file in files:
             try:
                 data = encode(made, file.suffix.lower(), video)
@@ -181,18 +206,36 @@ def _make_each(
     return status
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which of several candidates was kept, how many there were, and the score of the first."""
+
+    seed: int | None
+    made: int
+    first: float
+
+
 async def _make(
     engine: Engine, subject: Subject, files: Sequence[Path]
-) -> tuple[Made, Mapping[str, float]]:
-    """Makes what the files need: a cloud, a mesh or both; returns the seconds of the stages."""
+) -> tuple[Made, Mapping[str, float], Choice | None]:
+    """Makes what the files need: a cloud, a mesh or both; returns the seconds of the stages.
+
+    Of several candidates, clouds are made and compared, and the mesh is that of the best one.
+    """
     are_meshes = {file.suffix.lower() in MESHES for file in files}
     outputs: list[Output] = ["mesh" if is_mesh else "splats" for is_mesh in sorted(are_meshes)]
+    if subject.candidates > 1 and "splats" not in outputs:
+        outputs.insert(0, "splats")
     rung = engine.ladder[0]
-    plans = [Plan(rung, engine.route(subject.task, rung, output)) for output in outputs]
-    asset, mesh = None, None
+    plans = {output: Plan(rung, engine.route(subject.task, rung, output)) for output in outputs}
+    counts = [len(plan.steps) for plan in plans.values()]
     timings: dict[str, float] = {}
-    total = sum(len(plan.steps) for plan in plans)
-    with tqdm(total=total, disable=None, leave=False, unit="step") as bar:
+    with tqdm(
+        total=sum(counts) + (subject.candidates - 1) * counts[0],
+        disable=None,
+        leave=False,
+        unit="step",
+    ) as bar:
 
         def show(event: StepEvent) -> None:
             if event.kind == "started":
@@ -200,22 +243,60 @@ async def _make(
             elif event.kind == "finished":
                 bar.update()
 
-        for plan in plans:
-            generation = await engine.run(subject.task, plan, on_event=show)
-            timings |= {
-                stage: seconds
-                for stage, seconds in generation.timings.items()
-                if stage not in timings
-            }
-            if isinstance(generation.made, TriangleMesh):
-                mesh = generation.made
-            else:
-                asset = generation.asset
-    return Made(asset, mesh), timings
+        async def run(task: Task, output: Output) -> Asset | TriangleMesh:
+            generation = await engine.run(task, plans[output], on_event=show)
+            for stage, seconds in generation.timings.items():
+                timings[stage] = timings.get(stage, 0.0) + seconds
+            return generation.made  # type: ignore[return-value]  # Only `rate` ends in a cut-out.
+
+        task, choice = subject.task, None
+        made: dict[Output, Asset | TriangleMesh] = {}
+        if subject.candidates > 1:
+            task, made["splats"], choice = await best_of(subject, run)
+        for output in outputs:
+            if output not in made:
+                made[output] = await run(task, output)
+    asset, mesh = made.get("splats"), made.get("mesh")
+    assert asset is None or isinstance(asset, Asset)
+    assert mesh is None or isinstance(mesh, TriangleMesh)
+    return Made(asset, mesh), timings, choice
+
+
+async def best_of(
+    subject: Subject, run: Callable[[Task, Output], Awaitable[Asset | TriangleMesh]]
+) -> tuple[Task, Asset, Choice]:
+    """Makes all candidates; returns the task with the best one's seed, and its cloud.
+
+    One that cannot be made is left out, unless there is no other.
+    """
+    scored: list[tuple[float, int, Task, Asset]] = []
+    problem: Exception | None = None
+    for number in range(subject.candidates):
+        seed = seed_of(subject.task.seed, number)
+        task = subject.task.model_copy(update={"seed": seed})
+        try:
+            asset = await run(task, "splats")
+        except EngineDead:
+            raise
+        except (GenerationEnded, TaskError) as error:
+            problem = error
+            continue
+        assert isinstance(asset, Asset)
+        assert asset.score is not None
+        scored.append((asset.score.value, -number, task, asset))
+    if not scored:
+        assert problem is not None
+        raise problem
+    _, _, task, asset = max(scored, key=lambda each: each[:2])
+    return task, asset, Choice(task.seed, len(scored), scored[0][0])
 
 
 def _tell(
-    subject: Subject, made: Made, timings: Mapping[str, float], settings: GenerationSettings
+    subject: Subject,
+    made: Made,
+    timings: Mapping[str, float],
+    choice: Choice | None,
+    settings: GenerationSettings,
 ) -> None:
     stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in timings.items())
     facts = [f"{sum(timings.values()):.1f} s ({stages})"]
@@ -224,6 +305,22 @@ def _tell(
     if made.mesh is not None:
         facts.append(f"{len(made.mesh.faces):,} triangles")
     print(f"{subject.shown}: {'; '.join(facts)}", flush=True)
+    if made.asset is not None and made.asset.score is not None:
+        print(f"  {score_in_words(made.asset.score)}{_choice_in_words(choice)}", flush=True)
     if settings.vocabulary and isinstance(subject.task, TextTask):
         words = understand(subject.task.prompt, settings.vocabulary)
         print(f"  {in_one_line(words.understood, words.ignored)}", flush=True)
+
+
+def score_in_words(score: Score) -> str:
+    """Returns a score with its parts and its scorer's name, or why it is 0."""
+    parts = ", ".join(f"{name} {value:.3f}" for name, value in score.parts.items())
+    line = f"score {score.value:.3f}{parts and f' ({parts})'} by {score.scorer}"
+    return f"{line}: {score.problem}" if score.problem else line
+
+
+def _choice_in_words(choice: Choice | None) -> str:
+    if choice is None:
+        return ""
+    seed = "the preset's seed" if choice.seed is None else f"seed {choice.seed}"
+    return f"; the best of {choice.made}, {seed}; the first {choice.first:.3f}"

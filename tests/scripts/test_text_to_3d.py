@@ -25,7 +25,7 @@ PROMPTS = ("a shiny red car", "a blue mug")
 NAMES = {"a-shiny-red-car": 0, "a-blue-mug": 2}
 """The names of the files, and which of red, green and blue is the object's colour."""
 
-STAGES = ("prompt", "denoise", "decode", "cutout", "lift", "splats", "encode")
+STAGES = ("prompt", "denoise", "decode", "cutout", "lift", "splats", "encode", "score")
 SIZE, FRAMES = 64, 6
 VIDEO = ("--video.size", str(SIZE), "--video.seconds", "0.5", "--video.fps", "12")
 SMALL = ("--splats.max_gaussians", "8000")
@@ -90,17 +90,19 @@ def test_several_prompts_are_made_in_one_load(run: Run) -> None:
 
 def test_every_object_has_its_lines(run: Run) -> None:
     lines = run.out.splitlines()
-    assert len(lines) == 2 * (2 + 6)
-    for start, prompt in ((0, "a shiny red car"), (8, "a blue mug")):
+    assert len(lines) == 2 * (3 + 6)
+    for start, prompt in ((0, "a shiny red car"), (9, "a blue mug")):
         head = lines[start]
         assert head.startswith(f"{prompt}: ")
         stages = re.findall(r"([a-z]+) \d+\.\d\d", head)
         assert stages == [*STAGES, "mesh"]
+        score = r"  score \d\.\d{3} \(colour \d\.\d{3}, object \d\.\d{3}\) by embedded"
+        assert re.fullmatch(score, lines[start + 1])
         assert "8,000 Gaussians, valid" in head
         assert "triangles" in head
-    assert lines[1] == "  understood: red, car; ignored: shiny"
-    assert lines[9] == "  understood: blue, mug; ignored: nothing"
-    for line in lines[2:8]:
+    assert lines[2] == "  understood: red, car; ignored: shiny"
+    assert lines[11] == "  understood: blue, mug; ignored: nothing"
+    for line in lines[3:9]:
         name, size = line.strip().removesuffix(" bytes").rsplit(": ", 1)
         assert Path(name).stat().st_size == int(size.replace(",", ""))
 
@@ -274,3 +276,12 @@ def test_an_interrupt_while_a_file_is_made_ends_at_once(
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.endswith("\ninterrupted\n")
     assert (went_on, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_candidates_need_a_scorer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without = ("--candidates", "2", "--scoring.scorer", "none", "--preset", "embedded")
+    assert main(["a red car", "--out", str(tmp_path / "car.spz"), *without]) == 1
+    err = capsys.readouterr().err
+    assert "the best of several candidates cannot be told without a scorer" in err
+    assert "leave out --candidates" in err
+    assert list(tmp_path.iterdir()) == []
