@@ -95,6 +95,8 @@ def _fetch(
 
 
 def _licence_line(model: ModelSource) -> str:
+    if model.licence == "NOASSERTION":
+        return f"none that we know of; read the publisher's terms, {model.page}"
     return f"{model.licence}, {model.page}"
 
 

@@ -21,6 +21,7 @@ from generation.weights.store import ModelStore, default_models_dir, locate_mode
 from miner import file_lock
 from miner.daemon_call import in_daemon_thread
 from miner.doctor.findings import Check, Status, Verdict, failed, ok, warning
+from miner.doctor.scorer import judge_scorer, require_packages, scoring_models
 from miner.file_lock import FOLDER_LOCK, Holder
 from miner.logs import FILE_NAME as MINER_LOG
 from miner.score import FILE_NAME as SCORE_LOG
@@ -115,6 +116,11 @@ def machine_checks(
         header = Path(sysconfig.get_path("include")) / "Python.h"
         return judge_compiler(settings, [shutil.which(name) for name in names], header)
 
+    async def scorer() -> Verdict:
+        await in_daemon_thread(partial(require_packages, settings), IMPORT_LIMIT_S)
+        locked = set(ModelStore(models).lock) if scoring_models(settings) else set()
+        return judge_scorer(settings, locked, models)
+
     async def weights() -> Verdict:
         if not settings.models:
             return ok(f"the preset {settings.name} needs no download")
@@ -135,6 +141,7 @@ def machine_checks(
         Check("memory", memory),
         Check("torch, GPU", device, IMPORT_LIMIT_S),
         Check("compiler", compiler),
+        Check("scorer", scorer, IMPORT_LIMIT_S),
         Check(
             "weights",
             weights,
@@ -353,4 +360,6 @@ def _width(settings: GenerationSettings) -> str:
 
 
 def _install(settings: GenerationSettings) -> str:
-    return "make install EXTRAS=gpu" if settings.device.startswith("cuda") else "make install"
+    extras = ["gpu"] if settings.device.startswith("cuda") else []
+    extras += ["score"] if settings.scoring.scorer == "validator" else []
+    return f"make install EXTRAS={','.join(extras)}" if extras else "make install"

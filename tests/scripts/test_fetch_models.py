@@ -109,7 +109,11 @@ def test_a_first_download_brings_only_what_is_needed_and_locks_it(
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     out = capsys.readouterr().out
-    for line in ("licence: Apache-2.0, https://huggingface.co/black-forest", "licence: MIT"):
+    for line in (
+        "licence: Apache-2.0, https://huggingface.co/black-forest",
+        "licence: MIT",
+        "licence: none that we know of; read the publisher's terms, https://huggingface.co/404-Gen",
+    ):
         assert line in out
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from generation.presets import preset
-from generation.settings import GenerationSettings
+from generation.settings import GenerationSettings, ScoringSettings
 from generation.weights.store import LOCK_NAME
 from miner.doctor import machine
 from miner.doctor.findings import Status, Verdict, carry_out, ok
@@ -25,6 +25,7 @@ from miner.doctor.machine import (
     machine_checks,
     read_device,
 )
+from miner.doctor.scorer import judge_scorer, scoring_models
 from miner.file_lock import FOLDER_LOCK, FileLock
 from protocol.errors import SetupError
 
@@ -302,6 +303,29 @@ async def test_weights_that_are_not_as_locked(tmp_path: Path) -> None:
     assert "has 2 bytes, 3 were expected" in verdict.found
     (tmp_path / LOCK_NAME).write_text(json.dumps(lock).replace('"size": 3', '"size": 2'))
     assert "has SHA-256" in (await look("weights", GPU80, tmp_path)).found
+
+
+def test_the_scorer_and_what_it_lacks_is_told(tmp_path: Path) -> None:
+    without = EMBEDDED.model_copy(update={"scoring": ScoringSettings()})
+    assert "one object for each task" in judge_scorer(without, (), tmp_path).found
+    assert judge_scorer(EMBEDDED, (), tmp_path) == ok("embedded: shipped, it needs nothing")
+    needed = [model.name for model in scoring_models(GPU80)]
+    verdict = judge_scorer(GPU80, needed[1:], tmp_path)
+    assert verdict.status is Status.FAILED
+    assert f"{needed[0]} not downloaded" in verdict.found
+    assert verdict.fix.startswith("python -m scripts.fetch_models --preset gpu80")
+    assert "--scoring.scorer none" in verdict.fix
+    assert "a stand-in" in judge_scorer(GPU80, needed, tmp_path).found
+
+
+async def test_a_scorer_without_its_packages_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("generation.scoring.validator.find_spec", lambda name: None)
+    verdict = await look("scorer", GPU80, tmp_path)
+    assert verdict.status is Status.FAILED
+    assert "open_clip" in verdict.found
+    assert verdict.fix == "make install EXTRAS=gpu,score, or --scoring.scorer none"
 
 
 async def test_no_weights_are_needed_where_none_are_loaded(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""What scores objects here, and whether it has what it needs."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from generation.settings import GenerationSettings, ScoringSettings
+from generation.weights.sources import ModelSource
+from miner.doctor.findings import Verdict, failed, ok
+
+
+def require_packages(settings: GenerationSettings) -> None:
+    """Checks that the packages of the scorer can be imported; imports torch for the validator's.
+
+    Raises:
+        SetupError: Names what is missing.
+    """
+    if settings.scoring.scorer == "validator":
+        from generation.scoring.validator import require_extra
+
+        require_extra()
+
+
+def scoring_models(settings: GenerationSettings) -> list[ModelSource]:
+    """Returns the weights that only the scorer needs."""
+    others = settings.model_copy(update={"scoring": ScoringSettings()}).models
+    return [model for model in settings.models if model not in others]
+
+
+def judge_scorer(settings: GenerationSettings, locked: Collection[str], models: Path) -> Verdict:
+    """Tells what scores objects, and whether its weights have been downloaded.
+
+    Args:
+        settings: The preset.
+        locked: Names of the models that the lock file has.
+        models: The models folder.
+    """
+    scoring = settings.scoring
+    match scoring.scorer:
+        case "none":
+            return ok("none: one object for each task, and no result is gated")
+        case "embedded":
+            return ok("embedded: shipped, it needs nothing")
+    missing = [model.name for model in scoring_models(settings) if model.name not in locked]
+    if missing:
+        return failed(
+            f"validator: {', '.join(missing)} not downloaded to {models}",
+            f"python -m scripts.fetch_models --preset {settings.name} --models.dir {models}\n"
+            "or --scoring.scorer none",
+        )
+    aligned = "its own network" if scoring.image_alignment == "llm2clip" else "a stand-in"
+    return ok(f"validator: packages and weights are there; image tasks are compared by {aligned}")
