@@ -1,13 +1,13 @@
 """Tells what a validator will make of a PLY or SPZ file: `python -m scripts.inspect_asset FILE`.
 
 Prints counts, sizes, the box, summaries of opacity, scale and rotation, and the validator's checks,
-and writes the picture that the duel judge sees. Exit status: 0 the cloud passes the checks, 1 it
-does not, 2 the file cannot be read.
+and writes the picture that the duel judge sees; with --prompt, also the score of a preset's scorer.
+Exit status: 0 the cloud passes the checks, 1 it does not, 2 the file cannot be read or not scored.
 """
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,13 +18,17 @@ from miner.interpreter import program_name
 from miner.settings.model import ANY_NAME
 from miner.settings.reader import Settings, read_settings
 from miner.surroundings import settle_terminal, tell
-from protocol.errors import CodecError, SetupError
+from protocol.errors import CodecError, SetupError, TaskError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from generation.scoring.score import Score
     from generation.scoring.validity import ValidityReport
+    from generation.stage import Asset
     from protocol.gaussians import Float32Array, GaussianCloud
+
+Judge = Callable[["Asset"], "Score"]
 
 VALID, INVALID, UNREADABLE = 0, 1, 2
 
@@ -40,7 +44,7 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 class InspectSettings(Settings):
     """Shows what a subnet 17 validator will make of a PLY or SPZ file.
 
-    Exit status: 0 passes the validator's checks, 1 fails them, 2 cannot be read.
+    Exit status: 0 passes the validator's checks, 1 fails them, 2 cannot be read or not scored.
     """
 
     file: Annotated[CliPositionalArg[Path], ANY_NAME]
@@ -49,6 +53,11 @@ class InspectSettings(Settings):
     """Preview picture; FILE.preview.png if not given."""
     size: Annotated[int, Field(ge=1, le=MAX_SIZE)] = 518
     """Pixels per view of the preview."""
+    prompt: str | None = None
+    """What it should show: then a scorer tells the score that a validator is expected to give."""
+    preset: str = "embedded"
+    """Preset whose scorer that is: embedded knows few words, gpu24 and gpu80 have the validator's
+    networks."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,16 +70,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SetupError as error:
         tell(error)
         return UNREADABLE
-    return inspect(asked.file, out=asked.out, size=asked.size)
+    try:
+        judge = None if asked.prompt is None else _judge(asked.prompt, asked.preset)
+    except SetupError as error:
+        tell(error)
+        return UNREADABLE
+    except TaskError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNREADABLE
+    return inspect(asked.file, out=asked.out, size=asked.size, judge=judge)
 
 
-def inspect(file: Path, *, out: Path | None = None, size: int = 518) -> int:
+def _judge(prompt: str, preset_name: str) -> "Judge":
+    """Loads the scorer of a preset."""
+    from generation.loading import load_scorer, require_device
+    from generation.presets import preset
+    from protocol.tasks import parse_task
+
+    task = parse_task(kind="text", task_id="", prompt=prompt)
+    settings = preset(preset_name)
+    scorer = load_scorer(settings, None, require_device(settings))
+    if scorer is None:
+        raise SetupError(f"the preset {preset_name} has no scorer", fix="--preset embedded")
+    return lambda asset: scorer.score(asset, task)
+
+
+def inspect(
+    file: Path, *, out: Path | None = None, size: int = 518, judge: "Judge | None" = None
+) -> int:
     """Prints the report on one file and writes its preview.
 
     Args:
         file: A PLY or SPZ file, told apart by its content.
         out: Where the preview goes; beside the file, as FILE.preview.png, if not given.
         size: Pixels per side of each of the preview's four views.
+        judge: Scores the cloud as it would travel.
 
     Returns:
         VALID, INVALID or UNREADABLE.
@@ -94,18 +128,22 @@ def inspect(file: Path, *, out: Path | None = None, size: int = 518) -> int:
         return UNREADABLE
 
     from generation.scoring import validity
+    from generation.stage import Asset
 
     _print_facts(console, cloud, "PLY" if is_ply else "SPZ", len(data))
+    wire = b""
     try:
-        wire_bytes = len(spz.encode(cloud)) if is_ply else len(data)
-        report = validity.check(cloud, wire_bytes=wire_bytes)
+        wire = spz.encode(cloud) if is_ply else data
+        report = validity.check(cloud, wire_bytes=len(wire))
     except CodecError as error:
         console.print(f"cannot be sent as SPZ: {error}", style="red", markup=False)
-        report, wire_bytes = validity.check(cloud), None
+        report = validity.check(cloud)
     _print_checks(console, report)
+    if judge is not None and wire:
+        print(judge(Asset(cloud, wire, report)).in_words)
     preview = out or file.with_name(f"{file.name}.preview.png")
     drawn = _write_preview(console, cloud, preview, size)
-    return VALID if report.passed and wire_bytes is not None and drawn else INVALID
+    return VALID if report.passed and wire and drawn else INVALID
 
 
 def _read(file: Path) -> bytes:

@@ -26,6 +26,13 @@ class Score:
     scorer: str = ""
     problem: str = ""
 
+    @property
+    def in_words(self) -> str:
+        """The score with its parts and its scorer's name, or why it is 0."""
+        parts = ", ".join(f"{name} {value:.3f}" for name, value in self.parts.items())
+        line = f"score {self.value:.3f}{parts and f' ({parts})'} by {self.scorer}"
+        return f"{line}: {self.problem}" if self.problem else line
+
 
 class Scorer(Protocol):
     """Loaded networks that judge results; they are called in the thread of a lane, and block."""

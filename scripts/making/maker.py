@@ -12,7 +12,7 @@ from tqdm import tqdm
 from generation.engine import Engine
 from generation.errors import EngineDead, GenerationEnded
 from generation.plan import Output, Plan, StepEvent
-from generation.scoring.score import Score, Scorer
+from generation.scoring.score import Scorer
 from generation.scoring.validity import check
 from generation.settings import GenerationSettings, ScoringSettings
 from generation.stage import Asset, StageFunction, StepContext, TriangleMesh
@@ -306,17 +306,10 @@ def _tell(
         facts.append(f"{len(made.mesh.faces):,} triangles")
     print(f"{subject.shown}: {'; '.join(facts)}", flush=True)
     if made.asset is not None and made.asset.score is not None:
-        print(f"  {score_in_words(made.asset.score)}{_choice_in_words(choice)}", flush=True)
+        print(f"  {made.asset.score.in_words}{_choice_in_words(choice)}", flush=True)
     if settings.vocabulary and isinstance(subject.task, TextTask):
         words = understand(subject.task.prompt, settings.vocabulary)
         print(f"  {in_one_line(words.understood, words.ignored)}", flush=True)
-
-
-def score_in_words(score: Score) -> str:
-    """Returns a score with its parts and its scorer's name, or why it is 0."""
-    parts = ", ".join(f"{name} {value:.3f}" for name, value in score.parts.items())
-    line = f"score {score.value:.3f}{parts and f' ({parts})'} by {score.scorer}"
-    return f"{line}: {score.problem}" if score.problem else line
 
 
 def _choice_in_words(choice: Choice | None) -> str:

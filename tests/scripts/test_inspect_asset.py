@@ -1,6 +1,7 @@
 """inspect_asset reads both formats, says what a validator will say, and exits accordingly."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -206,3 +207,25 @@ def test_help_imports_nothing_heavy() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "FILE" in done.stdout
+
+
+def test_a_prompt_brings_the_score_of_the_preset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(tmp_path, "ball.ply", sphere(8_000))
+    assert main([file, "--size", "16", "--prompt", "a red car"]) == VALID
+    line = r"score 0\.\d{3} \(colour \d\.\d{3}, object \d\.\d{3}\) by embedded"
+    assert re.search(line, capsys.readouterr().out)
+    few = save(tmp_path, "few.spz", sphere(100))
+    assert main([few, "--size", "16", "--prompt", "a ball"]) == INVALID
+    assert "score 0.000 by embedded: " in capsys.readouterr().out
+
+
+def test_a_scorer_that_cannot_be_loaded_is_named_before_the_file_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "missing.spz")
+    assert main([missing, "--prompt", "a car", "--preset", "none"]) == UNREADABLE
+    assert "there is no preset 'none'" in capsys.readouterr().err
+    assert main([missing, "--prompt", ""]) == UNREADABLE
+    assert "prompt is empty" in capsys.readouterr().err

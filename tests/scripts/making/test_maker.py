@@ -12,7 +12,7 @@ from generation.scoring.score import Score
 from generation.scoring.validity import check
 from generation.stage import Asset, StepContext
 from protocol.tasks import Task, TextTask
-from scripts.making.maker import Subject, best_of, once_for_each_task, score_in_words
+from scripts.making.maker import Subject, best_of, once_for_each_task
 from tests.support.fakes import ball, ball_spz
 
 RUNG = preset("embedded").ladder[0]
@@ -64,14 +64,3 @@ async def test_a_prompt_is_given_up_only_if_no_candidate_can_be_made() -> None:
 
     with pytest.raises(GenerationError, match="an empty cloud"):
         await best_of(subject(3), run)
-
-
-@pytest.mark.parametrize(
-    ("score", "words"),
-    [
-        (Score(0.7, {"colour": 0.75, "object": 0.8}, "embedded"), "score 0.700 (colour 0.750, "),
-        (Score(0.0, scorer="embedded", problem="too few"), "score 0.000 by embedded: too few"),
-    ],
-)
-def test_a_score_is_told_with_its_parts_or_why_it_is_0(score: Score, words: str) -> None:
-    assert words in score_in_words(score)
