@@ -4,7 +4,6 @@ Both are computed in float32 whatever the other networks are held in: SSIM subtr
 numbers, and LPIPS is small. Functions only, no metric objects, so that nothing grows.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +33,17 @@ def pair_mean(values: NDArray[np.floating]) -> float:
 class Ssim(nn.Module):
     """Structural similarity (Wang et al. 2004) of every view and the next; the last has the first.
 
-    What two pairs share is computed once, where torchmetrics blurs five pictures a pair.
-
-    Args:
-        separable: Blur rows and then columns, 22 products a pixel instead of 121. Rounding then
-            differs from the validator's by up to 3e-5 of a pair; without, it is torchmetrics'.
+    What two pairs share is computed once, where torchmetrics blurs five pictures a pair: 3.7 ms
+    instead of 5.5 on an H100.
     """
 
     kernel: Tensor
 
-    def __init__(self, *, separable: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.separable = separable
         distance = torch.arange(_TAPS, dtype=torch.float32) - _TAPS // 2
         window = torch.exp(-((distance / _SIGMA) ** 2) / 2)
         window /= window.sum()
-        self._window: Sequence[float] = window.tolist()
         kernel = torch.outer(window, window).expand(3, 1, -1, -1).contiguous()
         self.register_buffer("kernel", kernel, persistent=False)
 
@@ -68,17 +62,7 @@ class Ssim(nn.Module):
 
     def _blurred(self, pictures: Tensor) -> Tensor:
         """Maps (V, 3, H + 10, W + 10) to (V, 3, H, W)."""
-        if not self.separable:
-            return F.conv2d(pictures, self.kernel, groups=3)
-        height, width = (side - _TAPS + 1 for side in pictures.shape[-2:])
-        rows = self._weighted([pictures[:, :, i : i + height] for i in range(_TAPS)])
-        return self._weighted([rows[:, :, :, i : i + width] for i in range(_TAPS)])
-
-    def _weighted(self, slices: Sequence[Tensor]) -> Tensor:
-        total = slices[0] * self._window[0]
-        for part, weight in zip(slices[1:], self._window[1:], strict=True):
-            total = total.add(part, alpha=weight)
-        return total
+        return F.conv2d(pictures, self.kernel, groups=3)
 
 
 class Lpips(nn.Module):

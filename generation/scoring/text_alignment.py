@@ -61,6 +61,10 @@ class ClipNetwork:
             convert_weights_to_lp(model.visual, dtype=dtype)
         # What convolutions on a GPU, and ConvNeXt's layer norms, want.
         model.visual.to(memory_format=torch.channels_last)
+        for block in self.blocks:
+            # It does nothing outside training, but its rate differs from block to block, and each
+            # would be compiled anew.
+            block.drop_path = nn.Identity()
 
     @classmethod
     def load(

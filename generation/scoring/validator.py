@@ -178,7 +178,7 @@ class ValidatorScorer:
         self.networks = networks
         self._device, self._view_size = device, view_size
         networks.quality.hold_products_in(dtype)
-        ssim = Ssim(separable=device.type == "cuda").to(device)
+        ssim = Ssim().to(device)
         pool = GraphPool()
         modules = (*networks.quality.backbone.encoder.layer, *networks.clip.blocks, ssim)
 

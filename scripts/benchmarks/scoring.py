@@ -192,10 +192,8 @@ def _parts(
     """What `Judge` does, part by part, each in a graph of its own where there are graphs."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    judge = Judge(networks, networks.clip, Ssim(separable=True), dtype)
-    separable, direct = (Ssim(separable=s).to(device) for s in (True, False))
-    if device.type == "cuda":
-        separable.compile(dynamic=False)
+    judge = Judge(networks, networks.clip, Ssim(), dtype)
+    ssim = Ssim().to(device)
 
     def library(views: Tensor) -> Tensor:
         pictures = to_unit(views)
@@ -209,8 +207,7 @@ def _parts(
         "  quality": judge.qualities,
         "  quality, pictures alone": lambda v: for_quality(v, networks.quality.image_size),
         "  alignment": lambda v: networks.clip.encode(networks.clip.prepare(v)),
-        "  SSIM, as used": separable if device.type == "cuda" else direct,
-        "  SSIM, window of 11 x 11": direct,
+        "  SSIM": ssim,
         "  SSIM, torchmetrics": library,
         "  LPIPS": networks.lpips,
     }

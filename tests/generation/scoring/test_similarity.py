@@ -26,7 +26,7 @@ def lpips(tmp_path_factory: pytest.TempPathFactory) -> Lpips:
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_ssim_of_every_pair(name: str) -> None:
     expected = EXPECTED["sequences"][name]["ssim"]
-    found = Ssim(separable=False)(sequence(name)).numpy()
+    found = Ssim()(sequence(name)).numpy()
     assert found.astype(np.float64) == pytest.approx(floats(expected["pairs"]), abs=1e-6)
     assert pair_mean(found) == pytest.approx(float(expected["score"]), abs=1e-5, nan_ok=True)
 
@@ -48,14 +48,7 @@ def test_ssim_is_that_of_torchmetrics() -> None:
     pictures = views.permute(0, 3, 1, 2).float() / 255
     expected = ssim(pictures, pictures.roll(-1, 0), data_range=1.0, reduction="none")
     assert isinstance(expected, torch.Tensor)
-    assert Ssim(separable=False)(views).numpy() == pytest.approx(expected.numpy(), abs=1e-6)
-
-
-@pytest.mark.parametrize("name", SEQUENCES)
-def test_a_separable_window_moves_a_pair_by_rounding_alone(name: str) -> None:
-    expected = floats(EXPECTED["sequences"][name]["ssim"]["pairs"])
-    found = Ssim(separable=True)(sequence(name)).numpy().astype(np.float64)
-    assert found == pytest.approx(expected, abs=3e-5)
+    assert Ssim()(views).numpy() == pytest.approx(expected.numpy(), abs=1e-6)
 
 
 def test_the_recipe_is_the_one_of_the_reference_data() -> None:
