@@ -116,7 +116,7 @@ def _score_in_words(answer: Answer) -> str:
     score = answer.score
     if score is None:
         return ""
-    line = f"; own score {score.value:.3f} by {score.scorer}"
+    line = f"; own {score.in_words}"
     if answer.candidates > 1:
         line += (
             f", at first {answer.first_score or 0.0:.3f}; {answer.candidates} objects of "

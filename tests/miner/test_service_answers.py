@@ -294,7 +294,10 @@ async def test_what_candidates_take_is_neither_waiting_nor_a_stage(make_bench: M
     assert line["total_s"] - line["candidates_s"] == pytest.approx(sum(answer.timings.values()))
     assert line["queue_s"] == pytest.approx(0.0, abs=1e-6)
     told = in_words(answer, caller=CALLER, transport="axon", kind="text")
-    assert "; own score 0.800 by fake, at first 0.300; 3 objects of 3 pictures in 5." in told
+    assert (
+        "; own score 0.800 (object 0.800) by fake, at first 0.300; 3 objects of 3 pictures in 5."
+        in told
+    )
     assert "gated" not in told
 
 
