@@ -237,7 +237,7 @@ def test_a_terminal_shows_the_stage_that_runs_and_the_pictures_that_are_drawn(
     for shown in ("loading background", "cutout, ", "lift, ", "splats, ", "mesh, ", "drawing"):
         assert shown in bars, shown
     # Of the steps of a cloud and a mesh, and of the video's pictures.
-    assert "/7 [" in bars
+    assert "/8 [" in bars
     assert "/5 [" in bars
 
 
