@@ -116,7 +116,6 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
     from generation.presets import changes
     from miner.engines.local import LocalEngine
     from miner.estimates_file import FILE_NAME, EstimatesFile
-    from miner.scheduling.candidates import CandidateLimits
     from miner.service import MinerService
 
     settings = config.generation
@@ -136,7 +135,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         on_answer=[thumbnails] if thumbnails is not None else [],
         sole_caller=not config.needs_chain,
         vocabulary=settings.vocabulary,
-        candidates=CandidateLimits(**config.candidates.model_dump()),
+        candidates=config.candidate_limits,
         gate=kept_gate.gate,
     )
     transports: list[Transport] = []
@@ -314,7 +313,8 @@ def _http(config: MinerConfig, service: "MinerService", score_log: ScoreLog) -> 
             config.generation.name,
             config.generation.knows,
             config.budget,
-            config.candidates.max if config.generation.scoring.scorer != "none" else 1,
+            config.candidate_limits.max,
         ),
+        candidates=config.http.candidates,
         send_gated=config.gate.send,
     )

@@ -172,7 +172,7 @@ def _miner(
     command += ["--chain.file", str(subnet.neurons_file), "--axon.port", str(port)]
     command += ["--axon.ip", "127.0.0.1", "--preset", preset, "--log.dir", str(out)]
     command += ["--wallet.path", str(subnet.wallets), "--wallet.name", "miner"]
-    command += ["--transports", "push,pull"]
+    command += ["--transports", "push,pull", "--candidates.max", "2"]
     with _running(command, out / _MINER_LOG) as process:
         yield process
 

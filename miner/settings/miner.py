@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from miner.scheduling.candidates import CandidateLimits
 from miner.settings.generation import GeneratingSettings
 from miner.settings.model import Part
 from protocol.errors import SetupError
@@ -124,6 +125,8 @@ class HttpSettings(Part):
     hosts: str | None = None
     """Host names, with commas, by which web pages may address the port beside this machine's own,
     when there is no key."""
+    candidates: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Pictures drawn for a text whose caller does not say how many."""
     up_axis: UpAxis = "+y"
     """Up axis of the PLY files: +y, or --http.up_axis=-y with the front towards -z, as Competition
     0 has it."""
@@ -148,8 +151,9 @@ class MetricsSettings(Part):
 class CandidatesSettings(Part):
     """Objects with other seeds, made in the time that a request has left; the best is answered."""
 
-    max: Annotated[int, Field(ge=1, le=1000)] = 32
-    """Pictures drawn for one text task at most, the first included; 1 for no further candidates."""
+    max: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Pictures drawn for one text task at most, the first included; 1 for no further candidates. 32
+    if not given, and 4 with the preset embedded."""
     target: Annotated[float, Field(ge=0.0, le=2.0)] = 0.9
     """Score at which no further candidate is made."""
     spend: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
@@ -288,6 +292,16 @@ class MinerConfig(GeneratingSettings):
                 fix="use --preset gpu24 or gpu80, or insist with --allow_embedded",
             )
         return self
+
+    @property
+    def candidate_limits(self) -> CandidateLimits:
+        """How much is spent on candidates; nothing without a scorer."""
+        values = self.candidates.model_dump()
+        if values["max"] is None:
+            values["max"] = 4 if self.preset_name == "embedded" else 32
+        if self.scoring.scorer == "none":
+            values["max"] = 1
+        return CandidateLimits(**values)
 
     @property
     def needs_chain(self) -> bool:

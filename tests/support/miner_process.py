@@ -28,7 +28,7 @@ class MinerProcess:
 
     Args:
         folder: Receives the subnet, the logs and what the process prints.
-        more: Flags beside those for the subnet and the folder.
+        more: Flags beside those for the subnet and the folder; without any, a task has one object.
         subnet: The subnet; a new one in `folder` if not given.
         module: What to run: the real program, or `FAKED`.
         environ: What the process finds in its environment beside ours.
@@ -53,7 +53,7 @@ class MinerProcess:
                 *("--chain.file", str(self.subnet.neurons_file)),
                 *("--wallet.path", str(self.subnet.wallets), "--wallet.name", "miner"),
                 *("--axon.ip", "127.0.0.1", "--axon.port", str(self.port)),
-                *("--http.port", str(self.http_port)),
+                *("--http.port", str(self.http_port), "--candidates.max", "1"),
                 *("--log.dir", str(folder / "logs"), *more),
             ],
             stdout=self.output,

@@ -42,11 +42,18 @@ class Intake:
         service: Is told of tasks that cannot be used.
         limits: Limits on tasks.
         on_full: Called with the reason when a body finds no room.
+        candidates: Of a caller who does not say how many; None leaves it to the service.
     """
 
     def __init__(
-        self, service: MinerService, limits: TaskLimits, on_full: Callable[[str], object]
+        self,
+        service: MinerService,
+        limits: TaskLimits,
+        on_full: Callable[[str], object],
+        *,
+        candidates: int | None = None,
     ) -> None:
+        self._candidates = candidates
         self._service = service
         self._limits = limits
         self._forms = FormReader(on_full=on_full)
@@ -79,6 +86,6 @@ class Intake:
             NAME,
             received_at,
             output=FORMATS[format_name].output,
-            candidates=candidates,
+            candidates=self._candidates if candidates is None else candidates,
         )
         return Asked(request, format_name)

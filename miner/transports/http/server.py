@@ -53,6 +53,7 @@ class HttpTransport:
         hosts: Names by which the server may be addressed, beside this machine's.
         up_axis: Up axis of the PLY files.
         about: What the miner says of itself.
+        candidates: Of a caller who does not say how many; None leaves it to the service.
         send_gated: Whether objects that the gate is against are sent all the same.
         limits: Limits on tasks.
         job_limits: How many jobs run and are kept.
@@ -77,6 +78,7 @@ class HttpTransport:
         hosts: Sequence[str] = (),
         up_axis: UpAxis = "+y",
         about: About | None = None,
+        candidates: int | None = None,
         send_gated: bool = True,
         limits: TaskLimits | None = None,
         job_limits: JobLimits | None = None,
@@ -93,6 +95,7 @@ class HttpTransport:
             service,
             self._limits,
             lambda reason: self._refusals.note(Refusal("overloaded", reason), warn=True),
+            candidates=candidates,
         )
         self._generate = Generate(service, intake, self._files, send_gated=send_gated)
         store = JobStore(job_limits or JobLimits(), time.monotonic, send_gated=send_gated)

@@ -70,6 +70,7 @@ export class Composer {
   /** Offers a choice of candidates, unless the miner draws one at most. */
   offer(most) {
     element("choice").hidden = most <= 1;
+    element("most").value = String(most);
   }
 
   /** Shows why a request was refused and what to do; null takes it away. */

@@ -90,7 +90,7 @@ class FaultyMiner:
                 *(sys.executable, "-m", "scripts.benchmarks.soak.faulty_miner"),
                 *("--chain.file", str(subnet.neurons_file), "--preset", "embedded"),
                 *("--wallet.path", str(subnet.wallets), "--wallet.name", "miner"),
-                *("--transports", "push,http", "--axon.ip", "127.0.0.1"),
+                *("--transports", "push,http", "--axon.ip", "127.0.0.1", "--candidates.max", "2"),
                 *("--axon.port", str(axon_port), "--http.port", str(http_port)),
                 *("--log.dir", str(self.log_folder), *flags),
             ],

@@ -103,7 +103,8 @@ def usual(networks: Networks, code: Any) -> GaussianCloud:
 
 
 async def test_steps_and_size_are_those_of_the_plan_and_the_picture(networks: Networks) -> None:
-    settings = generation("--text_to_image.steps=3", "--text_to_image.size=96")
+    knobs = ("--text_to_image.steps=3", "--text_to_image.size=96", "--scoring.scorer=none")
+    settings = generation(*knobs)
     engine = Engine(settings, functions=networks.stages(settings).functions, progress=False)
     task, rung, ended = TextTask(id="t", prompt="a blue cube"), engine.ladder[0], []
 
