@@ -30,7 +30,7 @@ _PROBE_BYTES = 4096
 def settle(folder: Path | None = None) -> Path | None:
     """Points libraries at a folder of ours where their usual places cannot be written.
 
-    Also turns off what they would report to others.
+    Also turns off what they would report to others, and has torch waste less of a GPU's memory.
 
     What the environment names stays, if it can be written. Compiled code is loaded from there
     again, so a folder that others may write is not used.
@@ -47,6 +47,9 @@ def settle(folder: Path | None = None) -> Path | None:
     """
     # ONNX Runtime reads it as soon as it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    if "PYTORCH_ALLOC_CONF" not in os.environ:
+        # Torch's blocks of GPU memory grow in place: gpu24 takes 0.85 GB less.
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if not _home_is_known():
         os.environ["HOME"] = "/"  # As container runtimes do.
     if not _takes_files(_bittensor_folder()):

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -88,9 +87,17 @@ def load(
         shapes: Of other networks than the published ones.
 
     Raises:
-        SetupError: A package of the extra `score` is missing, or a file is missing or wrong.
+        SetupError: A package of the extra `score` or the renderer is missing, or a file is missing
+            or wrong.
     """
     require_extra()
+    if device.type == "cuda" and not gsplat_backend.is_usable():
+        raise SetupError(
+            "the validator's scorer renders with gsplat, which cannot be used here; on the CPU the "
+            "views of one cloud would take minutes",
+            fix="make install EXTRAS=gpu,score, and have nvcc of torch's CUDA version on the PATH, "
+            "because gsplat compiles itself once; or --scoring.scorer none",
+        )
     shapes = shapes or Shapes()
     scoring = settings.scoring
     dtype = torch.float32 if device.type == "cpu" else getattr(torch, scoring.dtype)
@@ -199,11 +206,6 @@ class ValidatorScorer:
             self._encode_text = Captured("the text encoder", self._encode_text, pool=pool)
         self._of_prompt = lru_cache(_MOST_PROMPTS)(self._encode_prompt)
         self._of_picture = lru_cache(_MOST_PICTURES)(self._encode_picture)
-        if device.type == "cuda" and not gsplat_backend.is_usable():
-            logger.warning(
-                "the scorer's views are rendered on the CPU, which takes many seconds a cloud; "
-                "gsplat renders them in milliseconds: make install EXTRAS=gpu"
-            )
 
     def score(self, asset: Asset, task: Task) -> Score:
         """Scores the SPZ file of an asset as a validator does.

@@ -31,7 +31,7 @@ from protocol.errors import SetupError
 PACKAGE = "splat-miner"
 PYTHONS = ((3, 11), (3, 12))
 GB = 1_000_000_000
-TAKEN_GB = {"gpu24": 23.0, "gpu80": 38.8}
+TAKEN_GB = {"gpu24": 23.7, "gpu80": 41.1}
 """GPU memory in use after serving, CUDA's own included, as docs/performance.md has it."""
 
 RESIDENT_BYTES = {"16 bits": 34 * GB, "8 bits": 18 * GB}

@@ -1,11 +1,14 @@
 """What scores objects here, and whether it has what it needs."""
 
+import os
 from collections.abc import Collection
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 from generation.settings import GenerationSettings, ScoringSettings
 from generation.weights.sources import ModelSource
-from miner.doctor.findings import Verdict, failed, ok
+from miner.doctor.findings import Verdict, failed, ok, warning
 
 
 def require_packages(settings: GenerationSettings) -> None:
@@ -47,5 +50,16 @@ def judge_scorer(settings: GenerationSettings, locked: Collection[str], models: 
             f"python -m scripts.fetch_models --preset {settings.name} --models.dir {models}\n"
             "or --scoring.scorer none",
         )
+    if settings.device != "cpu":
+        if find_spec("gsplat") is None:
+            return failed(
+                "validator: gsplat, which renders its views, is not installed",
+                "make install EXTRAS=gpu,score\nor --scoring.scorer none",
+            )
+        if which("nvcc") is None and "CUDA_HOME" not in os.environ:
+            return warning(
+                "validator: nvcc is not on the PATH; gsplat needs it once, to compile itself",
+                "install NVIDIA's CUDA toolkit of torch's version\nor --scoring.scorer none",
+            )
     aligned = "its own network" if scoring.image_alignment == "llm2clip" else "a stand-in"
     return ok(f"validator: packages and weights are there; image tasks are compared by {aligned}")

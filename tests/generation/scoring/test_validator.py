@@ -312,6 +312,16 @@ def test_a_file_of_another_revision_is_refused(stored: tuple[GenerationSettings,
         load(_changed(settings, quality_model=pinned), folder, CPU, shapes=SHAPES)
 
 
+def test_a_gpu_without_its_renderer_is_refused_with_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("generation.rendering.gsplat_backend.is_usable", lambda: False)
+    with pytest.raises(SetupError, match="renders with gsplat") as caught:
+        load(preset("gpu80"), None, torch.device("cuda"))
+    assert "nvcc" in caught.value.fix
+    assert "--scoring.scorer none" in caught.value.fix
+
+
 @pytest.mark.parametrize("missing", ["open_clip", "torchmetrics"])
 def test_a_missing_package_is_named_with_its_extra(
     missing: str, monkeypatch: pytest.MonkeyPatch

@@ -97,10 +97,10 @@ def test_two_onnx_runtimes_are_one_too_many() -> None:
         (GPU80, Device("2.11", "12.8"), Status.FAILED, "finds no GPU"),
         (GPU80, Device("2.11", "12.8", "H100", 85 * GB), Status.OK, "H100 with 85 GB"),
         (GPU80, Device("2.11", "12.8", "L40S", 48 * GB), Status.OK, "L40S with 48 GB"),
-        (GPU80, Device("2.11", "12.8", "A card", 36 * GB), Status.WARNING, "took 39 GB"),
+        (GPU80, Device("2.11", "12.8", "A card", 36 * GB), Status.WARNING, "took 41 GB"),
         (GPU80, Device("2.11", "12.8", "RTX 4090", 25 * GB), Status.FAILED, "less than the weigh"),
         (GPU24, Device("2.11", "12.8", "L4", 24 * GB), Status.OK, "L4 with 24 GB"),
-        (GPU24, Device("2.11", "12.8", "RTX 4000", 20 * GB), Status.WARNING, "took 23 GB"),
+        (GPU24, Device("2.11", "12.8", "RTX 4000", 20 * GB), Status.WARNING, "took 24 GB"),
         (GPU24, Device("2.11", "12.8", "RTX 4080", 16 * GB), Status.FAILED, "less than the weigh"),
     ],
 )
@@ -305,7 +305,9 @@ async def test_weights_that_are_not_as_locked(tmp_path: Path) -> None:
     assert "has SHA-256" in (await look("weights", GPU80, tmp_path)).found
 
 
-def test_the_scorer_and_what_it_lacks_is_told(tmp_path: Path) -> None:
+def test_the_scorer_and_what_it_lacks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without = EMBEDDED.model_copy(update={"scoring": ScoringSettings()})
     assert "one object for each task" in judge_scorer(without, (), tmp_path).found
     assert judge_scorer(EMBEDDED, (), tmp_path) == ok("embedded: shipped, it needs nothing")
@@ -315,7 +317,15 @@ def test_the_scorer_and_what_it_lacks_is_told(tmp_path: Path) -> None:
     assert f"{needed[0]} not downloaded" in verdict.found
     assert verdict.fix.startswith("python -m scripts.fetch_models --preset gpu80")
     assert "--scoring.scorer none" in verdict.fix
-    assert "a stand-in" in judge_scorer(GPU80, needed, tmp_path).found
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    for module, program, found in (
+        (None, None, "gsplat, which renders its views, is not installed"),
+        ("gsplat", None, "nvcc is not on the PATH"),
+        ("gsplat", "/usr/bin/nvcc", "a stand-in"),
+    ):
+        monkeypatch.setattr("miner.doctor.scorer.find_spec", lambda name, module=module: module)
+        monkeypatch.setattr("miner.doctor.scorer.which", lambda name, program=program: program)
+        assert found in judge_scorer(GPU80, needed, tmp_path).found
 
 
 async def test_a_scorer_without_its_packages_names_the_extra(

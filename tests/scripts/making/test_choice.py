@@ -26,15 +26,15 @@ def test_every_preset_can_be_chosen() -> None:
     ("gigabytes", "weights", "name", "reason"),
     [
         (79.0, BOTH, "gpu80", ""),
-        (38.8, BOTH, "gpu80", ""),
+        (41.1, BOTH, "gpu80", ""),
         (38.7, BOTH, "gpu24", ""),
-        (23.0, BOTH, "gpu24", ""),
+        (23.7, BOTH, "gpu24", ""),
         (79.0, ("gpu24",), "gpu24", ""),
         (
             22.9,
             BOTH,
             "embedded",
-            "22.9 GB of the GPU's memory are free, gpu24 takes 23 GB",
+            "22.9 GB of the GPU's memory are free, gpu24 takes 24 GB",
         ),
         (
             24.0,
