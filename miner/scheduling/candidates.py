@@ -62,20 +62,18 @@ class Candidates:
         limits: How many there may be.
         seed: The one that the request brought, if any.
         all: In the order in which they were begun.
+        best: The one with the highest score; the earlier one of two equals.
     """
 
     limits: CandidateLimits
     seed: int | None
     all: list[Candidate] = field(default_factory=list)
+    best: Candidate = field(init=False)
 
     def begin(self, score: float) -> None:
         """Takes in the score of the first object."""
-        self.all.append(Candidate(0, self.seed, "made", score=score))
-
-    @property
-    def best(self) -> Candidate:
-        """The one with the highest score; the earlier one of two equals."""
-        return max(self._in("made"), key=lambda each: (each.score or 0.0, -each.number))
+        self.best = Candidate(0, self.seed, "made", score=score)
+        self.all.append(self.best)
 
     @property
     def good_enough(self) -> bool:
@@ -141,6 +139,7 @@ class Candidates:
             candidate.rating, candidate.state = worth, "drawn"
         else:
             candidate.score, candidate.state = worth, "made"
+            self.best = max(self.best, candidate, key=_worth)
 
     def take_back(self, candidate: Candidate) -> None:
         """Undoes `start`: the machine is needed for others."""
@@ -148,6 +147,10 @@ class Candidates:
 
     def _in(self, *states: CandidateState) -> list[Candidate]:
         return [each for each in self.all if each.state in states]
+
+
+def _worth(made: Candidate) -> tuple[float, int]:
+    return made.score or 0.0, -made.number
 
 
 def _best_rated(drawn: list[Candidate]) -> Candidate:

@@ -149,8 +149,9 @@ class Improver:
         if candidates is None:
             return
         left = self.stop_at(active) - self._clock()
+        over = left <= 0.0 or self._stopped or candidates.good_enough
         waits = False
-        while left > 0.0 and not self._stopped and (candidate := candidates.next()) is not None:
+        while not over and (candidate := candidates.next()) is not None:
             free = room.free()
             if not free:
                 waits = room.soon(left)
@@ -163,7 +164,6 @@ class Improver:
             extra.engine = engine
             room.take(extra, engine)
             due.start.append((extra, engine))
-        over = left <= 0.0 or self._stopped or candidates.good_enough
         if over or not (waits or candidates.running):
             due.done.append(active)
 

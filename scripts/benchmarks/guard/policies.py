@@ -96,18 +96,21 @@ def _worth(active: ActiveRequest) -> float:
 class _KnownTimes(Estimates):
     """Every step of every request, as it will be: cost keys carry the request's id."""
 
-    def __init__(self, clock: Clock, card: Card, truth: Truth) -> None:
+    def __init__(self, clock: Clock, scenario: Scenario, card: Card, truth: Truth) -> None:
         super().__init__(clock)
         self._now = clock
+        self._speed = scenario.speed
         self._truth = truth
         self._stages = {stage.name: stage for stage in card.stages}
-        self._steps: dict[str, tuple[str, Step]] = {}
+        self._usual: dict[str, float] = {}
 
     def cost(self, engine: str, key: str) -> Cost:
-        if key not in self._steps:
+        usual = self._usual.get(key)
+        if usual is None:
             stage, request_id, real = key.split("|")
-            self._steps[key] = request_id, Step(stage, self._stages[stage].lane, real)
-        return Cost(self._truth.seconds(*self._steps[key], self._now()), 0.0)
+            step = Step(stage, self._stages[stage].lane, real)
+            usual = self._usual[key] = self._truth.usual_seconds(request_id, step)
+        return Cost(usual * self._speed(self._now()), 0.0)
 
     def observe(self, engine: str, key: str, seconds: float, *, failed: bool = False) -> None:
         pass
@@ -121,9 +124,9 @@ class _KnownDelivery(DeliveryTimes):
 class _KeyedTruth(Truth):
     """The truth for steps whose keys carry the request's id."""
 
-    def seconds(self, request_id: str, step: Step, now: float) -> float:
-        return super().seconds(
-            request_id, replace(step, cost_key=step.cost_key.split("|")[-1]), now
+    def usual_seconds(self, request_id: str, step: Step) -> float:
+        return super().usual_seconds(
+            request_id, replace(step, cost_key=step.cost_key.split("|")[-1])
         )
 
 
@@ -138,7 +141,7 @@ def _perfect(scenario: Scenario, card: Card, requests: Iterable[Request], truth:
         )
 
     def make(clock: Clock) -> Scheduler:
-        estimates = _KnownTimes(clock, card, truth)
+        estimates = _KnownTimes(clock, scenario, card, truth)
         return make_scheduler(
             card,
             clock,

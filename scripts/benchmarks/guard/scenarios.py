@@ -216,7 +216,11 @@ class Truth:
         self._drawn: dict[tuple[str, str], float] = {}
 
     def seconds(self, request_id: str, step: Step, now: float) -> float:
-        """Returns the seconds of a step that starts now.
+        """Returns the seconds of a step that starts now."""
+        return self.usual_seconds(request_id, step) * self._scenario.speed(now)
+
+    def usual_seconds(self, request_id: str, step: Step) -> float:
+        """Returns the seconds of a step while the machine has its usual speed.
 
         Steps of one stage, and all that make the picture, are slow together.
         """
@@ -225,7 +229,7 @@ class Truth:
         if factor is None:
             factor = _draw(self._scenario.noise, Random(f"{self._seed} {request_id} {group}"))
             self._drawn[request_id, group] = factor
-        return self._medians[step.cost_key] * factor * self._scenario.speed(now)
+        return self._medians[step.cost_key] * factor
 
 
 def _draw(noise: Noise, random: Random) -> float:
