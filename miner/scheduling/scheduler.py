@@ -275,13 +275,14 @@ class Scheduler:
     def leave(self, active: ActiveRequest) -> None:
         """Takes out a request that has its answer; a step that still runs keeps its lane.
 
-        A candidate that is given up leaves like a request.
+        Its candidates leave with it; one that is given up leaves by itself.
         """
         self._improver.leave(active)
-        if active.step_since is not None and active.engine in self._engines:
-            active.abandoned = True
-        else:
-            self._active.pop(active.request.id, None)
+        for each in [a for a in self._active.values() if a is active or a.parent is active]:
+            if each.step_since is not None and each.engine in self._engines:
+                each.abandoned = True
+            else:
+                del self._active[each.request.id]
 
     def overruns(self) -> list[Overrun]:
         """Returns the steps past their limits; their engines take no request until they end."""

@@ -221,6 +221,24 @@ async def test_a_caller_who_leaves_ends_the_candidates(make_bench: MakeBench) ->
     assert len(bench.engine.ran) == ran
 
 
+@pytest.mark.parametrize("end", ["leaves", "is answered"])
+@in_virtual_time
+async def test_candidates_that_outlive_their_request_keep_no_place(
+    make_bench: MakeBench, end: str
+) -> None:
+    bench = await started(make_bench, FakeEngine(worth=by_seed(0.1)), max=1000, spend=0.5)
+    for number in range(3):
+        asking = bench.ask(f"t{number}")
+        await asyncio.sleep(FIRST_S + 1.0)
+        if end == "leaves":
+            asking.cancel()
+        await asyncio.wait({asking})
+    await asyncio.sleep(3.0)
+    answer = await bench.handle("last")
+    assert answer.candidates > 2
+    assert (await bench.handle("next", candidates=1)).outcome == "completed"
+
+
 @in_virtual_time
 async def test_two_engines_make_candidates_of_one_request_at_once(make_bench: MakeBench) -> None:
     worth = by_seed(0.1)

@@ -320,9 +320,7 @@ def run_scheduler(
         record.candidates = active.candidates.made if active.candidates is not None else 1
         for run in [run for run in runs.values() if run.record is record]:
             run.cancelled = True
-            if run.active is not None:
-                scheduler.leave(run.active)
-                del runs[run.active.request.id]
+            del runs[run.key]
         complete(active, record)
         scheduler.leave(active)
         watch(scheduler, active.request, clock.now)
