@@ -52,12 +52,12 @@ def ways(count: int) -> dict[str, Choice]:
 
 
 def worth(prompts: Sequence[Sequence[Candidate]], choose: Choice) -> dict[str, Any]:
-    """What a way of choosing gives over all prompts: means, and how the gate does.
+    """What a way of choosing gives over all prompts, and how the gate does.
 
     Returns:
-        `score`, `colour_right`, `iou`, `right` and `seconds` are means; `accepted` is the share
-        with a score of `THRESHOLD` or more, `precision` the share of these that are right, `recall`
-        the share of the right ones that are accepted; None where there are none.
+        `score`, `colour_right`, `iou` and `right` are means; `accepted` is the share with a score
+        of `THRESHOLD` or more, `precision` the share of these that are right, `recall` the share of
+        the right ones that are accepted, None where there are none; `seconds` is the median.
     """
     chosen, seconds = zip(*(choose(candidates) for candidates in prompts), strict=True)
     accepted = [candidate for candidate in chosen if candidate.score >= THRESHOLD]
@@ -71,7 +71,7 @@ def worth(prompts: Sequence[Sequence[Candidate]], choose: Choice) -> dict[str, A
         "accepted": len(accepted) / len(chosen),
         "precision": both / len(accepted) if accepted else None,
         "recall": both / len(right) if right else None,
-        "seconds": statistics.fmean(seconds),
+        "seconds": statistics.median(seconds),
     }
 
 

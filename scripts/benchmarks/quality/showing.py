@@ -31,8 +31,8 @@ def plot(prompts: Sequence[Sequence[Candidate]], file: Path) -> None:
         worth([candidates[:number] for candidates in prompts], best_possible) for number in numbers
     ]
     for key, label, style in (("right", "right", "o-"), ("iou", "shape IoU", "s--")):
-        left.plot(numbers, [w[key] for w in by_score], style, color=_RIGHT, label=label)
         left.plot(numbers, [w[key] for w in bound], style, color=_BOUND, label=f"{label}, bound")
+        left.plot(numbers, [w[key] for w in by_score], style, color=_RIGHT, label=label)
     left.set_xticks(numbers)
     left.set_xlabel("candidates, the best score wins")
     left.set_ylabel("mean over the prompts")
@@ -46,7 +46,7 @@ def plot(prompts: Sequence[Sequence[Candidate]], file: Path) -> None:
     right.set_ylabel("objects")
     for panel in (left, right):
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
+        panel.legend(fontsize=8, ncol=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
     figure.savefig(file, dpi=90)
     plt.close(figure)
