@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=Path("train-embedded"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--minutes", type=float, help="wall-clock limit on one GPU, evaluation aside"
+        "--minutes", type=float, help="wall-clock limit on one GPU, scorer and evaluation aside"
     )
     parser.add_argument("--tiny", action="store_true", help="a few steps of toy networks")
     parser.add_argument(
