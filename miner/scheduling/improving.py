@@ -20,6 +20,9 @@ from protocol.tasks import TextTask
 AT_ONCE = 2
 """Candidates on one engine at a time: while one is drawn, another is lifted."""
 
+FIRST_ARRIVAL = 2**61
+"""The arrival of the first candidate: after those of all requests."""
+
 LAST_S = -1e9
 """A head start that puts a candidate behind every request."""
 
@@ -61,7 +64,7 @@ class Improver:
         self._route = route
         self._estimates = estimates
         self._clock = clock
-        self._arrivals = itertools.count(2**61)
+        self._starts = itertools.count()
         self._requests: dict[str, ActiveRequest] = {}
         self._whole: dict[tuple[Step, ...], tuple[Step, ...]] = {}
         self._stopped = False
@@ -178,13 +181,16 @@ class Improver:
         task = active.request.task
         if isinstance(task, TextTask):
             task = task.model_copy(update={"seed": candidate.seed})
-        name = f"{active.request.id}#{candidate.number}{part[0]}"
+        start = next(self._starts)
+        # A candidate that is started again must not be taken for its run before, of which a step
+        # may still be running.
+        name = f"{active.request.id}#{candidate.number}{part[0]}{start}"
         request = replace(active.request, id=name, task=task)
         rung = active.plan.rung
         steps = self._route(request, rung, part)
         extra = ActiveRequest(
             request=request,
-            arrival=next(self._arrivals),
+            arrival=FIRST_ARRIVAL + start,
             limit_at=self.stop_at(active),
             routes=(steps,),
             delivery_s=(0.0,),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from generation.plan import StepEvent
+from miner.scheduling.candidates import CandidateLimits
 from miner.scheduling.estimates import DELIVERY_FLOOR_S, Estimates
 from miner.scheduling.watchdog import RECOVERY_S
 from tests.miner.scheduling.toys import (
@@ -347,3 +348,24 @@ def test_a_short_first_step_tells_little_of_the_long_ones_after_it() -> None:
     shop.start(active)
     shop.end(active, after=0.08)
     assert 1.0 < active.pace < 2.0
+
+
+def test_a_candidate_that_is_started_again_is_not_taken_for_its_run_before() -> None:
+    shop = Shop(candidates=CandidateLimits(max=2), routes=[ROUTES[LOWEST]] * len(LADDER))
+    first = shop.arrive()
+    shop.only()
+    for step in first.plan.steps:
+        shop.start(first)
+        shop.end(first, after=SECONDS[step.cost_key])
+    shop.scheduler.made(first, 0.5)
+    before = shop.only().active
+    shop.start(before)
+    newcomer = shop.arrive()
+    assert shop.next().taken_back == [before]
+    shop.scheduler.leave(newcomer)  # Its caller is gone before the step has ended.
+    again = shop.only().active
+    assert again.candidate is before.candidate
+    shop.end(before, after=1.0)
+    assert again in shop.scheduler.active
+    shop.arrive()
+    assert shop.next().taken_back == [again]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from generation.plan import Plan, Rung, Step, StepEvent
 from miner.request import ActiveRequest, Caller, Request
+from miner.scheduling.candidates import CandidateLimits
 from miner.scheduling.estimates import DeliveryTimes, Estimates
 from miner.scheduling.guard import Guard
 from miner.scheduling.queueing import FairShares
@@ -109,6 +110,7 @@ class Shop:
         *engines: str,
         estimates: Callable[[Clock], Estimates] | None = None,
         routes: Sequence[tuple[Step, ...]] = ROUTES,
+        candidates: CandidateLimits | None = None,
     ) -> None:
         self.clock = Clock()
         names = engines or ("one",)
@@ -121,6 +123,7 @@ class Shop:
             budget_s=BUDGET_S,
             margin_s=0.0,
             clock=self.clock,
+            candidates=candidates,
         )
         for name in names:
             self.scheduler.add_engine(name, LANES)
