@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 SEED_STEP = 0x9E3779B1
-"""Odd, so that the seeds of all candidates differ; large, so that they share no digits."""
+"""Odd, so that the seeds of all candidates differ; large, so that requests with neighbouring seeds
+share no candidate."""
 
 CandidateState = Literal["waiting", "drawing", "drawn", "lifting", "made", "left_out", "failed"]
 
@@ -62,7 +63,7 @@ class Candidates:
         limits: How many there may be.
         seed: The one that the request brought, if any.
         all: In the order in which they were begun.
-        best: The one with the highest score; the earlier one of two equals.
+        best: The one with the highest score; of equal ones, the one that was made first.
     """
 
     limits: CandidateLimits
@@ -120,11 +121,13 @@ class Candidates:
     def start(self, candidate: Candidate) -> None:
         """Starts what `next` has returned.
 
-        Of the pictures that it was the best of, no other is lifted.
+        Of the pictures that it was the best of, no other is lifted. With one picture for each
+        object it was not compared with any.
         """
         if candidate.state == "drawn":
-            for other in self._in("drawn"):
-                other.state = "left_out"
+            if self.limits.pictures > 1:
+                for other in self._in("drawn"):
+                    other.state = "left_out"
             candidate.state = "lifting"
             return
         if candidate not in self.all:
@@ -139,7 +142,8 @@ class Candidates:
             candidate.rating, candidate.state = worth, "drawn"
         else:
             candidate.score, candidate.state = worth, "made"
-            self.best = max(self.best, candidate, key=_worth)
+            if worth > (self.best.score or 0.0):
+                self.best = candidate
 
     def take_back(self, candidate: Candidate) -> None:
         """Undoes `start`: the machine is needed for others."""
@@ -147,10 +151,6 @@ class Candidates:
 
     def _in(self, *states: CandidateState) -> list[Candidate]:
         return [each for each in self.all if each.state in states]
-
-
-def _worth(made: Candidate) -> tuple[float, int]:
-    return made.score or 0.0, -made.number
 
 
 def _best_rated(drawn: list[Candidate]) -> Candidate:

@@ -124,3 +124,27 @@ def test_whatever_happens_the_best_object_wins_and_the_limit_holds(
     scored = [each for each in candidates.all if each.score is not None]
     assert candidates.best.score == max(each.score or 0.0 for each in scored)
     assert {each.state for each in candidates.all} <= {"made", "failed", "left_out"}
+
+
+def test_what_was_lifted_alone_is_not_compared_once_it_is_taken_back() -> None:
+    candidates = begun(CandidateLimits(max=3, pictures=1))
+    lifting = []
+    for rating in (0.3, 0.6):
+        candidates.end(started(candidates), rating)
+        lifting.append(started(candidates))
+    for each in lifting:
+        candidates.take_back(each)
+    again = [started(candidates), started(candidates)]
+    assert {each.number for each in again} == {1, 2}
+    assert {each.state for each in again} == {"lifting"}
+
+
+def test_of_equal_objects_the_one_that_was_made_first_is_the_best() -> None:
+    candidates = begun(CandidateLimits(max=3), score=0.5)
+    one, two = started(candidates), started(candidates)
+    for each in (one, two):
+        candidates.end(each, 0.1)
+        candidates.start(each)
+    candidates.end(two, 0.7)
+    candidates.end(one, 0.7)
+    assert candidates.best is two
