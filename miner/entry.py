@@ -42,7 +42,7 @@ class Entry:
         failed_stage: The last stage that failed.
         best: What the best candidate became; None until the first one is made.
         made_at: When the first one was made (monotonic seconds).
-        drawn: The cut-outs of candidates that are not lifted yet, by number.
+        drawn: The cut-outs of candidates that may still be lifted, by number.
     """
 
     active: ActiveRequest
@@ -67,9 +67,12 @@ class Entry:
 
     def start_of(self, active: ActiveRequest) -> Cutout | None:
         """Returns what a plan of the request or of a candidate starts from, beside the task."""
-        candidate = active.candidate
-        if candidate is None or candidate.state != "lifting":
+        candidate, candidates = active.candidate, self.active.candidates
+        if candidate is None or candidates is None or candidate.state != "lifting":
             return None
+        # What is lifted or left out now would otherwise take megabytes each until the answer.
+        needed = {each.number for each in candidates.all if each.state in ("drawn", "lifting")}
+        self.drawn = {number: cut for number, cut in self.drawn.items() if number in needed}
         return self.drawn[candidate.number]
 
     def take(self, active: ActiveRequest, made: Generation, now: float) -> float | None:

@@ -114,18 +114,18 @@ class MinerService:
         return self._engines.hung
 
     def active(self, *, except_transport: str) -> int:
-        """Returns how many admitted requests came by another transport than this one."""
-        return sum(
-            entry.active.request.transport != except_transport for entry in self._entries.values()
-        )
+        """Returns how many requests without an object came by another transport than this one."""
+        first = (entry.active.request for entry in self._entries.values() if entry.best is None)
+        return sum(request.transport != except_transport for request in first)
 
     def ahead(self, request_id: str) -> int | None:
-        """Returns how many admitted requests go before this one; None if it is not admitted."""
+        """Returns how many requests get an object before this one; None if it is not admitted."""
         entry = self._entries.get(request_id)
         if entry is None:
             return None
         turn = entry.active.turn
-        return sum(other.active.turn < turn for other in self._entries.values())
+        others = (other for other in self._entries.values() if other.best is None)
+        return sum(other.active.turn < turn for other in others)
 
     def snapshot(self) -> ServiceSnapshot:
         """Returns what the service looks like now; takes a forecast, so about a millisecond."""

@@ -1,11 +1,16 @@
 """Best of N through the service: the best object is answered, and nobody pays for the others."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from generation.errors import EngineDead, GenerationError
+from generation.result import Generation
+from generation.stage import Cutout
 from miner.scheduling.candidates import CandidateLimits
 from protocol.tasks import ImageTask, Task, TextTask
 from tests.miner.conftest import MakeBench
@@ -219,6 +224,45 @@ async def test_a_caller_who_leaves_ends_the_candidates(make_bench: MakeBench) ->
     ran = len(bench.engine.ran)
     await asyncio.sleep(5.0)
     assert len(bench.engine.ran) == ran
+
+
+@in_virtual_time
+async def test_a_request_that_is_only_improved_goes_before_nobody(make_bench: MakeBench) -> None:
+    bench = await started(make_bench, FakeEngine(worth=by_seed(0.1)), max=1000)
+    improved = bench.ask("improved")
+    await asyncio.sleep(FIRST_S - 0.1)
+    assert bench.service.active(except_transport="pull") == 1
+    await asyncio.sleep(1.1)
+    assert bench.service.active(except_transport="pull") == 0
+    newcomer = bench.request("newcomer", candidates=1)
+    asking = asyncio.create_task(bench.service.handle(newcomer))
+    await asyncio.sleep(0.1)
+    assert bench.service.ahead(newcomer.id) == 0
+    await asyncio.gather(improved, asking)
+
+
+@in_virtual_time
+async def test_cut_outs_that_are_not_lifted_any_more_are_let_go(make_bench: MakeBench) -> None:
+    made: list[weakref.ref[Cutout]] = []
+    engine = FakeEngine(worth=by_seed(0.1))
+    run = engine.run
+
+    async def running(*arguments: Any, **named: Any) -> Generation:
+        generation = await run(*arguments, **named)
+        if isinstance(generation.made, Cutout):
+            made.append(weakref.ref(generation.made))
+        return generation
+
+    engine.run = running  # type: ignore[method-assign]
+    bench = await started(make_bench, engine, max=1000, pictures=2, spend=1.0)
+    engine.seconds |= {"prompt": 0.1, "denoise": 0.05}
+    asking = bench.ask()
+    await asyncio.sleep(25.0)
+    gc.collect()
+    assert not asking.done()
+    assert len(made) > 8
+    assert sum(reference() is not None for reference in made) <= 4
+    await asking
 
 
 @pytest.mark.parametrize("end", ["leaves", "is answered"])
