@@ -76,6 +76,12 @@ def test_a_scorer_that_says_too_much_is_found_out_in_a_day() -> None:
     assert simulate(World(bias=0.1, hours=24.0), GATE, 1).margin > 0.05
 
 
+def test_a_seed_gives_the_same_run_again() -> None:
+    policy = Policy("as many as fit", True, 200)
+    one, two = (simulate(World(hours=2.0), policy, 3, card_name="slow") for _ in range(2))
+    assert one == two
+
+
 def test_scores_are_as_the_world_says() -> None:
     world = World(pass_rate=0.3, correlation=0.5, error=0.05, spread=0.1)
     scores = Scores(world, 3)

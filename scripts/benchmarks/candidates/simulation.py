@@ -289,7 +289,9 @@ class _Puller:
         task: TextTask | ImageTask = TextTask(id=wire.id, prompt=wire.wire)
         if wire.kind == "image":
             task = ImageTask(id=wire.id, image=PICTURE)
-        request = Request(task, Caller(neuron.hotkey), "pull", asked_at, threshold=THRESHOLD)
+        caller = Caller(neuron.hotkey)
+        # Stage times are drawn by the request's id.
+        request = Request(task, caller, "pull", asked_at, id=wire.id, threshold=THRESHOLD)
         held = self._tasks[request.id] = _Task(neuron, wire, asked_at)
         self._machine.at(asked_at + _ALLOWED_S, lambda: self._missed(held))
         self._arrive(request)

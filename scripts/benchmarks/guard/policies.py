@@ -90,7 +90,8 @@ def _guard(
 
 def _worth(active: ActiveRequest) -> float:
     """A score under every target, always the same for one object."""
-    return 0.5 * Random(active.request.id).random()
+    number = 0 if active.candidate is None else active.candidate.number
+    return 0.5 * Random(f"{(active.parent or active).request.id} {number}").random()
 
 
 class _KnownTimes(Estimates):
