@@ -60,7 +60,7 @@ def understand(prompt: str, vocabulary: Collection[str]) -> Understanding:
     """Divides the words of a prompt into those that the networks know and all others.
 
     A word is a run of letters and digits, without an apostrophe and what follows it; upper and
-    lower case are the same. It stands for a known word if it is that word, its regular plural, or a
+    lower case are the same. It means a known word if it is that word, its regular plural, or a
     misspelling of either: the same first letter, and one letter added, left out or changed, or two
     neighbours swapped, where "ph" may be written "f". Both then have at least `LEAST_LETTERS`
     letters, only one known word is that near, and the written one is none of `OTHER_WORDS`.
@@ -151,7 +151,7 @@ class _Known:
         return 0
 
     def form_of(self, word: str) -> str:
-        """Returns the known word that a word stands for, or the word itself."""
+        """Returns the known word that a word means, or the word itself."""
         forms = [word, *_singulars(word)]
         for form in forms:
             if form in self._words:

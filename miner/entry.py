@@ -89,7 +89,7 @@ class Entry:
         return score
 
     def cancel(self) -> None:
-        """Gives up whatever engines run for it."""
+        """Cancels everything that engines run for it."""
         for run in self.runs.values():
             run.cancel()
 

@@ -65,11 +65,11 @@ _ALMOST_HALF = np.nextafter(np.float32(0.5), np.float32(0.0))
 
 _BYTE_VALUES = np.arange(256, dtype=np.float32)
 COLORS: Final = (_BYTE_VALUES / np.float32(255.0) - np.float32(0.5)) / np.float32(0.15)
-"""(256,) the f_dc that each byte stands for."""
+"""(256,) the f_dc of each byte value."""
 LOG_SCALES: Final = _BYTE_VALUES / np.float32(16.0) - np.float32(10.0)
-"""(256,) the log-scale that each byte stands for."""
+"""(256,) the log-scale of each byte value."""
 COMPONENTS: Final = _BYTE_VALUES * np.float32(1.0 / 127.5) - np.float32(1.0)
-"""(256,) the x, y or z of a quaternion that each byte stands for."""
+"""(256,) the quaternion component x, y or z of each byte value."""
 
 
 @dataclass(frozen=True, eq=False)

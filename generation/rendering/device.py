@@ -130,7 +130,7 @@ def validator_views(cloud: DeviceCloud, size: int = VALIDATOR_SIZE) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """What each byte stands for: colour 0..1 (not clipped), scale, component of a quaternion."""
+    """The value of each byte: colour 0..1 (not clipped), scale, component of a quaternion."""
     return (
         torch.from_numpy(np.float32(0.5) + np.float32(SH_C0) * spz.COLORS).to(device),
         torch.from_numpy(np.exp(spz.LOG_SCALES)).to(device),

@@ -21,7 +21,7 @@ def final_score(iqa: float, alignment: float, ssim: float, lpips: float) -> floa
         lpips: 1 minus their perceptual distance.
 
     Returns:
-        A float32 value, 0 if the alignment is below 0.3 whatever the rest is, NaN if one is NaN.
+        A float32 value, 0 if the alignment is below 0.3, else NaN if any of them is NaN.
     """
     if alignment < MIN_ALIGNMENT:
         return 0.0

@@ -18,7 +18,7 @@ class Score:
         value: On the validator's scale: comparable with its threshold, 0.6 as a rule.
         parts: What it is made of, by name; which names there are depends on the scorer.
         scorer: Which scorer it was, with what stands in for a part that it cannot compute.
-        problem: Why it is 0 whatever the parts are; empty otherwise.
+        problem: Why it is 0 regardless of the parts; empty otherwise.
     """
 
     value: float

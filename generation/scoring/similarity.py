@@ -1,6 +1,6 @@
 """Likeness of neighbouring views as a validator measures it: SSIM and LPIPS.
 
-Both are computed in float32 whatever the other networks are held in: SSIM subtracts nearly equal
+Both are computed in float32, also where other networks are not: SSIM subtracts nearly equal
 numbers, and LPIPS is small. Functions only, no metric objects, so that nothing grows.
 """
 

@@ -14,7 +14,7 @@ def number(fields: Fields, name: str, *, most: float = math.inf) -> float | None
 def finite(value: object, *, least: float = 0.0, most: float = math.inf) -> float | None:
     """Returns a number from `least` to `most`; None for anything else, as what a validator sends.
 
-    Infinity and NaN are None, whatever the bounds.
+    Infinity and NaN are None even without bounds.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

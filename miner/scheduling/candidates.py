@@ -27,7 +27,7 @@ class CandidateLimits:
         max: Pictures drawn for one request at most, the first included; 1: no candidates.
         target: A score at which no further one is made.
         spend: Share of a request's budget, counted from its receipt, within which they are made.
-        pictures: The best of each so many further pictures is lifted; 1 lifts all of them.
+        pictures: Further pictures from which the best one is lifted; 1 lifts all of them.
     """
 
     max: int = 1

@@ -129,7 +129,7 @@ class Calibration:
 
 
 def calibrate(pairs: Sequence[Pair], limits: GateLimits) -> Calibration:
-    """Returns what the pairs of one scorer say, whatever their order.
+    """Returns what the pairs of one scorer say; their order does not matter.
 
     It is the mean of the posterior over a grid of margins and slopes: the margin normal around
     `limits.margin`, every slope of the grid alike.

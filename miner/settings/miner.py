@@ -159,7 +159,7 @@ class CandidatesSettings(Part):
     spend: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
     """Share of a request's budget within which candidates are made."""
     pictures: Annotated[int, Field(ge=1, le=100)] = 1
-    """The best of each so many further pictures is lifted to 3D; 1 lifts all of them."""
+    """Further pictures from which the best one is lifted to 3D; 1 lifts all of them."""
 
 
 class GateSettings(Part):

@@ -152,7 +152,7 @@ def _compare(rows: Sequence[Row]) -> None:
 
 
 def _policies(world: World) -> tuple[Policy, ...]:
-    """Returns what is run in a world; so many candidates would take minutes for a day."""
+    """Returns what is run in a world; a day of 32 candidates would take minutes."""
     return (*POLICIES, DEFAULT) if world.hours <= World.hours else POLICIES
 
 
