@@ -8,7 +8,7 @@ import os
 import weakref
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,8 @@ class Sizes:
         vae: `AutoencoderKL`.
         triposr: TripoSR.
         background: Which network of rembg's removes the background.
+        background_side: Pixels per side of its input; those of rembg's file if None, and wherever
+            rembg runs it.
     """
 
     transformer: Mapping[str, Any]
@@ -52,6 +54,7 @@ class Sizes:
     vae: Mapping[str, Any]
     triposr: TripoSRConfig = field(default_factory=TripoSRConfig)
     background: Literal["isnet-general-use", "u2netp"] = "isnet-general-use"
+    background_side: int | None = None
 
 
 FULL = Sizes(
@@ -224,6 +227,8 @@ def background(
     settings: CutoutSettings, device: torch.device, folder: Path, sizes: Sizes = FULL
 ) -> BackgroundRemover:
     """Builds the background remover on a network in the folder."""
+    if settings.runtime == "onnxruntime":
+        sizes = replace(sizes, background_side=None)
     file = background_file(folder, sizes)
     name = "MODEL_CHECKSUM_DISABLED"
     # Or rembg would miss the trained weights in a file of this name, and download them.
@@ -233,8 +238,10 @@ def background(
 
 def background_file(folder: Path, sizes: Sizes = FULL) -> Path:
     """Writes the background network, which finds an object in the middle of every picture."""
-    file = folder / f"{sizes.background}.onnx"
-    write_random(file, sizes.background)
+    side = sizes.background_side
+    # A file with a name of rembg's would be read with the side of rembg's.
+    file = folder / (f"{sizes.background}.onnx" if side is None else f"random-{side}.onnx")
+    write_random(file, sizes.background, side=side)
     return file
 
 

@@ -61,6 +61,7 @@ SIZES = Sizes(
         ),
     ),
     background="u2netp",
+    background_side=64,
 )
 
 
