@@ -23,12 +23,11 @@ from protocol.errors import CodecError, SetupError, TaskError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from generation.scoring.score import Score
     from generation.scoring.validity import ValidityReport
     from generation.stage import Asset
     from protocol.gaussians import Float32Array, GaussianCloud
 
-Judge = Callable[["Asset"], "Score"]
+Judge = Callable[["Asset"], str]
 
 VALID, INVALID, UNREADABLE = 0, 1, 2
 
@@ -82,17 +81,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _judge(prompt: str, preset_name: str) -> "Judge":
-    """Loads the scorer of a preset."""
+    """Loads the scorer of a preset; the judge says the score, and the words that it rests on.
+
+    Raises:
+        SetupError: The scorer cannot be loaded.
+        TaskError: The prompt cannot be scored; without a known word, every object would fit it.
+    """
     from generation.loading import load_scorer, require_device
     from generation.presets import preset
+    from generation.words import in_one_line, refusal, understand
     from protocol.tasks import parse_task
 
     task = parse_task(kind="text", task_id="", prompt=prompt)
     settings = preset(preset_name)
+    if reason := refusal(prompt, settings.vocabulary):
+        raise TaskError(reason)
     scorer = load_scorer(settings, None, require_device(settings))
     if scorer is None:
         raise SetupError(f"the preset {preset_name} has no scorer", fix="--preset embedded")
-    return lambda asset: scorer.score(asset, task)
+    words = ""
+    if settings.vocabulary:
+        known = understand(prompt, settings.vocabulary)
+        words = f"\n  {in_one_line(known.understood, known.ignored)}"
+    return lambda asset: scorer.score(asset, task).in_words + words
 
 
 def inspect(
@@ -104,7 +115,7 @@ def inspect(
         file: A PLY or SPZ file, told apart by its content.
         out: Where the preview goes; beside the file, as FILE.preview.png, if not given.
         size: Pixels per side of each of the preview's four views.
-        judge: Scores the cloud as it would travel.
+        judge: Says the score of the cloud as it would travel.
 
     Returns:
         VALID, INVALID or UNREADABLE.
@@ -140,7 +151,7 @@ def inspect(
         report = validity.check(cloud)
     _print_checks(console, report)
     if judge is not None and wire:
-        print(judge(Asset(cloud, wire, report)).in_words)
+        print(judge(Asset(cloud, wire, report)))
     preview = out or file.with_name(f"{file.name}.preview.png")
     drawn = _write_preview(console, cloud, preview, size)
     return VALID if report.passed and wire and drawn else INVALID

@@ -221,6 +221,24 @@ def test_a_prompt_brings_the_score_of_the_preset(
     assert "score 0.000 by embedded: " in capsys.readouterr().out
 
 
+def test_the_words_that_the_score_rests_on_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(tmp_path, "ball.ply", sphere(8_000))
+    assert main([file, "--size", "16", "--prompt", "two yelow cars"]) == VALID
+    assert "understood: yellow (yelow), car (cars); ignored: two" in capsys.readouterr().out
+
+
+def test_a_prompt_without_a_known_word_has_no_score(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(tmp_path, "ball.ply", sphere(8_000))
+    assert main([file, "--size", "16", "--prompt", "a dragon"]) == UNREADABLE
+    said = capsys.readouterr()
+    assert "the networks know no word of the prompt; use some of automobile, ball" in said.err
+    assert "score" not in said.out
+
+
 def test_a_scorer_that_cannot_be_loaded_is_named_before_the_file_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
