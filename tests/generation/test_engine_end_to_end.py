@@ -22,7 +22,7 @@ from protocol.tasks import ImageTask, Task, TextTask
 from scripts.demo import shaded_ball
 
 SETTINGS = preset("embedded")
-TEXT_STAGES = ("prompt", "denoise", "decode", "cutout", "lift", "splats", "encode")
+TEXT_STAGES = ("prompt", "denoise", "decode", "cutout", "lift", "splats", "encode", "score")
 DRAFT = SETTINGS.ladder[-1]
 
 
@@ -141,7 +141,7 @@ async def test_a_mesh_is_the_same_object_as_the_splats_of_its_seed(warm_engine: 
     np.testing.assert_allclose(sides, np.ptp(splats.cloud.positions, axis=0), rtol=0.05)
     assert 0 < len(made.made.faces) <= SETTINGS.mesh.triangles
     assert made.made.rgb.mean(axis=0).argmax() == 0  # Red.
-    with pytest.raises(TypeError, match="became a mesh"):
+    with pytest.raises(TypeError, match="became a TriangleMesh"):
         _ = made.cloud
 
 
