@@ -13,7 +13,7 @@ from generation.plan import Plan, Rung
 from generation.presets import preset
 from generation.scoring.score import Score
 from generation.scoring.validity import check
-from generation.settings import GenerationSettings
+from generation.settings import GenerationSettings, ScoringSettings
 from generation.stage import Asset, Cutout, StageFunction, StepContext
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import Task, TextTask
@@ -53,6 +53,10 @@ def plan(engine: Engine, task: Task, rung: Rung = RUNG, **limits: tuple[float, .
     return Plan(rung, engine.route(task, rung), **limits)
 
 
+UNSCORED = preset("embedded").model_copy(update={"scoring": ScoringSettings()})
+"""The preset whose stages the fakes are, without a scorer."""
+
+
 class FakeStages:
     """Records what runs, and can hold or break any stage.
 
@@ -89,7 +93,7 @@ class FakeStages:
             "remembers": self.remembers,
             "progress": False,
         }
-        return Engine(settings or preset("embedded"), **(given | options))
+        return Engine(settings or UNSCORED, **(given | options))
 
     def hold(self, stage: str) -> Callable[[], None]:
         """Makes a stage wait inside its thread; call the result to let it go on."""
