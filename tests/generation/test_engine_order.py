@@ -79,7 +79,7 @@ async def test_steps_run_in_their_lanes(engine: Engine, fakes: FakeStages) -> No
 
 async def test_on_cuda_splats_are_made_beside_another_request(fakes: FakeStages) -> None:
     engine = fakes.engine(preset("gpu80"))
-    assert engine.lanes == {"gpu": 1, "cutout": 1, "splats": 1, "cpu": 2}
+    assert engine.lanes == {"gpu": 1, "cutout": 1, "splats": 1, "cpu": 2, "score": 1}
     first, second = task("first"), task("second")
     finish_splats = fakes.hold("splats")
     older = asyncio.create_task(engine.run(first, plan(engine, first)))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from generation import process
 from generation.engine import Engine
-from generation.plan import Output
+from generation.plan import Output, Part
 from generation.presets import preset
 from generation.stage import LARGE_PIXELS, StepContext
 from generation.warm_up import count_steps, rounds_of
@@ -40,7 +40,8 @@ def _keys_of(engine: Engine) -> set[str]:
     for rung in engine.ladder:
         for given in (task("new"), old, small, large):
             for output in get_args(Output):
-                keys |= {step.cost_key for step in engine.route(given, rung, output)}
+                for part in get_args(Part):
+                    keys |= {step.cost_key for step in engine.route(given, rung, output, part)}
     return keys
 
 
@@ -61,7 +62,7 @@ async def test_what_the_first_visit_costs_is_not_counted(fakes: FakeStages) -> N
     """Every stage takes a minute when it first meets a shape, and then as long as it ought to."""
     now, seen = 0.0, set[tuple[str, int, int]]()
     cost = {"prompt": 1.0, "denoise": 2.0, "decode": 3.0, "cutout": 4.0, "lift": 5.0}
-    cost |= {"splats": 6.0, "encode": 7.0, "mesh": 8.0}
+    cost |= {"splats": 6.0, "encode": 7.0, "mesh": 8.0, "score": 9.0, "rate": 10.0}
 
     def work(stage: str, context: StepContext) -> None:
         nonlocal now
