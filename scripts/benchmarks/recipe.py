@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 CONCURRENCIES = (1, 4, 8)
 CANDIDATE_PICTURES = (1, 4)
-"""Of so many pictures, the best one is lifted."""
+"""Values of `CandidateLimits.pictures` that are measured."""
 DRAWING = ("prompt", "denoise", "decode")
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "brown", "white")
 THINGS = ("cube", "car", "house", "chair", "mug", "rocket", "sphere", "mushroom", "table")
@@ -301,7 +301,7 @@ async def _candidates(client: _Client, seconds: float) -> Figures:
         `total_s`, `ms_per_object` and `ms_per_picture` of the candidates.
     """
     found: Figures = {}
-    logger.disable("miner")  # A line for every step.
+    logger.disable("miner")  # It logs each step.
     for pictures in CANDIDATE_PICTURES:
         limits = CandidateLimits(max=10_000, target=inf, spend=1.0, pictures=pictures)
         with tempfile.TemporaryDirectory() as folder:

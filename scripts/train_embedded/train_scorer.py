@@ -32,7 +32,7 @@ _RIDGE = 1e-2
 """Keeps the regression finite where the clouds are told apart without an error."""
 
 CALIBRATION_SHARE = 8
-"""One in so many clouds is kept from training, for the scale."""
+"""One in this many clouds is kept from training, to fit the scale."""
 
 
 def train(

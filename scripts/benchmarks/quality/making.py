@@ -76,7 +76,7 @@ class Maker:
     """Makes candidates with the shipped networks on the CPU.
 
     Args:
-        folder: Where finished prompts are kept, apart for every state of the networks.
+        folder: Where finished prompts are cached, in one subfolder per version of the networks.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -21,7 +21,7 @@ SCORE_HEADERS = {
 
 
 def better_each_time(low: float = 0.5, step: float = 0.125) -> Callable[[Task], float]:
-    """A judge to whom every other seed is worth more than those before it."""
+    """Returns scores that rise with each new seed."""
     seen: dict[int | None, float] = {}
     return lambda task: seen.setdefault(task.seed, low + step * len(seen))
 
