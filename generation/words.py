@@ -63,7 +63,8 @@ def understand(prompt: str, vocabulary: Collection[str]) -> Understanding:
     lower case are the same. It means a known word if it is that word, its regular plural, or a
     misspelling of either: the same first letter, and one letter added, left out or changed, or two
     neighbours swapped, where "ph" may be written "f". Both then have at least `LEAST_LETTERS`
-    letters, only one known word is that near, and the written one is none of `OTHER_WORDS`.
+    letters, only one known word is that near, and the written one is neither one of `OTHER_WORDS`
+    nor the plural of one.
 
     Args:
         prompt: Any text.

@@ -148,7 +148,7 @@ def test_a_back_end_is_loaded_once_however_many_rungs_use_it(
 ) -> None:
     said: list[str] = []
     loaded = load(SETTINGS, None, said.append)
-    assert said == ["models folder", "text to image", "background", "triposr"]
+    assert said == ["models folder", "text to image", "background", "triposr", "scorer"]
     assert set(loaded.functions) == {
         stage.name for stage in lift.stages_of(SETTINGS, SETTINGS.lift.backend)
     }

@@ -152,8 +152,8 @@ def test_one_slip_in_a_long_word_is_forgiven(word: str, data: st.DataObject) -> 
     slips += [word[:at] + word[at + 1 :], word[:-2] + word[-1] + word[-2]]
     for slip in slips:
         (shown,) = understand(slip, EMBEDDED).understood or ("",)
-        # A slip may make another word, such as "racket" or "tours".
-        assert shown.split(" (")[0] == word or slip in OTHER_WORDS
+        # A slip may make another word, such as "racket" or "tours", or a plural of one: "orangs".
+        assert shown.split(" (")[0] == word or {slip, slip.removesuffix("s")} & OTHER_WORDS
 
 
 @given(prompts)

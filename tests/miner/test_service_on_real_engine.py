@@ -13,7 +13,7 @@ import pytest
 from generation.engine import Engine
 from generation.plan import Rung
 from generation.presets import preset
-from generation.settings import GenerationSettings, RungSettings
+from generation.settings import GenerationSettings, RungSettings, ScoringSettings
 from generation.stage import StepContext, route
 from miner.request import Answer, Caller, Request
 from miner.scheduling.estimates import DELIVERY_FLOOR_S
@@ -37,11 +37,15 @@ MARGIN_S = 0.1
 
 
 def settings() -> GenerationSettings:
-    """The preset `embedded` with two denoising steps, and one rung with a single one."""
+    """The preset `embedded` with two denoising steps, a rung with a single one, and no scorer."""
     base = preset("embedded")
     drawing = base.text_to_image.model_copy(update={"steps": 2})
     return base.model_copy(
-        update={"text_to_image": drawing, "rungs": (RungSettings(name="one_step", steps=1),)}
+        update={
+            "text_to_image": drawing,
+            "rungs": (RungSettings(name="one_step", steps=1),),
+            "scoring": ScoringSettings(),
+        }
     )
 
 
