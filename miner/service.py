@@ -321,7 +321,8 @@ class MinerService:
             logger.debug("candidate {} is given up: {}", active.request.id, end.reason)
             worth = None
         else:
-            worth = entry.take(active, made, self._clock())
+            counts = self._scheduler.counts(active)
+            worth = entry.take(active, made, self._clock()) if counts else None
         entry.runs.pop(active.request.id, None)
         self._scheduler.made(active, worth)
         entry.tell()

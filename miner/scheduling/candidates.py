@@ -44,6 +44,7 @@ class Candidate:
         number: From 0, the first object.
         seed: Of its picture; None leaves it to the preset.
         state: How far it is.
+        chosen: Whether its picture was the best of a few, which it stays when it is taken back.
         rating: How good its picture is among those of the request.
         score: What a validator is expected to give its object.
     """
@@ -51,6 +52,7 @@ class Candidate:
     number: int
     seed: int | None
     state: CandidateState
+    chosen: bool = False
     rating: float | None = None
     score: float | None = None
 
@@ -109,6 +111,8 @@ class Candidates:
         if self.good_enough:
             return None
         drawn, waiting = self._in("drawn"), self._in("waiting")
+        if chosen := [each for each in drawn if each.chosen]:
+            return _best_rated(chosen)
         if len(drawn) >= self.limits.pictures:
             return _best_rated(drawn)
         if waiting:
@@ -116,18 +120,30 @@ class Candidates:
         if len(self.all) < self.limits.max:
             number = len(self.all)
             return Candidate(number, seed_of(self.seed, number), "waiting")
-        return _best_rated(drawn) if drawn and not self._in("drawing") else None
+        return self.last()
+
+    def last(self) -> Candidate | None:
+        """Returns what to lift if no further picture is drawn: the best of those that are drawn.
+
+        None if there is none, or while one is being drawn.
+        """
+        drawn = self._in("drawn")
+        if self.good_enough or not drawn or self._in("drawing"):
+            return None
+        return _best_rated([each for each in drawn if each.chosen] or drawn)
 
     def start(self, candidate: Candidate) -> None:
-        """Starts what `next` has returned.
+        """Starts what `next` or `last` has returned.
 
         Of the pictures that it was the best of, no other is lifted. With one picture for each
         object it was not compared with any.
         """
         if candidate.state == "drawn":
-            if self.limits.pictures > 1:
+            if self.limits.pictures > 1 and not candidate.chosen:
+                candidate.chosen = True
                 for other in self._in("drawn"):
-                    other.state = "left_out"
+                    if not other.chosen:
+                        other.state = "left_out"
             candidate.state = "lifting"
             return
         if candidate not in self.all:

@@ -6,7 +6,7 @@ goes on to its end, because nothing can interrupt it.
 """
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 
@@ -15,6 +15,7 @@ from miner.request import ActiveRequest, Request
 from miner.scheduling.board import Board, Lanes
 from miner.scheduling.candidates import Candidate, CandidateLimits, Candidates
 from miner.scheduling.estimates import Estimates
+from miner.scheduling.forecast import Finish
 from protocol.tasks import TextTask
 
 AT_ONCE = 2
@@ -125,6 +126,7 @@ class Improver:
         for extra in extras:
             if extra.engine in busy or extra.engine not in engines:
                 due.taken_back.append(extra)
+                extra.abandoned = True  # Of its steps, the board counts the one that runs.
                 self.take_back(extra)
         on_engine = {
             name: [a for a in extras if a.engine == name] if name not in busy else []
@@ -132,16 +134,15 @@ class Improver:
         }
         if not self._requests:
             return due
-        counted = [a for a in admitted if a not in due.taken_back or a.step_since is not None]
+        counted = [a for a in admitted if not a.abandoned or a.step_since is not None]
         board = Board(self._estimates, self._clock(), engines, len(counted), extras=True)
-        ready = dict.fromkeys(engines, 0.0)
+        ready: dict[str, Finish] = {}
         if busy:
             for other, end in zip(counted, board.before(counted), strict=True):
-                if other.parent is None:
-                    for name in ready:
-                        if _needs(other, name):
-                            ready[name] = max(ready[name], end.mean)
-        room = _Room(board, counted, on_engine, busy, ready)
+                for name in busy:
+                    if other.parent is None and _needs(other, name):
+                        ready[name] = max(ready.get(name, end), end, key=lambda each: each.mean)
+        room = _Room(board, counted, on_engine, ready)
         for active in sorted(self._requests.values(), key=_least_improved):
             self._improve(active, room, due)
         return due
@@ -156,12 +157,16 @@ class Improver:
         waits = False
         while not over and (candidate := candidates.next()) is not None:
             free = room.free()
-            if not free:
-                waits = room.soon(left)
-                break
             extra, whole = self._extra(active, candidate)
             engine = room.fits(whole, free, left)
+            last = candidates.last() if engine is None and candidate.state != "drawn" else None
+            if last is not None:
+                # Too late for a further picture, but not for an object of those that are drawn.
+                candidate = last
+                extra, whole = self._extra(active, candidate)
+                engine = room.fits(whole, free, left)
             if engine is None:
+                waits = not free and room.fits_later(whole, left)
                 break
             candidates.start(candidate)
             extra.engine = engine
@@ -215,22 +220,20 @@ class _Room:
         board: The machine.
         admitted: Everybody, and what was started since.
         on_engine: The candidates that each engine has.
-        busy: The engines that others need.
-        ready: Seconds until they do not any more.
+        ready: When others do not need an engine any more, of those that they need now.
     """
 
     board: Board
     admitted: list[ActiveRequest]
     on_engine: Mapping[str, list[ActiveRequest]]
-    busy: Collection[str]
-    ready: Mapping[str, float]
+    ready: Mapping[str, Finish]
 
     def free(self) -> list[str]:
         """Returns the engines that have a place for a candidate, the emptiest first."""
         free = [
             name
             for name, extras in self.on_engine.items()
-            if name not in self.busy and len(extras) < AT_ONCE
+            if name not in self.ready and len(extras) < AT_ONCE
         ]
         return sorted(free, key=lambda name: len(self.on_engine[name]))
 
@@ -238,18 +241,32 @@ class _Room:
         """Returns the first engine that would end a candidate within the seconds left."""
         for engine in engines:
             finish = self.board.finish_of(whole, 0, self.admitted, engine=engine)
-            if finish.mean + Z * sqrt(finish.variance) <= left:
+            if _surely(finish) <= left:
                 return engine
         return None
 
-    def soon(self, left: float) -> bool:
-        """Returns whether an engine will be free of the requests of others while there is time."""
-        return any(seconds < left for seconds in self.ready.values())
+    def fits_later(self, whole: ActiveRequest, left: float) -> bool:
+        """Returns whether an engine would end a candidate in time once it has a place for it."""
+        for engine in self.on_engine:
+            others = self.ready.get(engine)
+            if others is None:
+                if self.fits(whole, [engine], left) is not None:
+                    return True
+                continue
+            own = self.board.finish_of(whole, 0, (), engine=engine)
+            end = Finish(others.mean + own.mean, others.variance + own.variance)
+            if _surely(end) <= left:
+                return True
+        return False
 
     def take(self, extra: ActiveRequest, engine: str) -> None:
         """Counts a candidate from now on."""
         self.on_engine[engine].append(extra)
         self.admitted.append(extra)
+
+
+def _surely(finish: Finish) -> float:
+    return finish.mean + Z * sqrt(finish.variance)
 
 
 def _needs(active: ActiveRequest, engine: str) -> bool:

@@ -179,14 +179,22 @@ class Scheduler:
         self._improve(due)
         return due
 
+    def counts(self, active: ActiveRequest) -> bool:
+        """Whether what it makes is still wanted: it was not taken back or lost with its engine."""
+        return self._active.get(active.request.id) is active and not active.abandoned
+
     def made(self, active: ActiveRequest, worth: float | None) -> None:
         """Takes in that a request has its first object, or what a candidate is worth.
+
+        What does not count any more is ignored: a candidate may be made again elsewhere by now.
 
         Args:
             active: The request or the candidate.
             worth: The score of its object, or the rating of its picture; None if there is no
                 scorer, or the candidate failed.
         """
+        if not self.counts(active):
+            return
         if active.parent is None:
             self._improver.begin(active, worth)
             return

@@ -148,3 +148,34 @@ def test_of_equal_objects_the_one_that_was_made_first_is_the_best() -> None:
     candidates.end(two, 0.7)
     candidates.end(one, 0.7)
     assert candidates.best is two
+
+
+def test_winners_of_two_groups_that_are_taken_back_are_not_compared_with_each_other() -> None:
+    candidates = begun(CandidateLimits(max=7, pictures=3))
+    winners = []
+    for ratings in ((0.1, 0.9, 0.2), (0.3, 0.1, 0.5)):
+        for rating in ratings:
+            candidates.end(started(candidates), rating)
+        winners.append(started(candidates))
+    assert [each.number for each in winners] == [2, 6]
+    for each in winners:
+        candidates.take_back(each)
+    assert [started(candidates).number, started(candidates).number] == [2, 6]
+    assert {each.state for each in winners} == {"lifting"}
+    assert candidates.next() is None
+
+
+def test_a_winner_that_is_taken_back_does_not_count_among_the_next_few() -> None:
+    candidates = begun(CandidateLimits(max=7, pictures=3))
+    for _ in range(3):
+        candidates.end(started(candidates), 0.5)
+    winner = started(candidates)
+    candidates.take_back(winner)
+    assert candidates.next() is winner
+    candidates.start(winner)
+    candidates.end(winner, 0.4)
+    for rating in (0.1, 0.2, 0.3):
+        candidate = started(candidates)
+        assert candidate.state == "drawing"
+        candidates.end(candidate, rating)
+    assert started(candidates).number == 6

@@ -369,3 +369,28 @@ def test_a_candidate_that_is_started_again_is_not_taken_for_its_run_before() -> 
     assert again in shop.scheduler.active
     shop.arrive()
     assert shop.next().taken_back == [again]
+
+
+def test_a_candidate_that_ends_on_an_engine_that_is_lost_does_not_count() -> None:
+    shop = Shop(
+        "one", "two", candidates=CandidateLimits(max=2), routes=[ROUTES[LOWEST]] * len(LADDER)
+    )
+    first = shop.arrive()
+    shop.only()
+    for step in first.plan.steps:
+        shop.start(first)
+        shop.end(first, after=SECONDS[step.cost_key])
+    shop.scheduler.made(first, 0.5)
+    lost = shop.only()
+    shop.start(lost.active)
+    assert shop.scheduler.remove_engine(lost.engine) == []
+    again = shop.only()
+    assert (again.active.candidate, again.engine != lost.engine) == (lost.active.candidate, True)
+    assert not shop.scheduler.counts(lost.active)
+    shop.scheduler.made(lost.active, 0.9)
+    candidate = again.active.candidate
+    assert candidate is not None
+    assert (candidate.state, candidate.rating) == ("drawing", None)
+    assert shop.scheduler.counts(again.active)
+    shop.scheduler.made(again.active, 0.4)
+    assert (candidate.state, candidate.rating, candidate.score) == ("drawn", 0.4, None)
