@@ -6,18 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
 from generation.acceleration.compiling import keep_compiled_code
+from generation.acceleration.streams import all_to_host, to_host
 from generation.errors import GenerationError, NoObject
 from generation.lift import BACK_ENDS
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.drawing import Drawing
 from generation.pictures.flux1 import Flux1
-from generation.pictures.framing import MAX_SIDE, composite_on_grey
+from generation.pictures.framing import MAX_SIDE, composite_on_grey, lay_on_grey, pixels_of
 from generation.scoring.score import Scorer
 from generation.scoring.validity import check
 from generation.settings import GenerationSettings
@@ -225,13 +224,13 @@ def assemble(
     def prompt(task: TextTask, context: StepContext) -> Drawing:
         rung = context.rung
         words = known_prompt(task.prompt, settings.vocabulary)
-        return flux.begin(words, task.seed, steps=rung.steps, size=rung.size)
+        return flux.begin(words, (task.seed,), steps=rung.steps, size=rung.size)
 
     def denoise(drawing: Drawing, context: StepContext) -> Drawing:
         return flux.denoise(drawing)
 
-    def decode(drawing: Drawing, context: StepContext) -> NDArray[np.uint8]:
-        return flux.decode(drawing)
+    def decode(drawing: Drawing, context: StepContext) -> Tensor:
+        return flux.decode(drawing)[0]
 
     def drop_caches() -> None:
         flux.drop_caches()
@@ -252,7 +251,7 @@ def assemble_image_only(
 ) -> LoadedStages:
     """Makes stage functions that serve image tasks; see `assemble`."""
 
-    def cutout(source: NDArray[np.uint8] | ImageTask, context: StepContext) -> Cutout:
+    def cutout(source: Tensor | ImageTask, context: StepContext) -> Cutout:
         return _cut_out(background, source, skip_plain=context.rung.skip_plain)
 
     def encode(cloud: GaussianCloud, context: StepContext) -> Asset:
@@ -297,22 +296,23 @@ def _by_back_end(
 
 
 def _cut_out(
-    background: BackgroundRemover, source: NDArray[np.uint8] | ImageTask, *, skip_plain: bool
+    background: BackgroundRemover, source: Tensor | ImageTask, *, skip_plain: bool
 ) -> Cutout:
     if isinstance(source, ImageTask):
         image = decode_image(source.image, side=MAX_SIDE)
-    else:
-        image = Image.fromarray(source)
-    try:
-        cutout = background(image, skip_plain=skip_plain)
-    except NoObject as error:
-        if isinstance(source, ImageTask):
+        try:
+            framed = background.framed(image, skip_plain=skip_plain)
+        except NoObject as error:
             raise TaskError(f"{error}; send a picture of one object") from error
-        raise
-    shown = composite_on_grey(image) if image.mode == "RGBA" else image
+        shown = pixels_of(composite_on_grey(image) if image.mode == "RGBA" else image)
+    else:
+        framed = background.framed(source, skip_plain=skip_plain)
+        shown = source
     # On grey here and not in the back end's first stage: there the GPU would wait for it.
-    on_grey = composite_on_grey(cutout)
-    return Cutout(np.asarray(shown), np.asarray(cutout), np.asarray(on_grey))
+    on_grey = lay_on_grey(framed)
+    # Waits for the stream: another thread's may read `on_grey` now, and write over `source`.
+    rgba, grey = all_to_host(framed, on_grey)
+    return Cutout(to_host(shown), rgba, grey, on_device=on_grey)
 
 
 def _encode(cloud: GaussianCloud, level: int) -> Asset:

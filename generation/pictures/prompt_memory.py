@@ -5,11 +5,11 @@ from collections import OrderedDict
 
 from torch import Tensor
 
-Embedding = tuple[Tensor, Tensor]
-"""What FLUX sees of a prompt: T5's hidden states and CLIP's pooled output."""
+Embedding = tuple[Tensor, ...]
+"""What the transformer of a text-to-image model sees of a prompt."""
 
 CAPACITY = 32
-"""Most prompts; those of FLUX.1 take 2 MB each."""
+"""Most prompts; those of FLUX.1 take 2 MB each, those of FLUX.2-klein 8 MB."""
 
 
 class PromptMemory:

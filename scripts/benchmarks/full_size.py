@@ -21,7 +21,8 @@ from generation.acceleration.eight_bit import Float8Linear, Int8Linear
 from generation.lift.triposr import TripoSR, TripoSRConfig
 from generation.loading import PictureNetworks, require_device
 from generation.pictures.cutout import BackgroundRemover
-from generation.pictures.flux1 import Flux1, hold_in_eight_bits
+from generation.pictures.flux1 import Flux1
+from generation.pictures.text_to_image import hold_in_eight_bits
 from generation.quiet import quiet_libraries
 from generation.scoring.score import Scorer
 from generation.settings import CutoutSettings, GenerationSettings, TextToImageSettings

@@ -234,7 +234,7 @@ def _drawn_picture(bench: Bench, way: Way) -> Action:
     flux = Flux1(pipeline, settings, accelerate=accelerate, backend=bench.backend)
     if not in_one:
         return partial(flux, "a picture")
-    noise = flux.begin("a picture", None, steps=settings.steps, size=settings.size)
+    noise = flux.begin("a picture", (None,), steps=settings.steps, size=settings.size)
     network = pipeline.transformer
     draw = bench.action(
         partial(denoise_and_decode, pipeline, noise.schedule.sigmas),
@@ -244,8 +244,8 @@ def _drawn_picture(bench: Bench, way: Way) -> Action:
 
     def draw_picture() -> Image.Image:
         # With the same work on the host as a picture in steps.
-        start = flux.begin("a picture", None, steps=settings.steps, size=settings.size)
-        return Image.fromarray(to_host(draw(start.latents, start.words, start.pooled)))
+        start = flux.begin("a picture", (None,), steps=settings.steps, size=settings.size)
+        return Image.fromarray(to_host(draw(start.latents, *start.embedding)))
 
     return draw_picture
 

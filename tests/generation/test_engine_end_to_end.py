@@ -119,7 +119,7 @@ async def test_an_object_that_was_not_drawn_is_not_the_callers_fault(warm_engine
     assert warm_engine._functions is not None
 
     def decode_to_nothing(drawing: Any, context: Any) -> Any:
-        return np.zeros((128, 128, 4), np.uint8)
+        return torch.zeros(128, 128, 4, dtype=torch.uint8)
 
     functions = {**warm_engine._functions, "decode": decode_to_nothing}
     engine = Engine(SETTINGS, functions=functions, progress=False)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -79,7 +78,7 @@ def test_accelerated_stages_make_the_same(pictures: PictureNetworks, loaded: Loa
         PictureNetworks(flux, pictures.background),
         {"triposr": functions_of(settings, network, backend="eager")},
     )
-    assert np.abs(_drawn(fast, task).astype(int) - picture).max() <= 1
+    assert (_drawn(fast, task).int() - picture).abs().max() <= 1
     torch.testing.assert_close(_run(fast, "lift", cutout, task), code)
     assert all(layer._compiled_call_impl is not None for layer in network.layers)
 
@@ -119,13 +118,13 @@ def test_a_plain_border_is_only_skipped_where_the_rung_says_so(
     pictures: PictureNetworks, loaded: LoadedStages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    cut_out = type(pictures.background).__call__
+    framed = type(pictures.background).framed
 
-    def ask(remover: Any, image: Image.Image, *, skip_plain: bool) -> Image.Image:
+    def ask(remover: Any, image: Image.Image, *, skip_plain: bool) -> torch.Tensor:
         asked.append(skip_plain)
-        return cut_out(remover, image, skip_plain=skip_plain)
+        return framed(remover, image, skip_plain=skip_plain)
 
-    monkeypatch.setattr(type(pictures.background), "__call__", ask)
+    monkeypatch.setattr(type(pictures.background), "framed", ask)
     given = _cut_out((10, 20, 30, 255), (90, 60))
     for rung in SETTINGS.ladder:
         _run(loaded, "cutout", given, given, rung)

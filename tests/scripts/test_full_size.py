@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from generation.acceleration import eight_bit
-from generation.pictures import flux1
+from generation.pictures import text_to_image
 from generation.pictures.flux1 import Flux1
 from generation.quiet import quiet_libraries
 from scripts.benchmarks import full_size
@@ -47,7 +47,7 @@ def test_weights_follow_from_their_names_however_they_are_held() -> None:
 def test_a_network_held_in_8_bits_answers_alike(
     make: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flux1, "quantise", partial(eight_bit.quantise, smallest=1))
+    monkeypatch.setattr(text_to_image, "quantise", partial(eight_bit.quantise, smallest=1))
     outputs = []
     for held in (False, True):
         network = make(CPU, torch.float32, SIZES, eight_bit=held)  # type: ignore[operator]

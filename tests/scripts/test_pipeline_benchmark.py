@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from generation.acceleration.eight_bit import quantise
-from generation.pictures import flux1
+from generation.pictures import text_to_image
 from protocol.errors import SetupError
 from scripts.benchmark import main
 from scripts.benchmarks import likeness, pipeline, plain, recipe, report
@@ -45,7 +45,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("likeness")
     reference = str(folder / "plain")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flux1, "quantise", partial(quantise, smallest=1))
+        patch.setattr(text_to_image, "quantise", partial(quantise, smallest=1))
         rows = {
             "plain": _measured(recipe="plain", likeness=reference),
             "fast": _measured(

@@ -250,7 +250,7 @@ def test_flux_has_finished_when_a_stage_returns(embedded_paths: ModelPaths, inde
 
     flux._encode, flux._step = partial(slow, flux._encode), partial(slow, flux._step)
     stream = torch.cuda.current_stream(index)
-    drawing = flux.begin("a blue cube", 0, steps=2, size=64)
+    drawing = flux.begin("a blue cube", (0,), steps=2, size=64)
     assert stream.query()
     for _ in range(2):
         drawing = flux.denoise(drawing)

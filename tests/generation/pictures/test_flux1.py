@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from generation.acceleration.eight_bit import EightBitLinear, Float8Linear, Int8Linear, quantise
+from generation.pictures import text_to_image
 from generation.pictures.flux1 import Flux1
-from generation.pictures.prompt_memory import CAPACITY
+from generation.pictures.prompt_memory import CAPACITY, Embedding
 from generation.presets import preset
 from generation.settings import TextToImageSettings
 from generation.weights.store import ModelPaths
@@ -138,7 +139,9 @@ def test_eight_bits_stay_close(draw: Flux1, embedded_paths: ModelPaths) -> None:
 def test_the_setting_for_eight_bits_reaches_both_networks(
     embedded_paths: ModelPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("generation.pictures.flux1.quantise", partial(quantise, smallest=1024))
+    monkeypatch.setattr(
+        "generation.pictures.text_to_image.quantise", partial(quantise, smallest=1024)
+    )
     pipeline = _load(embedded_paths, eight_bit=True).pipeline
     for network, kind in (
         (pipeline.transformer, Float8Linear),
@@ -172,10 +175,10 @@ def test_a_prompt_is_remembered_from_its_beginning_until_caches_are_dropped(
 ) -> None:
     draw = _load(embedded_paths)
     assert not draw.remembers("a blue cube")
-    first = draw.begin("a blue cube", 0, steps=1, size=64)
+    first = draw.begin("a blue cube", (0,), steps=1, size=64)
     assert draw.remembers("a blue cube")
     assert not draw.remembers("a red car")
-    assert draw.begin("a blue cube", 0, steps=1, size=64).words is first.words
+    assert draw.begin("a blue cube", (0,), steps=1, size=64).embedding is first.embedding
     draw.drop_caches()
     assert not draw.remembers("a blue cube")
 
@@ -212,10 +215,10 @@ def test_the_steps_together_are_the_loop_in_one_piece(
 ) -> None:
     draw = _load(embedded_paths, dtype=dtype)
     for steps, size in ((1, 64), (3, 64), (4, 128)):
-        start = draw.begin("a blue cube", 5, steps=steps, size=size)
+        start = draw.begin("a blue cube", (5,), steps=steps, size=size)
         with torch.no_grad():
             expected = denoise_and_decode(
-                draw.pipeline, start.schedule.sigmas, start.latents, start.words, start.pooled
+                draw.pipeline, start.schedule.sigmas, start.latents, *start.embedding
             )
         found = draw("a blue cube", 5, steps=steps, size=size)
         assert np.array_equal(np.asarray(found), expected.numpy())
@@ -224,15 +227,17 @@ def test_the_steps_together_are_the_loop_in_one_piece(
 def test_drawings_do_not_disturb_each_other(draw: Flux1) -> None:
     sizes = {"a blue cube": 64, "a red car": 128}
     alone = {prompt: draw(prompt, 1, steps=2, size=size) for prompt, size in sizes.items()}
-    drawings = {prompt: draw.begin(prompt, 1, steps=2, size=size) for prompt, size in sizes.items()}
+    drawings = {
+        prompt: draw.begin(prompt, (1,), steps=2, size=size) for prompt, size in sizes.items()
+    }
     for _ in range(2):
         drawings = {prompt: draw.denoise(drawing) for prompt, drawing in drawings.items()}
     for prompt, drawing in drawings.items():
-        assert np.array_equal(draw.decode(drawing), np.asarray(alone[prompt]))
+        assert np.array_equal(draw.decode(drawing)[0], np.asarray(alone[prompt]))
 
 
 def test_a_step_leaves_the_drawing_that_it_starts_from(draw: Flux1) -> None:
-    start = draw.begin("a blue cube", 0, steps=2, size=64)
+    start = draw.begin("a blue cube", (0,), steps=2, size=64)
     before = start.latents.clone()
     first, again = draw.denoise(start), draw.denoise(start)
     assert (start.index, first.index) == (0, 1)
@@ -242,14 +247,14 @@ def test_a_step_leaves_the_drawing_that_it_starts_from(draw: Flux1) -> None:
 
 
 def test_pixels_come_after_the_last_step_and_no_step_after_them(draw: Flux1) -> None:
-    drawing = draw.begin("a blue cube", 0, steps=2, size=64)
+    drawing = draw.begin("a blue cube", (0,), steps=2, size=64)
     drawing = draw.denoise(drawing)
     with pytest.raises(ValueError, match="1 of 2"):
         draw.decode(drawing)
     drawing = draw.denoise(drawing)
     pixels = draw.decode(drawing)
-    assert pixels.shape == (64, 64, 3)
-    assert pixels.dtype == np.uint8
+    assert pixels.shape == (1, 64, 64, 3)
+    assert pixels.dtype == torch.uint8
     with pytest.raises(ValueError, match="all 2"):
         draw.denoise(drawing)
 
@@ -259,7 +264,7 @@ def test_a_size_or_number_of_steps_that_no_picture_has_is_refused(
     draw: Flux1, steps: int, size: int
 ) -> None:
     with pytest.raises(ValueError, match="multiple of 16"):
-        draw.begin("a blue cube", 0, steps=steps, size=size)
+        draw.begin("a blue cube", (0,), steps=steps, size=size)
 
 
 def test_noise_levels_are_computed_once_and_leave_the_scheduler_alone(
@@ -267,11 +272,47 @@ def test_noise_levels_are_computed_once_and_leave_the_scheduler_alone(
 ) -> None:
     draw = _load(embedded_paths)
     before = draw.pipeline.scheduler.sigmas.tolist()
-    four, two = (draw.begin("a", 0, steps=steps, size=64).schedule for steps in (4, 2))
+    four, two = (draw.begin("a", (0,), steps=steps, size=64).schedule for steps in (4, 2))
     assert (len(four.sigmas), four.sigmas[0], four.sigmas[-1]) == (5, 1.0, 0.0)
     assert len(two.sigmas) == 3
-    assert draw.begin("b", 1, steps=4, size=64).schedule is four
+    assert draw.begin("b", (1,), steps=4, size=64).schedule is four
     assert draw.pipeline.scheduler.sigmas.tolist() == before
+
+
+def test_a_picture_of_several_is_the_one_drawn_alone(draw: Flux1) -> None:
+    seeds, size = (3, None, 8), 64
+    drawing = draw.begin("a blue cube", seeds, steps=2, size=size)
+    assert len(drawing.latents) == 3
+    for _ in range(2):
+        drawing = draw.denoise(drawing)
+    pictures = draw.decode(drawing)
+    assert (pictures.shape, pictures.dtype) == ((3, size, size, 3), torch.uint8)
+    for picture, seed in zip(pictures, seeds, strict=True):
+        alone = torch.from_numpy(_pixels(draw("a blue cube", seed, steps=2, size=size)))
+        # Products of more rows may be added up in another order.
+        assert (picture.long() - alone).abs().max() <= 1
+    assert not torch.equal(pictures[0], pictures[2])
+
+
+def test_several_pictures_take_one_run_of_the_encoders(
+    embedded_paths: ModelPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = _load(embedded_paths)
+    runs: list[int] = []
+    encode = draw._encode_tokens
+
+    def count(*tokens: torch.Tensor) -> Embedding:
+        runs.append(len(tokens[0]))
+        return encode(*tokens)
+
+    monkeypatch.setattr(draw, "_encode", count)
+    draw.begin("a blue cube", range(4), steps=1, size=64)
+    assert runs == [1]
+
+
+def test_no_seeds_are_refused(draw: Flux1) -> None:
+    with pytest.raises(ValueError, match="at least 1 seed"):
+        draw.begin("a blue cube", (), steps=1, size=64)
 
 
 def _pixels(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

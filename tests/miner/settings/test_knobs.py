@@ -41,7 +41,7 @@ from scripts.demo import shaded_ball
 
 CPU = torch.device("cpu")
 QUICK = ("--splats.max_gaussians=1500", "--splats.resolution=32", "--text_to_image.size=64")
-BALL = shaded_ball(96)
+BALL = torch.from_numpy(np.array(shaded_ball(96)))
 
 
 def generation(*argv: str, **environ: str) -> GenerationSettings:
@@ -92,7 +92,7 @@ def drawn(networks: Networks) -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def code(networks: Networks) -> Any:
     """The scene code of a ball."""
-    return networks.run("lift", networks.run("cutout", np.asarray(BALL)))
+    return networks.run("lift", networks.run("cutout", BALL))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_the_template_is_what_is_drawn(networks: Networks, drawn: NDArray[np.uin
 
 @pytest.mark.parametrize("ratio", [0.5, 0.85])
 def test_the_foreground_ratio_is_the_share_of_the_object(networks: Networks, ratio: float) -> None:
-    cutout = networks.run("cutout", np.asarray(BALL), f"--cutout.foreground_ratio={ratio}").rgba
+    cutout = networks.run("cutout", BALL, f"--cutout.foreground_ratio={ratio}").rgba
     left, top, right, bottom = Image.fromarray(cutout).getchannel("A").getbbox() or (0,) * 4
     assert max(right - left, bottom - top) / len(cutout) == pytest.approx(ratio, abs=0.03)
 
@@ -157,13 +157,13 @@ def test_a_plain_border_needs_no_network_where_it_is_skipped(
         self._mask = ask
 
     monkeypatch.setattr(BackgroundRemover, "__init__", watched)
-    networks.run("cutout", np.asarray(BALL), f"--cutout.skip_plain={knob}")
+    networks.run("cutout", BALL, f"--cutout.skip_plain={knob}")
     assert len(asked) == calls
 
 
 def test_the_least_coverage_decides_what_is_an_object(networks: Networks) -> None:
     with pytest.raises(NoObject, match="at least 90"):
-        networks.run("cutout", np.asarray(BALL), "--cutout.min_coverage=0.9")
+        networks.run("cutout", BALL, "--cutout.min_coverage=0.9")
 
 
 def test_points_are_decoded_in_chunks_of_the_given_size(networks: Networks, code: Any) -> None:
