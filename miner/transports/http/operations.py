@@ -88,7 +88,8 @@ _NO_OBJECT = {
     500: _problem("failed: this generation failed, or the miner itself, with an `error_id`"),
     503: _problem(
         "dropped: it would be late, or the miner takes nothing at the moment; or completed, and "
-        "withheld, because the gate is against it (`below_threshold`)",
+        "withheld, because the gate is against it (`below_threshold`): then without `Retry-After`, "
+        "as the same request gives the same object",
         _RETRY,
     ),
 }

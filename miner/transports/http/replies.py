@@ -14,8 +14,14 @@ from miner.request import Answer
 from miner.transports.refusals import RETRY_AFTER_S
 from protocol.tasks import log_safe
 
-# A completed one is withheld; another seed, or a quieter moment, may bring a better one.
+# A completed one is withheld.
 _STATUS = {"completed": 503, "dropped": 503, "rejected": 422, "failed": 500}
+
+
+_WITHHELD = (
+    "the same request gives the same object again: ask with another seed, with more candidates, "
+    "or with another prompt or picture"
+)
 
 
 def json_reply(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:
@@ -24,10 +30,14 @@ def json_reply(status: int, content: object, headers: Mapping[str, str] | None =
 
 
 def without_object(answer: Answer) -> Response:
-    """Returns the answer to a request that ended without an object to send."""
-    status = _STATUS[answer.outcome]
+    """Returns the answer to a request that ended without an object to send.
+
+    A dropped one says when to try again. One that is withheld says what to change instead, because
+    its seeds are the same each time.
+    """
+    status, withheld = _STATUS[answer.outcome], answer.outcome == "completed"
     content = {
-        "message": answer.reason,
+        "message": f"{answer.reason}; {_WITHHELD}" if withheld else answer.reason,
         "task_id": answer.task_id,
         "outcome": answer.outcome,
         "reason_code": answer.reason_code,
@@ -36,7 +46,7 @@ def without_object(answer: Answer) -> Response:
         "budget_s": answer.budget_s,
     }
     headers = {"X-Task-Id": log_safe(answer.task_id), **answer_headers(answer)}
-    if status == 503:
+    if status == 503 and not withheld:
         headers["Retry-After"] = str(_retry_after(answer))
     return json_reply(
         status, {name: value for name, value in content.items() if value is not None}, headers

@@ -107,13 +107,24 @@ async def test_what_the_gate_is_against_is_sent_unless_a_setting_forbids_it(
         assert (reply.status, reply.headers["X-Gated"]) == (200, "yes")
     async with running(tmp_path / "b", **scoring(lambda task: 0.4, send_gated=False)) as miner:
         reply = await miner.post(data=data)
-        assert (reply.status, reply.headers["Retry-After"]) == (503, "5")
+        assert reply.status == 503
         assert (reply.headers["X-Gated"], reply.headers["X-Score"]) == ("yes", "0.4000")
         refusal = reply.json
         mesh = await miner.post(data={**data, "format": "glb"})
         assert mesh.status == 200  # Nothing scores a mesh.
     assert (refusal["outcome"], refusal["reason_code"]) == ("completed", "below_threshold")
     assert refusal["message"].startswith("its score 0.400 is below 0.600: threshold 0.6")
+
+
+@pytest.mark.parametrize("given", [{}, {"seed": "7"}], ids=["no seed", "a seed"])
+async def test_a_withheld_object_is_not_asked_for_again_but_with_something_else(
+    tmp_path: Path, given: dict[str, str]
+) -> None:
+    async with running(tmp_path, **scoring(lambda task: 0.4, send_gated=False)) as miner:
+        reply = await miner.post(data={"prompt": "a blue cube", **given})
+    assert reply.status == 503
+    assert "Retry-After" not in reply.headers
+    assert "ask with another seed, with more candidates" in reply.json["message"]
 
 
 async def test_a_job_shows_its_candidates_while_it_improves_and_the_best_at_its_end(
