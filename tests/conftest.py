@@ -61,3 +61,9 @@ def warm_engine(warm_up_seconds: dict[str, float]) -> Iterator[Engine]:
     warm_up_seconds |= asyncio.run(warm())
     yield engine
     asyncio.run(engine.close())
+
+
+@pytest.fixture
+def no_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This version pins no files: small ones may take the place of the published weights."""
+    monkeypatch.setattr("generation.weights.store.shipped_pins", dict)

@@ -1,4 +1,4 @@
-"""Downloads weights: pinned by the lock file, resumable, verified."""
+"""Downloads weights: pinned by this version or by the lock file, resumable, verified."""
 
 import hashlib
 import os
@@ -10,15 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from generation.weights.pins import inside
 from generation.weights.refusals import reason
 from generation.weights.sources import ModelSource, ReleaseModel
-from generation.weights.store import ModelStore, inside
+from generation.weights.store import ModelStore
 from protocol.errors import SetupError
 
 T = TypeVar("T")
 
 _RESERVE = 500_000_000
 """Bytes that must stay free beside the weights."""
+
+_AGAIN = "run the same command again; if it stays so, do not use the file"
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,10 @@ def fetch_models(
     """Brings models into the store; what is there and matches the lock is left alone.
 
     A model in the lock is fetched at its locked revision and must come out as locked. One that is
-    not is fetched at the revision that its source names, else at the newest, which is then locked.
-    An interrupted download goes on where it stopped. Gated repositories use the token in HF_TOKEN.
+    not is fetched at the revision that its source names, else at the one that this version pins,
+    else at the newest, which is then locked. A pinned file must be as pinned, whatever the lock
+    says. An interrupted download goes on where it stopped. Gated repositories use the token in
+    HF_TOKEN.
 
     Args:
         models: What to fetch.
@@ -80,7 +85,9 @@ def _fetch(
     plans = []
     for model in models:
         if _discard_damaged(model, store):
-            plans.append(_guarded(model, partial(_plan, model, store, endpoint)))
+            plan = _guarded(model, partial(_plan, model, store, endpoint))
+            _require_pinned(plan, store)
+            plans.append(plan)
         else:
             report(f"{model.name}: complete and verified ({_licence_line(model)})")
     _require_space(plans, store)
@@ -127,7 +134,9 @@ def _plan(model: ModelSource, store: ModelStore, endpoint: str | None) -> _Plan:
 
     locked = store.lock.get(model.name)
     info = HfApi(endpoint=endpoint).model_info(
-        model.repo, revision=locked.revision if locked else model.revision, files_metadata=True
+        model.repo,
+        revision=locked.revision if locked else store.revision(model),
+        files_metadata=True,
     )
     siblings = {entry.rfilename: entry for entry in info.siblings or ()}
     names = [name for name in siblings if any(fnmatch(name, glob) for glob in model.files)]
@@ -149,6 +158,24 @@ def _plan(model: ModelSource, store: ModelStore, endpoint: str | None) -> _Plan:
         sizes={name: siblings[name].size or 0 for name in names},
         sha256={name: lfs.sha256 for name in names if (lfs := siblings[name].lfs) is not None},
     )
+
+
+def _require_pinned(plan: _Plan, store: ModelStore) -> None:
+    """Compares what the publisher states with the pins, before anything is downloaded."""
+    for name, pin in store.pinned(plan.model).items():
+        if name not in plan.sizes:
+            continue
+        for what, found, expected in (
+            ("SHA-256", plan.sha256.get(name, pin.sha256), pin.sha256),
+            ("bytes", plan.sizes[name], pin.size),
+        ):
+            if found != expected:
+                raise SetupError(
+                    f"{name} of {plan.model.name} has {what} {found} at {plan.revision}, "
+                    f"{expected} was expected (pinned by this version)",
+                    fix=f"do not use the file, and report this: either the file at "
+                    f"{plan.model.page} was changed, or the pin is wrong",
+                )
 
 
 def _make_folder(store: ModelStore) -> None:
@@ -220,30 +247,30 @@ def _download_file(model: ReleaseModel, file: Path, size: int) -> None:
             digest = hashlib.file_digest(stream, make).hexdigest()
         if not digest.startswith(start):
             part.unlink()
-            raise SetupError(
-                f"{model.url} has {name} {digest}, {start} was expected",
-                fix="run the same command again; if it stays so, do not use the file",
-            )
+            raise SetupError(f"{model.url} has {name} {digest}, {start} was expected", fix=_AGAIN)
     os.replace(part, file)
 
 
 def _check(plan: _Plan, store: ModelStore) -> None:
-    """Compares what came with the lock or, on a first download, with what the publisher states."""
-    fix = "run the same command again; if it stays so, do not use the file"
-    if plan.model.name in store.lock:
-        store.verify(plan.model, fix=fix)
+    """Compares what came with the lock, the pins and what the publisher states."""
+    model, folder = plan.model, store.folder(plan.model)
+    if model.name in store.lock:
+        store.verify(model, fix=_AGAIN)
         return
-    folder = store.folder(plan.model)
+    pinned = store.pinned(model)
     for name in plan.sizes:
         if not (folder / name).is_file():
-            raise SetupError(f"{folder / name} did not arrive", fix=fix)
-        found, expected = store.sha256(folder / name), plan.sha256.get(name)
+            raise SetupError(f"{folder / name} did not arrive", fix=_AGAIN)
+        found, expected, by = store.sha256(folder / name), plan.sha256.get(name), "as published"
+        if name in pinned:
+            expected, by = pinned[name].sha256, "pinned by this version"
         if expected is not None and found != expected:
             (folder / name).unlink()
             raise SetupError(
-                f"{folder / name} has SHA-256 {found}, {expected} was expected", fix=fix
+                f"{folder / name} has SHA-256 {found}, {expected} was expected ({by})",
+                fix=f"{_AGAIN}, and report it",
             )
-    store.record(plan.model, plan.revision, list(plan.sizes))
+    store.record(model, plan.revision, list(plan.sizes))
 
 
 def _guarded(model: ModelSource, action: Callable[[], T]) -> T:

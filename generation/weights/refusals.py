@@ -99,9 +99,10 @@ def _of_the_hub(
                 return ("its publisher or the hub has disabled it", f"see {model.page}")
             case RevisionNotFoundError():
                 return (
-                    "the locked revision is no longer on the hub",
-                    f"see {model.page}; to take the newest one, remove the model from "
-                    "models.lock.json and run the same command again",
+                    "its revision is no longer on the hub",
+                    f"see {model.page}/commits; if only models.lock.json names the revision, "
+                    "remove the model from it and run the same command again; if this version "
+                    "pins it, choose another with the model's setting revision",
                 )
             case LocalEntryNotFoundError():
                 continue  # The network failed; what follows in the chain says how.

@@ -39,7 +39,8 @@ class HubModel(Frozen):
     gated: bool = False
     """Whether the repository asks its users to accept its terms first."""
     revision: str | None = None
-    """Commit to download; the newest, which the lock file then keeps, when null."""
+    """Commit to download. When null: the one that this version pins (docs/weights.md), else the
+    newest, which the lock file then keeps."""
 
     @property
     def name(self) -> str:
@@ -121,7 +122,6 @@ QUALITY_SCORER = HubModel(
     repo="404-Gen/validation",
     files=("quality_scorer.safetensors",),
     licence="NOASSERTION",
-    revision="948bf06988b630681c7bc468aebf2bbe010856f7",
 )
 CLIP_CONVNEXT = HubModel(
     repo="laion/CLIP-convnext_large_d.laion2B-s26B-b102K-augreg",
@@ -139,5 +139,4 @@ LLM2CLIP = HubModel(
     repo="microsoft/LLM2CLIP-Openai-L-14-336",
     files=("config.json", "configuration_clip.py", "modeling_clip.py", "model.safetensors"),
     licence="Apache-2.0",
-    revision="92512331f393a003c3d98404677f991c188162c9",
 )

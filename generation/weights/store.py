@@ -5,19 +5,24 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, TypeGuard
+from pathlib import Path
 
 from loguru import logger
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from generation.settings import GenerationSettings
 from generation.weights.cache_dir import cache_dir
-from generation.weights.sources import HubModel, ModelSource, ReleaseModel
+from generation.weights.pins import (
+    LockedFile,
+    LockedModel,
+    read_models,
+    shipped_pins,
+    write_models,
+)
+from generation.weights.sources import ModelSource, ReleaseModel
 from protocol.documents import DocumentError, read_json
 from protocol.errors import SetupError
 from protocol.files import replace_file
-from protocol.text import printable
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 """The small trained networks that are part of the package (docs/embedded-models.md)."""
@@ -39,51 +44,6 @@ class ModelPaths:
     text_to_image: Path
     cutout: Path
     triposr: Path
-
-
-def inside(name: str) -> str:
-    """Returns the name of a file below a model's folder, if it is one.
-
-    Raises:
-        ValueError: It is absolute, leads upwards, or is none at all.
-    """
-    parts = PurePosixPath(name).parts
-    plain = "/".join(parts) == name and "\\" not in name and "\0" not in name
-    if not parts or ".." in parts or not plain:
-        raise ValueError(f"{printable(repr(name), 80)} is no plain path inside the model's folder")
-    return name
-
-
-class LockedFile(BaseModel):
-    """Size in bytes and SHA-256, in hexadecimal, of one file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    size: int = Field(ge=0)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-
-
-class LockedModel(BaseModel):
-    """One model as it was first downloaded.
-
-    Attributes:
-        revision: Resolved commit of the repository, or the address of a single file.
-        licence: Licence of the weights, as an SPDX identifier.
-        files: By path inside the model's folder.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    revision: str
-    licence: str
-    files: dict[Annotated[str, AfterValidator(inside)], LockedFile]
-
-
-class _Lock(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    version: Literal[1]
-    models: dict[str, LockedModel]
 
 
 _Verified = TypeAdapter(dict[str, tuple[int, int, str]])
@@ -134,7 +94,7 @@ def locate_models(
 
 
 class ModelStore:
-    """A folder of models with its lock file.
+    """A folder of models with its lock file, which the pins of this version overrule.
 
     Files are hashed once: `.verified.json` remembers size, modification time and SHA-256, and a
     file that still has that size and time is taken as unchanged.
@@ -148,6 +108,7 @@ class ModelStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.pins = shipped_pins()
         self.lock = self._read_lock()
         self._verified = self._read_verified()
 
@@ -167,7 +128,7 @@ class ModelStore:
         if self.is_superseded(model):
             raise SetupError(
                 f"{model.name} was downloaded at revision {locked.revision}, "
-                f"{model.revision} is wanted",
+                f"{self.revision(model)} is wanted",
                 fix=fix,
             )
         for name in locked.files:
@@ -175,18 +136,33 @@ class ModelStore:
             if problem is not None:
                 raise SetupError(problem, fix=fix)
 
-    def is_superseded(self, model: ModelSource) -> TypeGuard[HubModel]:
-        """Whether the source names another revision than the one that was downloaded."""
-        revision = model.revision if isinstance(model, HubModel) else None
-        return revision is not None and revision != self.lock[model.name].revision
+    def revision(self, model: ModelSource) -> str | None:
+        """Commit that the source names, else the pinned one, or None; the address of a file."""
+        if isinstance(model, ReleaseModel):
+            return model.url
+        if model.revision is not None:
+            return model.revision
+        pin = self.pins.get(model.name)
+        return None if pin is None else pin.revision
+
+    def pinned(self, model: ModelSource) -> Mapping[str, LockedFile]:
+        """Files that this version pins, by path; none where the source names another revision."""
+        pin = self.pins.get(model.name)
+        return pin.files if pin is not None and pin.revision == self.revision(model) else {}
+
+    def is_superseded(self, model: ModelSource) -> bool:
+        """Whether another revision is wanted than the one that was downloaded."""
+        return self.revision(model) not in {None, self.lock[model.name].revision}
 
     def problem(self, model: ModelSource, name: str) -> str | None:
-        """Compares one file with the lock; returns what is wrong with it, or None.
+        """Compares one file with its pin, else the lock; returns what is wrong with it, or None.
 
         Raises:
             SetupError: It lies outside the models folder, or may not be read.
         """
-        expected = self.lock[model.name].files[name]
+        pin = self.pinned(model).get(name)
+        expected = pin or self.lock[model.name].files[name]
+        by = "pinned by this version" if pin else f"by {LOCK_NAME}"
         file = self.folder(model) / name
         self._require_inside(file, self.folder(model))
         try:
@@ -194,7 +170,7 @@ class ModelStore:
                 return f"{file} is missing"
             size = file.stat().st_size
             if size != expected.size:
-                return f"{file} has {size} bytes, {expected.size} were expected"
+                return f"{file} has {size} bytes, {expected.size} were expected ({by})"
             found = self.sha256(file)
         except OSError as error:
             raise SetupError(
@@ -202,7 +178,7 @@ class ModelStore:
                 fix="let this user read the models folder, or give another with --models.dir",
             ) from error
         if found != expected.sha256:
-            return f"{file} has SHA-256 {found}, {expected.sha256} was expected"
+            return f"{file} has SHA-256 {found}, {expected.sha256} was expected ({by})"
         return None
 
     def _require_inside(self, file: Path, folder: Path) -> None:
@@ -231,7 +207,8 @@ class ModelStore:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         self._verified[key] = (state.st_size, state.st_mtime_ns, digest)
         try:
-            _write_json(self.root / _VERIFIED_NAME, self._verified)
+            content = json.dumps(self._verified, indent=1)
+            replace_file(self.root / _VERIFIED_NAME, f"{content}\n".encode())
         except OSError as error:
             # A folder that may only be read serves as well; it is hashed at every start.
             logger.debug("{} cannot be written: {}", self.root / _VERIFIED_NAME, error)
@@ -242,28 +219,22 @@ class ModelStore:
         folder = self.folder(model)
         files = {
             name: LockedFile(size=(folder / name).stat().st_size, sha256=self.sha256(folder / name))
-            for name in sorted(names)
+            for name in names
         }
         self.lock[model.name] = LockedModel(revision=revision, licence=model.licence, files=files)
-        models = {name: locked.model_dump() for name, locked in sorted(self.lock.items())}
-        _write_json(self.root / LOCK_NAME, {"version": 1, "models": models})
+        write_models(self.root / LOCK_NAME, self.lock)
 
     def _read_lock(self) -> dict[str, LockedModel]:
         file = self.root / LOCK_NAME
         try:
-            return _Lock.model_validate(read_json(file)).models
-        except DocumentError as error:
-            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-                return {}
-            if isinstance(error.__cause__, OSError):
-                raise SetupError(
-                    str(error), fix="make it readable, or give another folder with --models.dir"
-                ) from error
-            problem = error.reason
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-            problem = f"{printable(where, 120)}: {first['msg']}"
+            return read_models(file)
+        except OSError as error:
+            raise SetupError(
+                f"{file} cannot be read: {error.strerror or error}",
+                fix="make it readable, or give another folder with --models.dir",
+            ) from error
+        except ValueError as error:
+            problem = str(error)
         raise SetupError(
             f"{file} cannot be read as a lock file: {problem}",
             fix=f"restore it, or remove it and fetch the models again: rm {shlex.quote(str(file))}",
@@ -274,7 +245,3 @@ class ModelStore:
             return _Verified.validate_python(read_json(self.root / _VERIFIED_NAME))
         except (DocumentError, ValidationError):
             return {}
-
-
-def _write_json(file: Path, content: Mapping[str, object]) -> None:
-    replace_file(file, (json.dumps(content, indent=1) + "\n").encode())

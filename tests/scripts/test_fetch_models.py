@@ -52,7 +52,7 @@ PTH = b"alexnet" * 300
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+def hub(monkeypatch: pytest.MonkeyPatch, no_pins: None) -> Iterator[LocalHub]:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     with serve() as hub:
@@ -436,3 +436,19 @@ def test_a_single_file_is_held_to_the_sha256_that_its_publisher_states(
 def test_a_single_file_needs_a_digest_that_its_publisher_states() -> None:
     with pytest.raises(ValueError, match="md5 or sha256_start"):
         ReleaseModel(name="alexnet", url="https://a/b.pth", licence="MIT", page="")
+
+
+def test_what_was_downloaded_is_pinned_in_a_file(
+    hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pins = tmp_path / "pins.json"
+    arguments = ["--preset", "gpu80", "--models.dir", str(tmp_path / "models"), "--pin", str(pins)]
+    assert main(arguments, endpoint=hub.address) == 0
+    assert pins.read_text() == (tmp_path / "models" / LOCK_NAME).read_text()
+    assert f"pinned in {pins}" in capsys.readouterr().out
+    pins.write_text("[]")
+    assert main(arguments, endpoint=hub.address) == 1
+    assert f"{pins} cannot be read as pins" in capsys.readouterr().err
+    arguments[-1] = str(tmp_path)
+    assert main(arguments, endpoint=hub.address) == 1
+    assert "give another to --pin" in capsys.readouterr().err

@@ -16,7 +16,7 @@ FILES = {"config.yaml": b"radius: 0.87", "model.ckpt": b"weights" * 100}
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
+def store(tmp_path: Path, no_pins: None) -> ModelStore:
     store = ModelStore(tmp_path)
     store.folder(TRIPOSR).mkdir()
     for name, content in FILES.items():

@@ -287,7 +287,7 @@ async def test_weights_that_are_missing_name_the_command(tmp_path: Path) -> None
     assert verdict.fix == f"python -m scripts.fetch_models --preset gpu80 --models.dir {tmp_path}"
 
 
-async def test_weights_that_are_not_as_locked(tmp_path: Path) -> None:
+async def test_weights_that_are_not_as_locked(tmp_path: Path, no_pins: None) -> None:
     for model in GPU80.models:
         folder = tmp_path / model.folder
         folder.mkdir()
