@@ -16,6 +16,9 @@ from protocol.errors import SetupError
 from protocol.orientation import UpAxis
 
 Port = Annotated[int, Field(ge=1025, le=65534)]
+MOST_SCORE = 1.0
+"""Above what any object gets; a validator's formula allows a few hundredths more."""
+
 Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 NETWORKS = ("finney", "test", "archive", "local", "latent-lite")
@@ -154,12 +157,23 @@ class CandidatesSettings(Part):
     max: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Pictures drawn for one text task at most, the first included; 1 for no further candidates. 32
     if not given, and 4 with the preset embedded."""
-    target: Annotated[float, Field(ge=0.0, le=2.0)] = 0.9
-    """Score at which no further candidate is made."""
+    target: float = 0.9
+    """Score at which no further candidate is made; above 0, at most 1."""
     spend: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
     """Share of a request's budget within which candidates are made."""
     pictures: Annotated[int, Field(ge=1, le=100)] = 1
     """Further pictures from which the best one is lifted to 3D; 1 lifts all of them."""
+
+    @field_validator("target")
+    @classmethod
+    def _target_is_a_score(cls, value: float) -> float:
+        if value <= 0.0:
+            raise ValueError(
+                "every first object reaches it; --candidates.max 1 is how to make no candidates"
+            )
+        if value > MOST_SCORE:
+            raise ValueError(f"no object reaches it; scores are at most {MOST_SCORE:g}")
+        return value
 
 
 class GateSettings(Part):
@@ -168,14 +182,37 @@ class GateSettings(Part):
     enabled: bool = True
     """Submit an empty result where a validator will probably not accept the real one: that costs
     300 s, a refused one 900 s."""
-    threshold: Annotated[float, Field(ge=0.0, le=2.0)] = 0.6
-    """Least score that a validator accepts, where it does not say."""
+    threshold: float = 0.6
+    """Least score that a validator accepts, where it does not say; above 0, at most 1."""
     margin: Annotated[float, Field(ge=-0.15, le=0.15)] = 0.0
     """Added to the threshold until validators have judged 20 results."""
     learn: bool = True
     """Move the margin by what validators say of the miner's results, by 0.15 at most."""
     send: bool = True
     """Send results under the limit to callers of push and http all the same."""
+
+    @field_validator("threshold")
+    @classmethod
+    def _threshold_is_a_score(cls, value: float) -> float:
+        if value <= 0.0:
+            raise ValueError("every result passes it; --gate.enabled false turns the gate off")
+        if value > MOST_SCORE:
+            raise ValueError(
+                f"no result would pass; scores are at most {MOST_SCORE:g}, and validators ask for "
+                "0.6"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _limit_is_a_score(self) -> Self:
+        limit = self.threshold + self.margin
+        if 0.0 < limit <= MOST_SCORE:
+            return self
+        raise SetupError(
+            f"--gate.threshold {self.threshold:g} and --gate.margin {self.margin:g} make a limit "
+            f"of {limit:g}: " + ("every" if limit <= 0.0 else "no") + " result would pass",
+            fix="leave out --gate.margin; --gate.enabled false submits everything",
+        )
 
 
 class DrainSettings(Part):
@@ -271,6 +308,17 @@ class MinerConfig(GeneratingSettings):
                 f"--budget_margin {self.budget_margin:g} leaves nothing of --budget "
                 f"{self.budget:g}: every request would be dropped",
                 fix="lower --budget_margin; it is the time that the network takes",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _callers_of_http_get_what_they_may(self) -> Self:
+        most, given = self.candidate_limits.max, self.http.candidates
+        if given > most and "http" in self.transports and self.scoring.scorer != "none":
+            raise SetupError(
+                f"--http.candidates {given} is more than the {most} of --candidates.max, so "
+                f"callers would get {most}",
+                fix=f"add --candidates.max {given}, or lower --http.candidates",
             )
         return self
 
