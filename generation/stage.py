@@ -6,7 +6,7 @@ stage does is a function with the same name that the engine loads (`StageFunctio
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from generation.scoring.validity import ValidityReport
 from protocol.gaussians import GaussianCloud
 from protocol.images import read_size
 from protocol.tasks import ImageTask, Task, TextTask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GPU, CUTOUT, SPLATS, CPU, SCORE = "gpu", "cutout", "splats", "cpu", "score"
 """Lanes. The large networks take turns in `gpu`; on CUDA, `cutout`, `splats` and `score` run beside
@@ -57,12 +60,15 @@ class Cutout:
         rgba: (S, S, 4) uint8, the object alone, framed.
         on_grey: (S, S, 3) uint8 RGB, the same on mid-grey.
         rating: How good it is among the pictures of its task, if the stage `rate` has seen it.
+        on_device: `on_grey` as a tensor where the networks run; a back end whose device that is
+            need not copy it there.
     """
 
     picture: NDArray[np.uint8]
     rgba: NDArray[np.uint8]
     on_grey: NDArray[np.uint8]
     rating: float | None = None
+    on_device: "Tensor | None" = None
 
 
 @dataclass(frozen=True, eq=False)

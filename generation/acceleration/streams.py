@@ -22,14 +22,23 @@ def wait_for_stream(device: torch.device) -> None:
 
 
 def to_host(tensor: Tensor) -> NDArray[Any]:
-    """Copies a tensor to main memory once it is computed.
-
-    The wait comes first and the copy second: a copy that waits in the device's queue holds up the
-    copies of other streams behind it.
-    """
-    wait_for_stream(tensor.device)
-    array: NDArray[Any] = tensor.cpu().numpy()
+    """Copies a tensor to main memory once it is computed; see `all_to_host`."""
+    (array,) = all_to_host(tensor)
     return array
+
+
+def all_to_host(*tensors: Tensor) -> tuple[NDArray[Any], ...]:
+    """Copies tensors of one device to main memory once they are computed.
+
+    The wait comes first and the copies second: a copy that waits in the device's queue holds up the
+    copies of other streams behind it. From CUDA they go to page-locked memory, without a detour
+    through the driver's own; torch keeps that memory and gives it out again once the array is gone.
+    """
+    device = tensors[0].device
+    wait_for_stream(device)
+    copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+    wait_for_stream(device)
+    return tuple(copy.numpy() for copy in copies)
 
 
 def use_device(device: str) -> None:

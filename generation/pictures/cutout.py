@@ -11,18 +11,20 @@ import numpy as np
 import torch
 from loguru import logger
 from PIL import Image
+from torch import Tensor
 
+from generation.acceleration.streams import to_host
 from generation.errors import NoObject
-from generation.pictures.framing import resize_foreground
-from generation.pictures.matte import FAINT, opacity, outlines_object
+from generation.pictures.framing import frame, pixels_of
+from generation.pictures.matte import FAINT, Levels, opacity, outlines_object
 from generation.pictures.onnx_network import OnnxError
 from generation.pictures.plain_border import plain_border_mask
 from generation.pictures.saliency import LAYOUTS, Layout, SaliencyNetwork
 from generation.settings import CutoutSettings
 from protocol.errors import SetupError
 
-Mask = Callable[[Image.Image], Image.Image]
-"""From an RGB picture to its mask: L, the object white."""
+Mask = Callable[[Tensor], Tensor]
+"""From a picture (H, W, 3) uint8 RGB to its mask (H, W) uint8, the object 255, on any device."""
 
 
 class BackgroundRemover:
@@ -36,7 +38,10 @@ class BackgroundRemover:
             U2-Net's layout: 320 x 320 normalised RGB in, the mask as first output.
         settings: Runtime, execution providers, threads, framing. ONNX Runtime runs what the torch
             runtime cannot load; a warning says so.
-        device: Where the torch runtime computes.
+        device: Where the torch runtime computes, and where cut-outs are framed.
+
+    Attributes:
+        device: The same.
 
     Raises:
         SetupError: The file cannot be loaded.
@@ -49,6 +54,7 @@ class BackgroundRemover:
         device: torch.device | str = "cpu",
     ) -> None:
         self.settings = settings
+        self.device = torch.device(device)
         if not model_file.is_file():
             raise SetupError(
                 f"the background model {model_file} does not exist",
@@ -60,44 +66,68 @@ class BackgroundRemover:
         self._mask: Mask = in_torch or _load_in_rembg(model_file, settings)
 
     def __call__(self, image: Image.Image, *, skip_plain: bool = False) -> Image.Image:
+        """Cuts the object out and frames it: `framed` from picture to picture, RGBA."""
+        return Image.fromarray(to_host(self.framed(image, skip_plain=skip_plain)))
+
+    def framed(self, picture: Image.Image | Tensor, *, skip_plain: bool = False) -> Tensor:
         """Cuts the object out and frames it.
 
         An RGBA image counts as cut out already if its transparency outlines an object (see
         `outlines_object`). Any other loses its transparency and what is outside of it first.
 
+        The pixels stay on the device. Only the mask is copied to the host, which looks for the
+        object's box.
+
         Args:
-            image: RGB or RGBA, any size.
-            skip_plain: See `remove`.
+            picture: RGB or RGBA, any size; or (H, W, 3) uint8 RGB.
+            skip_plain: Do without the network where `plain_border_mask` finds the object.
 
         Returns:
-            RGBA, square, the object's box centred and `foreground_ratio` of the side.
+            (S, S, 4) uint8 RGBA on `device`, the object's box centred and `foreground_ratio` of the
+            side; computed when the caller's stream is.
 
         Raises:
             NoObject: No object was found.
         """
-        cutout = self._given(image)
-        if cutout is None:
-            cutout = self.remove(_opaque(image), skip_plain=skip_plain)
-            self._require_object(cutout)
-        return resize_foreground(cutout, self.settings.foreground_ratio)
+        given = self._given(picture) if isinstance(picture, Image.Image) else None
+        if given is not None:
+            rgba = pixels_of(given).to(self.device)
+            return self._frame(rgba[..., :3], rgba[..., 3].contiguous())
+        if isinstance(picture, Image.Image):
+            picture = pixels_of(_opaque(picture))
+        picture = picture.to(self.device)
+        return self._frame(picture, self._find(picture, skip_plain=skip_plain))
 
     def remove(self, image: Image.Image, *, skip_plain: bool = False) -> Image.Image:
         """Cuts the object out of a picture, without framing it.
 
         Args:
             image: RGB.
-            skip_plain: Do without the network where `plain_border_mask` finds the object.
+            skip_plain: See `framed`.
 
         Returns:
             RGBA of the same size.
         """
-        mask = None
-        if skip_plain:
-            mask = plain_border_mask(image, min_coverage=self.settings.min_coverage)
+        mask = self._find(pixels_of(image).to(self.device), skip_plain=skip_plain)
         # The colours under a soft edge stay as they are: darkened, they would make a rim.
         cutout = image.copy()
-        cutout.putalpha(self._mask(image) if mask is None else mask)
+        cutout.putalpha(Image.fromarray(to_host(mask)))
         return cutout
+
+    def _find(self, picture: Tensor, *, skip_plain: bool) -> Tensor:
+        """Returns the mask (H, W) uint8 of a picture (H, W, 3), the object 255, on some device."""
+        if skip_plain:
+            image = Image.fromarray(to_host(picture))
+            plain = plain_border_mask(image, min_coverage=self.settings.min_coverage)
+            if plain is not None:
+                return pixels_of(plain)
+        return self._mask(picture)
+
+    def _frame(self, colours: Tensor, alpha: Tensor) -> Tensor:
+        levels = to_host(alpha)
+        self._require_object(levels)
+        alpha = alpha.to(self.device)
+        return frame(colours, alpha, levels, self.settings.foreground_ratio)
 
     def _given(self, image: Image.Image) -> Image.Image | None:
         """The picture, opaque where it is most opaque, if it is cut out already; else None."""
@@ -106,18 +136,16 @@ class BackgroundRemover:
         alpha = np.asarray(image.getchannel("A"))
         level = opacity(alpha, self.settings.min_coverage)
         if level <= FAINT:
-            self._require_object(image)
+            self._require_object(alpha)
         if not outlines_object(alpha, level):
             return None
         if level < 255:
             image = image.copy()
             image.putalpha(image.getchannel("A").point(lambda value: value * 255 / level))
-        self._require_object(image)
         return image
 
-    def _require_object(self, cutout: Image.Image) -> None:
-        opaque = sum(cutout.getchannel("A").histogram()[128:])
-        coverage = opaque / (cutout.width * cutout.height)
+    def _require_object(self, alpha: Levels) -> None:
+        coverage = np.count_nonzero(alpha > 127) / alpha.size
         if coverage < self.settings.min_coverage:
             raise NoObject(
                 f"no foreground was found in the image: {coverage:.3%} of its pixels are opaque, "
@@ -194,11 +222,12 @@ def _load_in_rembg(model_file: Path, settings: CutoutSettings) -> Mask:
     for warning in caught:
         logger.warning("background removal: {}", warning.message)
 
-    def mask(image: Image.Image) -> Image.Image:
+    def mask(picture: Tensor) -> Tensor:
+        image = Image.fromarray(to_host(picture))
         # A mask with a single value divides zero by zero inside rembg and comes back empty.
         with np.errstate(divide="ignore", invalid="ignore"):
             found: Image.Image = rembg.remove(image, session=session, only_mask=True)
-        return found
+        return pixels_of(found)
 
     return mask
 

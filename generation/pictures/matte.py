@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from generation.pictures.plain_border import dilate
 
-_Levels = NDArray[np.uint8]
+Levels = NDArray[np.uint8]
 _Flags = NDArray[np.bool_]
 
 FAINT = 25
@@ -40,7 +40,7 @@ _SEEN = 256
 _EIGHT_WAYS = np.ones((3, 3), dtype=bool)
 
 
-def opacity(alpha: _Levels, coverage: float) -> int:
+def opacity(alpha: Levels, coverage: float) -> int:
     """Returns the alpha that a share of the pixels has or exceeds, 0..255.
 
     255 in most pictures; less in one that is translucent as a whole.
@@ -53,7 +53,7 @@ def opacity(alpha: _Levels, coverage: float) -> int:
     return int(np.flatnonzero(counts >= max(1.0, coverage * alpha.size))[-1])
 
 
-def outlines_object(alpha: _Levels, level: int) -> bool:
+def outlines_object(alpha: Levels, level: int) -> bool:
     """Returns whether a picture is cut out: its transparency surrounds something with an edge.
 
     It does not if the picture has only rounded corners, transparent margins, holes, a vignette, or
@@ -86,7 +86,7 @@ def outlines_object(alpha: _Levels, level: int) -> bool:
     return bool((change[rows // stride, columns // stride] >= _STEP * level).mean() >= _SHARP_SHARE)
 
 
-def object_box(alpha: _Levels) -> tuple[int, int, int, int] | None:
+def object_box(alpha: Levels) -> tuple[int, int, int, int] | None:
     """Finds the box of an object in a cut-out: left, top, right and bottom, the ends excluded.
 
     All bodies count that are no dust: a table with what lies on it is one object.

@@ -1,15 +1,14 @@
 """The masks of rembg's U2-Net and IS-Net models, computed in torch where the other networks run."""
 
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from generation.acceleration.graphs import Captured
-from generation.acceleration.streams import to_host
+from generation.acceleration.streams import wait_for_stream
 from generation.pictures.onnx_network import OnnxError, OnnxNetwork
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -44,9 +43,9 @@ LAYOUTS = {
 class SaliencyNetwork:
     """Finds the object of a picture: what `rembg.remove` does with these models, up to rounding.
 
-    On CUDA it is one CUDA graph on a stream of its own, on its device: it does not wait for what
-    other threads launch there. Only one thread at a time may call it, as the lane of the cut-outs
-    has only one: a lock would make the second wait inside the time that is measured.
+    On CUDA it is one CUDA graph, on the stream of the caller. Only one thread at a time may call
+    it, as the lane of the cut-outs has only one: a lock would make the second wait inside the time
+    that is measured.
 
     Args:
         model_file: An ONNX file.
@@ -69,26 +68,32 @@ class SaliencyNetwork:
         self._side = _side(network, layout)
         self._device = torch.device(device)
         self._dtype = dtype
-        self._stream = None
-        if self._device.type == "cuda":
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._mask = Captured("background removal", self._mask_of_square)
-        with torch.cuda.stream(self._stream):
-            self._network = network.to(self._device, self._dtype)
-            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self._mean, self._std = (
-                torch.tensor(values, device=self._device)[:, None, None]
-                for values in (layout.mean, layout.std)
-            )
+        self._network = network.to(self._device, self._dtype)
+        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._mean, self._std = (
+            torch.tensor(values, device=self._device)[:, None, None]
+            for values in (layout.mean, layout.std)
+        )
+        # Its weights are ready for the streams of other threads.
+        wait_for_stream(self._device)
+        # Drawn pictures have few sizes; those of photographs come and go.
+        self._weights = lru_cache(maxsize=16)(partial(_lanczos, device=self._device))
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """Returns the mask of an RGB picture, L, of the same size."""
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-        with torch.cuda.stream(self._stream), torch.no_grad():
-            picture = pixels.to(self._device).float().contiguous()
-            square = _resize(picture, self._side, self._side)
-            mask = _resize(self._mask(square), image.height, image.width)
-            return Image.fromarray(to_host(mask[0, 0].byte()))
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Finds the object.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (H, W) uint8 on the network's device, the object 255; computed when its stream is.
+        """
+        height, width, _ = pixels.shape
+        picture = pixels.to(self._device).permute(2, 0, 1)[None].float().contiguous()
+        square = self._resize(picture, self._side, self._side)
+        return self._resize(self._mask(square), height, width)[0, 0].byte()
 
     def _mask_of_square(self, picture: Tensor) -> Tensor:
         """Maps (1, 3, S, S) to (1, 1, S, S), both float32 of whole numbers in 0..255."""
@@ -102,22 +107,19 @@ class SaliencyNetwork:
         mask: Tensor = ((found - least) / (most - least)).nan_to_num(0.0)
         return mask.mul(255).floor()
 
+    def _resize(self, picture: Tensor, height: int, width: int) -> Tensor:
+        """Resamples whole numbers in 0..255 as Pillow does with LANCZOS, which rembg uses.
 
-def _resize(picture: Tensor, height: int, width: int) -> Tensor:
-    """Resamples whole numbers in 0..255 as Pillow does with LANCZOS, which rembg uses.
+        Columns first; Pillow takes rows first for some sizes, which shows where both passes clip.
 
-    Columns first; Pillow takes rows first for some sizes, which shows where both passes clip.
-
-    Args:
-        picture: (B, C, H, W) float32.
-        height: Rows of the result.
-        width: Columns of the result.
-    """
-    rows, columns = (
-        _lanczos(given, wanted, picture.device)
-        for given, wanted in zip(picture.shape[-2:], (height, width), strict=True)
-    )
-    return _to_bytes(rows @ _to_bytes(picture @ columns.T))
+        Args:
+            picture: (B, C, H, W) float32.
+            height: Rows of the result.
+            width: Columns of the result.
+        """
+        rows = self._weights(picture.shape[-2], height)
+        columns = self._weights(picture.shape[-1], width)
+        return _to_bytes(rows @ _to_bytes(picture @ columns.T))
 
 
 def _to_bytes(values: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from generation import lift
+from generation.acceleration.streams import to_host
 from generation.lift import BACK_ENDS, BackEnd
 from generation.lift.triposr.loading import functions_of, load_network
 from generation.loading import (
@@ -103,6 +105,18 @@ def test_a_transparent_picture_is_shown_on_grey(loaded: LoadedStages) -> None:
     # The corner is padding: transparent, and grey for the network.
     assert cutout.rgba[0, 0, 3] == 0
     assert cutout.on_grey[0, 0].tolist() == [127, 127, 127]
+
+
+def test_the_lift_reads_what_is_on_the_device_already(loaded: LoadedStages) -> None:
+    given = _cut_out((10, 20, 30, 255), (90, 60))
+    cutout: Cutout = _run(loaded, "cutout", given, given)
+    assert cutout.on_device is not None
+    assert (to_host(cutout.on_device) == cutout.on_grey).all()
+    code = _run(loaded, "lift", cutout, given)
+    spoilt = replace(cutout, on_grey=0 * cutout.on_grey)
+    assert torch.equal(_run(loaded, "lift", spoilt, given), code)
+    from_host = _run(loaded, "lift", replace(cutout, on_device=None), given)
+    assert torch.equal(from_host, code)
 
 
 def test_a_large_picture_is_scaled_down_before_anything_is_done_with_it(

@@ -65,7 +65,8 @@ def functions_of(
         network.forward = Captured("TripoSR", compiled)  # type: ignore[method-assign]
 
     def lift(cutout: Cutout, context: StepContext) -> SceneCode:
-        code = network.scene_codes(cutout.on_grey)
+        on_grey = cutout.on_grey if cutout.on_device is None else cutout.on_device
+        code = network.scene_codes(on_grey)
         # Waits, so that the time and the errors of this stage are its own.
         wait_for_stream(code.device)
         return code

@@ -141,12 +141,12 @@ class TripoSR(nn.Module):
         return codes
 
     @torch.no_grad()
-    def scene_codes(self, image: Image.Image | NDArray[np.generic]) -> SceneCode:
+    def scene_codes(self, image: Image.Image | NDArray[np.generic] | Tensor) -> SceneCode:
         """Computes the scene code of one object.
 
         Args:
-            image: A square picture of one object on grey: PIL, or an array (H, W, 3) of uint8 or
-                float in 0..1. Any size; resampled to the network's.
+            image: A square picture of one object on grey: PIL, an array (H, W, 3) of uint8 or
+                float in 0..1, or a tensor (H, W, 3) of uint8. Any size; resampled to the network's.
 
         Returns:
             (3, C, H, W) in the model's dtype.

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from generation.acceleration.streams import go_beside, go_first, to_host, use_device
+from generation.acceleration.streams import (
+    all_to_host,
+    go_beside,
+    go_first,
+    to_host,
+    use_device,
+)
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -18,6 +24,21 @@ def test_a_tensor_comes_to_the_host_as_it_is() -> None:
     found = to_host(tensor)
     assert found.dtype == np.float16
     assert np.array_equal(found, [[0, 1, 2], [3, 4, 5]])
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_cuda)])
+def test_several_tensors_come_to_the_host_together(device: str) -> None:
+    tensors = [torch.arange(12, device=device).view(3, 4).T, torch.zeros(0, 2, device=device)]
+    first, second = all_to_host(*tensors)
+    assert first.tolist() == [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]
+    assert second.shape == (0, 2)
+
+
+@on_cuda
+def test_arrays_keep_their_values_while_later_ones_come() -> None:
+    found = [to_host(torch.full((1 << 20,), value, device="cuda")) for value in range(20)]
+    for value, array in enumerate(found):
+        assert (array == value).all()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

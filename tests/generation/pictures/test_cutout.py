@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from generation.errors import GenerationError
@@ -87,7 +88,7 @@ def test_the_given_image_is_left_as_it_was(remover: BackgroundRemover) -> None:
 
 
 def _without_network(remover: BackgroundRemover) -> BackgroundRemover:
-    def refuse(_image: Image.Image) -> Image.Image:
+    def refuse(_picture: torch.Tensor) -> torch.Tensor:
         raise AssertionError("the network was run")
 
     twin = copy.copy(remover)

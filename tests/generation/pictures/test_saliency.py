@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from generation.acceleration.streams import go_beside, to_host, wait_for_stream
 from generation.errors import GenerationError
 from generation.pictures.cutout import BackgroundRemover
+from generation.pictures.framing import (
+    composite_on_grey,
+    lay_on_grey,
+    pixels_of,
+    resize_foreground,
+)
 from generation.pictures.saliency import LAYOUTS, Layout, SaliencyNetwork
 from generation.settings import CutoutSettings
 from generation.weights.store import ModelPaths
@@ -23,6 +31,7 @@ from scripts.benchmarks.u2net import write_random
 REMBG = CutoutSettings()
 TORCH = CutoutSettings(runtime="torch")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 
 
 @pytest.fixture(scope="module")
@@ -199,17 +208,76 @@ def test_bfloat16_cuts_out_the_same_object(
     assert 0 < difference.mean() < 2
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("skip_plain", [False, True])
+def test_a_drawn_picture_is_framed_where_it_is_as_a_photo_is(
+    remover: BackgroundRemover, embedded_paths: ModelPaths, device: str, skip_plain: bool
+) -> None:
+    if device != "cpu":
+        remover = BackgroundRemover(embedded_paths.cutout, TORCH, device)
+    photo = _photo()
+    found = remover.framed(pixels_of(photo).to(device), skip_plain=skip_plain)
+    assert found.device.type == device
+    cutout = remover.remove(photo, skip_plain=skip_plain)
+    assert found.cpu().numpy().tobytes() == resize_foreground(cutout).tobytes()
+    assert (
+        lay_on_grey(found).cpu().numpy().tobytes()
+        == composite_on_grey(remover(photo, skip_plain=skip_plain)).tobytes()
+    )
+
+
+@needs_cuda
+def test_cuda_frames_what_the_cpu_frames(
+    remover: BackgroundRemover, embedded_paths: ModelPaths
+) -> None:
+    on_cuda = BackgroundRemover(embedded_paths.cutout, TORCH, "cuda")
+    for seed in range(4):
+        photo = _photo(seed=seed)
+        found, expected = (_alpha(way.remove(photo)) for way in (on_cuda, remover))
+        assert np.abs(found - expected).max() <= 8
+        both, either = (found > 127) & (expected > 127), (found > 127) | (expected > 127)
+        assert both.sum() / either.sum() > 0.995
+        assert on_cuda(photo).size == remover(photo).size
+
+
+@needs_cuda
+def test_pictures_of_another_thread_are_cut_out_whole(tmp_path: Path) -> None:
+    write_random(tmp_path / "u2netp.onnx", "u2netp", side=128)
+    remover = BackgroundRemover(tmp_path / "u2netp.onnx", TORCH, "cuda")
+    photos = [pixels_of(_photo(seed=seed)) for seed in range(8)]
+    expected = [remover(Image.fromarray(photo.numpy())).tobytes() for photo in photos]
+
+    def draw(photo: torch.Tensor) -> torch.Tensor:
+        picture = photo.to("cuda")
+        torch.cuda._sleep(20_000_000)  # type: ignore[no-untyped-call]
+        picture = picture.clone()
+        wait_for_stream(picture.device)
+        return picture
+
+    def cut_out(drawn: Future[torch.Tensor]) -> bytes:
+        framed = remover.framed(drawn.result())
+        return to_host(framed).tobytes()
+
+    with (
+        ThreadPoolExecutor(1, initializer=go_beside, initargs=("cuda",)) as drawing,
+        ThreadPoolExecutor(1, initializer=go_beside, initargs=("cuda",)) as cutting,
+    ):
+        found = [cutting.submit(cut_out, drawing.submit(draw, photo)) for photo in photos]
+        assert [future.result() for future in found] == expected
+
+
 @needs_cuda
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 0.5), (torch.bfloat16, 2.0)])
 def test_cuda_finds_what_the_cpu_finds(
     tmp_path: Path, dtype: torch.dtype, tolerance: float, log: list[str]
 ) -> None:
     write_random(tmp_path / "u2netp.onnx", "u2netp", side=128)
-    expected = SaliencyNetwork(tmp_path / "u2netp.onnx", Layout())(_photo())
+    photo = pixels_of(_photo())
+    expected = SaliencyNetwork(tmp_path / "u2netp.onnx", Layout())(photo)
     network = SaliencyNetwork(tmp_path / "u2netp.onnx", Layout(), "cuda", dtype)
     for _ in range(3):
-        difference = np.asarray(network(_photo()), dtype=float) - np.asarray(expected, dtype=float)
-        assert np.abs(difference).mean() < tolerance
+        difference = network(photo).cpu().double() - expected.double()
+        assert difference.abs().mean() < tolerance
     assert log == []
 
 

@@ -150,9 +150,9 @@ def test_a_plain_border_needs_no_network_where_it_is_skipped(
         real(self, *arguments)
         mask = self._mask
 
-        def ask(image: Image.Image) -> Image.Image:
-            asked.append(image)
-            return mask(image)
+        def ask(picture: torch.Tensor) -> torch.Tensor:
+            asked.append(picture)
+            return mask(picture)
 
         self._mask = ask
 

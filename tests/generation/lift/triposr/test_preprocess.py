@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from generation.lift.triposr import TripoSR
@@ -25,6 +26,18 @@ def test_resampling_is_the_references(
     assert found.shape == (1, 3, size, size)
     reference = np.load(golden / "prep" / expected)
     assert np.abs(found[0].permute(1, 2, 0).numpy() - reference).max() <= 1e-6
+
+
+def test_a_tensor_is_resampled_as_its_array_is(golden: Path) -> None:
+    image = np.array(Image.open(golden / "prep" / "expected_rgb.png").convert("RGB"))
+    found = image_to_tensor(torch.from_numpy(image), 32)
+    assert torch.equal(found, image_to_tensor(image, 32))
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(4, 4, 3), torch.zeros(3, 4, 4).byte()])
+def test_other_tensors_are_refused(tensor: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"a tensor of torch\..*expected torch\.uint8"):
+        image_to_tensor(tensor, 8)
 
 
 def test_the_right_size_is_returned_bit_for_bit(golden: Path) -> None:
