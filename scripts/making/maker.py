@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from generation.engine import Engine
-from generation.errors import EngineDead, GenerationEnded
+from generation.errors import EngineDead, GenerationEnded, GenerationError
 from generation.plan import Output, Plan, StepEvent
 from generation.scoring.score import Scorer
 from generation.scoring.validity import check
@@ -208,11 +208,19 @@ def _make_each(
 
 @dataclass(frozen=True)
 class Choice:
-    """Which of several candidates was kept, how many there were, and the score of the first."""
+    """Which of several candidates was kept.
+
+    Attributes:
+        seed: Its seed; None for the preset's.
+        made: How many could be made.
+        failed: How many could not.
+        first: Score of the first one; None if it could not be made, or not be scored.
+    """
 
     seed: int | None
     made: int
-    first: float
+    failed: int
+    first: float | None
 
 
 async def _make(
@@ -244,9 +252,18 @@ async def _make(
                 bar.update()
 
         async def run(task: Task, output: Output) -> Asset | TriangleMesh:
-            generation = await engine.run(task, plans[output], on_event=show)
-            for stage, seconds in generation.timings.items():
-                timings[stage] = timings.get(stage, 0.0) + seconds
+            end = bar.n + len(plans[output].steps)
+            taken: Mapping[str, float] = {}
+            try:
+                generation = await engine.run(task, plans[output], on_event=show)
+                taken = generation.timings
+            except GenerationEnded as error:
+                taken = error.timings
+                raise
+            finally:
+                bar.update(end - bar.n)  # Steps that failed, or that were not started.
+                for stage, seconds in taken.items():
+                    timings[stage] = timings.get(stage, 0.0) + seconds
             return generation.made  # type: ignore[return-value]  # Only `rate` ends in a cut-out.
 
         task, choice = subject.task, None
@@ -267,9 +284,15 @@ async def best_of(
 ) -> tuple[Task, Asset, Choice]:
     """Makes all candidates; returns the task with the best one's seed, and its cloud.
 
-    One that cannot be made is left out, unless there is no other.
+    One that cannot be made is left out. One that cannot be scored is kept if there is no other.
+    With an engine that dies, the best one so far is kept.
+
+    Raises:
+        GenerationError: None of them could be made.
+        EngineDead: The engine died before one was made.
     """
     scored: list[tuple[float, int, Task, Asset]] = []
+    first: float | None = None
     problem: Exception | None = None
     for number in range(subject.candidates):
         seed = seed_of(subject.task.seed, number)
@@ -277,18 +300,24 @@ async def best_of(
         try:
             asset = await run(task, "splats")
         except EngineDead:
-            raise
+            if not scored:
+                raise
+            break
         except (GenerationEnded, TaskError) as error:
-            problem = error
+            problem = problem or error
             continue
         assert isinstance(asset, Asset)
-        assert asset.score is not None
-        scored.append((asset.score.value, -number, task, asset))
+        score = None if asset.score is None else asset.score.value
+        if number == 0:
+            first = score
+        scored.append((-1.0 if score is None else score, -number, task, asset))
     if not scored:
-        assert problem is not None
-        raise problem
+        raise GenerationError(
+            f"none of {subject.candidates} candidates could be made; the first: {problem}"
+        ) from problem
     _, _, task, asset = max(scored, key=lambda each: each[:2])
-    return task, asset, Choice(task.seed, len(scored), scored[0][0])
+    failed = subject.candidates - len(scored)
+    return task, asset, Choice(task.seed, len(scored), failed, first)
 
 
 def _tell(
@@ -305,8 +334,10 @@ def _tell(
     if made.mesh is not None:
         facts.append(f"{len(made.mesh.faces):,} triangles")
     print(f"{subject.shown}: {'; '.join(facts)}", flush=True)
-    if made.asset is not None and made.asset.score is not None:
-        print(f"  {made.asset.score.in_words}{_choice_in_words(choice)}", flush=True)
+    score = None if made.asset is None else made.asset.score
+    if score is not None or choice is not None:
+        scored = "no score" if score is None else score.in_words
+        print(f"  {scored}{_choice_in_words(choice)}", flush=True)
     if settings.vocabulary and isinstance(subject.task, TextTask):
         words = understand(subject.task.prompt, settings.vocabulary)
         print(f"  {in_one_line(words.understood, words.ignored)}", flush=True)
@@ -316,4 +347,7 @@ def _choice_in_words(choice: Choice | None) -> str:
     if choice is None:
         return ""
     seed = "the preset's seed" if choice.seed is None else f"seed {choice.seed}"
-    return f"; the best of {choice.made}, {seed}; the first {choice.first:.3f}"
+    words = f"; the best of {choice.made}, {seed}"
+    if choice.failed:
+        words += f"; {choice.failed} could not be made"
+    return words if choice.first is None else f"{words}; the first {choice.first:.3f}"

@@ -186,14 +186,16 @@ def test_no_preview_if_none_is_wanted(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["cube.ply"]
 
 
+@pytest.mark.parametrize("candidates", ["1", "2"])
 def test_what_cannot_be_made_is_said_and_the_rest_is_made(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], candidates: str
 ) -> None:
     # No object covers so much of its picture.
     arguments = ["a red car", "--out", f"{tmp_path}/x.ply", "--cutout.min_coverage", "0.99"]
-    assert main([*arguments, "--preset", "embedded"]) == 1
+    assert main([*arguments, "--candidates", candidates, "--preset", "embedded"]) == 1
     shown = capsys.readouterr()
     assert shown.err.startswith("error: a red car: ")
+    assert ("none of 2 candidates could be made" in shown.err) == (candidates == "2")
     assert (shown.err.count("\n"), shown.out, list(tmp_path.iterdir())) == (1, "", [])
 
 
