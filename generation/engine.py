@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loguru import logger
 from tqdm import tqdm
 
 from generation import process
@@ -249,7 +250,10 @@ class Engine:
         return all(ended)
 
     async def _walk(self, request: RequestRun) -> tuple[Any, Cutout | None]:
-        """Takes the steps of a plan; returns the last result and the cut-out, if there is one."""
+        """Takes the steps of a plan; returns the last result and the cut-out, if there is one.
+
+        An optional step that fails, or comes too late, is left out.
+        """
         functions = self._functions
         if functions is None:
             raise RuntimeError("the engine was used before start, or after close")
@@ -259,7 +263,12 @@ class Engine:
         for position, step in enumerate(plan.steps):
             context = StepContext(task, plan.rung, step.index)
             work = partial(functions[step.stage], value, context)
-            value = await self._take(request, position, work)
+            try:
+                value = await self._take(request, position, work)
+            except (GenerationError, GenerationStopped, TaskError) as error:
+                if not step.optional:
+                    raise
+                logger.warning("a task goes on without its stage {}: {}", step.stage, error)
             if isinstance(value, Cutout):
                 cutout = value
         return value, cutout

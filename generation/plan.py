@@ -46,12 +46,15 @@ class Step:
         lane: Name of the lane that it occupies.
         cost_key: What its duration is learned under; steps with one key take equally long.
         index: Which one it is of its stage's steps, from 0: a picture has several of `denoise`.
+        optional: Whether the plan goes on with what the step before made if this one fails, or if
+            there is no time for it.
     """
 
     stage: str
     lane: str
     cost_key: str
     index: int = 0
+    optional: bool = False
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,7 @@ class Stage:
         repeats: How many steps of it a plan has.
         output: Which tasks need it, by what they become; None if all do.
         parts: In which plans it is.
+        optional: See `Step.optional`.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Stage:
     repeats: Callable[[Rung], int] = lambda rung: 1
     output: Output | None = None
     parts: frozenset[Part] = _OBJECT
+    optional: bool = False
 
 
 PROMPT_NEW, PROMPT_REMEMBERED = "prompt:new", "prompt:remembered"
@@ -189,8 +191,9 @@ SCORE_STAGE = Stage(
     SCORE,
     lambda task, rung, remembered: f"score:{task.kind}:{rung.gaussians}",
     output="splats",
+    optional=True,
 )
-"""From a checked SPZ file to the same with a score."""
+"""From a checked SPZ file to the same with a score. A file without one is better than none."""
 
 
 def route(
@@ -213,7 +216,13 @@ def route(
         remembered: Whether the engine still has the encoding of a text task's prompt.
     """
     return tuple(
-        Step(stage.name, stage.lane, stage.cost_key(task, rung, remembered), index)
+        Step(
+            stage.name,
+            stage.lane,
+            stage.cost_key(task, rung, remembered),
+            index,
+            optional=stage.optional,
+        )
         for stage in stages
         if part in stage.parts and stage.output in (None, output)
         if isinstance(task, TextTask) or not stage.text_only

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, cycle, product
 from typing import Any, Protocol
 
@@ -41,7 +42,8 @@ class Route(Protocol):
         """Returns the steps."""
 
 
-Walk = Callable[[RequestRun], Awaitable[tuple[Any, Cutout | None]]]
+_Walked = tuple[Any, Cutout | None]
+Walk = Callable[[RequestRun], Awaitable[_Walked]]
 
 
 def rounds_of(
@@ -97,6 +99,8 @@ async def visit_cost_keys(
     last round; in the first, too, if networks are compiled. What scores visits the picture and, as
     the picture of an image task, the cloud of each text task.
 
+    No step is optional here: one that fails now would fail with every request.
+
     Args:
         ladder: The quality levels.
         route: Steps of a task at a rung.
@@ -117,32 +121,32 @@ async def visit_cost_keys(
         elif event.kind == "finished":
             seconds[event.step.cost_key].append(event.ran_s)
 
+    async def run(task: Task, rung: Rung, steps: Sequence[Step], start: Any = None) -> _Walked:
+        required = tuple(replace(step, optional=False) for step in steps)
+        return await walk(RequestRun(task, Plan(rung, required), note, start=start))
+
     rounds = rounds_of(ladder, route, compiles=compiles)
     for number, rungs in enumerate(rounds, start=1):
         seconds = defaultdict(list)
         with_mesh = compiles or number == len(rounds)
         for rung in rungs:
             task = _text_task(next(prompts))
-            made, cutout = await walk(
-                RequestRun(task, Plan(rung, route(task, rung, "splats")), note)
-            )
+            made, cutout = await run(task, rung, route(task, rung, "splats"))
             again = route(task, rung, "splats")[:1]
             if again[0].cost_key == PROMPT_REMEMBERED and PROMPT_REMEMBERED not in seconds:
-                await walk(RequestRun(task, Plan(rung, again), note))
+                await run(task, rung, again)
             if cutout is None:
                 continue
-            rating = Plan(rung, _rating(route, task, rung))
-            await walk(RequestRun(task, rating, note, start=cutout))
+            await run(task, rung, _rating(route, task, rung), cutout)
             small, large = await asyncio.to_thread(_image_tasks, cutout.picture)
-            scoring = Plan(rung, _scoring(route, small, rung))
-            await walk(RequestRun(small, scoring, note, start=made))
+            await run(small, rung, _scoring(route, small, rung), made)
             for given in (small, large):
                 steps = route(given, rung, "mesh")
                 if steps[0].cost_key in seconds:
                     continue
                 if not with_mesh or steps[-1].cost_key in seconds:
                     steps = steps[:1]
-                await walk(RequestRun(given, Plan(rung, steps), note))
+                await run(given, rung, steps)
     # Memory may be too short to remember anything. A prompt that is remembered costs no more.
     seconds.setdefault(PROMPT_REMEMBERED, seconds[PROMPT_NEW])
     return {key: statistics.median(values) for key, values in seconds.items()}

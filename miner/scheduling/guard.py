@@ -203,7 +203,12 @@ class Guard:
             return self._accept(board, active, *first, engine=engine)
         finish = board.finish_of(active, lowest, others, engine=engine)
         predicted, words = self._explain(board, active, lowest, finish, engine=engine)
-        steps = board.timed(engine, active.routes[lowest])
+        route = active.routes[lowest]
+        steps = [
+            timed
+            for step, timed in zip(route, board.timed(engine, route), strict=True)
+            if not step.optional
+        ]
         needed = sum(seconds for _, seconds, _ in steps)
         spread = sqrt(sum(variance for _, _, variance in steps))
         left = active.limit_at - active.delivery_s[lowest] - self._clock()
@@ -222,13 +227,19 @@ class Guard:
         if active.probe:
             return latest
         needed = [
-            sum(self._estimates.cost(engine, step.cost_key).mean for step in active.routes[-1])
+            sum(
+                self._estimates.cost(engine, step.cost_key).mean
+                for step in active.routes[-1]
+                if not step.optional
+            )
             for engine in engines
         ]
         return latest - min(needed, default=0.0)
 
     def plan(self, active: ActiveRequest, engine: str, rung: int, plan: Plan) -> Plan:
         """Adds to a plan when each step must have started and how long it may run.
+
+        No step has to leave time for an optional one behind it.
 
         Args:
             active: Whose plan it is.
@@ -239,9 +250,11 @@ class Guard:
         costs = [self._estimates.cost(engine, step.cost_key) for step in plan.steps]
         latest: list[float] = []
         mean, variance = 0.0, 0.0
-        for cost in reversed(costs):
-            mean, variance = mean + cost.mean, variance + cost.variance
-            latest.append(max(0.0, mean + self._margins.start * sqrt(variance)))
+        for step, cost in zip(reversed(plan.steps), reversed(costs), strict=True):
+            after, spread = mean + cost.mean, variance + cost.variance
+            latest.append(max(0.0, after + self._margins.start * sqrt(spread)))
+            if not step.optional:
+                mean, variance = after, spread
         if active.probe:
             latest = [0.0] * len(costs)  # Its own estimates are what is in doubt.
         return Plan(
@@ -256,6 +269,8 @@ class Guard:
         if active.probe or active.position == 0 or active.position >= len(active.plan.steps):
             return None
         rest = self._estimates_of(active)
+        if not rest:
+            return None
         mean = sum(cost.mean for cost in rest)
         spread = sqrt(sum(cost.variance for cost in rest))
         left = active.deadline - self._clock()
@@ -268,6 +283,8 @@ class Guard:
         engine, pace, lane = active.engine or "", active.pace, steps[0].lane
         costs = []
         for step in steps:
+            if step.optional:
+                continue
             if step.lane != lane:
                 pace = 1.0
             cost = self._estimates.cost(engine, step.cost_key)

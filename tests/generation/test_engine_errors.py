@@ -11,7 +11,8 @@ import torch
 from generation.engine import Engine
 from generation.errors import EngineDead, GenerationError
 from generation.plan import StepEvent
-from protocol.errors import CodecError, TaskError
+from generation.presets import preset
+from protocol.errors import CodecError, SetupError, TaskError
 from tests.support.fake_stages import FakeStages, cloud, plan, task
 
 DEVICE_ASSERT = RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might")
@@ -53,6 +54,35 @@ async def test_an_error_in_a_step_fails_that_request_alone(
     assert failed.ran_s > 0
     del fakes.faults["splats"]
     assert (await engine.run(task("next"), plan(engine, task("next")))).spz == b"spz"
+
+
+async def test_a_score_that_fails_leaves_the_asset_without_one(fakes: FakeStages) -> None:
+    engine, events = fakes.engine(preset("embedded")), list[StepEvent]()
+    fakes.faults["score"] = torch.OutOfMemoryError("tried to allocate 2 GiB")
+    made = await engine.run(task("x"), plan(engine, task("x")), on_event=events.append)
+    assert (made.spz, made.score) == (b"spz", None)
+    assert "score" not in made.timings
+    assert (events[-1].kind, events[-1].step.stage) == ("failed", "score")
+    assert events[-1].retried
+    del fakes.faults["score"]
+    assert (await engine.run(task("next"), plan(engine, task("next")))).score is not None
+    assert await engine.close()
+
+
+async def test_a_device_that_is_lost_while_it_scores_ends_the_engine(fakes: FakeStages) -> None:
+    engine = fakes.engine(preset("embedded"))
+    fakes.faults["score"] = DEVICE_ASSERT
+    with pytest.raises(EngineDead, match="score lost the device"):
+        await engine.run(task("x"), plan(engine, task("x")))
+    assert await engine.close()
+
+
+async def test_a_scorer_that_fails_in_the_warm_up_ends_the_start(fakes: FakeStages) -> None:
+    engine = fakes.engine(preset("embedded"))
+    fakes.faults["score"] = ValueError("bad shape")
+    with pytest.raises(SetupError, match="score failed: ValueError: bad shape"):
+        await engine.warm_up()
+    assert await engine.close()
 
 
 async def test_a_task_that_cannot_be_served_is_its_callers_fault(

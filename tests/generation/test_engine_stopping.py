@@ -8,6 +8,7 @@ import pytest
 from generation.engine import Engine
 from generation.errors import EngineDead, GenerationError, GenerationStopped
 from generation.plan import StepEvent
+from generation.presets import preset
 from tests.support.fake_stages import STEPS, FakeStages, plan, task
 
 
@@ -34,6 +35,18 @@ async def engine(fakes: FakeStages, clock: Clock) -> AsyncIterator[Engine]:
 
 def _kinds(events: list[StepEvent]) -> list[tuple[str, str]]:
     return [(event.kind, event.step.stage) for event in events]
+
+
+async def test_an_asset_that_has_no_time_left_for_its_score_is_returned_without_one(
+    fakes: FakeStages, clock: Clock
+) -> None:
+    engine, events = fakes.engine(preset("embedded"), clock=clock), list[StepEvent]()
+    late = plan(engine, task("x"), latest_start=(*(0.0,) * len(STEPS), 5.0))
+    made = await engine.run(task("x"), late, seconds_left=4.5, on_event=events.append)
+    assert (made.spz, made.score) == (b"spz", None)
+    assert "score" not in fakes.names()
+    assert (events[-1].kind, events[-1].step.stage) == ("skipped", "score")
+    assert await engine.close()
 
 
 async def test_nothing_starts_after_its_latest_start(engine: Engine, fakes: FakeStages) -> None:

@@ -90,6 +90,20 @@ async def test_the_caller_s_number_of_candidates_counts_up_to_the_miner_s(
 
 
 @in_virtual_time
+async def test_an_object_that_cannot_be_scored_is_answered_without_a_score(
+    make_bench: MakeBench,
+) -> None:
+    engine = FakeEngine(worth=by_seed(0.1, 0.9))
+    engine.error_at, engine.error = "score", GenerationError("score ran out of memory")
+    bench = await started(make_bench, engine)
+    answer = await bench.handle()
+    assert (answer.outcome, answer.score, answer.gated) == ("completed", None, False)
+    assert answer.asset
+    assert count(bench, "lift") == 1
+    assert answer.total_s == pytest.approx(FIRST_S)
+
+
+@in_virtual_time
 async def test_nothing_more_is_made_once_the_target_is_reached(make_bench: MakeBench) -> None:
     worth = by_seed(0.5, 0.6, 0.9)
     bench = await started(make_bench, FakeEngine(worth=worth), max=50, target=0.9)

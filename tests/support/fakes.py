@@ -95,7 +95,7 @@ class FakeEngine:
         hold_at: A stage in which requests stay until `release` is set; "return" holds them after
             their last step.
         held_task: Id of the only task that is held, if not all are.
-        error_at: A stage that raises `error`.
+        error_at: A stage that raises `error`; one that is optional is then left out.
         threads_end: Whether `close` finds all threads ended.
 
     Args:
@@ -169,6 +169,7 @@ class FakeEngine:
     ) -> Generation:
         self.plans.append(plan)
         timings: dict[str, float] = {}
+        scored = True
         for position, step in enumerate(plan.steps):
             await asyncio.sleep(0)
             on_event(StepEvent("started", position, step))
@@ -184,14 +185,17 @@ class FakeEngine:
                 raise
             if step.stage == self.error_at and self.error is not None:
                 on_event(StepEvent("failed", position, step, ran_s=ran, error=str(self.error)))
-                raise self.error
+                if not step.optional:
+                    raise self.error
+                scored = False
+                continue
             timings[step.stage] = timings.get(step.stage, 0.0) + ran
             on_event(StepEvent("finished", position, step, ran_s=ran))
         await self._work(task.id, "return")
         pixels = np.zeros((8, 8, 4), np.uint8)
         worth = self.worth(task) if self.worth is not None else None
         seen = start or Cutout(pixels[..., :3], pixels, pixels[..., :3], rating=worth)
-        score = None if worth is None else Score(worth, {"object": worth}, "fake")
+        score = None if worth is None or not scored else Score(worth, {"object": worth}, "fake")
         made: Asset | TriangleMesh | Cutout
         match plan.steps[-1].stage:
             case "mesh":

@@ -1,5 +1,6 @@
 """What the guard says once an engine is free for a request, and while its steps run."""
 
+from dataclasses import replace
 from math import inf, sqrt
 
 import pytest
@@ -184,6 +185,38 @@ def test_a_request_is_not_hopeless_before_its_first_and_after_its_last_step(
     for position in (0, 2):
         active = make_active(clock, left_s=0.1, engine="one", position=position, guard=guard)
         assert guard.hopeless(active) is None
+
+
+def test_no_step_has_to_leave_time_for_an_optional_one(clock: Clock, guard: Guard) -> None:
+    draw, pack = ROUTES[LOWEST]
+    plain = guard.plan(make_active(clock), "one", LOWEST, Plan(LADDER[LOWEST], (draw, pack)))
+    longer = (draw, pack, replace(pack, stage="score", optional=True))
+    scored = guard.plan(make_active(clock), "one", LOWEST, Plan(LADDER[LOWEST], longer))
+    assert scored.latest_start[:2] == plain.latest_start
+    assert scored.latest_start[2] >= SECONDS["pack"]
+    starts = [
+        guard.latest_start(make_active(clock, routes=(route,), rung=0), ["one"])
+        for route in (plain.steps, longer)
+    ]
+    assert starts[0] == starts[1]
+
+
+def test_a_request_that_has_no_time_left_for_an_optional_step_alone_is_not_hopeless(
+    clock: Clock, guard: Guard
+) -> None:
+    route = (*ROUTES[LOWEST], replace(ROUTES[LOWEST][1], stage="score", optional=True))
+    active = make_active(
+        clock, left_s=0.1, engine="one", position=2, guard=guard, routes=(route,) * len(LADDER)
+    )
+    assert guard.hopeless(active) is None
+
+
+def test_a_waiting_request_is_not_dropped_for_want_of_time_for_an_optional_step(
+    clock: Clock, guard: Guard
+) -> None:
+    route = (*ROUTES[LOWEST], replace(ROUTES[BEST][0], stage="score", optional=True))
+    active = make_active(clock, left_s=6.0, routes=(route,), rung=0)
+    assert guard.choose(active, "one", [active], ENGINES).rung == 0
 
 
 def test_a_probe_is_never_hopeless(clock: Clock, guard: Guard) -> None:
