@@ -36,6 +36,7 @@ from protocol.errors import SetupError
 from protocol.tasks import TextTask
 from scripts.benchmarks.device_memory import DeviceMemory
 from scripts.benchmarks.kept_warnings import kept_warnings
+from scripts.benchmarks.machine_load import cpu_noise, gpu_busy_ms
 from scripts.benchmarks.timing import wait
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 CONCURRENCIES = (1, 4, 8)
 CANDIDATE_PICTURES = (1, 4)
 """Values of `CandidateLimits.pictures` that are measured."""
+TRACED = 10
+"""Tasks that are traced for `gpu_busy_ms`."""
 DRAWING = ("prompt", "denoise", "decode")
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "brown", "white")
 THINGS = ("cube", "car", "house", "chair", "mug", "rocket", "sphere", "mushroom", "table")
@@ -92,7 +95,8 @@ def measure(
     Figures are `machine`; `imports_s`, `weights_s` (reading or drawing them), `ready_s` (imports,
     compiling, recording and warm-up, without the weights) and `start_s` (all of it); `seconds` by
     stage, for `text_to_image` (see `seconds_by_stage`) and for `total`, each `median` and `p95`;
-    `rows`, the seconds of each task; `objects_per_s` of the same tasks; `gaussians` and
+    `rows`, the seconds of each task; `cpu_noise` just before them (see `machine_load.cpu_noise`); on
+    CUDA `gpu_busy_ms` of a task (see `machine_load.gpu_busy_ms`); `objects_per_s` of the same tasks; `gaussians` and
     `spz_bytes`, of the median file in the recipe's own format; `peak_memory_mb` (see
     `DeviceMemory.peaks`); `rungs`, `median` and `p95` of a task by rung; `throughput` by
     concurrency; `candidates` (see `_candidates`); `warnings` of the log.
@@ -246,6 +250,7 @@ def seconds_by_stage(rows: Sequence[Mapping[str, float]], stages: Iterable[str])
 async def _solo(client: _Client, runs: int, figures: Figures) -> None:
     rows: list[dict[str, float]] = []
     sizes, gaussians = [], []
+    figures["cpu_noise"] = cpu_noise()
     for _ in range(runs):
         result, total = await client.ask()
         rows.append({**result.timings, "total": total})
@@ -254,6 +259,8 @@ async def _solo(client: _Client, runs: int, figures: Figures) -> None:
     figures["seconds"] = seconds_by_stage(rows, [*client.stages, "total"])
     figures["rows"] = rows
     figures["objects_per_s"] = runs / sum(row["total"] for row in rows)
+    if client.engine.settings.device.startswith("cuda"):
+        figures["gpu_busy_ms"] = await gpu_busy_ms(min(runs, TRACED), client.ask)
     figures["spz_bytes"] = int(np.median(sizes))
     figures["gaussians"] = int(np.median(gaussians))
 

@@ -79,6 +79,7 @@ def show(figures: Figures) -> None:
         made = f"{row['gaussians']:,} Gaussians in {row['spz_bytes']:,} bytes"
         pace = f"{len(row['rows'])} tasks, {row['objects_per_s']:.2f} a second"
         console.print(f"{name}: {made}; {pace}")
+        console.print(f"{name}: {_load(row)}")
         for warning in dict.fromkeys(row["warnings"]):
             console.print(f"{name}: warning: {warning}", markup=False)
     if any("rungs" in row for row in measured.values()):
@@ -123,6 +124,17 @@ def _start(row: Figures) -> str:
     text += f"ready {row['ready_s']:.1f} (imports {row['imports_s']:.1f})"
     if "cold" in row:
         text += f"; ready with an empty cache {row['cold']['ready_s']:.1f} s"
+    return text
+
+
+def _load(row: Figures) -> str:
+    noise = row["cpu_noise"]
+    text = "a millisecond of Python work: p95 / median "
+    text += f"{noise['p95_over_median']:.2f}, p99 / median {noise['p99_over_median']:.2f}, "
+    text += f"worst {noise['worst_ms']:.1f} ms"
+    if "gpu_busy_ms" in row:
+        busy, median = row["gpu_busy_ms"], 1000 * row["seconds"]["total"]["median"]
+        text += f"; the GPU works {busy:.0f} ms of {median:.0f} ({busy / median:.0%})"
     return text
 
 
