@@ -6,10 +6,10 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed.$(EXTRAS)
 
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test test-gpu check format bench clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 install: $(STAMP)  ## the environment, from the pinned constraints
 
@@ -20,6 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "Installing the pinned packages (a few minutes on the first run) ..."
 	$(BIN)/python -m pip install --progress-bar on -q -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(if $(findstring gpu,$(EXTRAS)),$(BIN)/python -c 'import torch; torch.version.cuda or print( \
+	  f"torch {torch.__version__} is here, a build without CUDA, and was kept. For a GPU: make clean, then", \
+	  "make install EXTRAS=$(EXTRAS) without PIP_EXTRA_INDEX_URL")')
 	@touch $@
 
 demo: $(STAMP)  ## a miner and a mock validator on loopback; results in demo-output/
@@ -29,6 +32,9 @@ test: $(STAMP)  ## the whole test suite, in JOBS=2 processes
 	@# One thread each: several of torch's in several processes wait for each other. Numba, which rembg
 	@# loads, would set torch's number of threads to that of the cores.
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test-gpu: $(STAMP)  ## the tests that need a CUDA device, by name; fails where there is none
+	$(BIN)/python -m pytest -m cuda -v
 
 check: $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,8 +37,31 @@ _OPERATORS = tuple(_declare_operators())
 """Declared for as long as this is kept."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if _only_cuda(config) and not torch.cuda.is_available():
+        raise pytest.UsageError(
+            f"no test was run: torch {torch.__version__} finds no CUDA device (nvidia-smi shows the "
+            "machine's; a build of torch without CUDA sees none)"
+        )
+
+
+def _only_cuda(config: pytest.Config) -> bool:
+    return bool(config.getoption("markexpr") == "cuda")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m cuda`, files without such tests are not imported: a GPU machine may lack libraries."""
+    if _only_cuda(config) and collection_path.match("test_*.py"):
+        return "mark.cuda" not in collection_path.read_text() or None
+    return None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture(scope="session")

@@ -99,3 +99,10 @@ def test_every_threat_that_is_resisted_has_its_test() -> None:
         assert names, row
         for name in names:
             assert any(file.endswith(f"/{name}") for file in files), name
+
+
+@pytest.mark.parametrize("path", list(sources("tests")), ids=lambda path: path.name)
+def test_what_needs_a_gpu_is_found_by_its_mark(path: Path) -> None:
+    # `pytest -m cuda` selects by the mark alone.
+    if path != Path(__file__):
+        assert "skipif(not torch.cuda" not in path.read_text(encoding="utf-8")

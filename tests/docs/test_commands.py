@@ -35,7 +35,7 @@ RUN = (
 """What a command begins with that needs no GPU, no weights, no chain and no second machine."""
 
 NOT_RUN = {
-    r"make \w+( \w+=\S+)*\s*(#.*)?$": "CI runs it; that the target exists is a test of its own",
+    r"make [\w-]+( \w+=\S+)*\s*(#.*)?$": "CI runs it; that the target exists is a test of its own",
     r"\S*python3?(\.\d+)? -m venv|\. \S*/bin/activate": "the environment that runs this is one",
     r"git |cd ": "needs the repository's address, or leaves this checkout",
     r"(?!make).*(\.\.\.|\b(HOST|SS58|ID|NAME|IMAGE|FILE)\b)": "holds a placeholder",
@@ -97,11 +97,11 @@ def test_a_new_command_has_to_be_classified() -> None:
 
 
 def test_every_make_target_on_the_pages_exists() -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     named = set()
     for shown in pages():
         for command in [*shown.commands(), *shown.code()]:
-            named |= set(re.findall(r"(?:^|&& )make ([a-z]+)", command))
+            named |= set(re.findall(r"(?:^|&& )make ([a-z-]+)", command))
     assert {"demo", "test", "install"} <= named
     assert named <= set(targets)
 

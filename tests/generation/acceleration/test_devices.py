@@ -30,7 +30,7 @@ from generation.weights.store import ModelPaths
 from scripts.benchmarks.u2net import write_random
 
 LAST = torch.device("cuda", max(0, torch.cuda.device_count() - 1))
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+needs_cuda = pytest.mark.cuda
 needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 
 

@@ -8,7 +8,7 @@ from generation.acceleration.eight_bit import EightBitLinear, Float8Linear, Int8
 
 CUDA = pytest.param(
     "cuda",
-    marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    marks=pytest.mark.cuda,
 )
 # Of a product with normally distributed values: int8 rounds to 1/127 of a row's largest weight,
 # e4m3 weights, and on CUDA the inputs too, to 3 bits after the leading one.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from generation.acceleration.graphs import Captured
 
-on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+on_cuda = pytest.mark.cuda
 
 
 @pytest.fixture

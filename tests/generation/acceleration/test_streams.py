@@ -16,7 +16,7 @@ from generation.acceleration.streams import (
     use_device,
 )
 
-on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+on_cuda = pytest.mark.cuda
 
 
 def test_a_tensor_comes_to_the_host_as_it_is() -> None:

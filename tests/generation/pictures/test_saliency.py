@@ -30,7 +30,7 @@ from scripts.benchmarks.u2net import write_random
 
 REMBG = CutoutSettings()
 TORCH = CutoutSettings(runtime="torch")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+needs_cuda = pytest.mark.cuda
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 
 
