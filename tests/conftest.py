@@ -40,8 +40,8 @@ _OPERATORS = tuple(_declare_operators())
 def pytest_configure(config: pytest.Config) -> None:
     if _only_cuda(config) and not torch.cuda.is_available():
         raise pytest.UsageError(
-            f"no test was run: torch {torch.__version__} finds no CUDA device (nvidia-smi shows the "
-            "machine's; a build of torch without CUDA sees none)"
+            f"no test was run: torch {torch.__version__} finds no CUDA device (nvidia-smi shows "
+            "the machine's; a build of torch without CUDA sees none)"
         )
 
 
@@ -50,7 +50,7 @@ def _only_cuda(config: pytest.Config) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m cuda`, files without such tests are not imported: a GPU machine may lack libraries."""
+    """With `-m cuda`, leaves out files without such tests, whose libraries may be missing."""
     if _only_cuda(config) and collection_path.match("test_*.py"):
         return "mark.cuda" not in collection_path.read_text() or None
     return None

@@ -29,7 +29,7 @@ def test_every_package_of_every_extra_is_pinned_at_a_version_that_is_allowed() -
 
 
 def test_what_the_pinned_packages_need_is_pinned_at_versions_that_they_take() -> None:
-    """Of those that are installed here; torch's default build for CUDA and gsplat mostly are not."""
+    """Of those that are installed; gsplat and torch's libraries for CUDA mostly are not."""
     checked, unfit = 0, []
     for name in PINNED:
         try:

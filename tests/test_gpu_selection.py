@@ -16,7 +16,7 @@ def config(marks: str) -> Any:
 
 def test_without_a_gpu_it_fails_instead_of_skipping_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(pytest.UsageError, match="no test was run: torch .* finds no CUDA device"):
+    with pytest.raises(pytest.UsageError, match=r"no test was run: torch .* finds no CUDA device"):
         pytest_configure(config("cuda"))
     pytest_configure(config(""))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
