@@ -15,8 +15,9 @@ from generation.errors import GenerationError, NoObject
 from generation.lift import BACK_ENDS
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.drawing import Drawing
-from generation.pictures.flux1 import Flux1
 from generation.pictures.framing import MAX_SIDE, composite_on_grey, lay_on_grey, pixels_of
+from generation.pictures.loading import load_text_to_image
+from generation.pictures.text_to_image import TextToImage
 from generation.scoring.score import Scorer
 from generation.scoring.validity import check
 from generation.settings import GenerationSettings
@@ -55,7 +56,7 @@ class PictureNetworks:
         background: Picture to cut-out.
     """
 
-    flux: Flux1
+    flux: TextToImage
     background: BackgroundRemover
 
 
@@ -181,7 +182,7 @@ def load_pictures(
     if settings.accelerate:
         keep_compiled_code(cache_dir() / "compiled")
     report("text to image")
-    flux = Flux1.from_pretrained(
+    flux = load_text_to_image(
         paths.text_to_image,
         settings.text_to_image,
         settings.device,

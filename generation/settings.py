@@ -38,8 +38,9 @@ class TextToImageSettings(Frozen):
     """Denoising steps; FLUX.1-schnell is distilled for 1 to 4."""
     guidance: Annotated[float, Field(ge=0.0, le=30.0)] = 0.0
     """Guidance scale; FLUX.1-schnell has none and ignores it."""
-    max_sequence_length: Annotated[int, Field(ge=1, le=512)] = 256
-    """T5 tokens that are kept of a prompt; FLUX.1-schnell takes up to 256."""
+    max_sequence_length: Annotated[int, Field(ge=1, le=512)] | None = None
+    """Tokens that are kept of a prompt; null for as many as the model was trained with: 256 for
+    schnell, 512 for klein, which draws other pictures with fewer."""
     seed: Seed = 0
     """Seed of the noise when a task brings none."""
     template: Annotated[str, AfterValidator(_has_placeholder)] = "{prompt}"

@@ -49,7 +49,7 @@ class Drawing:
 
 
 def pack(latents: Tensor) -> Tensor:
-    """(n, C, 2 S, 2 S) to tokens (n, S * S, 4 C), one for each 2 x 2 block."""
+    """(n, C, 2 S, 2 S) to tokens (n, S * S, 4 C), one for each 2 x 2 patch of every channel."""
     count, channels, height, width = latents.shape
     blocks = latents.view(count, channels, height // 2, 2, width // 2, 2)
     return blocks.permute(0, 2, 4, 1, 3, 5).reshape(count, -1, 4 * channels)
@@ -63,7 +63,12 @@ def unpack(tokens: Tensor) -> Tensor:
     return blocks.permute(0, 3, 1, 4, 2, 5).reshape(count, -1, 2 * side, 2 * side)
 
 
+def rows(latents: Tensor) -> Tensor:
+    """(n, C, S, S) to tokens (n, S * S, C), one for each place."""
+    return latents.flatten(2).transpose(1, 2).contiguous()
+
+
 def places(side: int, device: torch.device) -> Tensor:
-    """(side * side, 3): nothing, row and column of every image token."""
+    """(side * side, 3): nothing, row and column of every image token of FLUX.1."""
     line = torch.arange(side, device=device)
     return torch.cartesian_prod(line.new_zeros(1), line, line)

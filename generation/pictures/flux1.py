@@ -11,9 +11,7 @@ from generation.acceleration.eight_bit import Float8Linear, Int8Linear
 from generation.pictures.drawing import pack, places, unpack
 from generation.pictures.prompt_memory import Embedding
 from generation.pictures.text_to_image import TextToImage, hold_in_eight_bits
-from generation.quiet import quiet_libraries
 from generation.settings import TextToImageSettings
-from protocol.errors import SetupError
 
 _CLIP_TOKENS = 77
 
@@ -32,38 +30,26 @@ class Flux1(TextToImage):
         backend: See `TextToImage`.
     """
 
-    MODEL_SEQUENCE_LENGTH = 256
+    NAME = "FLUX.1"
+    SEQUENCE_LENGTH = 256
 
     @classmethod
-    def from_pretrained(
-        cls,
-        folder: Path,
-        settings: TextToImageSettings,
-        device: str,
-        *,
-        accelerate: bool = False,
-    ) -> "Flux1":
-        """Loads from a local folder in the layout of `FluxPipeline`; never asks the hub.
+    def _load(
+        cls, folder: Path, settings: TextToImageSettings, device: str, options: dict[str, Any]
+    ) -> Any:
+        from diffusers import FluxPipeline, FluxTransformer2DModel
+        from transformers import T5EncoderModel
 
-        Args:
-            folder: Holds `model_index.json` and one folder per network.
-            settings: See the class.
-            device: Where the networks run, in torch's words.
-            accelerate: See the class.
-
-        Raises:
-            SetupError: The folder cannot be loaded.
-        """
-        try:
-            pipeline = _load(folder, settings, device)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise SetupError(
-                f"no FLUX pipeline could be loaded from {folder}: {error}",
-                fix="fetch the model again: python -m scripts.fetch_models --preset NAME",
-            ) from error
-        return cls(pipeline, settings, accelerate=accelerate)
+        parts: dict[str, Any] = {}
+        if settings.eight_bit:
+            # One after the other, so that main memory holds only one of them in 16 bits.
+            for name, network, layer in (
+                ("transformer", FluxTransformer2DModel, Float8Linear),
+                ("text_encoder_2", T5EncoderModel, Int8Linear),
+            ):
+                part = network.from_pretrained(folder / name, **options)
+                parts[name] = hold_in_eight_bits(part, layer, device)
+        return FluxPipeline.from_pretrained(folder, **options, **parts)
 
     def _tokenise(self, text: str) -> tuple[Tensor, ...]:
         pipeline = self.pipeline
@@ -126,28 +112,3 @@ class Flux1(TextToImage):
         if not self.pipeline.transformer.config.guidance_embeds:
             return None
         return torch.full((1,), self.settings.guidance, device=self._device)
-
-
-def _load(folder: Path, settings: TextToImageSettings, device: str) -> Any:
-    options = {
-        "torch_dtype": getattr(torch, settings.dtype),
-        "local_files_only": True,
-        "use_safetensors": True,
-    }
-    with quiet_libraries():
-        from diffusers import FluxPipeline, FluxTransformer2DModel
-        from transformers import T5EncoderModel
-
-        parts: dict[str, Any] = {}
-        if settings.eight_bit:
-            # One after the other, so that main memory holds only one of them in 16 bits.
-            for name, network, layer in (
-                ("transformer", FluxTransformer2DModel, Float8Linear),
-                ("text_encoder_2", T5EncoderModel, Int8Linear),
-            ):
-                part = network.from_pretrained(folder / name, **options)
-                parts[name] = hold_in_eight_bits(part, layer, device)
-        pipeline = FluxPipeline.from_pretrained(folder, **options, **parts)
-        pipeline.set_progress_bar_config(disable=True)
-        pipeline.to(device)
-    return pipeline

@@ -5,7 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from generation.acceleration.graphs import Captured, GraphPool
 from generation.acceleration.streams import to_host, wait_for_stream
 from generation.pictures.drawing import Drawing, Schedule
 from generation.pictures.prompt_memory import Embedding, PromptMemory
+from generation.quiet import quiet_libraries
 from generation.settings import TextToImageSettings
+from protocol.errors import SetupError
 
 _MOST_SHAPES = 24
 """Picture sizes x numbers of pictures that have CUDA graphs of their own. The graphs share their
@@ -46,8 +49,12 @@ class TextToImage(ABC):
         backend: What `torch.compile` compiles with.
     """
 
-    MODEL_SEQUENCE_LENGTH: int
+    NAME: ClassVar[str]
+    """What messages call the model."""
+    SEQUENCE_LENGTH: ClassVar[int]
     """Tokens of a prompt that the model was trained with."""
+    LARGEST_SIZE: ClassVar[int] = 2048
+    """Most pixels per side of a picture."""
 
     def __init__(
         self,
@@ -78,6 +85,52 @@ class TextToImage(ABC):
             decoder = (pipeline.vae.decoder,)
             decode = Compiled("picture decoding", self._decode, decoder, backend=backend)
             self._decode = Captured("picture decoding", decode, pool=pool, limit=_MOST_SHAPES)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Path,
+        settings: TextToImageSettings,
+        device: str,
+        *,
+        accelerate: bool = False,
+    ) -> Self:
+        """Loads from a local folder in the layout of the model's pipeline; never asks the hub.
+
+        Args:
+            folder: Holds `model_index.json` and one folder per network.
+            settings: See the class.
+            device: Where the networks run, in torch's words.
+            accelerate: See the class.
+
+        Raises:
+            SetupError: The model does not draw pictures of this size, or the folder cannot be
+                loaded.
+        """
+        if settings.size > cls.LARGEST_SIZE:
+            raise SetupError(
+                f"{cls.NAME} draws pictures of at most {cls.LARGEST_SIZE} pixels a side, but "
+                f"text_to_image.size is {settings.size}",
+                fix=f"--text_to_image.size {cls.LARGEST_SIZE}",
+            )
+        options = {
+            "torch_dtype": getattr(torch, settings.dtype),
+            "local_files_only": True,
+            "use_safetensors": True,
+        }
+        try:
+            with quiet_libraries():
+                pipeline = cls._load(folder, settings, device, options)
+                pipeline.set_progress_bar_config(disable=True)
+                pipeline.to(device)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise SetupError(
+                f"no {cls.NAME} pipeline could be loaded from {folder}: {error}",
+                fix="fetch the model again: python -m scripts.fetch_models --preset NAME",
+            ) from error
+        return cls(pipeline, settings, accelerate=accelerate)
 
     def __call__(
         self,
@@ -202,12 +255,19 @@ class TextToImage(ABC):
     @property
     def sequence_length(self) -> int:
         """Tokens that are kept of a prompt: the settings', or else the model's own."""
-        return self.settings.max_sequence_length or self.MODEL_SEQUENCE_LENGTH
+        return self.settings.max_sequence_length or self.SEQUENCE_LENGTH
 
     @property
     def _block(self) -> int:
         """Pixels per side of what one latent token is decoded to."""
         return 2 * int(self.pipeline.vae_scale_factor)
+
+    @classmethod
+    @abstractmethod
+    def _load(
+        cls, folder: Path, settings: TextToImageSettings, device: str, options: dict[str, Any]
+    ) -> Any:
+        """Loads the pipeline; only what is held in 8 bits has to be on the device."""
 
     @abstractmethod
     def _tokenise(self, text: str) -> tuple[Tensor, ...]:
@@ -252,10 +312,11 @@ class TextToImage(ABC):
     def _sigmas(self, steps: int, size: int) -> tuple[float, ...]:
         """Returns `steps` + 1 noise levels from 1 to 0, as the pipeline's scheduler shifts them."""
         block = self._block
-        if steps < 1 or size < block or size % block:
+        if steps < 1 or not block <= size <= self.LARGEST_SIZE or size % block:
             raise ValueError(
-                f"a picture of {size} pixels in {steps} steps cannot be drawn: the size must be a "
-                f"multiple of {block}, and there must be at least 1 step"
+                f"{self.NAME} cannot draw a picture of {size} pixels in {steps} steps: the size "
+                f"must be a multiple of {block}, at most {self.LARGEST_SIZE}, and there must be at "
+                "least 1 step"
             )
         scheduler = copy.deepcopy(self.pipeline.scheduler)  # `set_timesteps` changes it.
         shift = self._shift((size // block) ** 2, steps)

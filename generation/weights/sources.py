@@ -110,6 +110,21 @@ FLUX_SCHNELL = HubModel(
     licence="Apache-2.0",
     gated=True,
 )
+FLUX_KLEIN = HubModel(
+    repo="black-forest-labs/FLUX.2-klein-4B",
+    # The repository also holds the transformer a second time, in a single file of 7.75 GB.
+    files=(
+        "model_index.json",
+        "scheduler/*",
+        "text_encoder/*",
+        "tokenizer/*",
+        "transformer/*",
+        "vae/*",
+    ),
+    licence="Apache-2.0",
+    # Read without a login early in 2026; other sources speak of terms to accept.
+    revision="e7b7dc27f91deacad38e78976d1f2b499d76a294",
+)
 ISNET = ReleaseModel(
     name="isnet-general-use",
     url="https://github.com/danielgatis/rembg/releases/download/v0.0.0/isnet-general-use.onnx",

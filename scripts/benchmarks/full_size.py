@@ -5,9 +5,7 @@ gets the same ones, however the networks are held.
 """
 
 import os
-import weakref
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,23 +13,24 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
 
 from generation.acceleration.eight_bit import Float8Linear, Int8Linear
 from generation.lift.triposr import TripoSR, TripoSRConfig
 from generation.loading import PictureNetworks, require_device
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.flux1 import Flux1
-from generation.pictures.text_to_image import hold_in_eight_bits
+from generation.pictures.flux2 import Flux2Klein
+from generation.pictures.text_to_image import TextToImage, hold_in_eight_bits
 from generation.quiet import quiet_libraries
 from generation.scoring.score import Scorer
 from generation.settings import CutoutSettings, GenerationSettings, TextToImageSettings
+from generation.weights.sources import FLUX_KLEIN
 from generation.weights.store import EMBEDDED
 from scripts.benchmarks.networks import Networks
+from scripts.benchmarks.random_klein import FULL_KLEIN, KleinSizes, klein_pipeline
 from scripts.benchmarks.random_triposr import untrained
+from scripts.benchmarks.random_weights import fill
 from scripts.benchmarks.u2net import write_random
-
-Finish = Callable[[nn.Module], object]
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Sizes:
         t5: `T5Config`.
         clip: `CLIPTextConfig`.
         vae: `AutoencoderKL`.
+        klein: FLUX.2-klein, whose networks take the place of these four.
         triposr: TripoSR.
         background: Which network of rembg's removes the background.
         background_side: Pixels per side of its input; those of rembg's file if None, and wherever
@@ -53,6 +53,7 @@ class Sizes:
     t5: Mapping[str, Any]
     clip: Mapping[str, Any]
     vae: Mapping[str, Any]
+    klein: KleinSizes = FULL_KLEIN
     triposr: TripoSRConfig = field(default_factory=TripoSRConfig)
     background: Literal["isnet-general-use", "u2netp"] = "isnet-general-use"
     background_side: int | None = None
@@ -95,7 +96,7 @@ FULL = Sizes(
         "shift_factor": 0.1159,
     },
 )
-"""FLUX.1-schnell, the public TripoSR and rembg's isnet-general-use."""
+"""FLUX.1-schnell and FLUX.2-klein-4B, the public TripoSR and rembg's isnet-general-use."""
 
 
 def build(settings: GenerationSettings, folder: Path, sizes: Sizes = FULL) -> Networks:
@@ -110,11 +111,7 @@ def build(settings: GenerationSettings, folder: Path, sizes: Sizes = FULL) -> Ne
         SetupError: The device is not there.
     """
     device = require_device(settings)
-    draw = Flux1(
-        flux_pipeline(settings.text_to_image, device, sizes),
-        settings.text_to_image,
-        accelerate=settings.accelerate,
-    )
+    draw = text_to_image(settings.text_to_image, device, sizes, accelerate=settings.accelerate)
     cut_out = background(settings.cutout, device, folder, sizes)
     networks = Networks(
         PictureNetworks(draw, cut_out),
@@ -135,6 +132,22 @@ def _scorer(settings: GenerationSettings, device: torch.device) -> Scorer | None
 
     dtype = getattr(torch, settings.scoring.dtype)
     return random_scorer(device, dtype, Shapes(), accelerate=settings.accelerate)
+
+
+def text_to_image(
+    settings: TextToImageSettings,
+    device: torch.device,
+    sizes: Sizes = FULL,
+    *,
+    accelerate: bool = False,
+    backend: str = "inductor",
+) -> TextToImage:
+    """Builds the text-to-image model that the settings name, FLUX.1 if they name none."""
+    if settings.model is not None and settings.model.repo == FLUX_KLEIN.repo:
+        pipeline = klein_pipeline(settings, device, sizes.klein)
+        return Flux2Klein(pipeline, settings, accelerate=accelerate, backend=backend)
+    pipeline = flux_pipeline(settings, device, sizes)
+    return Flux1(pipeline, settings, accelerate=accelerate, backend=backend)
 
 
 def flux_pipeline(settings: TextToImageSettings, device: torch.device, sizes: Sizes = FULL) -> Any:
@@ -168,7 +181,7 @@ def transformer(
         with torch.device("meta"):
             network = FluxTransformer2DModel(**sizes.transformer, guidance_embeds=False)
     finish = partial(hold_in_eight_bits, layer=Float8Linear, device=device) if eight_bit else None
-    return _fill(network, "transformer", device, dtype, finish=finish)
+    return fill(network, "transformer", device, dtype, finish=finish)
 
 
 def t5(
@@ -183,7 +196,7 @@ def t5(
     finish = partial(hold_in_eight_bits, layer=Int8Linear, device=device) if eight_bit else None
     # T5's attention does not divide by the root of the head's size; its trained queries do.
     gains = {"q": sizes.t5["d_kv"] ** -0.5}
-    return _fill(network, "t5", device, dtype, gains=gains, finish=finish)
+    return fill(network, "t5", device, dtype, gains=gains, finish=finish)
 
 
 def clip(device: torch.device, dtype: torch.dtype, sizes: Sizes = FULL) -> Any:
@@ -195,7 +208,7 @@ def clip(device: torch.device, dtype: torch.dtype, sizes: Sizes = FULL) -> Any:
         config = CLIPTextConfig(**sizes.clip, bos_token_id=0, eos_token_id=2, pad_token_id=1)
         with torch.device(device):
             network = CLIPTextModel(config)
-    return _fill(network, "clip", device, dtype)
+    return fill(network, "clip", device, dtype)
 
 
 def vae(device: torch.device, dtype: torch.dtype, sizes: Sizes = FULL) -> Any:
@@ -212,7 +225,7 @@ def vae(device: torch.device, dtype: torch.dtype, sizes: Sizes = FULL) -> Any:
                 use_quant_conv=False,
                 use_post_quant_conv=False,
             )
-    return _fill(network, "vae", device, dtype)
+    return fill(network, "vae", device, dtype)
 
 
 def triposr(settings: GenerationSettings, device: torch.device, sizes: Sizes = FULL) -> TripoSR:
@@ -244,62 +257,3 @@ def background_file(folder: Path, sizes: Sizes = FULL) -> Path:
     file = folder / (f"{sizes.background}.onnx" if side is None else f"random-{side}.onnx")
     write_random(file, sizes.background, side=side)
     return file
-
-
-@torch.no_grad()
-def _fill(
-    network: nn.Module,
-    name: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    gains: Mapping[str, float] | None = None,
-    finish: Finish | None = None,
-) -> nn.Module:
-    """Gives every parameter a value; returns the network in eval mode.
-
-    Args:
-        network: Its parameters may be on meta, its buffers must have their values.
-        name: What the names of its weights begin with.
-        device: Where the weights are drawn.
-        dtype: Their number format.
-        gains: Factors for the layers of these names.
-        finish: Called with every block once it is filled, before the next is, and with the whole.
-    """
-    blocks = set(network._no_split_modules)  # type: ignore[arg-type]
-    # Tied weights stay one; what 8 bits have replaced is let go.
-    drawn = weakref.WeakValueDictionary[int, nn.Parameter]()
-
-    def fill(module: nn.Module, path: str) -> None:
-        for key, child in list(module.named_children()):
-            fill(child, f"{path}.{key}")
-        gain = (gains or {}).get(path.rpartition(".")[2], 1.0)
-        for key, empty in list(module.named_parameters(recurse=False)):
-            parameter = drawn.get(id(empty))
-            if parameter is None:
-                values = _draw(module, f"{path}.{key}", empty.shape, device, dtype)
-                parameter = nn.Parameter(values.mul_(gain), requires_grad=False)
-                drawn[id(empty)] = parameter
-            setattr(module, key, parameter)
-        if finish is not None and type(module).__name__ in blocks:
-            finish(module)
-
-    empty_parameters = list(network.parameters())  # Held, so that no id is given out twice.
-    fill(network, name)
-    del empty_parameters
-    if finish is not None:
-        finish(network)
-    return network.eval()
-
-
-def _draw(
-    module: nn.Module, path: str, shape: torch.Size, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    values = torch.empty(shape, device=device, dtype=dtype)
-    if len(shape) == 1:
-        # Norms, and the biases of all.
-        return values.fill_(1.0 if path.endswith("weight") else 0.0)
-    # A layer keeps the scale of what passes through it.
-    std = 1.0 if isinstance(module, nn.Embedding) else values[0].numel() ** -0.5
-    generator = torch.Generator(device).manual_seed(zlib.crc32(path.encode()))
-    return values.normal_(std=std, generator=generator)

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from generation.lift.triposr.splats import extract_cloud
-from generation.pictures.flux1 import Flux1
 from generation.pictures.framing import composite_on_grey
+from generation.pictures.text_to_image import TextToImage
 from generation.rendering import render_views
 from generation.settings import GenerationSettings
 from protocol import ply
@@ -119,7 +119,7 @@ def psnr(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
         return float(np.minimum(10 * np.log10(255.0**2 / error), LARGEST_PSNR))
 
 
-def _inputs_of_a_picture(draw: Flux1) -> list[Inputs]:
+def _inputs_of_a_picture(draw: TextToImage) -> list[Inputs]:
     """Returns the inputs of the transformer, which must be eager, in the first picture's steps."""
     steps: list[Inputs] = []
 

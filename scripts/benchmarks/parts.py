@@ -71,6 +71,11 @@ class Bench:
         dtype: torch.dtype = getattr(torch, self.settings.text_to_image.dtype)
         return dtype
 
+    @property
+    def words(self) -> int:
+        """Tokens of a prompt of FLUX.1."""
+        return self.settings.text_to_image.max_sequence_length or Flux1.SEQUENCE_LENGTH
+
     def random(self, *shape: int) -> Tensor:
         """Normally distributed numbers."""
         generator = torch.Generator(self.device).manual_seed(0)
@@ -177,7 +182,7 @@ def _line(row: Row) -> str:
 
 def _t5(bench: Bench, way: Way) -> Action:
     network = full_size.t5(bench.device, bench.dtype, bench.sizes, eight_bit="8 bits" in way)
-    ids = bench.tokens(bench.settings.text_to_image.max_sequence_length)
+    ids = bench.tokens(bench.words)
     return bench.action(lambda ids: network(ids)[0], way, network.encoder.block, ids=ids)
 
 
@@ -194,17 +199,16 @@ def _flux_step(bench: Bench, way: Way) -> Action:
     if "fused" in way:
         network.fuse_qkv_projections()
     side = bench.settings.text_to_image.size // 16
-    words = bench.settings.text_to_image.max_sequence_length
     config = network.config
     return bench.action(
         lambda **inputs: network(**inputs, return_dict=False)[0],
         way,
         (*network.transformer_blocks, *network.single_transformer_blocks),
         hidden_states=bench.random(1, side**2, config.in_channels),
-        encoder_hidden_states=bench.random(1, words, config.joint_attention_dim),
+        encoder_hidden_states=bench.random(1, bench.words, config.joint_attention_dim),
         pooled_projections=bench.random(1, config.pooled_projection_dim),
         timestep=torch.ones(1, device=bench.device, dtype=bench.dtype),
-        txt_ids=torch.zeros(words, 3, device=bench.device, dtype=bench.dtype),
+        txt_ids=torch.zeros(bench.words, 3, device=bench.device, dtype=bench.dtype),
         img_ids=places(side, bench.device).to(bench.dtype),
     )
 

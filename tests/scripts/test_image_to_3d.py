@@ -247,5 +247,5 @@ def test_text_to_image_is_neither_loaded_nor_needed(
     def loaded(*_: object, **__: object) -> None:
         raise AssertionError("FLUX was loaded")
 
-    monkeypatch.setattr("generation.pictures.flux1.Flux1.from_pretrained", loaded)
+    monkeypatch.setattr("generation.loading.load_text_to_image", loaded)
     assert make(tmp_path / "toy.spz") == 0

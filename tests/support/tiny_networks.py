@@ -1,9 +1,44 @@
 """Random networks of a few thousand weights, and a GPU preset's settings that suit them."""
 
+from pathlib import Path
+
+import torch
+
 from generation.lift.triposr import TripoSRConfig, ViTConfig
 from generation.presets import preset
-from generation.settings import GenerationSettings
+from generation.quiet import quiet_libraries
+from generation.settings import GenerationSettings, TextToImageSettings
 from scripts.benchmarks.full_size import Sizes
+from scripts.benchmarks.random_klein import KleinSizes, klein_pipeline, qwen
+
+KLEIN = KleinSizes(
+    transformer={
+        "in_channels": 16,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 96,
+        "axes_dims_rope": (4, 4, 4, 4),
+    },
+    qwen={
+        "vocab_size": 262,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "max_position_embeddings": 1024,
+    },
+    vae={
+        "block_out_channels": (8, 8, 8, 8),
+        "latent_channels": 4,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "sample_size": 64,
+    },
+)
 
 SIZES = Sizes(
     transformer={
@@ -41,6 +76,7 @@ SIZES = Sizes(
         "scaling_factor": 0.3611,
         "shift_factor": 0.1159,
     },
+    klein=KLEIN,
     triposr=TripoSRConfig(
         image_size=64,
         plane_size=16,
@@ -76,3 +112,13 @@ def tiny_settings(dtype: str = "float32") -> GenerationSettings:
     content["triposr"] |= {"chunk_size": 65_536, "dtype": dtype}
     content["splats"] |= {"max_gaussians": 8_000, "resolution": 48}
     return GenerationSettings.model_validate(content)
+
+
+def save_tiny_klein(folder: Path) -> Path:
+    """Writes a random FLUX.2-klein, a folder for each network, with all layers of its encoder."""
+    cpu = torch.device("cpu")
+    pipeline = klein_pipeline(TextToImageSettings(), cpu, KLEIN)
+    pipeline.text_encoder = qwen(cpu, torch.float32, KLEIN, whole=True)
+    with quiet_libraries():
+        pipeline.save_pretrained(folder)
+    return folder

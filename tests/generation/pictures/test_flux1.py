@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from generation.acceleration.eight_bit import EightBitLinear, Float8Linear, Int8Linear, quantise
-from generation.pictures import text_to_image
 from generation.pictures.flux1 import Flux1
 from generation.pictures.prompt_memory import CAPACITY, Embedding
 from generation.presets import preset
