@@ -78,7 +78,8 @@ def test_a_file_of_version_1_is_refused() -> None:
         dequantise(packed, CPU)
 
 
-@pytest.mark.skipif(not is_usable(), reason="needs a CUDA device and gsplat")
+@pytest.mark.cuda
+@pytest.mark.skipif(not is_usable(), reason="needs gsplat")
 def test_the_gpus_pictures_are_those_of_main_memory() -> None:
     cloud = sphere(20_000)
     expected = render_views(spz.decode(spz.encode(cloud)), range(16), 128, backend="gsplat")

@@ -87,7 +87,8 @@ def test_auto_is_the_cpu_where_gsplat_cannot_run() -> None:
     )
 
 
-@pytest.mark.skipif(not is_usable(), reason="needs a CUDA device and gsplat")
+@pytest.mark.cuda
+@pytest.mark.skipif(not is_usable(), reason="needs gsplat")
 def test_gsplat_agrees_with_the_cpu() -> None:
     cloud = sphere(20_000)
     cameras = [validator_camera(index, 128) for index in range(16)]
