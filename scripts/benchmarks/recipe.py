@@ -95,8 +95,8 @@ def measure(
     Figures are `machine`; `imports_s`, `weights_s` (reading or drawing them), `ready_s` (imports,
     compiling, recording and warm-up, without the weights) and `start_s` (all of it); `seconds` by
     stage, for `text_to_image` (see `seconds_by_stage`) and for `total`, each `median` and `p95`;
-    `rows`, the seconds of each task; `cpu_noise` just before them (see `machine_load.cpu_noise`); on
-    CUDA `gpu_busy_ms` of a task (see `machine_load.gpu_busy_ms`); `objects_per_s` of the same tasks; `gaussians` and
+    `rows`, the seconds of each task; `objects_per_s` of the same tasks; `cpu_noise` just before
+    them and, on CUDA, `gpu_busy_ms` of further ones (see `machine_load`); `gaussians` and
     `spz_bytes`, of the median file in the recipe's own format; `peak_memory_mb` (see
     `DeviceMemory.peaks`); `rungs`, `median` and `p95` of a task by rung; `throughput` by
     concurrency; `candidates` (see `_candidates`); `warnings` of the log.
