@@ -1,4 +1,4 @@
-"""Linear layers whose weights take 8 bits instead of 16, with one scale for each output."""
+"""Linear layers whose weights take 8 bits instead of 16, and what puts narrow layers in place."""
 
 import torch
 from loguru import logger
@@ -8,13 +8,12 @@ _E4M3 = torch.float8_e4m3fn
 _E4M3_LARGEST = 448.0
 """The largest value of e4m3 (Micikevicius et al. 2022, "FP8 Formats for Deep Learning")."""
 
-_INT8_LARGEST = 127.0
 _TILE = 16
 """Rows and columns of a weight must be multiples of this for the scaled product."""
 
 
-class EightBitLinear(nn.Module):
-    """A linear layer that holds its weights divided by a scale per output.
+class NarrowLinear(nn.Module):
+    """A linear layer that holds its weights in fewer than 16 bits.
 
     Args:
         linear: The layer to replace; only its values are used.
@@ -24,64 +23,48 @@ class EightBitLinear(nn.Module):
     weight = None
     """Transformers reads this to learn the type that a layer wants its input in: any."""
 
-    largest: float
-    dtype: torch.dtype
-
-    quantised: Tensor
-    scale: Tensor
     bias: Tensor | None
 
     def __init__(self, linear: nn.Linear, device: torch.device | str) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        weight = linear.weight.detach().to(device).float()
-        scale = (weight.abs().amax(dim=1, keepdim=True) / self.largest).clamp_min(1e-12)
-        scaled = weight / scale
-        if not self.dtype.is_floating_point:
-            scaled = scaled.round()
-        self.register_buffer("quantised", scaled.to(self.dtype))
-        self.register_buffer("scale", scale.T.contiguous())
         bias = None if linear.bias is None else linear.bias.detach().to(device)
         self.register_buffer("bias", bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., in_features) to (..., out_features) of the same type."""
-        # Row by row the scale is one factor, so it can wait until after the product.
-        product = nn.functional.linear(x, self.quantised.to(x.dtype)) * self.scale.to(x.dtype)
-        return product if self.bias is None else product + self.bias
 
     def extra_repr(self) -> str:
         """The shape, as `nn.Linear` prints it."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-class Int8Linear(EightBitLinear):
-    """Whole numbers of -127..127, widened for each product: exact inputs, a small error."""
+class Float8Linear(NarrowLinear):
+    """e4m3 weights with one scale for each output, multiplied with inputs that are rounded to e4m3.
 
-    largest, dtype = _INT8_LARGEST, torch.int8
-
-
-class Float8Linear(EightBitLinear):
-    """e4m3 weights, multiplied as such with inputs that are rounded to e4m3, one scale a token.
-
-    Where the device has no such product, the weights are widened for each one.
+    The inputs have one scale a token. Where the device has no such product, the weights are widened
+    for each one, and the inputs are not rounded.
     """
 
-    largest, dtype = _E4M3_LARGEST, _E4M3
+    quantised: Tensor
+    scale: Tensor
 
     def __init__(self, linear: nn.Linear, device: torch.device | str) -> None:
         super().__init__(linear, device)
+        weight = linear.weight.detach().to(device).float()
+        scale = (weight.abs().amax(dim=1, keepdim=True) / _E4M3_LARGEST).clamp_min(1e-12)
+        self.register_buffer("quantised", (weight / scale).to(_E4M3))
+        self.register_buffer("scale", scale.T.contiguous())
         self._fast = has_scaled_product(self.quantised.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., in_features) to (..., out_features); bfloat16 where the fast product is."""
         if not self._fast:
-            return super().forward(x)
+            # Row by row the scale is one factor, so it can wait until after the product.
+            product = nn.functional.linear(x, self.quantised.to(x.dtype)) * self.scale.to(x.dtype)
+            return product if self.bias is None else product + self.bias
         tokens = x.reshape(-1, self.in_features)
         largest = tokens.abs().amax(dim=1, keepdim=True).float()
-        scale = (largest / self.largest).clamp_min(1e-12)
+        scale = (largest / _E4M3_LARGEST).clamp_min(1e-12)
         product = torch._scaled_mm(
-            (tokens / scale).to(self.dtype),
+            (tokens / scale).to(_E4M3),
             self.quantised.T,
             scale_a=scale,
             scale_b=self.scale,
@@ -94,7 +77,7 @@ class Float8Linear(EightBitLinear):
 
 def quantise(
     module: nn.Module,
-    layer: type[EightBitLinear],
+    layer: type[NarrowLinear],
     *,
     device: torch.device | str,
     smallest: int = 1024 * 1024,
@@ -105,7 +88,7 @@ def quantise(
         module: Changed in place, one layer at a time, so that the wide weights never have to be on
             the device together.
         layer: What takes their place.
-        device: Where the 8-bit weights go.
+        device: Where the narrow weights go.
         smallest: Fewest weights of a layer that is replaced; the rest take little memory.
 
     Returns:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from generation.acceleration.eight_bit import Float8Linear, Int8Linear
+from generation.acceleration.eight_bit import Float8Linear
+from generation.acceleration.twelve_bit import TwelveBitLinear
 from generation.pictures.drawing import pack, places, unpack
 from generation.pictures.prompt_memory import Embedding
 from generation.pictures.text_to_image import TextToImage, hold_in_eight_bits
@@ -45,7 +46,7 @@ class Flux1(TextToImage):
             # One after the other, so that main memory holds only one of them in 16 bits.
             for name, network, layer in (
                 ("transformer", FluxTransformer2DModel, Float8Linear),
-                ("text_encoder_2", T5EncoderModel, Int8Linear),
+                ("text_encoder_2", T5EncoderModel, TwelveBitLinear),
             ):
                 part = network.from_pretrained(folder / name, **options)
                 parts[name] = hold_in_eight_bits(part, layer, device)

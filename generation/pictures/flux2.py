@@ -8,7 +8,8 @@ import torch
 from loguru import logger
 from torch import Tensor, nn
 
-from generation.acceleration.eight_bit import Float8Linear, Int8Linear
+from generation.acceleration.eight_bit import Float8Linear
+from generation.acceleration.twelve_bit import TwelveBitLinear
 from generation.pictures.drawing import rows, unpack
 from generation.pictures.prompt_memory import Embedding
 from generation.pictures.text_to_image import TextToImage, hold_in_eight_bits
@@ -74,7 +75,7 @@ class Flux2Klein(TextToImage):
         parts: dict[str, Any] = {"text_encoder": encoder}
         if settings.eight_bit:
             # Not the layer behind them, which makes words: its weights are those of the embedding.
-            hold_in_eight_bits(encoder.model, Int8Linear, device)
+            hold_in_eight_bits(encoder.model, TwelveBitLinear, device)
             transformer = Flux2Transformer2DModel.from_pretrained(folder / "transformer", **options)
             parts["transformer"] = hold_in_eight_bits(transformer, Float8Linear, device)
         return Flux2KleinPipeline.from_pretrained(folder, **options, **parts)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from generation.acceleration.compiling import Compiled
-from generation.acceleration.eight_bit import EightBitLinear, quantise
+from generation.acceleration.eight_bit import NarrowLinear, quantise
 from generation.acceleration.graphs import Captured, GraphPool
 from generation.acceleration.streams import to_host, wait_for_stream
 from generation.pictures.drawing import Drawing, Schedule
@@ -341,7 +341,7 @@ class TextToImage(ABC):
 
 
 def hold_in_eight_bits(
-    network: nn.Module, layer: type[EightBitLinear], device: torch.device | str
+    network: nn.Module, layer: type[NarrowLinear], device: torch.device | str
 ) -> nn.Module:
     """Makes a network, or a part of one, take half of its memory, in place.
 

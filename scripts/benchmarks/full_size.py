@@ -14,7 +14,8 @@ from unittest.mock import patch
 
 import torch
 
-from generation.acceleration.eight_bit import Float8Linear, Int8Linear
+from generation.acceleration.eight_bit import Float8Linear
+from generation.acceleration.twelve_bit import TwelveBitLinear
 from generation.lift.triposr import TripoSR, TripoSRConfig
 from generation.loading import PictureNetworks, require_device
 from generation.pictures.cutout import BackgroundRemover
@@ -187,13 +188,15 @@ def transformer(
 def t5(
     device: torch.device, dtype: torch.dtype, sizes: Sizes = FULL, *, eight_bit: bool = False
 ) -> Any:
-    """Builds T5's encoder, its large layers in int8 if `eight_bit`."""
+    """Builds T5's encoder, its large layers in 12 bits if `eight_bit`."""
     with quiet_libraries():
         from transformers import T5Config, T5EncoderModel
 
         with torch.device("meta"):
             network = T5EncoderModel(T5Config(**sizes.t5, feed_forward_proj="gated-gelu"))
-    finish = partial(hold_in_eight_bits, layer=Int8Linear, device=device) if eight_bit else None
+    finish = (
+        partial(hold_in_eight_bits, layer=TwelveBitLinear, device=device) if eight_bit else None
+    )
     # T5's attention does not divide by the root of the head's size; its trained queries do.
     gains = {"q": sizes.t5["d_kv"] ** -0.5}
     return fill(network, "t5", device, dtype, gains=gains, finish=finish)

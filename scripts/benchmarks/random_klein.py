@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from generation.acceleration.eight_bit import Float8Linear, Int8Linear
+from generation.acceleration.eight_bit import Float8Linear
+from generation.acceleration.twelve_bit import TwelveBitLinear
 from generation.pictures.flux2 import shorten
 from generation.pictures.text_to_image import hold_in_eight_bits
 from generation.quiet import quiet_libraries
@@ -127,7 +128,7 @@ def qwen(
     eight_bit: bool = False,
     whole: bool = False,
 ) -> Any:
-    """Builds Qwen3, its large layers in int8 if `eight_bit`; all of its layers if `whole`."""
+    """Builds Qwen3, its large layers in 12 bits if `eight_bit`; all of its layers if `whole`."""
     with quiet_libraries():
         from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -143,7 +144,7 @@ def qwen(
 
     def finish(module: nn.Module) -> None:
         # Not the layer behind the model: its weights are those of the embedding.
-        hold_in_eight_bits(model if module is network else module, Int8Linear, device)
+        hold_in_eight_bits(model if module is network else module, TwelveBitLinear, device)
 
     return fill(network, "qwen", device, dtype, finish=finish if eight_bit else None)
 

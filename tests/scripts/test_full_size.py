@@ -51,7 +51,7 @@ def test_a_network_held_in_8_bits_answers_alike(
     outputs = []
     for held in (False, True):
         network = make(CPU, torch.float32, SIZES, eight_bit=held)  # type: ignore[operator]
-        layers = sum(isinstance(m, eight_bit.EightBitLinear) for m in network.modules())
+        layers = sum(isinstance(m, eight_bit.NarrowLinear) for m in network.modules())
         assert (layers > 0) == held
         assert not any(parameter.is_meta for parameter in network.parameters())
         outputs.append(_answer(network, make is full_size.t5))

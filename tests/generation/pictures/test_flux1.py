@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from generation.acceleration.eight_bit import EightBitLinear, Float8Linear, Int8Linear, quantise
+from generation.acceleration.eight_bit import Float8Linear, NarrowLinear, quantise
+from generation.acceleration.twelve_bit import TwelveBitLinear
 from generation.pictures.flux1 import Flux1
 from generation.pictures.prompt_memory import CAPACITY, Embedding
 from generation.presets import preset
@@ -129,7 +130,7 @@ def test_eight_bits_stay_close(draw: Flux1, embedded_paths: ModelPaths) -> None:
     # The shipped networks have no layer that is large enough by itself.
     pipeline = _load(embedded_paths).pipeline
     assert quantise(pipeline.transformer, Float8Linear, device="cpu", smallest=1024) > 40
-    assert quantise(pipeline.text_encoder_2, Int8Linear, device="cpu", smallest=1024) > 5
+    assert quantise(pipeline.text_encoder_2, TwelveBitLinear, device="cpu", smallest=1024) > 5
     low = _pixels(Flux1(pipeline, SETTINGS)("a blue cube"))
     full = _pixels(draw("a blue cube"))
     assert 0 < np.abs(low - full).mean() < 0.25 * full.std()
@@ -144,9 +145,9 @@ def test_the_setting_for_eight_bits_reaches_both_networks(
     pipeline = _load(embedded_paths, eight_bit=True).pipeline
     for network, kind in (
         (pipeline.transformer, Float8Linear),
-        (pipeline.text_encoder_2, Int8Linear),
+        (pipeline.text_encoder_2, TwelveBitLinear),
     ):
-        assert {type(m) for m in network.modules() if isinstance(m, EightBitLinear)} == {kind}
+        assert {type(m) for m in network.modules() if isinstance(m, NarrowLinear)} == {kind}
 
 
 def test_accelerated_networks_draw_the_same(draw: Flux1, embedded_paths: ModelPaths) -> None:

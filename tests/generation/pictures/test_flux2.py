@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from generation.acceleration.eight_bit import EightBitLinear, Float8Linear, Int8Linear, quantise
+from generation.acceleration.eight_bit import Float8Linear, NarrowLinear, quantise
+from generation.acceleration.twelve_bit import TwelveBitLinear
 from generation.pictures import text_to_image
 from generation.pictures.flux2 import Flux2Klein, RotaryTables, shorten
 from generation.quiet import quiet_libraries
@@ -259,8 +260,8 @@ def test_eight_bits_reach_the_layers_that_are_read_and_stay_close(
     settings = SETTINGS.model_copy(update={"eight_bit": True})
     low = Flux2Klein.from_pretrained(tiny_klein, settings, "cpu")
     encoder = low.pipeline.text_encoder
-    for network, kind in ((low.pipeline.transformer, Float8Linear), (encoder.model, Int8Linear)):
-        assert {type(m) for m in network.modules() if isinstance(m, EightBitLinear)} == {kind}
+    for network, kind in ((low.pipeline.transformer, Float8Linear), (encoder.model, TwelveBitLinear)):
+        assert {type(m) for m in network.modules() if isinstance(m, NarrowLinear)} == {kind}
     assert encoder.lm_head.weight is encoder.model.embed_tokens.weight
     (rows,), (exact,) = low.embed(PROMPT), draw.embed(PROMPT)
     error = torch.linalg.vector_norm(rows - exact) / torch.linalg.vector_norm(exact)
