@@ -127,7 +127,8 @@ def load(
     except torch.OutOfMemoryError as error:
         raise SetupError(
             f"preset {settings.name} does not fit on {settings.device}: {error}",
-            fix="free the device (nvidia-smi shows who uses it) or use --preset gpu24",
+            fix="free the device (nvidia-smi shows who uses it), use --preset gpu16, or, for "
+            "--text_to_image.model schnell, add --text_to_image.eight_bit true",
         ) from error
     if image_only:
         return assemble_image_only(settings, background, back_ends, scorer)

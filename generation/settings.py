@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from generation.plan import Rung
-from generation.weights.sources import Frozen, HubModel, ModelSource, Names, ReleaseModel
+from generation.weights.sources import (
+    FLUX_NAMES,
+    Frozen,
+    HubModel,
+    ModelSource,
+    Names,
+    ReleaseModel,
+)
 
 DType = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -28,16 +35,18 @@ def _has_placeholder(template: str) -> str:
 class TextToImageSettings(Frozen):
     """Prompt to picture: FLUX through diffusers."""
 
-    model: HubModel | None = None
-    """Where the weights come from; null for those shipped in generation/embedded/."""
+    model: Annotated[HubModel | None, FLUX_NAMES] = None
+    """Where the weights come from: klein (FLUX.2-klein-4B), schnell (FLUX.1-schnell), any other
+    repository of FLUX.1 or FLUX.2-klein by its fields; null for those shipped in
+    generation/embedded/."""
     dtype: DType = "float32"
     """Number format of the weights and the computation."""
     size: PictureSize = 512
-    """Side of the square picture, in pixels; a multiple of 16."""
+    """Side of the square picture, in pixels; a multiple of 16, at most 1024 for klein."""
     steps: DenoisingSteps = 4
-    """Denoising steps; FLUX.1-schnell is distilled for 1 to 4."""
+    """Denoising steps; klein is distilled for 4, schnell for 1 to 4."""
     guidance: Annotated[float, Field(ge=0.0, le=30.0)] = 0.0
-    """Guidance scale; FLUX.1-schnell has none and ignores it."""
+    """Guidance scale; klein and schnell have none and ignore it."""
     max_sequence_length: Annotated[int, Field(ge=1, le=512)] | None = None
     """Tokens that are kept of a prompt; null for as many as the model was trained with: 256 for
     schnell, 512 for klein, which draws other pictures with fewer."""
@@ -46,8 +55,8 @@ class TextToImageSettings(Frozen):
     template: Annotated[str, AfterValidator(_has_placeholder)] = "{prompt}"
     """What is made of a prompt; {prompt} stands for it."""
     eight_bit: bool = False
-    """Hold the large linear layers of the transformer and of T5 in 8 bits instead of 16, which
-    takes FLUX.1-schnell from 34 to 18 GB."""
+    """Hold the large linear layers of the transformer and of the text encoder in 8 bits instead of
+    16, which takes klein from 14 to 8 GB and schnell from 34 to 18."""
 
 
 class CutoutSettings(Frozen):

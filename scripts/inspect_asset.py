@@ -55,7 +55,7 @@ class InspectSettings(Settings):
     prompt: str | None = None
     """What it should show: then a scorer tells the score that a validator is expected to give."""
     preset: str = "embedded"
-    """Preset whose scorer that is: embedded knows few words, gpu24 and gpu80 have the validator's
+    """Preset whose scorer that is: embedded knows few words, the others have the validator's
     networks."""
 
 

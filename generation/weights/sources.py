@@ -1,8 +1,17 @@
 """Where downloaded weights come from: repositories and releases, with licences."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 
 def _separated(value: object) -> object:
@@ -94,6 +103,37 @@ class ReleaseModel(Frozen):
 ModelSource = HubModel | ReleaseModel
 
 
+class ShortNames:
+    """Marks a field, by `Annotated`, whose model may also be given by a short name.
+
+    Args:
+        models: By their short names.
+    """
+
+    def __init__(self, models: Mapping[str, HubModel]) -> None:
+        self.models = models
+
+    def resolve(self, value: object) -> object:
+        """Returns the model of a short name; what is no text stays as it is.
+
+        Raises:
+            ValueError: There is no such name.
+        """
+        if not isinstance(value, str):
+            return value
+        if value not in self.models:
+            raise ValueError(
+                f"the short names are {' and '.join(self.models)}; any other model is "
+                "given by its fields, such as model.repo"
+            )
+        return self.models[value]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.resolve, handler(source))
+
+
 FLUX_SCHNELL = HubModel(
     repo="black-forest-labs/FLUX.1-schnell",
     # The repository also holds every weight a second time, in single files of 24 GB.
@@ -122,9 +162,11 @@ FLUX_KLEIN = HubModel(
         "vae/*",
     ),
     licence="Apache-2.0",
-    # Read without a login early in 2026; other sources speak of terms to accept.
-    revision="e7b7dc27f91deacad38e78976d1f2b499d76a294",
+    # Its files were read without a login; other sources speak of terms to accept. If the hub wants
+    # that, the download says so.
+    gated=False,
 )
+FLUX_NAMES = ShortNames({"klein": FLUX_KLEIN, "schnell": FLUX_SCHNELL})
 ISNET = ReleaseModel(
     name="isnet-general-use",
     url="https://github.com/danielgatis/rembg/releases/download/v0.0.0/isnet-general-use.onnx",

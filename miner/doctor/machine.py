@@ -17,6 +17,7 @@ from generation.presets import variant
 from generation.quiet import quiet_libraries
 from generation.settings import GenerationSettings
 from generation.weights.cache_dir import cache_dir
+from generation.weights.sources import FLUX_KLEIN
 from generation.weights.store import ModelStore, default_models_dir, locate_models
 from miner import file_lock
 from miner.daemon_call import in_daemon_thread
@@ -31,13 +32,23 @@ from protocol.errors import SetupError
 PACKAGE = "splat-miner"
 PYTHONS = ((3, 11), (3, 12))
 GB = 1_000_000_000
-TAKEN_GB = {"gpu24": 23.7, "gpu80": 41.1}
+TAKEN_GB = {"gpu16": 14.0, "gpu24": 21.5, "gpu80": 21.5}
 """GPU memory in use after serving, CUDA's own included, as docs/performance.md has it."""
 
-RESIDENT_BYTES = {"16 bits": 34 * GB, "8 bits": 18 * GB}
-"""The weights of FLUX.1-schnell on the GPU."""
+RESIDENT_BYTES = {
+    ("klein", "16 bits"): 14 * GB,
+    ("klein", "8 bits"): 8 * GB,
+    ("schnell", "16 bits"): 34 * GB,
+    ("schnell", "8 bits"): 18 * GB,
+}
+"""The weights of text to image on the GPU; those of schnell for a model that is not known."""
 
-LOADING_BYTES = {"16 bits": 34 * GB, "8 bits": 24 * GB}
+LOADING_BYTES = {
+    ("klein", "16 bits"): 16 * GB,
+    ("klein", "8 bits"): 8 * GB,
+    ("schnell", "16 bits"): 34 * GB,
+    ("schnell", "8 bits"): 24 * GB,
+}
 """What passes through main memory at once before it reaches the GPU."""
 
 LIBRARIES = ("bittensor", "torch", "diffusers", "transformers", "onnxruntime", "rembg")
@@ -271,7 +282,7 @@ def judge_disk(needs: Sequence[tuple[Path, int, str]], logs: Sequence[Path] = ()
 def judge_memory(settings: GenerationSettings, total_bytes: int) -> Verdict:
     """Weights are read into main memory before they reach the GPU."""
     text = f"{total_bytes / GB:.0f} GB of main memory"
-    needed = LOADING_BYTES[_width(settings)] if _has_flux_on_gpu(settings) else 0
+    needed = LOADING_BYTES[_form(settings)] if _has_flux_on_gpu(settings) else 0
     if total_bytes < needed:
         return warning(
             f"{text}; the preset {settings.name} reads {needed / GB:.0f} GB of weights through it",
@@ -319,9 +330,8 @@ def judge_device(settings: GenerationSettings, device: Device) -> Verdict:
             else _install(settings),
         )
     text = f"{build}; {device.name} with {device.total_bytes / GB:.0f} GB"
-    width, taken = _width(settings), TAKEN_GB.get(variant(settings), 0.0)
-    smaller = "use a larger GPU" if width == "8 bits" else "use --preset gpu24, or a larger GPU"
-    if _has_flux_on_gpu(settings) and device.total_bytes < RESIDENT_BYTES[width]:
+    taken, smaller = TAKEN_GB.get(variant(settings), 0.0), _smaller(settings)
+    if _has_flux_on_gpu(settings) and device.total_bytes < RESIDENT_BYTES[_form(settings)]:
         return failed(f"{text}, less than the weights of {settings.name} take", smaller)
     if device.total_bytes < taken * GB:
         return warning(f"{text}; {settings.name} took {taken:.0f} GB where it was tried", smaller)
@@ -355,8 +365,19 @@ def _has_flux_on_gpu(settings: GenerationSettings) -> bool:
     return settings.device.startswith("cuda") and settings.text_to_image.model is not None
 
 
-def _width(settings: GenerationSettings) -> str:
-    return "8 bits" if settings.text_to_image.eight_bit else "16 bits"
+def _form(settings: GenerationSettings) -> tuple[str, str]:
+    drawing = settings.text_to_image
+    is_klein = drawing.model is not None and drawing.model.repo == FLUX_KLEIN.repo
+    return "klein" if is_klein else "schnell", "8 bits" if drawing.eight_bit else "16 bits"
+
+
+def _smaller(settings: GenerationSettings) -> str:
+    """What to do where the GPU is too small."""
+    model, width = _form(settings)
+    if width == "16 bits":
+        option = "--preset gpu16" if model == "klein" else "--text_to_image.eight_bit true"
+        return f"use {option}, or a larger GPU"
+    return "use a larger GPU" if model == "klein" else "use --preset gpu16, or a larger GPU"
 
 
 def _install(settings: GenerationSettings) -> str:

@@ -20,7 +20,7 @@ class ModelsSettings(Part):
 
 class _Preset(Settings):
     preset: str | None = None
-    """Generation preset: gpu24, gpu80, or embedded (no weights, no GPU)."""
+    """Generation preset: gpu16, gpu24, gpu80, or embedded (no weights, no GPU)."""
     models: ModelsSettings = ModelsSettings()
 
 

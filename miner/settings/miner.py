@@ -256,7 +256,7 @@ class MinerConfig(GeneratingSettings):
     """Runs a miner neuron: answers validators' tasks with 3D Gaussian splats."""
 
     preset: str | None = None
-    """Generation preset: gpu24, gpu80, or embedded (no weights, no GPU; the default with
+    """Generation preset: gpu16, gpu24, gpu80, or embedded (no weights, no GPU; the default with
     --chain.file, and with --transports http alone)."""
     allow_embedded: bool = False
     """Let the preset embedded, whose results earn nothing, serve on a real chain."""
@@ -329,7 +329,7 @@ class MinerConfig(GeneratingSettings):
         if self.preset is None:
             raise SetupError(
                 f"no preset is given, and there is no default on {self.network}",
-                fix="add --preset gpu24 (24 GB of GPU memory) or --preset gpu80; "
+                fix="add --preset gpu16 (16 GB of GPU memory) or --preset gpu24; "
                 "to try the miner without a chain, add --chain.file neurons.json, or "
                 "--transports http",
             )
@@ -337,7 +337,7 @@ class MinerConfig(GeneratingSettings):
             raise SetupError(
                 f"the preset embedded knows a few toy objects and would earn nothing on "
                 f"{self.network}",
-                fix="use --preset gpu24 or gpu80, or insist with --allow_embedded",
+                fix="use --preset gpu16 or gpu24, or insist with --allow_embedded",
             )
         return self
 

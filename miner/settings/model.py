@@ -16,6 +16,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from generation.weights.sources import ShortNames
+
 _POSITIONAL = get_args(CliPositionalArg[str])[1]
 
 ANY_NAME = "any name"
@@ -124,10 +126,17 @@ class Setting:
             for kind in self.kinds
         )
 
+    @property
+    def short_names(self) -> ShortNames | None:
+        """The short names of the models that it may hold, if there are any."""
+        return next((mark for mark in self.field.metadata if isinstance(mark, ShortNames)), None)
+
     @cached_property
     def takes(self) -> str:
         """What it takes, in a word: N, X, PATH, TEXT, true|false or its choices."""
         choices = [kind for kind in _kinds(self.field.annotation) if isinstance(kind, str)]
+        if self.short_names:
+            choices = [*self.short_names.models, "{...}"]
         if choices:
             return "|".join(choices)
         words = {bool: "true|false", int: "N", float: "X", Path: "PATH", SecretStr: "TEXT"}

@@ -53,7 +53,10 @@ class Given(PydanticBaseSettingsSource):
             for group in groups:
                 node[group] = node.get(group) or {}
                 node = node[group]
-            node[key] = self._values[name]
+                if not isinstance(node, dict):
+                    break  # What is wrong with the model itself is said when it is validated.
+            else:
+                node[key] = self._values[name]
         return nested
 
 
@@ -341,7 +344,8 @@ def _by_dotted_name(
 def as_value(setting: Setting, given: Any, *, quoted: bool) -> Any:
     """Returns what a text means.
 
-    `null` is nothing where nothing is allowed; `[...]` and `{...}` are a list and a model; the ~
+    A short name is its model; `null` is nothing where nothing is allowed; `[...]` and `{...}` are a
+    list and a model; the ~
     that begins a path is the home folder, which the shell leaves in the middle of a word.
 
     Args:
@@ -354,6 +358,10 @@ def as_value(setting: Setting, given: Any, *, quoted: bool) -> Any:
     """
     if not isinstance(given, str):
         return given
+    names = setting.short_names
+    if names and given in names.models:
+        # Written out, so that fields of the model may be given as well.
+        return names.models[given].model_dump()
     if not quoted and given == "null" and NoneType in setting.kinds:
         return None
     if not quoted and setting.composed and given[:1] in ("[", "{"):

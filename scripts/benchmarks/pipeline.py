@@ -23,7 +23,7 @@ _DEFAULT_RUNS = {"cpu": 10, "cuda": 30}
 _DEFAULT_CANDIDATES_S = {"cpu": 0, "cuda": 25}
 _DEFAULT_REQUESTS = {"cpu": 0, "cuda": 24}
 _MOST_PLAIN_REQUESTS = 8
-_DEFAULT_MEMORY_GIB = {"gpu24": 22.0}
+_DEFAULT_MEMORY_GIB = {"gpu16": 15.5, "gpu24": 22.0}
 
 
 def run(
@@ -54,7 +54,8 @@ def run(
         plain_runs: Tasks of the plain recipe one after the other; as `runs` when None.
         candidates: Seconds of one request of the fast recipe in which candidates are made; 25 on
             CUDA, none on the CPU when None.
-        memory_gib: Most device memory of the fast recipe in GiB; 22 for gpu24 when None.
+        memory_gib: Most device memory of the fast recipe in GiB; 22 for gpu24 and 15.5 for gpu16
+            when None.
         models_dir: The models folder; the default one when None.
         out: JSON file to write the same figures to, if any.
 

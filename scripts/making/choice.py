@@ -11,7 +11,9 @@ from generation.weights.store import ModelStore, default_models_dir
 from miner.doctor.machine import GB, TAKEN_GB
 from protocol.text import printable
 
-BEST_FIRST = ("gpu80", "gpu24")
+BEST_FIRST = ("gpu24", "gpu80", "gpu16")
+"""gpu80 has the networks of gpu24, so the modest name comes first."""
+
 SMALL = "embedded"
 
 IMAGE_ONLY_GB = 6.0

@@ -29,8 +29,8 @@ class MakingSettings(GeneratingSettings):
     """Base of the settings of a program that makes objects."""
 
     preset: str | None = None
-    """Generation preset: gpu80, gpu24, or embedded (no weights, no GPU); if not given, the best one
-    whose weights are here and that fits the GPU's free memory."""
+    """Generation preset: gpu80, gpu24, gpu16, or embedded (no weights, no GPU); if not given, the
+    best one whose weights are here and that fits the GPU's free memory."""
     out: Annotated[Path, ANY_NAME] = Path("{name}.ply")
     """File of an object: .spz or .ply (Gaussian splats), .glb or .obj (a mesh with vertex colours),
     .png (four views) or .mp4 (a turntable). {name} stands for the prompt in letters and hyphens, or

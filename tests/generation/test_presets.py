@@ -1,16 +1,19 @@
 """Presets are frozen values that say what they load and under which licence."""
 
+from fnmatch import fnmatch
+
 import pytest
 from pydantic import ValidationError
 
 from generation.presets import PRESETS, preset
 from generation.settings import GenerationSettings, ScoringSettings, TextToImageSettings
-from generation.weights.sources import FLUX_SCHNELL
+from generation.weights import pins
+from generation.weights.sources import FLUX_KLEIN, FLUX_SCHNELL, HubModel
 from protocol.errors import SetupError
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(SetupError, match=r"'gpu8'.*embedded, gpu24, gpu80"):
+    with pytest.raises(SetupError, match=r"'gpu8'.*embedded, gpu16, gpu24, gpu80"):
         preset("gpu8")
 
 
@@ -21,16 +24,50 @@ def test_each_preset_carries_its_name_and_survives_json(name: str) -> None:
     assert GenerationSettings.model_validate_json(settings.model_dump_json()) == settings
 
 
-@pytest.mark.parametrize("name", ["gpu24", "gpu80"])
-def test_weights_allow_commercial_use_and_gated_ones_come_first(name: str) -> None:
+GPU_PRESETS = ("gpu16", "gpu24", "gpu80")
+
+
+@pytest.mark.parametrize("model", [FLUX_KLEIN, FLUX_SCHNELL])
+@pytest.mark.parametrize("name", GPU_PRESETS)
+def test_weights_allow_commercial_use_and_gated_ones_come_first(name: str, model: HubModel) -> None:
     settings = preset(name)
+    drawing = settings.text_to_image.model_copy(update={"model": model})
+    settings = settings.model_copy(update={"text_to_image": drawing})
     makes = settings.model_copy(update={"scoring": ScoringSettings()}).models
     assert {model.licence for model in makes} <= {"Apache-2.0", "MIT"}
     assert len(makes) == 3
-    assert makes[0] == settings.models[0] == FLUX_SCHNELL
+    assert makes[0] == settings.models[0] == model
 
 
-@pytest.mark.parametrize("name", ["gpu24", "gpu80"])
+def test_gpu_presets_draw_with_klein_and_the_smallest_holds_it_in_8_bits() -> None:
+    drawn = {name: preset(name).text_to_image for name in GPU_PRESETS}
+    assert {drawing.model for drawing in drawn.values()} == {FLUX_KLEIN}
+    assert [name for name, drawing in drawn.items() if drawing.eight_bit] == ["gpu16"]
+    # Nothing but the name tells the two others apart.
+    larger = [preset(name).model_dump(exclude={"name"}) for name in ("gpu24", "gpu80")]
+    assert larger[0] == larger[1]
+
+
+def test_a_model_may_be_given_by_its_short_name() -> None:
+    for name, model in (("klein", FLUX_KLEIN), ("schnell", FLUX_SCHNELL)):
+        assert TextToImageSettings.model_validate({"model": name}).model == model
+    with pytest.raises(ValidationError, match="the short names are klein and schnell"):
+        TextToImageSettings.model_validate({"model": "dev"})
+
+
+def test_the_second_copy_of_the_weights_is_not_downloaded() -> None:
+    """What the repository holds, by the pinned files; the copy is a file in its root."""
+    names = [
+        *pins.read_models(pins.PINS)[FLUX_KLEIN.repo].files,
+        "flux-2-klein-4b.safetensors",
+        "README.md",
+    ]
+    wanted = {n for n in names if any(fnmatch(n, pattern) for pattern in FLUX_KLEIN.files)}
+    assert set(names) - wanted == {"flux-2-klein-4b.safetensors", "README.md"}
+    assert "text_encoder/model-00002-of-00002.safetensors" in wanted
+
+
+@pytest.mark.parametrize("name", GPU_PRESETS)
 def test_weights_that_only_judge_allow_it_too_where_their_publisher_states_a_licence(
     name: str,
 ) -> None:

@@ -10,11 +10,13 @@ import pytest
 
 from generation.presets import preset
 from generation.settings import GenerationSettings, ScoringSettings
+from generation.weights.sources import FLUX_SCHNELL
 from generation.weights.store import LOCK_NAME
 from miner.doctor import machine
 from miner.doctor.findings import Status, Verdict, carry_out, ok
 from miner.doctor.machine import (
     GB,
+    TAKEN_GB,
     Device,
     judge_compiler,
     judge_device,
@@ -29,7 +31,17 @@ from miner.doctor.scorer import judge_scorer, scoring_models
 from miner.file_lock import FOLDER_LOCK, FileLock
 from protocol.errors import SetupError
 
-EMBEDDED, GPU24, GPU80 = (preset(name) for name in ("embedded", "gpu24", "gpu80"))
+EMBEDDED, GPU16, GPU24, GPU80 = map(preset, ("embedded", "gpu16", "gpu24", "gpu80"))
+
+
+def _with_schnell(settings: GenerationSettings, **changes: object) -> GenerationSettings:
+    drawing = settings.text_to_image.model_copy(update={"model": FLUX_SCHNELL} | changes)
+    return settings.model_copy(update={"text_to_image": drawing})
+
+
+SCHNELL = _with_schnell(GPU24)
+SCHNELL_IN_8_BITS = _with_schnell(GPU24, eight_bit=True)
+TAKEN = TAKEN_GB["gpu24"]
 EMBEDDED_ON_GPU = EMBEDDED.model_copy(update={"device": "cuda"})
 INSTALLED = {
     "torch": "2.11.0+cu128",
@@ -97,11 +109,16 @@ def test_two_onnx_runtimes_are_one_too_many() -> None:
         (GPU80, Device("2.11", "12.8"), Status.FAILED, "finds no GPU"),
         (GPU80, Device("2.11", "12.8", "H100", 85 * GB), Status.OK, "H100 with 85 GB"),
         (GPU80, Device("2.11", "12.8", "L40S", 48 * GB), Status.OK, "L40S with 48 GB"),
-        (GPU80, Device("2.11", "12.8", "A card", 36 * GB), Status.WARNING, "took 41 GB"),
-        (GPU80, Device("2.11", "12.8", "RTX 4090", 25 * GB), Status.FAILED, "less than the weigh"),
+        (SCHNELL, Device("2.11", "12.8", "A card", 36 * GB), Status.OK, "A card with 36 GB"),
+        (SCHNELL, Device("2.11", "12.8", "4090", 25 * GB), Status.FAILED, "less than the weigh"),
+        (SCHNELL_IN_8_BITS, Device("2.11", "12.8", "4090", 25 * GB), Status.OK, "4090 with 25 GB"),
+        (SCHNELL_IN_8_BITS, Device("2.11", "12.8", "A card", 16 * GB), Status.FAILED, "less than"),
         (GPU24, Device("2.11", "12.8", "L4", 24 * GB), Status.OK, "L4 with 24 GB"),
-        (GPU24, Device("2.11", "12.8", "RTX 4000", 20 * GB), Status.WARNING, "took 24 GB"),
-        (GPU24, Device("2.11", "12.8", "RTX 4080", 16 * GB), Status.FAILED, "less than the weigh"),
+        (GPU24, Device("2.11", "12.8", "4080", 17 * GB), Status.WARNING, f"took {TAKEN:.0f} GB"),
+        (GPU24, Device("2.11", "12.8", "3060", 12 * GB), Status.FAILED, "less than the weigh"),
+        (GPU16, Device("2.11", "12.8", "4080", 17 * GB), Status.OK, "4080 with 17 GB"),
+        (GPU16, Device("2.11", "12.8", "3060", 12 * GB), Status.WARNING, "gpu16 took"),
+        (GPU16, Device("2.11", "12.8", "A card", 6 * GB), Status.FAILED, "less than the weigh"),
     ],
 )
 def test_the_gpu_against_the_preset(
@@ -114,7 +131,7 @@ def test_the_gpu_against_the_preset(
 
 def test_what_a_preset_took_is_not_said_of_a_changed_one() -> None:
     drawing = GPU80.text_to_image.model_copy(update={"size": 256})
-    card = Device("2.11", "12.8", "A card", 36 * GB)
+    card = Device("2.11", "12.8", "A card", 17 * GB)
     assert judge_device(GPU80, card).status is Status.WARNING
     changed = GPU80.model_copy(update={"text_to_image": drawing})
     assert judge_device(changed, card).status is Status.OK
@@ -147,10 +164,14 @@ def test_the_gpu_of_the_settings_is_asked(monkeypatch: pytest.MonkeyPatch) -> No
     [
         (EMBEDDED, 8, Status.OK),
         (EMBEDDED_ON_GPU, 8, Status.OK),
-        (GPU24, 16, Status.WARNING),
+        (GPU16, 6, Status.WARNING),
+        (GPU16, 12, Status.OK),
+        (GPU24, 12, Status.WARNING),
         (GPU24, 32, Status.OK),
-        (GPU80, 32, Status.WARNING),
-        (GPU80, 64, Status.OK),
+        (SCHNELL_IN_8_BITS, 16, Status.WARNING),
+        (SCHNELL_IN_8_BITS, 32, Status.OK),
+        (SCHNELL, 32, Status.WARNING),
+        (SCHNELL, 64, Status.OK),
     ],
 )
 def test_weights_pass_through_main_memory(

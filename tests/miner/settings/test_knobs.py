@@ -237,7 +237,7 @@ def test_the_device_is_where_the_networks_run() -> None:
         ("--rungs=[{name: a, step: 2}]", "--rungs .*: 0.step: Extra inputs are not permitted"),
         ("--text_to_image.model.repo=a/b", "--text_to_image.model.files is missing"),
         ("--text_to_image.step=2", "unknown argument '--text_to_image.step=2'"),
-        ("--preset=gpu40", "no preset 'gpu40'; the presets are embedded, gpu24, gpu80"),
+        ("--preset=gpu40", "no preset 'gpu40'; the presets are embedded, gpu16, gpu24, gpu80"),
     ],
 )
 def test_what_cannot_be_made_is_refused_with_what_can(knob: str, message: str) -> None:

@@ -35,7 +35,7 @@ words = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_
     lambda text: not text.startswith("~")
 )
 SETTINGS: dict[str, st.SearchStrategy[Any]] = {
-    "preset": st.sampled_from(["embedded", "gpu24", "gpu80"]),
+    "preset": st.sampled_from(["embedded", "gpu16", "gpu24", "gpu80"]),
     "netuid": st.integers(0, 65_535),
     "budget": st.floats(0.25, 3600),
     "transports": st.sampled_from(["push", "pull,http", "push,pull,http"]),

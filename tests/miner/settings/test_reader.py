@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from generation.weights.sources import FLUX_KLEIN, FLUX_SCHNELL
 from miner.settings.miner import MinerConfig
 from miner.settings.model import settings_of
 from miner.settings.reader import read_settings
@@ -142,6 +143,11 @@ def test_mistakes_are_named_with_their_place_and_remedy(
             "--text_to_image.model cannot be 'a/b' (in ",
             "--text_to_image.model takes",
         ),
+        (
+            "text_to_image: {model: dev, model.repo: a/b}",
+            "--text_to_image.model cannot be 'dev' (in ",
+            "--text_to_image.model takes",
+        ),
         ("- a\n- b", "holds a list", "one 'name: value' a line"),
         ("a: [", "is not YAML", "correct it"),
     ],
@@ -166,6 +172,19 @@ def test_a_setting_without_a_value_is_refused_and_not_taken_for_the_default(
             read(*argv)
     with pytest.raises(SetupError, match="--config is empty"):
         read(*ON_FILE, "--config", "")
+
+
+def test_a_short_name_is_a_model_whose_fields_may_be_changed(tmp_path: Path) -> None:
+    name, revision = "text_to_image.model", "text_to_image.model.revision"
+    for preset in ("gpu24", "gpu80", "embedded"):
+        argv = (*ON_FILE, "--preset", preset)
+        file = written(tmp_path, f"text_to_image: {{model: schnell}}\n{revision}: abc")
+        of_line = read(*argv, f"--{name}", "schnell").generation.text_to_image
+        of_file = read(*argv, "--config", file).generation.text_to_image
+        of_environment = read(*argv, MINER_TEXT_TO_IMAGE_MODEL="schnell").generation.text_to_image
+        assert of_line.model == of_environment.model == FLUX_SCHNELL
+        assert of_file.model == FLUX_SCHNELL.model_copy(update={"revision": "abc"})
+    assert read(*argv, f"--{name}", "klein").generation.text_to_image.model == FLUX_KLEIN
 
 
 def test_hosts_of_the_file_are_names(tmp_path: Path) -> None:
@@ -328,7 +347,7 @@ def test_a_preset_that_does_not_exist_is_named_with_those_that_do(tmp_path: Path
         read(*ON_FILE, "--config", written(tmp_path, "preset: 80"))
     assert caught.value.fix == "put it into quotes, as preset: '80'"
     for argv in (("--preset", "80"), ("--config", written(tmp_path, "preset: '80'"))):
-        with pytest.raises(SetupError, match="no preset '80'; the presets are embedded, gpu24, g"):
+        with pytest.raises(SetupError, match="no preset '80'; the presets are embedded, gpu16, g"):
             read(*ON_FILE, *argv)
 
 

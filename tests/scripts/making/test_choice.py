@@ -7,11 +7,12 @@ import torch
 
 from generation.presets import PRESETS, preset
 from generation.weights.store import ModelStore
-from miner.doctor.machine import GB
+from miner.doctor.machine import GB, TAKEN_GB
 from protocol.errors import SetupError
 from scripts.making.choice import BEST_FIRST, SMALL, Choice, Machine, choose_preset, look
 
-BOTH = ("gpu80", "gpu24")
+BOTH = ("gpu24", "gpu16")
+LARGE, SMALLER = TAKEN_GB["gpu24"], TAKEN_GB["gpu16"]
 
 
 def machine(gigabytes: float | None, weights: tuple[str, ...] = BOTH) -> Machine:
@@ -25,30 +26,31 @@ def test_every_preset_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("gigabytes", "weights", "name", "reason"),
     [
-        (79.0, BOTH, "gpu80", ""),
-        (41.1, BOTH, "gpu80", ""),
-        (38.7, BOTH, "gpu24", ""),
-        (23.7, BOTH, "gpu24", ""),
-        (79.0, ("gpu24",), "gpu24", ""),
+        (79.0, BOTH, "gpu24", ""),
+        (LARGE, BOTH, "gpu24", ""),
+        (LARGE - 0.1, BOTH, "gpu16", ""),
+        (SMALLER, BOTH, "gpu16", ""),
+        (79.0, ("gpu16",), "gpu16", ""),
+        (79.0, ("gpu80",), "gpu80", ""),
         (
-            22.9,
+            SMALLER - 1,
             BOTH,
             "embedded",
-            "22.9 GB of the GPU's memory are free, gpu24 takes 24 GB",
+            f"{SMALLER - 1:.1f} GB of the GPU's memory are free, gpu16 takes {SMALLER:.0f} GB",
         ),
         (
-            24.0,
+            SMALLER,
             (),
             "embedded",
-            "the weights of gpu24 are not in /models "
-            "(python -m scripts.fetch_models --preset gpu24 downloads them)",
+            "the weights of gpu16 are not in /models "
+            "(python -m scripts.fetch_models --preset gpu16 downloads them)",
         ),
         (
             80.0,
             (),
             "embedded",
-            "the weights of gpu80 are not in /models "
-            "(python -m scripts.fetch_models --preset gpu80 downloads them)",
+            "the weights of gpu24 are not in /models "
+            "(python -m scripts.fetch_models --preset gpu24 downloads them)",
         ),
         (None, BOTH, "embedded", "there is no CUDA GPU here"),
         (None, (), "embedded", "there is no CUDA GPU here"),
@@ -63,12 +65,12 @@ def test_words_take_a_gpu(
 @pytest.mark.parametrize(
     ("gigabytes", "weights", "name", "device", "reason"),
     [
-        (79.0, BOTH, "gpu80", None, ""),
-        (8.0, BOTH, "gpu80", None, ""),
-        (2.0, BOTH, "gpu80", "cpu", "2.0 GB of the GPU's memory are free"),
-        (None, BOTH, "gpu80", "cpu", "there is no CUDA GPU here, so it runs on the CPU"),
-        (8.0, (), "embedded", None, "the weights of gpu80 are not in /models"),
-        (None, (), "embedded", None, "the weights of gpu80 are not in /models"),
+        (79.0, BOTH, "gpu24", None, ""),
+        (8.0, BOTH, "gpu24", None, ""),
+        (2.0, BOTH, "gpu24", "cpu", "2.0 GB of the GPU's memory are free"),
+        (None, BOTH, "gpu24", "cpu", "there is no CUDA GPU here, so it runs on the CPU"),
+        (8.0, (), "embedded", None, "the weights of gpu24 are not in /models"),
+        (None, (), "embedded", None, "the weights of gpu24 are not in /models"),
     ],
 )
 def test_pictures_take_less(
@@ -93,11 +95,11 @@ def test_weights_count_if_every_file_is_there(tmp_path: Path) -> None:
         (store.folder(model) / "model.bin").write_bytes(b"weights")
         store.record(model, "revision", ["model.bin"])
     assert look("cpu", tmp_path).weights == []
-    assert look("cpu", tmp_path, image_only=True).weights == ["gpu80", "gpu24"]
+    assert look("cpu", tmp_path, image_only=True).weights == ["gpu24", "gpu80", "gpu16"]
     store.folder(flux).mkdir()
     (store.folder(flux) / "model.bin").write_bytes(b"weights")
     store.record(flux, "revision", ["model.bin"])
-    assert look("cpu", tmp_path).weights == ["gpu80", "gpu24"]
+    assert look("cpu", tmp_path).weights == ["gpu24", "gpu80", "gpu16"]
     (store.folder(others[0]) / "model.bin").unlink()
     assert look("cpu", tmp_path, image_only=True).weights == []
 

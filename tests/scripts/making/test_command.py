@@ -13,8 +13,8 @@ from scripts.making.choice import Machine
 from scripts.making.maker import Subject
 from tests.scripts.test_image_to_3d import PICTURE
 
-GPU = Machine(80_000_000_000, ("gpu80", "gpu24"), "/models")
-NO_GPU = Machine(None, ("gpu80", "gpu24"), "/models")
+GPU = Machine(80_000_000_000, ("gpu24", "gpu80"), "/models")
+NO_GPU = Machine(None, ("gpu24", "gpu80"), "/models")
 
 
 class Called:
@@ -49,11 +49,11 @@ def test_words_take_the_machines_preset_with_the_users_changes(
     assert text_to_3d.main(["a red car", "--device", "cuda:1", "--accelerate"]) == 0
     assert called.asked == [(None, False), ("cuda:1", False)]
     first, second = called.settings
-    assert (first.name, first.device, first.text_to_image.steps) == ("gpu80", "cuda", 2)
+    assert (first.name, first.device, first.text_to_image.steps) == ("gpu24", "cuda", 2)
     assert (second.device, second.text_to_image.steps) == ("cuda:1", 4)
     # Compiling does not pay for a few objects, unless the user thinks so.
     assert (first.accelerate, second.accelerate) == (False, True)
-    assert capsys.readouterr().err == "preset gpu80\n" * 2
+    assert capsys.readouterr().err == "preset gpu24\n" * 2
 
 
 def test_the_seed_reaches_every_task(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,10 +70,10 @@ def test_a_picture_takes_the_cpu_where_there_is_no_gpu(
     called = Called(monkeypatch, NO_GPU)
     assert image_to_3d.main([str(PICTURE)]) == 0
     (settings,) = called.settings
-    assert (settings.name, settings.device) == ("gpu80", "cpu")
+    assert (settings.name, settings.device) == ("gpu24", "cpu")
     assert (
         capsys.readouterr().err
-        == "preset gpu80: there is no CUDA GPU here, so it runs on the CPU\n"
+        == "preset gpu24: there is no CUDA GPU here, so it runs on the CPU\n"
     )
     # The user's device is tried all the same.
     assert image_to_3d.main([str(PICTURE), "--device", "cuda:3"]) == 0
@@ -91,7 +91,7 @@ def test_a_preset_that_is_named_is_taken_without_a_look(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("named", [[], ["--preset", "gpu24"]])
+@pytest.mark.parametrize("named", [[], ["--preset", "gpu80"]])
 def test_the_settings_that_are_printed_are_those_in_effect(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -108,7 +108,7 @@ def test_the_settings_that_are_printed_are_those_in_effect(
     assert text_to_3d.main(["a red car", "--config", str(file)]) == 0
     assert text_to_3d.main(["a red car", *own]) == 0
     assert called.settings[0] == called.settings[1]
-    assert called.settings[0].name == (named or ["", "gpu80"])[1]
+    assert called.settings[0].name == (named or ["", "gpu24"])[1]
     assert called.settings[0].splats.resolution == 96
 
 
