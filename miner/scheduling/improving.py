@@ -30,6 +30,8 @@ LAST_S = -1e9
 Z = 2.0
 """How sure it must be that a candidate ends in time, in standard deviations."""
 
+_NOW = Finish(0.0, 0.0)
+
 Route = Callable[[Request, Rung, Part], tuple[Step, ...]]
 """The steps that a request takes at a rung."""
 
@@ -68,6 +70,7 @@ class Improver:
         self._starts = itertools.count()
         self._requests: dict[str, ActiveRequest] = {}
         self._whole: dict[tuple[Step, ...], tuple[Step, ...]] = {}
+        self._ways: dict[tuple[str, Part], tuple[Step, ...]] = {}
         self._stopped = False
 
     def wake_up_at(self) -> float | None:
@@ -100,6 +103,8 @@ class Improver:
     def leave(self, active: ActiveRequest) -> None:
         """Takes out a request that is answered."""
         self._requests.pop(active.request.id, None)
+        self._ways.pop((active.request.id, "picture"), None)
+        self._ways.pop((active.request.id, "object"), None)
 
     def stop(self) -> None:
         """Starts no candidate any more: every request is answered with what it has."""
@@ -157,6 +162,9 @@ class Improver:
         waits = False
         while not over and (candidate := candidates.next()) is not None:
             free = room.free()
+            if not free:
+                waits = room.fits_later(self._cheapest(active, candidates), left)
+                break
             extra, whole = self._extra(active, candidate)
             engine = room.fits(whole, free, left)
             last = candidates.last() if engine is None and candidate.state != "drawn" else None
@@ -166,7 +174,6 @@ class Improver:
                 extra, whole = self._extra(active, candidate)
                 engine = room.fits(whole, free, left)
             if engine is None:
-                waits = not free and room.fits_later(whole, left)
                 break
             candidates.start(candidate)
             extra.engine = engine
@@ -174,6 +181,20 @@ class Improver:
             due.start.append((extra, engine))
         if over or not (waits or candidates.running):
             due.done.append(active)
+
+    def _cheapest(self, active: ActiveRequest, candidates: Candidates) -> Sequence[Step]:
+        """Returns the fewest steps to a further object of a request."""
+        part: Part = "picture" if candidates.last() is None else "object"
+        # Kept: this is asked for all that wait whenever a step of anybody begins or ends.
+        key = (active.request.id, part)
+        if key not in self._ways:
+            rung = active.plan.rung
+            steps = self._route(active.request, rung, "object")
+            if part == "picture":
+                steps = self._route(active.request, rung, "picture") + steps
+                steps = self._whole.setdefault(steps, steps)
+            self._ways[key] = steps
+        return self._ways[key]
 
     def _extra(
         self, active: ActiveRequest, candidate: Candidate
@@ -227,6 +248,7 @@ class _Room:
     admitted: list[ActiveRequest]
     on_engine: Mapping[str, list[ActiveRequest]]
     ready: Mapping[str, Finish]
+    _ends: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def free(self) -> list[str]:
         """Returns the engines that have a place for a candidate, the emptiest first."""
@@ -245,19 +267,22 @@ class _Room:
                 return engine
         return None
 
-    def fits_later(self, whole: ActiveRequest, left: float) -> bool:
-        """Returns whether an engine would end a candidate in time once it has a place for it."""
-        for engine in self.on_engine:
-            others = self.ready.get(engine)
-            if others is None:
-                if self.fits(whole, [engine], left) is not None:
-                    return True
-                continue
-            own = self.board.finish_of(whole, 0, (), engine=engine)
-            end = Finish(others.mean + own.mean, others.variance + own.variance)
-            if _surely(end) <= left:
-                return True
-        return False
+    def fits_later(self, steps: Sequence[Step], left: float) -> bool:
+        """Returns whether an engine would end these steps in time once others do not need it.
+
+        If only candidates have its places, one of them may be free at once.
+        """
+        return any(self._end(engine, steps) <= left for engine in self.on_engine)
+
+    def _end(self, engine: str, steps: Sequence[Step]) -> float:
+        key = (engine, id(steps))
+        if key not in self._ends:
+            timed = self.board.timed(engine, steps)
+            others = self.ready.get(engine, _NOW)
+            mean = others.mean + sum(seconds for _, seconds, _ in timed)
+            variance = others.variance + sum(spread for _, _, spread in timed)
+            self._ends[key] = _surely(Finish(mean, variance))
+        return self._ends[key]
 
     def take(self, extra: ActiveRequest, engine: str) -> None:
         """Counts a candidate from now on."""
