@@ -50,10 +50,17 @@ def _only_cuda(config: pytest.Config) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m cuda`, leaves out files without such tests, whose libraries may be missing."""
-    if _only_cuda(config) and collection_path.match("test_*.py"):
-        return "mark.cuda" not in collection_path.read_text() or None
-    return None
+    """With `-m cuda`, leaves out what holds no such test, and may need libraries that are missing.
+
+    A folder's `conftest.py` is imported with the folder.
+    """
+    if not _only_cuda(config):
+        return None
+    if collection_path.is_dir():
+        files = list(collection_path.rglob("test_*.py"))
+    else:
+        files = [collection_path]
+    return None if any("mark.cuda" in file.read_text() for file in files) else True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,14 +23,14 @@ def test_without_a_gpu_it_fails_instead_of_skipping_all(monkeypatch: pytest.Monk
     pytest_configure(config("cuda"))
 
 
-def test_files_without_a_test_for_a_gpu_are_not_imported(tmp_path: Path) -> None:
-    marked, other, conftest = (
-        tmp_path / name for name in ("test_a.py", "test_b.py", "conftest.py")
-    )
+def test_what_holds_no_test_for_a_gpu_is_not_imported(tmp_path: Path) -> None:
+    with_one, without = tmp_path / "a", tmp_path / "b"
+    marked, other = with_one / "test_marked.py", without / "test_other.py"
+    for folder in (with_one, without):
+        folder.mkdir()
+        (folder / "conftest.py").write_text("import bittensor\n")
     marked.write_text("needs_cuda = pytest.mark.cuda\n")
     other.write_text("import bittensor\n")
-    conftest.touch()
-    assert not pytest_ignore_collect(marked, config("cuda"))
-    assert pytest_ignore_collect(other, config("cuda"))
-    assert not pytest_ignore_collect(conftest, config("cuda"))
-    assert not pytest_ignore_collect(other, config(""))
+    assert not any(pytest_ignore_collect(path, config("cuda")) for path in (with_one, marked))
+    assert all(pytest_ignore_collect(path, config("cuda")) for path in (without, other))
+    assert not any(pytest_ignore_collect(path, config("")) for path in (without, other))
