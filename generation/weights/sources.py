@@ -128,6 +128,10 @@ class ShortNames:
             )
         return self.models[value]
 
+    def name_of(self, model: HubModel | None) -> str | None:
+        """Returns the short name of a model, if it has one."""
+        return next((name for name, known in self.models.items() if known == model), None)
+
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:

@@ -10,6 +10,7 @@ from pathlib import Path
 from loguru import logger
 from pydantic import TypeAdapter, ValidationError
 
+from generation.presets import PRESETS
 from generation.settings import GenerationSettings
 from generation.weights.cache_dir import cache_dir
 from generation.weights.pins import (
@@ -19,7 +20,7 @@ from generation.weights.pins import (
     shipped_pins,
     write_models,
 )
-from generation.weights.sources import ModelSource, ReleaseModel
+from generation.weights.sources import FLUX_NAMES, ModelSource, ReleaseModel
 from protocol.documents import DocumentError, read_json
 from protocol.errors import SetupError
 from protocol.files import replace_file
@@ -36,7 +37,7 @@ class ModelPaths:
     """What the stages load.
 
     Attributes:
-        text_to_image: Folder in the layout of diffusers' `FluxPipeline`.
+        text_to_image: Folder in the layout of one of `generation.pictures.loading.PIPELINES`.
         cutout: ONNX file.
         triposr: Folder with TripoSR's config and weights.
     """
@@ -71,6 +72,10 @@ def locate_models(
         return ModelPaths(EMBEDDED / "flux", EMBEDDED / "background.onnx", EMBEDDED / "triposr")
     store = ModelStore(models_dir or default_models_dir())
     fetch = f"python -m scripts.fetch_models --preset {settings.name}"
+    chosen = settings.text_to_image.model
+    usual = PRESETS.get(settings.name, settings).text_to_image.model
+    if chosen != usual and (short := FLUX_NAMES.name_of(chosen)):
+        fetch += f" --text_to_image.model {short}"
     if models_dir is not None:
         fetch += f" --models.dir {shlex.quote(str(models_dir))}"
     for model in settings.models:

@@ -24,6 +24,7 @@ from generation.weights.download import fetch_models
 from generation.weights.sources import (
     ALEXNET,
     CLIP_CONVNEXT,
+    FLUX_KLEIN,
     FLUX_SCHNELL,
     QUALITY_SCORER,
     TRIPOSR,
@@ -38,14 +39,12 @@ from tests.support.local_hub import COMMIT, LocalHub, serve
 FLUX_FILES = {
     "model_index.json": b"{}",
     "scheduler/scheduler_config.json": b"{}",
-    "text_encoder/model.safetensors": b"clip" * 100,
-    "text_encoder_2/model.safetensors": b"t5" * 1000,
+    "text_encoder/model.safetensors": b"qwen" * 1000,
     "tokenizer/vocab.json": b"{}",
-    "tokenizer_2/tokenizer.json": b"{}",
     "transformer/model.safetensors": b"flux" * 5000,
     "vae/model.safetensors": b"vae" * 50,
 }
-SURPLUS = {"flux1-schnell.safetensors": b"the same again" * 5000, "README.md": b"read me"}
+SURPLUS = {"flux-2-klein-4b.safetensors": b"the same again" * 5000, "README.md": b"read me"}
 TRIPOSR_FILES = {"config.yaml": b"radius: 0.87", "model.ckpt": bytes(range(256)) * 40}
 ONNX = b"onnx" * 3000
 PTH = b"alexnet" * 300
@@ -57,7 +56,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, no_pins: None) -> Iterator[LocalHub]:
         monkeypatch.delenv(name, raising=False)
     with serve() as hub:
         hub.repos = {
-            FLUX_SCHNELL.repo: FLUX_FILES | SURPLUS,
+            FLUX_KLEIN.repo: FLUX_FILES | SURPLUS,
             TRIPOSR.repo: dict(TRIPOSR_FILES),
             QUALITY_SCORER.repo: {"quality_scorer.safetensors": b"quality" * 100},
             CLIP_CONVNEXT.repo: {"open_clip_model.safetensors": b"clip" * 100},
@@ -96,9 +95,9 @@ def test_a_first_download_brings_only_what_is_needed_and_locks_it(
     hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _fetch(hub, tmp_path) == 0
-    flux = tmp_path / "black-forest-labs--FLUX.1-schnell"
+    flux = tmp_path / "black-forest-labs--FLUX.2-klein-4B"
     assert {name: (flux / name).read_bytes() for name in FLUX_FILES} == FLUX_FILES
-    assert not (flux / "flux1-schnell.safetensors").exists()
+    assert not (flux / "flux-2-klein-4b.safetensors").exists()
     assert (tmp_path / "isnet-general-use" / "isnet-general-use.onnx").read_bytes() == ONNX
 
     lock = json.loads((tmp_path / LOCK_NAME).read_text())["models"]
@@ -173,13 +172,24 @@ def test_a_single_file_with_another_md5_is_refused(
 def test_a_gated_repository_says_how_to_get_access(
     hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hub.gated.add(FLUX_SCHNELL.repo)
+    hub.gated.add(FLUX_KLEIN.repo)
     assert _fetch(hub, tmp_path) == 1
     error = capsys.readouterr().err
-    assert "https://huggingface.co/black-forest-labs/FLUX.1-schnell" in error
+    assert "https://huggingface.co/black-forest-labs/FLUX.2-klein-4B" in error
     assert "HF_TOKEN=" in error
     # The gated one comes first, so nobody waits for the others before learning of it.
     assert not any("TripoSR" in path for path in hub.downloads())
+
+
+def test_another_model_of_a_preset_is_fetched_in_its_place(hub: LocalHub, tmp_path: Path) -> None:
+    hub.repos[FLUX_SCHNELL.repo] = FLUX_FILES | {
+        "text_encoder_2/model.safetensors": b"t5" * 1000,
+        "tokenizer_2/tokenizer.json": b"{}",
+    }
+    more = ("--preset", "gpu80", "--models.dir", str(tmp_path), "--text_to_image.model", "schnell")
+    assert main(more, endpoint=hub.address) == 0
+    assert (tmp_path / "black-forest-labs--FLUX.1-schnell/tokenizer_2/tokenizer.json").is_file()
+    assert not (tmp_path / "black-forest-labs--FLUX.2-klein-4B").exists()
 
 
 def test_a_full_disk_is_found_before_the_download(
@@ -373,7 +383,7 @@ def test_a_models_folder_that_cannot_be_made_is_named_before_anything_is_asked(
 def test_a_hub_that_names_files_outside_the_folder_is_refused(
     hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hub.repos[FLUX_SCHNELL.repo]["vae/../../../evil"] = b"x"
+    hub.repos[FLUX_KLEIN.repo]["vae/../../../evil"] = b"x"
     assert _fetch(hub, tmp_path) == 1
     assert "no plain path inside the model's folder" in capsys.readouterr().err
     assert hub.downloads() == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from generation.presets import preset
-from generation.weights.sources import TRIPOSR
+from generation.weights.sources import FLUX_SCHNELL, TRIPOSR
 from generation.weights.store import LOCK_NAME, ModelStore, locate_models
 from protocol.errors import SetupError
 
@@ -171,7 +171,7 @@ def test_any_memory_of_hashes_is_read_or_forgotten(store: ModelStore, content: s
 def test_missing_weights_name_the_command_that_brings_them(tmp_path: Path) -> None:
     with pytest.raises(SetupError) as caught:
         locate_models(preset("gpu24"), tmp_path)
-    assert "black-forest-labs/FLUX.1-schnell has not been downloaded" in caught.value.problem
+    assert "black-forest-labs/FLUX.2-klein-4B has not been downloaded" in caught.value.problem
     command = "python -m scripts.fetch_models --preset gpu24"
     assert caught.value.fix == f"{command} --models.dir {tmp_path}"
     with pytest.MonkeyPatch.context() as patch:
@@ -179,3 +179,7 @@ def test_missing_weights_name_the_command_that_brings_them(tmp_path: Path) -> No
         with pytest.raises(SetupError) as caught:
             locate_models(preset("gpu24"))
     assert caught.value.fix == command
+    drawing = preset("gpu24").text_to_image.model_copy(update={"model": FLUX_SCHNELL})
+    with pytest.raises(SetupError) as caught:
+        locate_models(preset("gpu24").model_copy(update={"text_to_image": drawing}), tmp_path)
+    assert f"{command} --text_to_image.model schnell --models.dir" in caught.value.fix

@@ -111,8 +111,8 @@ def test_what_is_wrong_is_said_and_not_printed() -> None:
 def test_help_shows_the_values_of_the_preset_that_is_named() -> None:
     for preset, steps, size in (("embedded", 8, 128), ("gpu80", 4, 512)):
         text = " ".join(printed("--preset", preset, "--help").split())
-        assert f"FLUX.1-schnell is distilled for 1 to 4. (default: {steps})" in text
-        assert f"a multiple of 16. (default: {size})" in text
+        assert f"klein is distilled for 4, schnell for 1 to 4. (default: {steps})" in text
+        assert f"a multiple of 16, at most 1024 for klein. (default: {size})" in text
     assert "(default: two_steps, small, draft)" in text
 
 
