@@ -125,9 +125,8 @@ def _head(
         Text(f"rungs: {_counts(tally.rungs.most_common())}"),
         Text(f"outcomes: {_counts((code, n) for (_, code), n in tally.outcomes.most_common())}"),
     ]
-    chosen = _chosen(report)
-    if chosen:
-        lines.append(Text(chosen))
+    more = [words for words in (_chosen(report), _ignored(report)) if words]
+    lines += map(Text, more)
     if earned := _earned(report):
         lines.append(Text(earned))
     bad = (
@@ -141,7 +140,7 @@ def _head(
         )
         lines.append(Text(words, "yellow"))
     found = alerts(report, state=state, now=now, settings=settings)
-    most = _ALERT_LINES - bool(chosen)
+    most = _ALERT_LINES - len(more)
     shown = _alerts(found, most)
     if report.notes and len(shown) < most:
         lines.append(Text(report.notes[-1], "yellow"))
@@ -178,6 +177,14 @@ def _chosen(report: ScoreReport) -> str:
         parts.append(f"own score {scoring.mean_first:.3f} > {scoring.mean_best:.3f}")
     parts.append(f"gated: {scoring.gated:,} ({scoring.gated_share:.1%})")
     return "   ".join(parts)
+
+
+def _ignored(report: ScoreReport) -> str:
+    words = report.words
+    if not words.ignored:
+        return ""
+    most = ", ".join(f"{word} {count:,}" for word, count in words.most_ignored)
+    return f"ignored words: in {words.with_ignored:,} of {words.texts:,} texts: {most}"
 
 
 def _earned(report: ScoreReport) -> str:

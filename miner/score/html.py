@@ -18,6 +18,7 @@ from miner.score.plots import HEIGHT, WIDTH, plots
 from miner.score.report import ScoreReport, plain
 from miner.score.scoring import bins_of, in_short
 from miner.score.thumbnails import FOLDER, SUFFIX
+from miner.score.words import words_in_short
 
 MOST_ASSETS = 24
 """Thumbnails on the page."""
@@ -41,6 +42,7 @@ class ShownAsset:
         fate: What the validator made of it; empty where none said.
         score: Its fidelity, where it was accepted.
         own: The own score and how it came about; empty without one.
+        words: That the networks knew and ignored; empty where they are too many to list.
     """
 
     picture: str
@@ -51,6 +53,7 @@ class ShownAsset:
     fate: str
     score: float | None
     own: str
+    words: str
 
 
 def render_html(
@@ -116,6 +119,7 @@ def _assets(report: ScoreReport, folder: Path | None) -> Iterator[ShownAsset]:
             fate=fate,
             score=score if fate == "accepted" else None,
             own=in_short(shown),
+            words=words_in_short(shown),
         )
 
 
@@ -144,6 +148,7 @@ def _template() -> Template:
         "number": _number,
         "counts": _counts,
         "in_short": in_short,
+        "words_in_short": words_in_short,
     }
     return environment.get_template("report.html.j2")
 

@@ -12,6 +12,7 @@ from miner.score.scoring import Scoring
 from miner.score.tally import CALLER_SAMPLE, OTHERS, Tally, answered_of, bounded
 from miner.score.timeline import Timeline
 from miner.score.validators import ValidatorTally
+from miner.score.words import Words
 from protocol.text import printable
 
 RECENT = 50
@@ -100,6 +101,7 @@ class ScoreReport:
         callers: By hotkey.
         validators: By hotkey; those that were asked for tasks.
         scoring: Own scores, and what validators made of them.
+        words: Of prompts, where the networks know few.
         timeline: The course of it all.
         earnings: What the chain said.
         life: The process that began last.
@@ -125,6 +127,7 @@ class ScoreReport:
         self.callers: dict[str, Tally] = defaultdict(lambda: Tally(CALLER_SAMPLE))
         self.validators: dict[str, ValidatorTally] = defaultdict(ValidatorTally)
         self.scoring = Scoring()
+        self.words = Words()
         self.timeline = Timeline()
         self.earnings = Earnings()
         self.life = LoggedLife()
@@ -217,6 +220,7 @@ class ScoreReport:
             "validators": {name: tally.as_dict() for name, tally in self.validators.items()},
             "accepted_unix": self.accepted_at,
             "scoring": self.scoring.as_dict(),
+            "words": self.words.as_dict(),
             "earnings": self.earnings.as_dict(),
             "timeline": self.timeline.as_dict(),
             "refused": dict(self.refused),
@@ -230,6 +234,7 @@ class ScoreReport:
         self.overall.count(answer)
         self.callers[bounded(self.callers, answer.caller, OTHERS)].count(answer)
         self.scoring.answered(fields)
+        self.words.answered(fields)
         self.recent.append(fields.event)
         completed = answer.outcome == "completed"
         if completed:
