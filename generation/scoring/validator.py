@@ -90,7 +90,7 @@ def load(
         SetupError: A package of the extra `score` or the renderer is missing, or a file is missing
             or wrong.
     """
-    require_extra()
+    require_extra(device.type)
     if device.type == "cuda" and not gsplat_backend.is_usable():
         raise SetupError(
             "the validator's scorer renders with gsplat, which cannot be used here; on the CPU the "
@@ -135,8 +135,12 @@ def load(
     )
 
 
-def require_extra() -> None:
+def require_extra(device_type: str) -> None:
     """Checks that the packages of the extra `score` are there and can be imported.
+
+    Args:
+        device_type: Where the views are rendered: with the extra `gpu` on "cuda", without one on
+            "cpu".
 
     Raises:
         SetupError: Names what is missing.
@@ -145,7 +149,8 @@ def require_extra() -> None:
     if missing:
         raise SetupError(
             f"the validator's scorer needs packages that are not installed: {', '.join(missing)}",
-            fix="make install EXTRAS=gpu,score, or --scoring.scorer none",
+            fix=f"make install EXTRAS={'score' if device_type == 'cpu' else 'gpu,score'}, "
+            "or --scoring.scorer none",
         )
     problem = torchvision_problem()
     if problem is not None:

@@ -20,7 +20,7 @@ def require_packages(settings: GenerationSettings) -> None:
     if settings.scoring.scorer == "validator":
         from generation.scoring.validator import require_extra
 
-        require_extra()
+        require_extra(settings.device.partition(":")[0])
 
 
 def scoring_models(settings: GenerationSettings) -> list[ModelSource]:

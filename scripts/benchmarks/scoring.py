@@ -67,9 +67,9 @@ def run(
     Raises:
         SetupError: A package is missing.
     """
-    require_extra()
-    shapes = shapes or Shapes()
     on = torch.device(device)
+    require_extra(on.type)
+    shapes = shapes or Shapes()
     is_cuda = on.type == "cuda"
     dtype = torch.float16 if is_cuda else torch.float32
     renderer = "gsplat" if is_cuda and gsplat_backend.is_usable() else "cpu"

@@ -332,6 +332,9 @@ def test_a_missing_package_is_named_with_its_extra(
     )
     with pytest.raises(SetupError, match=missing) as caught:
         load(preset("embedded"), None, CPU)
+    assert caught.value.fix == "make install EXTRAS=score, or --scoring.scorer none"
+    with pytest.raises(SetupError, match=missing) as caught:
+        load(preset("gpu80"), None, torch.device("cuda"))
     assert caught.value.fix == "make install EXTRAS=gpu,score, or --scoring.scorer none"
 
 

@@ -349,14 +349,16 @@ def test_the_scorer_and_what_it_lacks_is_told(
         assert found in judge_scorer(GPU80, needed, tmp_path).found
 
 
-async def test_a_scorer_without_its_packages_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("device", "extras"), [("cuda:1", "gpu,score"), ("cpu", "score")])
+async def test_a_scorer_without_its_packages_names_the_extras_that_its_device_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, extras: str
 ) -> None:
     monkeypatch.setattr("generation.scoring.validator.find_spec", lambda name: None)
-    verdict = await look("scorer", GPU80, tmp_path)
+    settings = GPU80.model_copy(update={"device": device})
+    verdict = await look("scorer", settings, tmp_path)
     assert verdict.status is Status.FAILED
     assert "open_clip" in verdict.found
-    assert verdict.fix == "make install EXTRAS=gpu,score, or --scoring.scorer none"
+    assert verdict.fix == f"make install EXTRAS={extras}, or --scoring.scorer none"
 
 
 async def test_no_weights_are_needed_where_none_are_loaded(tmp_path: Path) -> None:
