@@ -9,6 +9,7 @@ from generation.acceleration.compiling import Compiled
 from generation.acceleration.graphs import Captured
 from generation.acceleration.streams import wait_for_stream
 from generation.lift.triposr import SceneCode, TripoSR
+from generation.lift.triposr.fused import fused_decoder
 from generation.lift.triposr.splats import extract_cloud
 from generation.lift.triposr.triangles import extract_triangles
 from generation.settings import GenerationSettings
@@ -63,6 +64,8 @@ def functions_of(
     if settings.accelerate:
         compiled = Compiled("TripoSR", network.forward, network.layers, backend=backend)
         network.forward = Captured("TripoSR", compiled)  # type: ignore[method-assign]
+        if network.device.type == "cuda":
+            network.fused = fused_decoder(network.decoder)
 
     def lift(cutout: Cutout, context: StepContext) -> SceneCode:
         on_grey = cutout.on_grey if cutout.on_device is None else cutout.on_device

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from generation.lift.triposr import checkpoint, mesh
 from generation.lift.triposr.chunking import map_in_chunks
 from generation.lift.triposr.config import CONFIG_NAME, VIT_CONFIG_NAME, TripoSRConfig
+from generation.lift.triposr.fused import FusedDecoder
 from generation.lift.triposr.preprocess import image_to_tensor
 from generation.lift.triposr.transformer import Backbone
 from generation.lift.triposr.triplane import (
@@ -48,6 +49,10 @@ class TripoSR(nn.Module):
         config: Shapes and constants; the default is the public model's.
         query_chunk: Most points decoded at once, which bounds the memory of every query. Halved
             for the rest of a call when the GPU runs out of memory.
+
+    Attributes:
+        fused: A copy of the decoder in one kernel, which `field.Field` reads scenes with if it is
+            there.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class TripoSR(nn.Module):
         super().__init__()
         self.config = config = config or TripoSRConfig()
         self.query_chunk = query_chunk
+        self.fused: FusedDecoder | None = None
         self.image_tokenizer = ImageTokenizer(config.vit)
         self.tokenizer = TriplaneTokens(config)
         self.backbone = Backbone(config)
@@ -172,20 +178,26 @@ class TripoSR(nn.Module):
             ValueError: A shape is wrong.
             GenerationError: The GPU has no memory left even for small chunks.
         """
-        raw = self._decode(points, scene_code, self.decoder)
-        return self._activate_density(raw[:, 0]), torch.sigmoid(raw[:, 1:])
+        raw = self.query_raw(points, scene_code)
+        return torch.exp(raw[:, 0] + self.config.density_bias), torch.sigmoid(raw[:, 1:])
+
+    @torch.no_grad()
+    def query_raw(self, points: Tensor, scene_code: SceneCode) -> Tensor:
+        """Reads what `query` activates: raw density, red, green and blue (N, 4), float32."""
+        return self._decode(points, scene_code, self.decoder)
 
     def query_density(self, points: Tensor, scene_code: SceneCode) -> Tensor:
         """Reads density (N,) alone, as `query` does; differentiable in the points."""
+        return torch.exp(self.query_log_density(points, scene_code))
+
+    def query_log_density(self, points: Tensor, scene_code: SceneCode) -> Tensor:
+        """Reads the natural logarithm of density (N,); differentiable in the points."""
         raw = self._decode(points, scene_code, self.decoder.density)
-        return self._activate_density(raw)
+        return raw + self.config.density_bias
 
     @torch.no_grad()
     def density_grid(self, scene_code: SceneCode, resolution: int = 256) -> Tensor:
         """Reads density on a regular grid that spans the cube from face to face.
-
-        On a grid the decoder's first layer splits into one small term per plane, which are added
-        up here: each plane is read R * R times, not R * R * R times.
 
         Args:
             scene_code: (3, C, H, W).
@@ -198,6 +210,15 @@ class TripoSR(nn.Module):
             ValueError: A shape is wrong.
             GenerationError: The GPU has no memory left even for one slice.
         """
+        return self.log_density_grid(scene_code, resolution).exp_()
+
+    @torch.no_grad()
+    def log_density_grid(self, scene_code: SceneCode, resolution: int) -> Tensor:
+        """Reads the natural logarithm of what `density_grid` returns.
+
+        On a grid the decoder's first layer splits into one small term per plane, which are added
+        up here: each plane is read R * R times, not R * R * R times.
+        """
         self._check_scene_code(scene_code)
         if resolution < 2:
             raise ValueError(f"resolution is {resolution}, expected at least 2")
@@ -206,7 +227,7 @@ class TripoSR(nn.Module):
         def decode(start: int, stop: int) -> Tensor:
             hidden = xy[start:stop, :, None] + xz[start:stop, None]
             raw = self.decoder.density_after_first((hidden + yz).flatten(0, 2))
-            return self._activate_density(raw).view(-1, resolution, resolution)
+            return raw.float().view(-1, resolution, resolution) + self.config.density_bias
 
         slices = max(1, self.query_chunk // resolution**2)
         return map_in_chunks(decode, resolution, slices, floor=1)
@@ -249,9 +270,6 @@ class TripoSR(nn.Module):
             return decoder(features.to(dtype)).float()
 
         return map_in_chunks(decode, len(points), self.query_chunk, _QUERY_FLOOR)
-
-    def _activate_density(self, raw: Tensor) -> Tensor:
-        return torch.exp(raw.float() + self.config.density_bias)
 
     def _check_scene_code(self, scene_code: SceneCode) -> None:
         size = 2 * self.config.plane_size

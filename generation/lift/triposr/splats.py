@@ -1,5 +1,7 @@
 """A TripoSR scene as flat Gaussians lying on its surface, in the subnet's frame."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from generation.acceleration.streams import to_host
 from generation.errors import GenerationError
 from generation.lift.triposr import TripoSR
+from generation.lift.triposr.field import Field
 from generation.lift.triposr.surface import Surface, sample_surface
 from generation.scoring.validity import MIN_GAUSSIANS
 from generation.settings import SplatSettings
@@ -54,9 +57,9 @@ def extract_cloud(
             fewer Gaussians than a validator accepts fit on it.
     """
     most = settings.max_gaussians if count is None else count
+    field = Field(model, scene_code)
     surface = sample_surface(
-        model,
-        scene_code,
+        field,
         count=most,
         threshold=settings.threshold,
         resolution=settings.resolution,
@@ -71,9 +74,7 @@ def extract_cloud(
         )
     rotations = disc_rotations(_to_subnet(surface.normals))
     sigma = settings.disc_sigma * surface.spacing
-    rgb, narrowing = _colour_and_fit(
-        model, scene_code, surface, rotations, sigma, settings.threshold
-    )
+    rgb, narrowing = _colour_and_fit(field, surface, rotations, sigma, settings.threshold)
     _, scale = _centre_and_scale(surface.points)
     positions = surface.points - settings.inset / scale * surface.normals
     centre, scale = _centre_and_scale(positions)
@@ -109,12 +110,7 @@ def disc_rotations(normals: Tensor) -> Tensor:
 
 
 def _colour_and_fit(
-    model: TripoSR,
-    scene_code: Tensor,
-    surface: Surface,
-    rotations: Tensor,
-    sigma: Tensor,
-    threshold: float,
+    field: Field, surface: Surface, rotations: Tensor, sigma: Tensor, threshold: float
 ) -> tuple[Tensor, Tensor]:
     """Asks the field for the discs' colours, and which of them stick out beyond an edge.
 
@@ -125,8 +121,8 @@ def _colour_and_fit(
     reach = _REACH * sigma * _to_model(_in_plane_axes(rotations))
     below = surface.points - _BELOW * _REACH * sigma * surface.normals
     points = torch.cat([surface.points, *(below + reach), *(below - reach)])
-    density, rgb = model.query(points, scene_code)
-    outside = (density[count:] < threshold).view(2, 2, count).any(dim=0)
+    log_density, rgb = field.query(points)
+    outside = (log_density[count:] < math.log(threshold)).view(2, 2, count).any(dim=0)
     return rgb[:count], torch.where(outside, _NARROWED, 1.0).T
 
 

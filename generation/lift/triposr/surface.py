@@ -11,30 +11,21 @@ operations, and few of them make the host wait.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from generation.acceleration.streams import to_host
 from generation.errors import GenerationError
-from generation.lift.triposr import TripoSR
+from generation.lift.triposr.field import Field
+from generation.lift.triposr.lattice import search_lattice
 
 _MAX_SUBDIVISION = 6
 _CANDIDATES_PER_SAMPLE = 2.0
 _REFINEMENTS = 2
-_BLOCKS = 32
-"""Blocks per side in which bodies are told apart; touching blocks belong together."""
-_NEAR_MISS = 0.25
-"""A cell whose corners agree in sign is still searched if the level lies within this share of its
-corners' range: a curved surface can bulge through a face and leave all corners on one side."""
-_NEAR_MISSES_IN_A_ROW = 2
-_KEY_BITS = 20
 _AREA_UNITS = 65536
-
-EMPTY = -70.0
-"""Log-density of a place that a floater was taken out of."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +49,7 @@ class Surface:
 
 
 def sample_surface(
-    model: TripoSR,
-    scene_code: Tensor,
+    field: Field,
     *,
     count: int,
     threshold: float,
@@ -70,8 +60,7 @@ def sample_surface(
     """Samples the surface `density == threshold` evenly.
 
     Args:
-        model: The network whose decoder reads `scene_code`.
-        scene_code: (3, C, H, W) triplane.
+        field: The scene.
         count: Most points to return; fewer come back only from a tiny surface.
         threshold: Density of the surface, on the activated scale (upstream's 25).
         resolution: Coarse lattice points per side. Features thinner than
@@ -84,25 +73,23 @@ def sample_surface(
         GenerationError: The density is not finite, or nowhere or everywhere above the threshold.
     """
     level = math.log(threshold)
-    coarse = log_density_lattice(model, scene_code, resolution, threshold)
-    coarse = without_floaters(coarse, level, min_component)
-    cells = active_cells(coarse, level)
-    subdivision = math.ceil(math.sqrt(_CANDIDATES_PER_SAMPLE * count / max(1, len(cells))))
+    coarse, cells, found = search_lattice(field, resolution, threshold, min_component)
+    subdivision = math.ceil(math.sqrt(_CANDIDATES_PER_SAMPLE * count / max(1, found)))
     subdivision = min(max(1, subdivision), _MAX_SUBDIVISION)
 
-    step = 2 * model.radius / ((resolution - 1) * subdivision)
-    edges = _crossed_edges(model, scene_code, cells, subdivision, step, level)
+    step = 2 * field.radius / ((resolution - 1) * subdivision)
+    edges = _crossed_edges(field, cells, subdivision, step, level)
     if len(edges.start) == 0:
         raise GenerationError("the density field's surface is too thin to be sampled")
-    picked, area = _pick_evenly(edges.crossings(), coarse, model.radius, count, seed)
-    points = _solve_crossings(model, scene_code, edges[picked], level)
-    normals = density_normals(model, scene_code, points, step)
+    picked, area = _pick_evenly(edges.crossings(), coarse, field.radius, count, seed)
+    points = _solve_crossings(field, edges[picked], level)
+    normals = density_normals(field, points, step)
     return Surface(points, normals, area * step**2)
 
 
-def density_normals(model: TripoSR, scene_code: Tensor, points: Tensor, step: float) -> Tensor:
+def density_normals(field: Field, points: Tensor, step: float) -> Tensor:
     """(N, 3) unit vectors towards lower density, by central differences over `step`."""
-    return _downhill(lambda moved: log_density(model, moved, scene_code), points, step)
+    return _downhill(field.log_density, points, step)
 
 
 def _downhill(field: Callable[[Tensor], Tensor], points: Tensor, step: float) -> Tensor:
@@ -112,103 +99,6 @@ def _downhill(field: Callable[[Tensor], Tensor], points: Tensor, step: float) ->
     ahead, behind = field(moved.view(-1, 3)).view(2, 3, -1)
     # The trace of +z gives a direction, any is as good, to a vector that has none.
     return functional.normalize((behind - ahead).T + 1e-12 * axes[2], eps=1e-30)
-
-
-def log_density(model: TripoSR, points: Tensor, scene_code: Tensor) -> Tensor:
-    """(N,) natural logarithm of the density at (N, 3) points; finite."""
-    # The logarithm is close to linear across the surface, which interpolation relies on.
-    return model.query_density(points, scene_code).clamp(1e-30, 1e30).log()
-
-
-def log_density_lattice(
-    model: TripoSR, scene_code: Tensor, resolution: int, threshold: float
-) -> Tensor:
-    """(R, R, R) log-density from face to face of the cube, indexed [x][y][z].
-
-    Raises:
-        GenerationError: The density is not finite, or nowhere or everywhere above the threshold.
-    """
-    density = model.density_grid(scene_code, resolution)
-    low, high = to_host(torch.stack(torch.aminmax(density)))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise GenerationError(
-            f"the density field is not finite (from {low:g} to {high:g}): the image to 3D stage "
-            "produced a broken scene code"
-        )
-    if not low < threshold < high:
-        where = "nowhere" if high <= threshold else "everywhere"
-        raise GenerationError(
-            f"the density field has no surface: it runs from {low:g} to {high:g} and is {where} "
-            f"above the threshold of {threshold:g}"
-        )
-    return density.clamp(1e-30, 1e30).log()
-
-
-def without_floaters(
-    lattice: Tensor, level: float, min_component: float, *, finer: int = 1
-) -> Tensor:
-    """Returns the lattice, emptied around bodies with less than a share of the largest's volume.
-
-    Args:
-        lattice: (R, R, R) log-density.
-        level: Log-density of the surface.
-        min_component: The share, 0..1.
-        finer: How many cells of this lattice lie along one of the lattice of the search, whose
-            blocks tell bodies apart.
-    """
-    from scipy import ndimage
-
-    inside = lattice > level
-    n = inside.shape[0]
-    # Blocks are enough to tell bodies apart, and few enough to be labelled in a millisecond.
-    size = finer * max(2, ((n - 1) // finer + 1) // _BLOCKS)
-    padded = functional.pad(inside[None, None].float(), (0, -n % size) * 3)
-    filled = functional.avg_pool3d(padded, size, divisor_override=1)[0, 0]
-    points = to_host(filled)
-    labels, bodies = ndimage.label(points > 0, structure=np.ones((3, 3, 3)))
-    if bodies <= 1:
-        return lattice
-    # In lattice points: in blocks, a small body would count for several times its volume.
-    volumes = np.bincount(labels.flat, weights=points.flat)
-    volumes[0] = np.inf  # the label of blocks without a body
-    small = volumes < min_component * volumes[1:].max()
-    if not small.any():
-        return lattice
-    floating = torch.from_numpy(small[labels]).to(lattice.device)
-    # With the points around it, or a near miss there would bring its surface back. No other body
-    # is that near: a block lies between.
-    index = torch.arange(n, device=lattice.device)
-    below, above = (index - 1).clamp_min(0) // size, (index + 1).clamp_max(n - 1) // size
-    for axis in range(3):
-        floating = floating.index_select(axis, below) | floating.index_select(axis, above)
-    return lattice.masked_fill(floating, EMPTY)
-
-
-def active_cells(lattice: Tensor, level: float) -> Tensor:
-    """(M, 3) int64 indices of the lattice cells that the level passes through.
-
-    Near misses count if one or two of them lead to a cell whose corners differ in sign; alone, they
-    would be floaters too small for the lattice.
-    """
-    top = functional.max_pool3d(lattice[None, None], 2, stride=1)[0, 0]
-    bottom = -functional.max_pool3d(-lattice[None, None], 2, stride=1)[0, 0]
-    # Beyond a few e-foldings the exact value says nothing about where the surface is.
-    reach = _NEAR_MISS * (top - bottom).clamp_max(4.0)
-    near = (bottom - reach < level) & (top + reach > level)
-    found = (bottom < level) & (top > level)
-    for _ in range(_NEAR_MISSES_IN_A_ROW):
-        found = _with_neighbours(found) & near
-    return found.nonzero()
-
-
-def _with_neighbours(cells: Tensor) -> Tensor:
-    """Marks the 26 neighbours of every marked cell (N, N, N) too."""
-    for axis, length in enumerate(cells.shape):
-        grown = cells.clone()
-        grown.narrow(axis, 1, length - 1).logical_or_(cells.narrow(axis, 0, length - 1))
-        grown.narrow(axis, 0, length - 1).logical_or_(cells.narrow(axis, 1, length - 1))
-        cells = grown
-    return cells
 
 
 @dataclass(frozen=True)
@@ -239,34 +129,83 @@ class _Edges:
 
 
 def _crossed_edges(
-    model: TripoSR, scene_code: Tensor, cells: Tensor, subdivision: int, step: float, level: float
+    field: Field, cells: Tensor, subdivision: int, step: float, level: float
 ) -> _Edges:
-    device = cells.device
-    # A node's key is its three indices in one integer.
-    shifts = torch.arange(2, -1, -1, device=device) * _KEY_BITS
-    span = torch.arange(subdivision + 1, device=device)
-    inner = (torch.cartesian_prod(span, span, span) << shifts).sum(dim=-1)
-    keys = torch.unique((cells * subdivision << shifts).sum(dim=-1, keepdim=True) + inner)
-    nodes = (keys[:, None] >> shifts) & ((1 << _KEY_BITS) - 1)
-    world = nodes * step - model.radius
-    value = log_density(model, world, scene_code) - level
-    inside = value > 0
-    ends = keys + (1 << shifts)[:, None]
-    found = torch.searchsorted(keys, ends).clamp_max(len(keys) - 1)
-    axis, low = ((keys[found] == ends) & (inside[found] != inside)).nonzero().unbind(dim=-1)
-    high = found[axis, low]
-    direction = (step * torch.eye(3, device=device))[axis]
-    return _Edges(world[low], direction, torch.stack((value[low], value[high]), dim=-1))
+    """Evaluates the field at the nodes of the subdivided cells (N, N, N) and compares neighbours.
+
+    A block holds the subdivision ** 3 nodes from a coarse lattice point up to the next, of which
+    those are asked for that belong to a marked cell. So a node's neighbours are in its own block or
+    at the face of the next, and nothing has to be sorted or searched.
+    """
+    device, k = cells.device, subdivision
+    # What touches each block, one bit per cell: itself, and those before it along x, y and z.
+    touching = functional.pad(cells.to(torch.uint8), (1,) * 6)
+    side = len(touching)
+    for axis, shift in enumerate((2, 4, 16)):
+        here, before = (touching.narrow(axis, start, touching.shape[axis] - 1) for start in (1, 0))
+        touching = torch.add(here, before, alpha=shift)
+    bits = touching.flatten()
+    flat = bits.nonzero()[:, 0]
+    places = torch.stack(torch.unravel_index(flat, touching.shape), dim=-1)
+    blocks = len(places)
+
+    wanted, offsets = _block_nodes(k, device)
+    nodes = wanted[bits[flat].int()].flatten().nonzero()[:, 0]
+
+    def world(of: Tensor) -> Tensor:
+        block, local = of // k**3, of % k**3
+        return (places[block] * k + offsets[local]) * step - field.radius
+
+    # One more block, the neighbour where there is none. NaN is on neither side of the level.
+    values = torch.full(((blocks + 1) * k**3,), math.nan, device=device)
+    values[nodes] = field.log_density(world(nodes)) - level
+    values = values.view(-1, k, k, k)
+    numbers = torch.full((side**3,), blocks, device=device)
+    x, y, z = places.unbind(dim=-1)
+    place = (x * side + y) * side + z
+    numbers[place] = torch.arange(blocks, device=device)
+    here = values[:-1]
+    ahead = []
+    for axis in range(3):
+        beyond = values.select(axis + 1, 0)[numbers[place + side ** (2 - axis)]]
+        inner = here.narrow(axis + 1, 1, k - 1)
+        ahead.append(torch.cat([inner, beyond.unsqueeze(axis + 1)], dim=axis + 1))
+    upper = torch.stack(ahead)
+    crossed = ((here > 0) & (upper <= 0)) | ((here <= 0) & (upper > 0))
+    found = crossed.flatten().nonzero()[:, 0]
+    low = found % here.numel()
+    direction = (step * torch.eye(3, device=device))[found // here.numel()]
+    ends = torch.stack((here.flatten()[low], upper.flatten()[found]), dim=-1)
+    return _Edges(world(low), direction, ends)
 
 
-def _solve_crossings(model: TripoSR, scene_code: Tensor, edges: _Edges, level: float) -> Tensor:
+@lru_cache(maxsize=16)
+def _block_nodes(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which nodes of a block belong to the cells that touch it, and where they lie in it.
+
+    Returns:
+        (256, k ** 3) bool, by the cells that touch the block: bit dx + 2 dy + 4 dz is for the cell
+        so many before it; (k ** 3, 3) int64.
+    """
+    offsets = np.stack(np.unravel_index(np.arange(k**3), (k, k, k)), axis=-1)
+    cell = np.arange(8)
+    before = cell[:, None] >> np.arange(3) & 1
+    # The cell before it shares a node with the block if that lies in the face between them.
+    shared = ((before[:, None] == 0) | (offsets == 0)).all(axis=-1)
+    has = np.arange(256)[:, None] >> cell & 1
+    wanted = has @ shared > 0
+    with torch.inference_mode(False):
+        return torch.from_numpy(wanted).to(device), torch.from_numpy(offsets).to(device)
+
+
+def _solve_crossings(field: Field, edges: _Edges, level: float) -> Tensor:
     """(E, 3) points where the level is met on each edge, by regula falsi (Illinois variant)."""
     low_value, high_value = edges.values.unbind(dim=-1)
     inside = low_value > 0
     low, high = torch.zeros_like(low_value), torch.ones_like(low_value)
     for _ in range(_REFINEMENTS):
         t = low + (high - low) * low_value / (low_value - high_value)
-        value = log_density(model, edges.at(t), scene_code) - level
+        value = field.log_density(edges.at(t)) - level
         on_low_side = (value > 0) == inside
         # Halving the end that stays keeps a saturated field from pinning the bracket.
         low, high = torch.where(on_low_side, t, low), torch.where(on_low_side, high, t)
@@ -340,13 +279,17 @@ def _even_targets(total: Tensor, count: int, offset: float) -> Tensor:
 
 def _morton(points: Tensor, radius: float) -> Tensor:
     """(N,) int64 Morton codes of (N, 3) points in -radius..radius, 20 bits an axis."""
-    code = ((points / radius + 1) * (1 << 19)).long().clamp(0, (1 << 20) - 1)
-    for shift, mask in (
-        (32, 0x1F00000000FFFF),
-        (16, 0x1F0000FF0000FF),
-        (8, 0x100F00F00F00F00F),
-        (4, 0x10C30C30C30C30C3),
-        (2, 0x1249249249249249),
-    ):
-        code = (code | (code << shift)) & mask
-    return (code << torch.arange(3, device=points.device)).sum(dim=-1)
+    index = ((points / radius + 1) * (1 << 19)).long().clamp_(0, (1 << 20) - 1)
+    apart = _spread_bits(points.device)
+    code = (apart[index >> 10] << 30) | apart[index & 1023]
+    x, y, z = code.unbind(dim=-1)
+    return x | (y << 1) | (z << 2)
+
+
+@lru_cache(maxsize=8)
+def _spread_bits(device: torch.device) -> Tensor:
+    """(1024,) int64: the ten bits of each index, two zeros between them."""
+    index = np.arange(1024)
+    spread = sum((index >> bit & 1) << 3 * bit for bit in range(10))
+    with torch.inference_mode(False):
+        return torch.from_numpy(np.asarray(spread)).to(device)

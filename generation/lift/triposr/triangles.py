@@ -15,14 +15,9 @@ from torch.nn import functional
 
 from generation.errors import GenerationError
 from generation.lift.triposr import TripoSR
+from generation.lift.triposr.field import Field
+from generation.lift.triposr.lattice import EMPTY, active_cells, search_lattice, without_floaters
 from generation.lift.triposr.splats import LARGEST_SIDE, TO_SUBNET
-from generation.lift.triposr.surface import (
-    EMPTY,
-    active_cells,
-    log_density,
-    log_density_lattice,
-    without_floaters,
-)
 from generation.settings import MeshSettings, SplatSettings
 from generation.stage import TriangleMesh
 
@@ -54,15 +49,15 @@ def extract_triangles(
     """
     level = math.log(settings.threshold)
     searched = min(settings.resolution, size.resolution)
-    coarse = log_density_lattice(model, scene_code, searched, settings.threshold)
-    coarse = without_floaters(coarse, level, settings.min_component)
+    field = Field(model, scene_code)
+    coarse, _, _ = search_lattice(field, searched, settings.threshold, settings.min_component)
     finer = max(1, round((size.resolution - 1) / (searched - 1)))
-    lattice = _refined(model, scene_code, coarse, level, finer)
+    lattice = _refined(field, coarse, level, finer)
     # Between its points, the coarse lattice can have missed parts of floaters.
     lattice = without_floaters(lattice, level, settings.min_component, finer=finer)
     vertices, faces = _marching_cubes(lattice, level, model.radius)
     vertices, faces = _simplified(vertices, faces, size.triangles)
-    _, rgb = model.query(torch.from_numpy(vertices).to(model.device), scene_code)
+    _, rgb = field.query(torch.from_numpy(vertices).to(field.device))
     vertices = _in_subnet_frame(vertices)
     normals = vertex_normals(vertices, faces)
     return TriangleMesh(vertices, faces, normals, rgb.float().cpu().numpy())
@@ -87,9 +82,7 @@ def vertex_normals(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> N
     return np.where(found, sums / np.where(found, length, 1.0), (0.0, 1.0, 0.0)).astype(np.float32)
 
 
-def _refined(
-    model: TripoSR, scene_code: Tensor, coarse: Tensor, level: float, finer: int
-) -> Tensor:
+def _refined(field: Field, coarse: Tensor, level: float, finer: int) -> Tensor:
     """Samples a lattice finely where the surface passes, and fills the rest from the coarse one.
 
     Returns:
@@ -100,16 +93,15 @@ def _refined(
         coarse[None, None], size=[cells * finer + 1] * 3, mode="trilinear", align_corners=True
     )
     lattice = fine[0, 0]
-    step = 2 * model.radius / (cells * finer)
-    wanted = torch.zeros((cells,) * 3, dtype=torch.bool, device=coarse.device)
-    wanted[active_cells(coarse, level).unbind(dim=-1)] = True
+    step = 2 * field.radius / (cells * finer)
+    wanted = active_cells(coarse, level)
     sampled = torch.zeros_like(lattice, dtype=torch.bool)
     while True:
         nodes = (_nodes_of(wanted, finer) & ~sampled).nonzero()
         if len(nodes) == 0:
             return lattice
         for some in torch.split(nodes, _QUERY_POINTS):
-            values = log_density(model, some * step - model.radius, scene_code)
+            values = field.log_density(some * step - field.radius)
             lattice[some.unbind(dim=-1)] = values
         sampled[nodes.unbind(dim=-1)] = True
         # A cell next to a sampled one can turn out to hold a part of the surface as well.

@@ -76,23 +76,27 @@ class Decoder(nn.Module):
         assert isinstance(last, nn.Linear)
         return F.linear(hidden, last.weight[:1], last.bias[:1]).squeeze(-1)
 
-    def first_layer_of_planes(self, planes: Tensor) -> Tensor:
-        """The first linear layer, taken apart by plane.
+    def plane_terms(self, planes: Tensor, dtype: torch.dtype) -> Tensor:
+        """The first linear layer without its bias, taken apart by plane.
 
         The features of a point are its three planes' features joined, so the layer's output is the
-        sum of three terms that each depend on one plane alone.
+        bias and the sum of three terms that each depend on one plane alone.
 
         Args:
             planes: (3, M, C) features.
+            dtype: Of products and result.
 
         Returns:
-            (3, M, width), in the layer's dtype; the bias is in the first plane's term.
+            (3, M, width).
         """
-        first = self.layers[0]
-        assert isinstance(first, nn.Linear)
+        first = linear_layers(self)[0]
         weight = torch.unflatten(first.weight, 1, (3, -1)).permute(1, 2, 0)
-        terms = planes.to(weight.dtype) @ weight
-        return torch.cat([terms[:1] + first.bias, terms[1:]])
+        return planes.to(dtype) @ weight.to(dtype)
+
+
+def linear_layers(decoder: Decoder) -> list[nn.Linear]:
+    """The decoder's linear layers, first to last."""
+    return [layer for layer in decoder.layers if isinstance(layer, nn.Linear)]
 
 
 def sample_planes(scene_code: SceneCode, coordinates: Tensor) -> Tensor:
@@ -141,4 +145,8 @@ def grid_terms(decoder: Decoder, scene_code: SceneCode, resolution: int) -> Tens
     line = torch.linspace(-1, 1, resolution, device=scene_code.device)
     grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), dim=-1).flatten(0, 1)
     planes = sample_planes(scene_code, grid.expand(3, -1, -1))
-    return torch.unflatten(decoder.first_layer_of_planes(planes), 1, (resolution, resolution))
+    first = linear_layers(decoder)[0]
+    terms = decoder.plane_terms(planes, first.weight.dtype)
+    # The bias goes with the first plane's term.
+    terms = torch.cat([terms[:1] + first.bias, terms[1:]])
+    return torch.unflatten(terms, 1, (resolution, resolution))

@@ -15,7 +15,8 @@ from scipy.spatial import cKDTree
 from torch.nn import functional
 
 from generation.errors import GenerationError
-from generation.lift.triposr import SceneCode, TripoSR, surface
+from generation.lift.triposr import SceneCode, TripoSR, lattice
+from generation.lift.triposr.field import Field
 from generation.lift.triposr.splats import LARGEST_SIDE, extract_cloud
 from generation.lift.triposr.triangles import (
     _nodes_of,
@@ -155,13 +156,13 @@ def test_floaters_are_left_out_as_in_the_cloud(steepness: float) -> None:
 def test_only_cells_on_the_surface_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     model, code = sphere()
     asked = []
-    query = model.query_density
+    query = model.query_log_density
 
     def counting(points: torch.Tensor, scene_code: torch.Tensor) -> torch.Tensor:
         asked.append(len(points))
         return query(points, scene_code)
 
-    monkeypatch.setattr(model, "query_density", counting)
+    monkeypatch.setattr(model, "query_log_density", counting)
     extract_triangles(model, code, SplatSettings(resolution=32), MeshSettings(resolution=125))
     assert 0 < sum(asked) < 125**3 / 8
 
@@ -170,7 +171,7 @@ def test_floaters_that_only_fine_samples_show_are_left_out(
     shipped: tuple[TripoSR, SceneCode], toy: TriangleMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Every near miss is followed, so that parts of floaters come back.
-    monkeypatch.setattr(surface, "_NEAR_MISSES_IN_A_ROW", 200)
+    monkeypatch.setattr(lattice, "_NEAR_MISSES_IN_A_ROW", 200)
     size = MeshSettings(resolution=128)
     mesh = extract_triangles(*shipped, preset("embedded").splats, size)
     distance, _ = cKDTree(toy.vertices).query(mesh.vertices)
@@ -193,17 +194,18 @@ def test_every_cell_that_the_mesh_passes_through_is_sampled(
     model, code = shipped
     level, finer = math.log(25.0), 4
     with torch.inference_mode():
-        coarse = surface.log_density_lattice(model, code, 16, 25.0)
-        lattice = _refined(model, code, coarse, level, finer)
-        exact = surface.log_density_lattice(model, code, len(lattice), 25.0)
-    inside = (lattice > level).float()[None, None]
+        field = Field(model, code)
+        coarse, _, _ = lattice.search_lattice(field, 16, 25.0, 0.0)
+        refined = _refined(field, coarse, level, finer)
+        exact = lattice.search_lattice(field, len(refined), 25.0, 0.0)[0]
+    inside = (refined > level).float()[None, None]
     highest, lowest = (
         functional.max_pool3d(sign * inside, finer + 1, stride=finer)[0, 0] * sign
         for sign in (1, -1)
     )
     nodes = _nodes_of(highest != lowest, finer)
     assert nodes.sum() > 5_000
-    torch.testing.assert_close(lattice[nodes], exact[nodes], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(refined[nodes], exact[nodes], atol=1e-3, rtol=1e-4)
 
 
 def test_a_surface_that_meets_the_side_of_the_cube_is_closed() -> None:
