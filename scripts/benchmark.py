@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from generation.presets import PRESETS
+from generation.weights.sources import FLUX_NAMES
 from miner.interpreter import program_name
 from miner.surroundings import settle, settle_terminal
 from protocol.errors import SetupError
@@ -90,6 +91,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     pipeline.add_argument(
         "--models.dir", dest="models_dir", type=Path, metavar="DIR", help="the models folder"
+    )
+    pipeline.add_argument(
+        "--text_to_image.model",
+        dest="model",
+        choices=FLUX_NAMES.models,
+        help="text-to-image model (the preset's)",
+    )
+    pipeline.add_argument(
+        "--text_to_image.eight_bit",
+        dest="eight_bit",
+        type=_truth,
+        metavar="true|false",
+        help="whether it is held in 8 bits (as the preset says)",
     )
     parts = command("parts", "each network alone, in every way of running it", device="cuda")
     parts.add_argument("--only", action="append", metavar="NAME", help="one part of them; repeat")
@@ -182,6 +196,12 @@ def _parser() -> argparse.ArgumentParser:
         help="reference pictures (%(default)s)",
     )
     return parser
+
+
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+    return text == "true"
 
 
 def _positive(text: str) -> int:

@@ -60,8 +60,7 @@ def record(
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "pictures": torch.from_numpy(np.stack(pictures)),
-        "words": torch.cat([words for words, _ in embeddings]).cpu(),
-        "pooled": torch.cat([pooled for _, pooled in embeddings]).cpu(),
+        "embeddings": [torch.cat(parts).cpu() for parts in zip(*embeddings, strict=True)],
         "inputs": [{key: value.cpu() for key, value in step.items()} for step in steps],
         "outputs": torch.stack(outputs).cpu(),
         "scene_code": code.cpu(),
@@ -79,7 +78,7 @@ def compare(reference: Path, other: Path) -> dict[str, Any]:
 
     Returns:
         `image_psnr_db`, of every prompt's picture; `step_errors`, of the transformer's output at
-        every step for the same inputs; `words_error` and `pooled_error` of the prompts'
+        every step for the same inputs; `embedding_errors`, of each tensor of the prompts'
         embeddings, the worst prompt's; `scene_code_error` for the same cut-out;
         `view_psnr_db` of the clouds made of the scene codes, in every view; `gaussians`, of both.
         Errors are norms of differences over norms.
@@ -98,8 +97,10 @@ def compare(reference: Path, other: Path) -> dict[str, Any]:
             for a, b in zip(fast["pictures"], plain["pictures"], strict=True)
         ],
         "step_errors": errors("outputs"),
-        "words_error": max(errors("words")),
-        "pooled_error": max(errors("pooled")),
+        "embedding_errors": [
+            max(relative_error(a, b) for a, b in zip(parts, expected, strict=True))
+            for parts, expected in zip(fast["embeddings"], plain["embeddings"], strict=True)
+        ],
         "scene_code_error": relative_error(fast["scene_code"], plain["scene_code"]),
         "view_psnr_db": [psnr(a, b) for a, b in zip(*views, strict=True)],
         "gaussians": [len(cloud) for cloud in clouds],

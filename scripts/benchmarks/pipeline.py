@@ -17,7 +17,7 @@ from generation.settings import GenerationSettings
 from protocol.errors import SetupError
 from scripts.benchmarks import report
 from scripts.benchmarks.figures import write_figures
-from scripts.benchmarks.recipe import Figures, RecipeName, Request
+from scripts.benchmarks.recipe import Figures, RecipeName, Request, changed, model_name
 
 _DEFAULT_RUNS = {"cpu": 10, "cuda": 30}
 _DEFAULT_CANDIDATES_S = {"cpu": 0, "cuda": 25}
@@ -37,6 +37,8 @@ def run(
     candidates: int | None = None,
     memory_gib: float | None = None,
     models_dir: Path | None = None,
+    model: str | None = None,
+    eight_bit: bool | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Measures recipes over warm text tasks, each in a process of its own, and prints tables.
@@ -47,7 +49,7 @@ def run(
     Args:
         preset_name: The preset.
         recipes: "plain", "fast" or both, which gives their ratio and likeness; "fast" when None.
-        weights: "real" loads the preset's weights, "random" draws FLUX.1-schnell's size on a GPU.
+        weights: "real" loads the preset's weights, "random" draws full size on a GPU.
         runs: Tasks one after the other; 30 on CUDA and 10 on the CPU when None.
         requests: Tasks at each concurrency and each rung; 24 on CUDA, none on the CPU when None.
             The plain recipe takes at most 8, since each takes seconds.
@@ -57,6 +59,8 @@ def run(
         memory_gib: Most device memory of the fast recipe in GiB; 22 for gpu24 and 15.5 for gpu16
             when None.
         models_dir: The models folder; the default one when None.
+        model: Short name of the text-to-image model; the preset's own when None.
+        eight_bit: Whether it is held in 8 bits; as the preset says when None.
         out: JSON file to write the same figures to, if any.
 
     Returns:
@@ -68,19 +72,23 @@ def run(
     Raises:
         SetupError: A recipe cannot start, or failed; what was measured is printed all the same.
     """
-    settings = preset(preset_name)
+    settings = changed(preset(preset_name), model, eight_bit)
     kind = "cpu" if settings.device == "cpu" else "cuda"
     if weights == "random" and kind == "cpu":
         raise SetupError(
-            f"random weights have FLUX.1-schnell's size, and preset {preset_name} runs on the CPU",
-            fix="--preset gpu80 or gpu24 on a CUDA device, or --weights real",
+            f"random weights have full size, and preset {preset_name} runs on the CPU",
+            fix="--preset gpu80, gpu24 or gpu16 on a CUDA device, or --weights real",
         )
     runs = _DEFAULT_RUNS[kind] if runs is None else runs
     requests = _DEFAULT_REQUESTS[kind] if requests is None else requests
+    own_limit = None
+    if settings == preset(preset_name):
+        own_limit = _DEFAULT_MEMORY_GIB.get(preset_name)
     chosen = sorted(set(recipes or ("fast",)), reverse=True)  # plain is what fast is held against
     candidates = _DEFAULT_CANDIDATES_S[kind] if candidates is None else candidates
     figures: Figures = {
         "preset": preset_name,
+        "model": model_name(settings),
         "weights": weights,
         "runs": runs,
         "requests": requests,
@@ -98,7 +106,9 @@ def run(
                 requests=requests if fast else min(requests, _MOST_PLAIN_REQUESTS),
                 candidates_s=candidates if fast and settings.scoring.scorer != "none" else 0,
                 models_dir=None if models_dir is None else str(models_dir.absolute()),
-                memory_gib=memory_gib or _DEFAULT_MEMORY_GIB.get(preset_name) if fast else None,
+                memory_gib=memory_gib or own_limit if fast else None,
+                model=model,
+                eight_bit=eight_bit,
                 likeness=str(scratch / name) if len(chosen) == 2 else None,
                 reference=str(scratch / "plain") if (scratch / "plain").exists() else None,
             )

@@ -25,8 +25,9 @@ from generation.plan import Plan, Rung, Step
 from generation.presets import preset
 from generation.quiet import quiet_libraries
 from generation.result import Generation
-from generation.settings import GenerationSettings, ScoringSettings
+from generation.settings import GenerationSettings, ScoringSettings, TextToImageSettings
 from generation.stage import PROMPT_NEW, SCORE_STAGE
+from generation.weights.sources import FLUX_NAMES
 from miner.request import Caller
 from miner.request import Request as MinerRequest
 from miner.scheduling.candidates import CandidateLimits
@@ -73,6 +74,8 @@ class Request:
         candidates_s: Seconds from a request to the end of its candidates; 0 makes none.
         likeness: Folder for a recording of what the networks answer, if any.
         reference: Folder of the recording whose inputs are taken.
+        model: Short name of the text-to-image model; the preset's own when None.
+        eight_bit: Whether it is held in 8 bits; as the preset says when None.
     """
 
     preset: str
@@ -85,6 +88,35 @@ class Request:
     candidates_s: float = 0.0
     likeness: str | None = None
     reference: str | None = None
+    model: str | None = None
+    eight_bit: bool | None = None
+
+
+def changed(
+    settings: GenerationSettings, model: str | None, eight_bit: bool | None
+) -> GenerationSettings:
+    """Returns a preset with another text-to-image model, or the same in another form.
+
+    Args:
+        settings: The preset.
+        model: Short name of the model; None leaves it.
+        eight_bit: Whether it is held in 8 bits; None leaves it.
+    """
+    drawing = settings.text_to_image.model_dump()
+    drawing |= {} if model is None else {"model": model}
+    drawing |= {} if eight_bit is None else {"eight_bit": eight_bit}
+    return settings.model_copy(
+        update={"text_to_image": TextToImageSettings.model_validate(drawing)}
+    )
+
+
+def model_name(settings: GenerationSettings) -> str:
+    """Returns the text-to-image model, in what form it is held, as tables call it."""
+    drawing = settings.text_to_image
+    if drawing.model is None:
+        return "embedded"
+    name = FLUX_NAMES.name_of(drawing.model) or drawing.model.name
+    return f"{name}, 8 bits" if drawing.eight_bit else name
 
 
 def measure(
@@ -377,7 +409,8 @@ def main() -> int:
         result_file.write_text(json.dumps(latest), encoding="utf-8")
 
     try:
-        measure(request, preset(request.preset), save)
+        settings = changed(preset(request.preset), request.model, request.eight_bit)
+        measure(request, settings, save)
     except SetupError as error:
         save({"error": error.problem, "fix": error.fix})
         return 1

@@ -101,14 +101,17 @@ SIZES = Sizes(
 )
 
 
-def tiny_settings(dtype: str = "float32") -> GenerationSettings:
+def tiny_settings(dtype: str = "float32", *, model: str = "schnell") -> GenerationSettings:
     """Preset gpu80, small and on the CPU.
 
     Args:
         dtype: Number format of all networks.
+        model: Short name of the text-to-image model.
     """
     content = preset("gpu80").model_dump() | {"device": "cpu", "accelerate": False}
-    content["text_to_image"] |= {"size": 64, "max_sequence_length": 16, "steps": 2, "dtype": dtype}
+    content["text_to_image"] |= {"model": model, "size": 64, "steps": 2, "dtype": dtype}
+    if model == "schnell":
+        content["text_to_image"]["max_sequence_length"] = 16
     content["triposr"] |= {"chunk_size": 65_536, "dtype": dtype}
     content["splats"] |= {"max_gaussians": 8_000, "resolution": 48}
     return GenerationSettings.model_validate(content)
