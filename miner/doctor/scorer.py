@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -56,10 +57,19 @@ def judge_scorer(settings: GenerationSettings, locked: Collection[str], models: 
                 "validator: gsplat, which renders its views, is not installed",
                 "make install EXTRAS=gpu,score\nor --scoring.scorer none",
             )
-        if which("nvcc") is None and "CUDA_HOME" not in os.environ:
+        if not _is_compiled() and which("nvcc") is None and "CUDA_HOME" not in os.environ:
             return warning(
                 "validator: nvcc is not on the PATH; gsplat needs it once, to compile itself",
                 "install NVIDIA's CUDA toolkit of torch's version\nor --scoring.scorer none",
             )
     aligned = "its own network" if scoring.image_alignment == "llm2clip" else "a stand-in"
     return ok(f"validator: packages and weights are there; image tasks are compared by {aligned}")
+
+
+def _is_compiled() -> bool:
+    """Whether gsplat was built where nvcc is, as for the image, and needs none here."""
+    try:
+        files = distribution("gsplat").files or ()
+    except PackageNotFoundError:
+        return False
+    return any(file.suffix == ".so" and file.stem.startswith("csrc") for file in files)

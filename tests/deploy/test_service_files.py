@@ -75,6 +75,21 @@ def test_the_image_sets_only_variables_that_the_miner_knows(image_environ: dict[
     settings(image_environ, "--transports", "http")
 
 
+def test_the_gpu_image_scores_with_a_renderer_that_was_built_for_its_pytorch(
+    image_environ: dict[str, str],
+) -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    assert settings({**image_environ, "MINER_PRESET": "gpu80"}, "--transports=http").scoring
+    assert not [name for name in image_environ if name.startswith("MINER_SCORING")]
+    assert '".[gpu,score]"' in text
+    runtime = re.search(
+        r"^nvidia-cuda-runtime==(\d+\.\d+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE
+    )
+    assert runtime is not None
+    assert re.findall(r"^ARG CUDA=(\d+\.\d+)\.", text, re.MULTILINE) == [runtime[1]]
+    assert f"COPY --from=cuda /usr/local/cuda-{runtime[1]} " in text
+
+
 def test_the_unit_sets_only_variables_that_the_miner_knows(example: dict[str, str]) -> None:
     given = dict(line.split("=", 1) for line in option("Environment"))
     settings({name: value for name, value in {**example, **given}.items() if name not in OTHERS})

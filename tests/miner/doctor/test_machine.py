@@ -3,6 +3,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackagePath
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -347,6 +348,16 @@ def test_the_scorer_and_what_it_lacks_is_told(
         monkeypatch.setattr("miner.doctor.scorer.find_spec", lambda name, module=module: module)
         monkeypatch.setattr("miner.doctor.scorer.which", lambda name, program=program: program)
         assert found in judge_scorer(GPU80, needed, tmp_path).found
+    monkeypatch.setattr("miner.doctor.scorer.which", lambda name: None)
+    for name, status in (
+        ("gsplat/csrc.so", Status.OK),
+        ("gsplat/cuda/csrc/Null.h", Status.WARNING),
+    ):
+        installed = SimpleNamespace(files=[PackagePath(name)])
+        monkeypatch.setattr(
+            "miner.doctor.scorer.distribution", lambda name, installed=installed: installed
+        )
+        assert judge_scorer(GPU80, needed, tmp_path).status is status
 
 
 @pytest.mark.parametrize(("device", "extras"), [("cuda:1", "gpu,score"), ("cpu", "score")])
