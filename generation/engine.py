@@ -100,7 +100,7 @@ class Engine:
         self._functions = functions
         self._drop_caches = drop_caches
         self._remembers = remembers
-        self._text_routes: dict[tuple[Rung, Output, Part, bool], tuple[Step, ...]] = {}
+        self._text_routes: dict[tuple[Rung, Output, Part, int, bool], tuple[Step, ...]] = {}
         self._cause_of_death: str | None = None
         self._frozen = False
 
@@ -139,7 +139,8 @@ class Engine:
             SetupError: A step failed.
         """
         compiles = self.settings.accelerate
-        steps = count_steps(self.ladder, self.route, compiles=compiles)
+        together = self.settings.text_to_image.batch
+        steps = count_steps(self.ladder, self.route, compiles=compiles, together=together)
         async with process.one_at_a_time():
             try:
                 with self._bar(steps) as tick:
@@ -150,6 +151,7 @@ class Engine:
                         self._remembers,
                         tick,
                         compiles=compiles,
+                        together=together,
                     )
             except (GenerationError, EngineDead, TaskError) as error:
                 raise SetupError(
@@ -163,7 +165,12 @@ class Engine:
         return seconds
 
     def route(
-        self, task: Task, rung: Rung, output: Output = "splats", part: Part = "whole"
+        self,
+        task: Task,
+        rung: Rung,
+        output: Output = "splats",
+        part: Part = "whole",
+        pictures: int = 1,
     ) -> tuple[Step, ...]:
         """Returns the steps that a task takes at a rung; see `Stage.cost_key`.
 
@@ -174,18 +181,20 @@ class Engine:
             rung: The quality level.
             output: What the task becomes.
             part: All the way, or one half of it.
+            pictures: How many a plan of the part "picture" draws together: 1, or as many as
+                `text_to_image.batch`, for which the warm-up has prepared.
 
         Raises:
             TaskError: The header of an image task's picture cannot be read.
         """
         stages = self._stages[rung.back_end]
         if not isinstance(task, TextTask):
-            return route(stages, task, rung, output, part)
+            return route(stages, task, rung, output, part, pictures=pictures)
         # The steps of all text tasks are the same, but for whether the prompt is remembered.
-        key = (rung, output, part, self._remembers(task.prompt))
+        key = (rung, output, part, pictures, self._remembers(task.prompt))
         steps = self._text_routes.get(key)
         if steps is None:
-            steps = route(stages, task, rung, output, part, remembered=key[-1])
+            steps = route(stages, task, rung, output, part, pictures=pictures, remembered=key[-1])
             self._text_routes[key] = steps
         return steps
 
@@ -207,7 +216,7 @@ class Engine:
         Args:
             task: What to make.
             plan: How; its steps come from `route`.
-            start: What a plan of the part "object" starts from: the cut-out of one of "picture".
+            start: What a plan of the part "object" starts from: a cut-out of one of "picture".
             seconds_left: Of the request's time, now; `plan.latest_start` counts on it.
             turn: Its place in every lane.
             on_event: Called in the event loop. A step that runs reports "started", then "finished"
@@ -227,7 +236,7 @@ class Engine:
         except GenerationEnded as error:
             error.timings = request.timings
             raise
-        if not isinstance(made, Asset | TriangleMesh | Cutout) or cutout is None:
+        if not isinstance(made, Asset | TriangleMesh | tuple) or cutout is None:
             raise ValueError(f"the plan of {len(plan.steps)} steps makes no asset")
         return Generation(task.id, plan.rung.name, made, request.timings, cutout)
 
@@ -261,7 +270,7 @@ class Engine:
         value: Any = task if request.start is None else request.start
         cutout = value if isinstance(value, Cutout) else None
         for position, step in enumerate(plan.steps):
-            context = StepContext(task, plan.rung, step.index)
+            context = StepContext(task, plan.rung, step.index, plan.seeds)
             work = partial(functions[step.stage], value, context)
             try:
                 value = await self._take(request, position, work)
@@ -269,8 +278,8 @@ class Engine:
                 if not step.optional:
                     raise
                 logger.warning("a task goes on without its stage {}: {}", step.stage, error)
-            if isinstance(value, Cutout):
-                cutout = value
+            seen = value if isinstance(value, tuple) else (value,)
+            cutout = next((each for each in seen if isinstance(each, Cutout)), cutout)
         return value, cutout
 
     async def _take(self, request: RequestRun, position: int, work: Callable[[], Any]) -> Any:

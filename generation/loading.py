@@ -11,15 +11,16 @@ from torch import Tensor
 
 from generation.acceleration.compiling import keep_compiled_code
 from generation.acceleration.streams import all_to_host, to_host
-from generation.errors import GenerationError, NoObject
+from generation.errors import GenerationError, NoObject, OutOfMemory
 from generation.lift import BACK_ENDS
+from generation.packing import Splats
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.drawing import Drawing
 from generation.pictures.framing import MAX_SIDE, composite_on_grey, lay_on_grey, pixels_of
 from generation.pictures.loading import load_text_to_image
 from generation.pictures.text_to_image import TextToImage
 from generation.scoring.score import Scorer
-from generation.scoring.validity import check
+from generation.scoring.validity import report_on
 from generation.settings import GenerationSettings
 from generation.stage import Asset, Cutout, StageFunction, StepContext
 from generation.weights.cache_dir import cache_dir
@@ -27,7 +28,6 @@ from generation.weights.store import locate_models
 from generation.words import known_prompt
 from protocol import spz
 from protocol.errors import SetupError, TaskError
-from protocol.gaussians import GaussianCloud
 from protocol.images import decode_image
 from protocol.tasks import ImageTask, TextTask
 
@@ -226,13 +226,15 @@ def assemble(
     def prompt(task: TextTask, context: StepContext) -> Drawing:
         rung = context.rung
         words = known_prompt(task.prompt, settings.vocabulary)
-        return flux.begin(words, (task.seed,), steps=rung.steps, size=rung.size)
+        seeds = context.seeds or (task.seed,)
+        return flux.begin(words, seeds, steps=rung.steps, size=rung.size)
 
     def denoise(drawing: Drawing, context: StepContext) -> Drawing:
         return flux.denoise(drawing)
 
-    def decode(drawing: Drawing, context: StepContext) -> Tensor:
-        return flux.decode(drawing)[0]
+    def decode(drawing: Drawing, context: StepContext) -> Tensor | tuple[Tensor, ...]:
+        pictures = flux.decode(drawing)
+        return pictures.unbind() if context.seeds else pictures[0]
 
     def drop_caches() -> None:
         flux.drop_caches()
@@ -256,8 +258,8 @@ def assemble_image_only(
     def cutout(source: Tensor | ImageTask, context: StepContext) -> Cutout:
         return _cut_out(background, source, skip_plain=context.rung.skip_plain)
 
-    def encode(cloud: GaussianCloud, context: StepContext) -> Asset:
-        return _encode(cloud, settings.spz_level)
+    def encode(splats: Splats, context: StepContext) -> Asset:
+        return _encode(splats, settings.spz_level)
 
     def drop_caches() -> None:
         if scorer is not None:
@@ -265,7 +267,7 @@ def assemble_image_only(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    functions: dict[str, StageFunction] = {"cutout": cutout, "encode": encode}
+    functions: dict[str, StageFunction] = {"cutout": _for_each(cutout), "encode": encode}
     if scorer is not None:
         functions |= scoring_stages(scorer)
     return LoadedStages(functions | _by_back_end(back_ends), drop_caches, lambda prompt: False)
@@ -280,7 +282,33 @@ def scoring_stages(scorer: Scorer) -> dict[str, StageFunction]:
     def score(asset: Asset, context: StepContext) -> Asset:
         return replace(asset, score=scorer.score(asset, context.task))
 
-    return {"rate": rate, "score": score}
+    return {"rate": _for_each(rate), "score": score}
+
+
+def _for_each(function: StageFunction) -> StageFunction:
+    """Makes a function also of pictures that are drawn together, in a tuple.
+
+    One that fails becomes None, unless all do.
+    """
+
+    def run(value: Any, context: StepContext) -> Any:
+        if not isinstance(value, tuple):
+            return function(value, context)
+        made: list[Any] = []
+        failure: GenerationError | None = None
+        for picture in value:
+            try:
+                made.append(None if picture is None else function(picture, context))
+            except OutOfMemory:
+                raise
+            except GenerationError as error:
+                made.append(None)
+                failure = error
+        if failure is not None and not any(each is not None for each in made):
+            raise failure
+        return tuple(made)
+
+    return run
 
 
 def _by_back_end(
@@ -317,12 +345,12 @@ def _cut_out(
     return Cutout(to_host(shown), rgba, grey, on_device=on_grey)
 
 
-def _encode(cloud: GaussianCloud, level: int) -> Asset:
-    file = spz.encode(cloud, level=level)
-    report = check(cloud, wire_bytes=len(file))
+def _encode(splats: Splats, level: int) -> Asset:
+    file = spz.compress(splats.payload, level=level)
+    report = report_on(splats.measures, wire_bytes=len(file))
     if not report.passed:
         raise GenerationError(f"a validator would score the cloud 0: {report.summary()}")
-    return Asset(cloud, file, report)
+    return Asset(splats.cloud, file, report)
 
 
 def device_name(device: str) -> str:

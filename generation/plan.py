@@ -12,7 +12,7 @@ Output = Literal["splats", "mesh"]
 """What a task becomes: a Gaussian cloud, or a triangle mesh of the same object."""
 
 Part = Literal["whole", "picture", "object"]
-"""How much of the way a plan takes: from the task to the end; from the task to a rated cut-out; or
+"""How much of the way a plan takes: from the task to the end; from the task to rated cut-outs; or
 from a cut-out to the end. Candidates are drawn by the second and lifted by the third."""
 
 
@@ -67,12 +67,15 @@ class Plan:
         latest_start: Seconds left of the request's time at which each step must have started: a
             step that still waits then is skipped and the request is given up. Empty: no limits.
         limit: Seconds that each step may run before its engine is suspected to hang. Empty: none.
+        seeds: Of the pictures that a plan of the part "picture" draws together; empty in others,
+            which draw one with the task's own seed.
     """
 
     rung: Rung
     steps: tuple[Step, ...]
     latest_start: tuple[float, ...] = ()
     limit: tuple[float, ...] = ()
+    seeds: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("latest_start", "limit"):

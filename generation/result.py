@@ -19,16 +19,16 @@ class Generation:
     Attributes:
         task_id: Id of the task.
         rung: Name of the quality level.
-        made: The Gaussian cloud with its file, or the mesh, as the plan asked; the cut-out if the
-            plan ends there.
+        made: The Gaussian cloud with its file, or the mesh, as the plan asked; the cut-outs if the
+            plan ends there, None in the place of one that failed.
         timings: Seconds that each stage occupied its lane, summed over its steps, without waiting,
             in the order in which the stages began.
-        seen: The cut-out on the way, with its picture.
+        seen: The cut-out on the way, with its picture; the first of several.
     """
 
     task_id: str
     rung: str
-    made: Asset | TriangleMesh | Cutout
+    made: Asset | TriangleMesh | tuple[Cutout | None, ...]
     timings: Mapping[str, float]
     seen: Cutout
 

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from generation.plan import Rung
 from generation.weights.sources import (
+    CUTOUT_NAMES,
     FLUX_NAMES,
     Frozen,
     HubModel,
@@ -54,6 +55,9 @@ class TextToImageSettings(Frozen):
     """Seed of the noise when a task brings none."""
     template: Annotated[str, AfterValidator(_has_placeholder)] = "{prompt}"
     """What is made of a prompt; {prompt} stands for it."""
+    batch: Annotated[int, Field(ge=1, le=8)] = 1
+    """Pictures of further candidates that are drawn together. More take less time each, and more
+    memory; a request that arrives waits for one denoising step of all of them."""
     eight_bit: bool = False
     """Hold the large linear layers of the transformer and of the text encoder in 8 bits instead of
     16, which takes klein from 14 to 8 GB and schnell from 34 to 18."""
@@ -62,8 +66,9 @@ class TextToImageSettings(Frozen):
 class CutoutSettings(Frozen):
     """Picture to cut-out: rembg's models, and the framing that TripoSR was trained on."""
 
-    model: ReleaseModel | None = None
-    """Where the weights come from; null for those shipped in generation/embedded/."""
+    model: Annotated[ReleaseModel | None, CUTOUT_NAMES] = None
+    """Where the weights come from: isnet, birefnet, birefnet_lite, any other of rembg's models or
+    one of U2-Net's layout by its fields; null for those shipped in generation/embedded/."""
     runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
     """What runs the network: ONNX Runtime, through rembg, or torch, on the device. What torch
     cannot run is left to ONNX Runtime."""

@@ -39,11 +39,13 @@ class StepContext:
         task: The task.
         rung: The quality level.
         index: Which of its stage's steps this is, from 0.
+        seeds: See `Plan.seeds`.
     """
 
     task: Task
     rung: Rung
     index: int = 0
+    seeds: tuple[int | None, ...] = ()
 
 
 StageFunction = Callable[[Any, StepContext], Any]
@@ -126,6 +128,8 @@ class Stage:
         output: Which tasks need it, by what they become; None if all do.
         parts: In which plans it is.
         optional: See `Step.optional`.
+        together: Whether one step of it serves all pictures that are drawn together, and takes as
+            much longer.
     """
 
     name: str
@@ -136,6 +140,7 @@ class Stage:
     output: Output | None = None
     parts: frozenset[Part] = _OBJECT
     optional: bool = False
+    together: bool = False
 
 
 PROMPT_NEW, PROMPT_REMEMBERED = "prompt:new", "prompt:remembered"
@@ -166,6 +171,7 @@ PICTURE_STAGES = (
         text_only=True,
         repeats=_denoising_steps,
         parts=_PICTURE,
+        together=True,
     ),
     Stage(
         "decode",
@@ -173,8 +179,9 @@ PICTURE_STAGES = (
         lambda task, rung, remembered: f"decode:{rung.size}",
         text_only=True,
         parts=_PICTURE,
+        together=True,
     ),
-    Stage("cutout", CUTOUT, _cutout_key, parts=_PICTURE),
+    Stage("cutout", CUTOUT, _cutout_key, parts=_PICTURE, together=True),
 )
 """From a task to a framed cut-out; an image task enters at the last one."""
 
@@ -183,7 +190,13 @@ ENCODE = Stage(
 )
 """From a Gaussian cloud to a checked SPZ file."""
 
-RATE = Stage("rate", SCORE, lambda task, rung, remembered: "rate", parts=frozenset({"picture"}))
+RATE = Stage(
+    "rate",
+    SCORE,
+    lambda task, rung, remembered: "rate",
+    parts=frozenset({"picture"}),
+    together=True,
+)
 """From a cut-out to the same with a rating. The first candidate is lifted without one."""
 
 SCORE_STAGE = Stage(
@@ -203,6 +216,7 @@ def route(
     output: Output = "splats",
     part: Part = "whole",
     *,
+    pictures: int = 1,
     remembered: bool = False,
 ) -> tuple[Step, ...]:
     """Returns the steps that a task takes at a rung.
@@ -212,14 +226,16 @@ def route(
         task: Text or image.
         rung: The quality level.
         output: What the task becomes.
-        part: All the way, or to the rated cut-out, or from there.
+        part: All the way, or to the rated cut-outs, or from one of them.
+        pictures: How many a plan of the part "picture" draws together.
         remembered: Whether the engine still has the encoding of a text task's prompt.
     """
     return tuple(
         Step(
             stage.name,
             stage.lane,
-            stage.cost_key(task, rung, remembered),
+            stage.cost_key(task, rung, remembered)
+            + (f":x{pictures}" if stage.together and pictures > 1 else ""),
             index,
             optional=stage.optional,
         )

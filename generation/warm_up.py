@@ -37,7 +37,7 @@ class Route(Protocol):
     """Gives the steps of a task at a rung: `Engine.route`."""
 
     def __call__(
-        self, task: Task, rung: Rung, output: Output, part: Part = "whole"
+        self, task: Task, rung: Rung, output: Output, part: Part = "whole", pictures: int = 1
     ) -> tuple[Step, ...]:
         """Returns the steps."""
 
@@ -65,7 +65,7 @@ def rounds_of(
     return tuple(timed if compiles else timed[:1]), tuple(timed)
 
 
-def count_steps(ladder: Sequence[Rung], route: Route, *, compiles: bool) -> int:
+def count_steps(ladder: Sequence[Rung], route: Route, *, compiles: bool, together: int = 1) -> int:
     """Returns how many steps `visit_cost_keys` takes if prompts are remembered."""
     probe = _text_task("a brown chair")
     rounds = rounds_of(ladder, route, compiles=compiles)
@@ -80,7 +80,8 @@ def count_steps(ladder: Sequence[Rung], route: Route, *, compiles: bool) -> int:
         for rungs in rounds
         for rung in rungs
     )
-    return drawn + given + lifted + judged + len(rounds)
+    several = len(rounds) * len(_several(route, probe, ladder[0], together))
+    return drawn + given + lifted + judged + several + len(rounds)
 
 
 async def visit_cost_keys(
@@ -91,13 +92,15 @@ async def visit_cost_keys(
     tick: Callable[[str], None],
     *,
     compiles: bool,
+    together: int = 1,
 ) -> Mapping[str, float]:
     """Visits every cost key of text and image tasks.
 
     A text task with a new prompt runs at every rung of `rounds_of`. Its picture, as a small and as
     a large JPEG file, visits the cut-outs of image tasks. The small one also becomes a mesh, in the
     last round; in the first, too, if networks are compiled. What scores visits the picture and, as
-    the picture of an image task, the cloud of each text task.
+    the picture of an image task, the cloud of each text task. At the best rung, pictures are drawn
+    together, too.
 
     No step is optional here: one that fails now would fail with every request.
 
@@ -108,6 +111,7 @@ async def visit_cost_keys(
         remembers: Whether a prompt's encoding is in memory.
         tick: Receives the name of each stage as a step of it starts.
         compiles: Whether networks are compiled or recorded for each shape.
+        together: Pictures of further candidates that are drawn together.
 
     Returns:
         Seconds by cost key: the median of the last round.
@@ -121,9 +125,12 @@ async def visit_cost_keys(
         elif event.kind == "finished":
             seconds[event.step.cost_key].append(event.ran_s)
 
-    async def run(task: Task, rung: Rung, steps: Sequence[Step], start: Any = None) -> _Walked:
+    async def run(
+        task: Task, rung: Rung, steps: Sequence[Step], start: Any = None, *, pictures: int = 0
+    ) -> _Walked:
         required = tuple(replace(step, optional=False) for step in steps)
-        return await walk(RequestRun(task, Plan(rung, required), note, start=start))
+        plan = Plan(rung, required, seeds=tuple(range(pictures)))
+        return await walk(RequestRun(task, plan, note, start=start))
 
     rounds = rounds_of(ladder, route, compiles=compiles)
     for number, rungs in enumerate(rounds, start=1):
@@ -138,6 +145,8 @@ async def visit_cost_keys(
             if cutout is None:
                 continue
             await run(task, rung, _rating(route, task, rung), cutout)
+            if rung == ladder[0] and (several := _several(route, task, rung, together)):
+                await run(task, rung, several, pictures=together)
             small, large = await asyncio.to_thread(_image_tasks, cutout.picture)
             await run(small, rung, _scoring(route, small, rung), made)
             for given in (small, large):
@@ -161,6 +170,13 @@ def _after_cutout(steps: Sequence[Step]) -> Sequence[Step]:
 def _rating(route: Route, task: Task, rung: Rung) -> tuple[Step, ...]:
     """The steps from a cut-out to its rating; none without a scorer."""
     return tuple(s for s in route(task, rung, "splats", "picture") if s.stage == RATE.name)
+
+
+def _several(route: Route, task: Task, rung: Rung, together: int) -> tuple[Step, ...]:
+    """The steps to the cut-outs of several pictures; none without a scorer, or if there is one."""
+    if together == 1 or not _rating(route, task, rung):
+        return ()
+    return route(task, rung, "splats", "picture", together)
 
 
 def _scoring(route: Route, task: Task, rung: Rung) -> tuple[Step, ...]:

@@ -67,26 +67,26 @@ class Entry:
 
     def start_of(self, active: ActiveRequest) -> Cutout | None:
         """Returns what a plan of the request or of a candidate starts from, beside the task."""
-        candidate, candidates = active.candidate, self.active.candidates
-        if candidate is None or candidates is None or candidate.state != "lifting":
+        candidates = self.active.candidates
+        if candidates is None or not active.group or active.group[0].state != "lifting":
             return None
         # What is lifted or left out now would otherwise take megabytes each until the answer.
         needed = {each.number for each in candidates.all if each.state in ("drawn", "lifting")}
         self.drawn = {number: cut for number, cut in self.drawn.items() if number in needed}
-        return self.drawn[candidate.number]
+        return self.drawn[active.group[0].number]
 
-    def take(self, active: ActiveRequest, made: Generation, now: float) -> float | None:
-        """Keeps what a plan made; returns its score, or the rating of a picture."""
-        if isinstance(made.made, Cutout):
-            if active.candidate is not None:
-                self.drawn[active.candidate.number] = made.made
-            return made.made.rating
+    def take(self, active: ActiveRequest, made: Generation, now: float) -> list[float | None]:
+        """Keeps what a plan made; returns its score, or the rating of each picture."""
+        if isinstance(made.made, tuple):
+            drawn = zip(active.group, made.made, strict=True)
+            self.drawn |= {each.number: cut for each, cut in drawn if cut is not None}
+            return [None if cut is None else cut.rating for cut in made.made]
         score = made.score.value if made.score is not None else None
         if self.best is None:
             self.best, self.made_at = made, now
         elif (score or 0.0) > (self.best.score.value if self.best.score is not None else 0.0):
             self.best = made
-        return score
+        return [score]
 
     def cancel(self) -> None:
         """Cancels everything that engines run for it."""

@@ -185,8 +185,8 @@ class ActiveRequest:
         abandoned: Whether it has its answer already, and only its running step is still to end.
         head_start_s: By how much its place in every lane is ahead of its deadline's.
         candidates: Its candidates, once the first object is made.
-        parent: The request that this is a candidate of; None if it is a request itself.
-        candidate: Which of the parent's it is.
+        parent: The request whose candidates this makes; None if it is a request itself.
+        group: Which of the parent's it makes: one that is lifted, or all that are drawn together.
     """
 
     request: Request
@@ -210,7 +210,7 @@ class ActiveRequest:
     head_start_s: float = 0.0
     candidates: Candidates | None = None
     parent: "ActiveRequest | None" = None
-    candidate: Candidate | None = None
+    group: tuple[Candidate, ...] = ()
 
     @property
     def turn(self) -> Turn:

@@ -82,7 +82,9 @@ class MinerService:
         self._delivery = DeliveryTimes()
         self._scheduler = Scheduler(
             engines[0].ladder,
-            lambda request, rung, part: engines[0].route(request.task, rung, request.output, part),
+            lambda request, rung, part, pictures=1: engines[0].route(
+                request.task, rung, request.output, part, pictures
+            ),
             estimates=estimates,
             delivery=self._delivery,
             budget_s=budget_s,
@@ -123,9 +125,8 @@ class MinerService:
         entry = self._entries.get(request_id)
         if entry is None:
             return None
-        turn = entry.active.turn
         others = (other for other in self._entries.values() if other.best is None)
-        return sum(other.active.turn < turn for other in others)
+        return sum(other.active.turn < entry.active.turn for other in others)
 
     def snapshot(self) -> ServiceSnapshot:
         """Returns what the service looks like now; takes a forecast, so about a millisecond."""
@@ -292,13 +293,13 @@ class MinerService:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        wake_at = self._scheduler.wake_up_at()
-        if wake_at is not None:
+        if (wake_at := self._scheduler.wake_up_at()) is not None:
             delay = max(0.001, wake_at - self._clock() + 0.001)
             self._alarm = asyncio.get_running_loop().call_later(delay, self._proceed)
 
     async def _run(self, entry: Entry, dispatch: Dispatch, engine: EngineClient) -> None:
         active = dispatch.active
+        worths: list[float | None] = [None] * max(1, len(active.group))
         try:
             made = await engine.run(
                 active.request.task,
@@ -319,12 +320,11 @@ class MinerService:
                 self._end(active, end)
                 return
             logger.debug("candidate {} is given up: {}", active.request.id, end.reason)
-            worth = None
         else:
-            counts = self._scheduler.counts(active)
-            worth = entry.take(active, made, self._clock()) if counts else None
+            if self._scheduler.counts(active):
+                worths = entry.take(active, made, self._clock())
         entry.runs.pop(active.request.id, None)
-        self._scheduler.made(active, worth)
+        self._scheduler.made(active, worths)
         entry.tell()
         self._proceed()
 

@@ -44,9 +44,17 @@ class EngineClient(Protocol):
         """
 
     def route(
-        self, task: Task, rung: Rung, output: Output = "splats", part: Part = "whole"
+        self,
+        task: Task,
+        rung: Rung,
+        output: Output = "splats",
+        part: Part = "whole",
+        pictures: int = 1,
     ) -> tuple[Step, ...]:
-        """Returns the steps that a task takes at a rung to become splats or a mesh."""
+        """Returns the steps that a task takes at a rung to become splats or a mesh.
+
+        A plan of the part "picture" may draw several pictures together.
+        """
 
     async def run(
         self,

@@ -4,6 +4,8 @@ The first object is made as if there were no others. After it, candidates with o
 and rated as pictures, which is the cheap part; the best of each few is lifted and scored.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,12 +30,14 @@ class CandidateLimits:
         target: A score at which no further one is made.
         spend: Share of a request's budget, counted from its receipt, within which they are made.
         pictures: Further pictures from which the best one is lifted; 1 lifts all of them.
+        together: Pictures that the engine draws together; the last ones are drawn one by one.
     """
 
     max: int = 1
     target: float = 1.0
     spend: float = 0.8
     pictures: int = 1
+    together: int = 1
 
 
 @dataclass(eq=False)
@@ -103,41 +107,49 @@ class Candidates:
         """Whether one of them is being made."""
         return bool(self._in("drawing", "lifting"))
 
-    def next(self) -> Candidate | None:
-        """Returns what should be started next, were there time: to be lifted if it is drawn.
+    def next(self, together: int = 1) -> tuple[Candidate, ...]:
+        """Returns what should be started next, were there time: one to be lifted, or some to draw.
 
-        None if everything is done, or waits for what runs. Starts nothing: see `start`.
+        Empty if everything is done, or waits for what runs. Starts nothing: see `start`.
+
+        Args:
+            together: How many pictures are drawn together, if as many are left.
         """
         if self.good_enough:
-            return None
+            return ()
         drawn, waiting = self._in("drawn"), self._in("waiting")
         if chosen := [each for each in drawn if each.chosen]:
-            return _best_rated(chosen)
+            return (_best_rated(chosen),)
         if len(drawn) >= self.limits.pictures:
-            return _best_rated(drawn)
-        if waiting:
-            return waiting[0]
-        if len(self.all) < self.limits.max:
-            number = len(self.all)
-            return Candidate(number, seed_of(self.seed, number), "waiting")
+            return (_best_rated(drawn),)
+        new = (
+            Candidate(number, seed_of(self.seed, number), "waiting")
+            for number in range(len(self.all), self.limits.max)
+        )
+        if group := tuple(itertools.islice(itertools.chain(waiting, new), together)):
+            return group if len(group) == together else group[:1]
         return self.last()
 
-    def last(self) -> Candidate | None:
+    def last(self) -> tuple[Candidate, ...]:
         """Returns what to lift if no further picture is drawn: the best of those that are drawn.
 
-        None if there is none, or while one is being drawn.
+        Empty if there is none, or while one is being drawn.
         """
         drawn = self._in("drawn")
         if self.good_enough or not drawn or self._in("drawing"):
-            return None
-        return _best_rated([each for each in drawn if each.chosen] or drawn)
+            return ()
+        return (_best_rated([each for each in drawn if each.chosen] or drawn),)
 
-    def start(self, candidate: Candidate) -> None:
+    def start(self, group: Sequence[Candidate]) -> None:
         """Starts what `next` or `last` has returned.
 
         Of the pictures that it was the best of, no other is lifted. With one picture for each
         object it was not compared with any.
         """
+        for candidate in group:
+            self._start(candidate)
+
+    def _start(self, candidate: Candidate) -> None:
         if candidate.state == "drawn":
             if self.limits.pictures > 1 and not candidate.chosen:
                 candidate.chosen = True
@@ -150,8 +162,12 @@ class Candidates:
             self.all.append(candidate)
         candidate.state = "drawing"
 
-    def end(self, candidate: Candidate, worth: float | None) -> None:
-        """Takes in the rating of a picture, or the score of an object; None if it failed."""
+    def end(self, group: Sequence[Candidate], worths: Sequence[float | None]) -> None:
+        """Takes in the rating of each picture, or the score of an object; None if it failed."""
+        for candidate, worth in zip(group, worths, strict=True):
+            self._end(candidate, worth)
+
+    def _end(self, candidate: Candidate, worth: float | None) -> None:
         if worth is None:
             candidate.state = "failed"
         elif candidate.state == "drawing":
@@ -161,9 +177,10 @@ class Candidates:
             if worth > (self.best.score or 0.0):
                 self.best = candidate
 
-    def take_back(self, candidate: Candidate) -> None:
+    def take_back(self, group: Sequence[Candidate]) -> None:
         """Undoes `start`: the machine is needed for others."""
-        candidate.state = "drawn" if candidate.state == "lifting" else "waiting"
+        for candidate in group:
+            candidate.state = "drawn" if candidate.state == "lifting" else "waiting"
 
     def _in(self, *states: CandidateState) -> list[Candidate]:
         return [each for each in self.all if each.state in states]

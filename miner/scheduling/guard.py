@@ -257,9 +257,8 @@ class Guard:
                 mean, variance = after, spread
         if active.probe:
             latest = [0.0] * len(costs)  # Its own estimates are what is in doubt.
-        return Plan(
-            plan.rung, plan.steps, tuple(reversed(latest)), tuple(step_limit(c) for c in costs)
-        )
+        limits = tuple(step_limit(cost) for cost in costs)
+        return replace(plan, latest_start=tuple(reversed(latest)), limit=limits)
 
     def hopeless(self, active: ActiveRequest) -> str | None:
         """Says why a request between two steps can no longer be on time, or returns None.

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
+from typing import Protocol
 
 from generation.plan import Part, Plan, Rung, Step
 from miner.request import ActiveRequest, Request
@@ -19,7 +20,7 @@ from miner.scheduling.forecast import Finish
 from protocol.tasks import TextTask
 
 AT_ONCE = 2
-"""Candidates on one engine at a time: while one is drawn, another is lifted."""
+"""Groups of candidates on one engine at a time: while one is drawn, another is lifted."""
 
 FIRST_ARRIVAL = 2**61
 """The arrival of the first candidate: after those of all requests."""
@@ -32,8 +33,14 @@ Z = 2.0
 
 _NOW = Finish(0.0, 0.0)
 
-Route = Callable[[Request, Rung, Part], tuple[Step, ...]]
-"""The steps that a request takes at a rung."""
+
+class Route(Protocol):
+    """Gives the steps that a request takes at a rung."""
+
+    def __call__(
+        self, request: Request, rung: Rung, part: Part, pictures: int = 1
+    ) -> tuple[Step, ...]:
+        """Returns the steps; a plan of the part "picture" may draw several together."""
 
 
 @dataclass
@@ -90,15 +97,15 @@ class Improver:
         active.candidates.begin(score or 0.0)
         self._requests[request.id] = active
 
-    def end(self, extra: ActiveRequest, worth: float | None) -> None:
-        """Takes in what a candidate's plan made: a rating, a score, or None if it failed."""
-        if extra.parent is not None and extra.parent.candidates and extra.candidate:
-            extra.parent.candidates.end(extra.candidate, worth)
+    def end(self, extra: ActiveRequest, worths: Sequence[float | None]) -> None:
+        """Takes in what a plan of candidates made: ratings, a score, or None for what failed."""
+        if extra.parent is not None and extra.parent.candidates:
+            extra.parent.candidates.end(extra.group, worths)
 
     def take_back(self, extra: ActiveRequest) -> None:
-        """Takes in that a candidate was given up before its end."""
-        if extra.parent is not None and extra.parent.candidates and extra.candidate:
-            extra.parent.candidates.take_back(extra.candidate)
+        """Takes in that candidates were given up before their end."""
+        if extra.parent is not None and extra.parent.candidates:
+            extra.parent.candidates.take_back(extra.group)
 
     def leave(self, active: ActiveRequest) -> None:
         """Takes out a request that is answered."""
@@ -160,22 +167,22 @@ class Improver:
         left = self.stop_at(active) - self._clock()
         over = left <= 0.0 or self._stopped or candidates.good_enough
         waits = False
-        while not over and (candidate := candidates.next()) is not None:
+        # Only for the best rung does the warm-up prepare an engine to draw several together.
+        together = candidates.limits.together if active.rung == 0 else 1
+        while not over and (group := candidates.next(together)):
             free = room.free()
             if not free:
                 waits = room.fits_later(self._cheapest(active, candidates), left)
                 break
-            extra, whole = self._extra(active, candidate)
-            engine = room.fits(whole, free, left)
-            last = candidates.last() if engine is None and candidate.state != "drawn" else None
-            if last is not None:
-                # Too late for a further picture, but not for an object of those that are drawn.
-                candidate = last
-                extra, whole = self._extra(active, candidate)
+            # If several pictures take too long, one may fit, or the object of one that is drawn.
+            for each in dict.fromkeys((group, group[:1], candidates.last() or group)):
+                extra, whole = self._extra(active, each)
                 engine = room.fits(whole, free, left)
+                if engine is not None:
+                    break
             if engine is None:
                 break
-            candidates.start(candidate)
+            candidates.start(extra.group)
             extra.engine = engine
             room.take(extra, engine)
             due.start.append((extra, engine))
@@ -184,7 +191,7 @@ class Improver:
 
     def _cheapest(self, active: ActiveRequest, candidates: Candidates) -> Sequence[Step]:
         """Returns the fewest steps to a further object of a request."""
-        part: Part = "picture" if candidates.last() is None else "object"
+        part: Part = "object" if candidates.last() else "picture"
         # Kept: this is asked for all that wait whenever a step of anybody begins or ends.
         key = (active.request.id, part)
         if key not in self._ways:
@@ -197,12 +204,13 @@ class Improver:
         return self._ways[key]
 
     def _extra(
-        self, active: ActiveRequest, candidate: Candidate
+        self, active: ActiveRequest, group: tuple[Candidate, ...]
     ) -> tuple[ActiveRequest, ActiveRequest]:
-        """Returns a candidate as the lanes know it: a request behind all others.
+        """Returns candidates as the lanes know them: a request behind all others.
 
-        The second one is the same with all steps to its object, to be forecast.
+        The second one is the same with all steps to the first object, to be forecast.
         """
+        candidate = group[0]
         part: Part = "object" if candidate.state == "drawn" else "picture"
         task = active.request.task
         if isinstance(task, TextTask):
@@ -213,7 +221,8 @@ class Improver:
         name = f"{active.request.id}#{candidate.number}{part[0]}{start}"
         request = replace(active.request, id=name, task=task)
         rung = active.plan.rung
-        steps = self._route(request, rung, part)
+        steps = self._route(request, rung, part, len(group))
+        seeds = tuple(each.seed for each in group) if part == "picture" else ()
         extra = ActiveRequest(
             request=request,
             arrival=FIRST_ARRIVAL + start,
@@ -221,10 +230,10 @@ class Improver:
             routes=(steps,),
             delivery_s=(0.0,),
             rung=0,
-            plan=Plan(rung, steps),
+            plan=Plan(rung, steps, seeds=seeds),
             head_start_s=LAST_S,
             parent=active,
-            candidate=candidate,
+            group=group,
         )
         if part == "object":
             return extra, extra

@@ -108,7 +108,9 @@ class Scheduler:
         self._arrivals = itertools.count()
         self._improver = Improver(
             candidates or CandidateLimits(),
-            lambda request, rung, part: self._shared(route(request, rung, part)),
+            lambda request, rung, part, pictures=1: self._shared(
+                route(request, rung, part, pictures)
+            ),
             estimates=estimates,
             clock=clock,
         )
@@ -183,22 +185,22 @@ class Scheduler:
         """Whether what it makes is still wanted: it was not taken back or lost with its engine."""
         return self._active.get(active.request.id) is active and not active.abandoned
 
-    def made(self, active: ActiveRequest, worth: float | None) -> None:
-        """Takes in that a request has its first object, or what a candidate is worth.
+    def made(self, active: ActiveRequest, worths: Sequence[float | None]) -> None:
+        """Takes in that a request has its first object, or what candidates are worth.
 
         What does not count any more is ignored: a candidate may be made again elsewhere by now.
 
         Args:
-            active: The request or the candidate.
-            worth: The score of its object, or the rating of its picture; None if there is no
-                scorer, or the candidate failed.
+            active: The request or the candidates.
+            worths: The score of its object, or the rating of each picture; None if there is no
+                scorer, or a candidate failed.
         """
         if not self.counts(active):
             return
         if active.parent is None:
-            self._improver.begin(active, worth)
+            self._improver.begin(active, worths[0])
             return
-        self._improver.end(active, worth)
+        self._improver.end(active, worths)
         self._active.pop(active.request.id, None)
 
     def stop_improving(self) -> None:

@@ -349,7 +349,7 @@ class MinerConfig(GeneratingSettings):
             values["max"] = 4 if self.preset_name == "embedded" else 32
         if self.scoring.scorer == "none":
             values["max"] = 1
-        return CandidateLimits(**values)
+        return CandidateLimits(**values, together=self.text_to_image.batch)
 
     @property
     def needs_chain(self) -> bool:

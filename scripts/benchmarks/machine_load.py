@@ -42,7 +42,7 @@ async def gpu_busy_ms(tasks: int, ask: Callable[[], Awaitable[object]]) -> float
         tasks: How many are traced, one after the other.
         ask: Does one task.
     """
-    from torch.autograd import DeviceType
+    from torch._C._autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as trace:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from generation.engine import Engine
-from generation.plan import StepEvent
+from generation.plan import Plan, StepEvent
 from generation.presets import preset
 from protocol.tasks import ImageTask, TextTask
 from tests.support.fake_stages import RUNG, STAGES, STEPS, FakeStages, plan, task
@@ -47,6 +47,21 @@ async def test_a_text_task_goes_through_every_step(engine: Engine, fakes: FakeSt
     assert result.validity.passed
     assert (result.image.shape, result.cutout.shape) == ((8, 8, 3), (8, 8, 4))
     assert result.image.dtype == result.cutout.dtype == np.uint8
+
+
+async def test_pictures_that_are_drawn_together_come_back_each_with_its_cut_out(
+    fakes: FakeStages,
+) -> None:
+    engine = fakes.engine(preset("embedded"))
+    steps = engine.route(task("x"), RUNG, part="picture", pictures=3)
+    made = await engine.run(task("x"), Plan(RUNG, steps, seeds=(5, None, 7)))
+    assert isinstance(made.made, tuple)
+    assert [each and each.rating for each in made.made] == [fakes.worth] * 3
+    assert {context.seeds for context in fakes.contexts} == {(5, None, 7)}
+    assert made.seen is made.made[0]
+    # One step of each serves all three.
+    assert fakes.names() == ["prompt", "denoise", "denoise", "decode", "cutout", "rate"]
+    assert await engine.close()
 
 
 async def test_an_image_task_enters_at_the_cut_out(engine: Engine, fakes: FakeStages) -> None:

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
 from generation import lift
 from generation.acceleration.streams import to_host
+from generation.errors import GenerationError
 from generation.lift import BACK_ENDS, BackEnd
 from generation.lift.triposr.loading import functions_of, load_network
 from generation.loading import (
@@ -22,11 +24,13 @@ from generation.loading import (
     load,
     load_pictures,
     require_device,
+    scoring_stages,
 )
 from generation.pictures.flux1 import Flux1
 from generation.plan import Rung
 from generation.presets import preset
-from generation.stage import Cutout, StepContext
+from generation.scoring.score import Score
+from generation.stage import Asset, Cutout, StepContext
 from protocol.errors import SetupError
 from protocol.tasks import ImageTask, Task, TextTask
 
@@ -46,15 +50,22 @@ def loaded(pictures: PictureNetworks) -> LoadedStages:
     return assemble(SETTINGS, pictures, {"triposr": functions_of(SETTINGS, network)})
 
 
-def _run(loaded: LoadedStages, stage: str, value: Any, task: Task, rung: Rung = RUNG) -> Any:
-    return loaded.functions[stage](value, StepContext(task, rung))
+def _run(
+    loaded: LoadedStages,
+    stage: str,
+    value: Any,
+    task: Task,
+    rung: Rung = RUNG,
+    seeds: tuple[int | None, ...] = (),
+) -> Any:
+    return loaded.functions[stage](value, StepContext(task, rung, seeds=seeds))
 
 
-def _drawn(loaded: LoadedStages, task: TextTask) -> Any:
-    drawing = _run(loaded, "prompt", task, task)
+def _drawn(loaded: LoadedStages, task: TextTask, seeds: tuple[int | None, ...] = ()) -> Any:
+    drawing = _run(loaded, "prompt", task, task, seeds=seeds)
     for _ in range(RUNG.steps):
-        drawing = _run(loaded, "denoise", drawing, task)
-    return _run(loaded, "decode", drawing, task)
+        drawing = _run(loaded, "denoise", drawing, task, seeds=seeds)
+    return _run(loaded, "decode", drawing, task, seeds=seeds)
 
 
 def _cut_out(colour: tuple[int, ...], size: tuple[int, int]) -> ImageTask:
@@ -83,6 +94,45 @@ def test_accelerated_stages_make_the_same(pictures: PictureNetworks, loaded: Loa
     assert (_drawn(fast, task).int() - picture).abs().max() <= 1
     torch.testing.assert_close(_run(fast, "lift", cutout, task), code)
     assert all(layer._compiled_call_impl is not None for layer in network.layers)
+
+
+def test_pictures_that_are_drawn_together_are_those_that_are_drawn_alone(
+    loaded: LoadedStages,
+) -> None:
+    task = TextTask(id="t", prompt="a red cube", seed=3)
+    together = _drawn(loaded, task, seeds=(3, 4))
+    assert isinstance(together, tuple)
+    for seed, picture in zip((3, 4), together, strict=True):
+        alone = _drawn(loaded, task.model_copy(update={"seed": seed}))
+        assert (picture.int() - alone.int()).abs().max() <= 1
+
+
+class _ScoresWhite:
+    """Rates white cut-outs and fails with all others."""
+
+    name = "white"
+
+    def rate(self, cutout: Cutout, task: Task) -> float:
+        if not cutout.rgba.all():
+            raise GenerationError("it is not white")
+        return 0.5
+
+    def score(self, asset: Asset, task: Task) -> Score:
+        raise AssertionError("nothing is scored")
+
+    def drop_caches(self) -> None:
+        raise AssertionError("nothing is dropped")
+
+
+def test_a_picture_that_fails_costs_the_others_of_its_batch_nothing() -> None:
+    rate = scoring_stages(_ScoresWhite())["rate"]
+    context = StepContext(TextTask(id="t", prompt="p"), RUNG, seeds=(1, 2, 3))
+    black, white = (np.full((2, 2, 4), value, np.uint8) for value in (0, 255))
+    pictures = [Cutout(rgba[..., :3], rgba, rgba[..., :3]) for rgba in (black, white)]
+    failed, rated, missing = rate((*pictures, None), context)
+    assert (failed, rated.rating, missing) == (None, 0.5, None)
+    with pytest.raises(GenerationError, match="it is not white"):
+        rate((pictures[0], None), context)
 
 
 def test_dropping_caches_forgets_prompts(loaded: LoadedStages) -> None:

@@ -17,6 +17,7 @@ from generation import process
 from generation.engine import Engine
 from generation.plan import Output, Part
 from generation.presets import preset
+from generation.settings import GenerationSettings
 from generation.stage import LARGE_PIXELS, StepContext
 from generation.warm_up import count_steps, rounds_of
 from protocol.errors import SetupError, TaskError
@@ -51,6 +52,12 @@ def _picture(side: int) -> ImageTask:
     return ImageTask(id="i", image=file.getvalue())
 
 
+def _drawing_together(name: str, batch: int) -> GenerationSettings:
+    settings = preset(name)
+    drawing = settings.text_to_image.model_copy(update={"batch": batch})
+    return settings.model_copy(update={"text_to_image": drawing})
+
+
 async def test_every_cost_key_of_the_ladder_is_timed(engine: Engine, fakes: FakeStages) -> None:
     seconds = await engine.warm_up()
     fakes.drawn.append("an old prompt")
@@ -74,6 +81,26 @@ async def test_what_the_first_visit_costs_is_not_counted(fakes: FakeStages) -> N
     engine = fakes.engine(preset("gpu80"), clock=lambda: now)
     seconds = await engine.warm_up()
     assert {key: cost[key.partition(":")[0]] for key in seconds} == seconds
+    assert await engine.close()
+
+
+async def test_pictures_that_are_drawn_together_are_visited_at_the_best_rung(
+    fakes: FakeStages,
+) -> None:
+    engine = fakes.engine(_drawing_together("gpu80", 4))
+    seconds = await engine.warm_up()
+    alone = _keys_of(engine)
+    task = TextTask(id="t", prompt="p")
+    group = engine.route(task, engine.ladder[0], part="picture", pictures=4)
+    assert {step.cost_key for step in group if ":x4" in step.cost_key} == {
+        "denoise:512:x4",
+        "decode:512:x4",
+        "cutout:drawn:x4",
+        "rate:x4",
+    }
+    assert set(seconds) == alone | {step.cost_key for step in group} | {"prompt:remembered"}
+    sizes = {len(context.seeds) for context in fakes.contexts}
+    assert sizes == {0, 4}
     assert await engine.close()
 
 
@@ -159,14 +186,14 @@ def test_rungs_that_cost_nothing_new_are_left_out() -> None:
     assert [rung.name for rung in timed] == ["full", "small", "draft"]
 
 
-@pytest.mark.parametrize("name", ["gpu80", "embedded"])
+@pytest.mark.parametrize(("name", "batch"), [("gpu80", 1), ("gpu80", 4), ("embedded", 1)])
 async def test_the_progress_bar_ends_where_it_says(
-    fakes: FakeStages, name: str, capsys: pytest.CaptureFixture[str]
+    fakes: FakeStages, name: str, batch: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = preset(name)
+    settings = _drawing_together(name, batch)
     engine = fakes.engine(settings, progress=True)
     await engine.warm_up()
-    total = count_steps(engine.ladder, engine.route, compiles=settings.accelerate)
+    total = count_steps(engine.ladder, engine.route, compiles=settings.accelerate, together=batch)
     assert total == len(fakes.calls)
     assert f"/{total} [" in capsys.readouterr().err
     assert await engine.close()

@@ -140,6 +140,20 @@ async def test_only_the_best_rated_picture_of_each_few_is_lifted(make_bench: Mak
 
 
 @in_virtual_time
+async def test_pictures_are_drawn_together_and_each_is_a_candidate(make_bench: MakeBench) -> None:
+    engine = FakeEngine(worth=by_seed(0.1, 0.2, 0.3, 0.4))
+    bench = await started(make_bench, engine, max=6, together=2)
+    answer = await bench.handle(task=TextTask(id="t", prompt="a blue cube", seed=7))
+    assert (answer.pictures, answer.candidates, answer.score and answer.score.value) == (6, 6, 0.4)
+    # The first object's, twice two, and the last one.
+    drawn = [plan.seeds for plan in engine.plans if plan.steps[0].stage == "prompt"]
+    assert [len(seeds) for seeds in drawn] == [0, 2, 2, 1]
+    seeds = [seed for group in drawn for seed in group]
+    assert len(set(seeds)) == 5
+    assert answer.seed in seeds
+
+
+@in_virtual_time
 async def test_a_newcomer_takes_the_machine_and_both_are_answered(make_bench: MakeBench) -> None:
     bench = await started(make_bench, FakeEngine(worth=by_seed(0.1)), max=1000)
     first = bench.ask("first")
@@ -263,8 +277,8 @@ async def test_cut_outs_that_are_not_lifted_any_more_are_let_go(make_bench: Make
 
     async def running(*arguments: Any, **named: Any) -> Generation:
         generation = await run(*arguments, **named)
-        if isinstance(generation.made, Cutout):
-            made.append(weakref.ref(generation.made))
+        if isinstance(generation.made, tuple):
+            made.extend(weakref.ref(each) for each in generation.made if each is not None)
         return generation
 
     engine.run = running  # type: ignore[method-assign]

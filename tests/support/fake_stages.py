@@ -48,9 +48,11 @@ def task(name: str) -> TextTask:
     return TextTask(id=name, prompt=name)
 
 
-def plan(engine: Engine, task: Task, rung: Rung = RUNG, **limits: tuple[float, ...]) -> Plan:
+def plan(
+    engine: Engine, task: Task, rung: Rung = RUNG, *, latest_start: tuple[float, ...] = ()
+) -> Plan:
     """The way of a task, without latest starts unless given."""
-    return Plan(rung, engine.route(task, rung), **limits)
+    return Plan(rung, engine.route(task, rung), latest_start)
 
 
 UNSCORED = preset("embedded").model_copy(update={"scoring": ScoringSettings()})
@@ -126,6 +128,10 @@ class FakeStages:
         def function(stage: str) -> StageFunction:
             def run(value: Any, context: StepContext) -> Any:
                 self._run(stage, context)
+                if stage == "decode" and context.seeds:
+                    return (picture,) * len(context.seeds)
+                if isinstance(value, tuple):
+                    return tuple(results[stage](each) for each in value)
                 return results[stage](value)
 
             return run

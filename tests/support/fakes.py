@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from io import BytesIO
 from typing import Any, get_args
@@ -153,9 +154,14 @@ class FakeEngine:
         return keys | {"prompt:remembered": self.seconds["prompt"], "rate": self.seconds["rate"]}
 
     def route(
-        self, task: Task, rung: Rung, output: Output = "splats", part: Part = "whole"
+        self,
+        task: Task,
+        rung: Rung,
+        output: Output = "splats",
+        part: Part = "whole",
+        pictures: int = 1,
     ) -> tuple[Step, ...]:
-        return route(self.stages, task, rung, output, part)
+        return route(self.stages, task, rung, output, part, pictures=pictures)
 
     async def run(
         self,
@@ -196,15 +202,19 @@ class FakeEngine:
         worth = self.worth(task) if self.worth is not None else None
         seen = start or Cutout(pixels[..., :3], pixels, pixels[..., :3], rating=worth)
         score = None if worth is None or not scored else Score(worth, {"object": worth}, "fake")
-        made: Asset | TriangleMesh | Cutout
+        made: Asset | TriangleMesh | tuple[Cutout, ...]
         match plan.steps[-1].stage:
             case "mesh":
                 made = tetrahedron()
             case "rate":
-                made = seen
+                made = tuple(self._rated(task, seed, seen) for seed in plan.seeds)
             case _:
                 made = Asset(ball(), ball_spz(), check(ball()), score)
         return Generation(task.id, plan.rung.name, made, timings, seen)
+
+    def _rated(self, task: Task, seed: int | None, seen: Cutout) -> Cutout:
+        drawn: Task = task.model_copy(update={"seed": seed})
+        return replace(seen, rating=None if self.worth is None else self.worth(drawn))
 
     async def close(self) -> bool:
         self.closed = True

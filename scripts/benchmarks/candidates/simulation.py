@@ -241,11 +241,11 @@ class _Puller:
         """Returns what the scorer says of an object; every picture is rated alike."""
         request = (active.parent or active).request
         self._tasks[request.id].active = active.parent or active
-        if active.candidate is None:
+        if not active.group:
             return self._scores.predicted(request.task.id, 0)
-        if active.candidate.state == "drawing":
+        if active.group[0].state == "drawing":
             return 0.0
-        return self._scores.predicted(request.task.id, active.candidate.number)
+        return self._scores.predicted(request.task.id, active.group[0].number)
 
     def made(self, request: Request) -> None:
         """Hands in the best candidate of a task, or an empty result."""

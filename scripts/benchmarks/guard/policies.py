@@ -90,7 +90,7 @@ def _guard(
 
 def _worth(active: ActiveRequest) -> float:
     """A score under every target, always the same for one object."""
-    number = 0 if active.candidate is None else active.candidate.number
+    number = active.group[0].number if active.group else 0
     return 0.5 * Random(f"{(active.parent or active).request.id} {number}").random()
 
 
@@ -135,10 +135,10 @@ def _perfect(scenario: Scenario, card: Card, requests: Iterable[Request], truth:
     keyed = _KeyedTruth.__new__(_KeyedTruth)
     keyed.__dict__ = truth.__dict__
 
-    def steps(request: Request, rung: Rung, part: Part) -> tuple[Step, ...]:
+    def steps(request: Request, rung: Rung, part: Part, pictures: int = 1) -> tuple[Step, ...]:
         return tuple(
             replace(step, cost_key=f"{step.stage}|{request.id}|{step.cost_key}")
-            for step in card.steps(request, rung, part)
+            for step in card.steps(request, rung, part, pictures)
         )
 
     def make(clock: Clock) -> Scheduler:

@@ -48,9 +48,11 @@ class Card:
         """How many steps each lane runs at once."""
         return lane_workers(self.stages)
 
-    def steps(self, request: Request, rung: Rung, part: Part = "whole") -> tuple[Step, ...]:
+    def steps(
+        self, request: Request, rung: Rung, part: Part = "whole", pictures: int = 1
+    ) -> tuple[Step, ...]:
         """The steps of a request at a rung."""
-        return route(self.stages, request.task, rung, part=part)
+        return route(self.stages, request.task, rung, part=part, pictures=pictures)
 
     def capacity(self, share_of_text: float) -> float:
         """Requests a second that the busiest lane can do at the best rung, at median speed."""

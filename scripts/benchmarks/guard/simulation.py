@@ -293,7 +293,8 @@ def run_scheduler(
             if completed and active.parent is None:
                 record.first_at = clock.now
             if completed or active.parent is not None:
-                scheduler.made(active, worth(active) if completed and worth is not None else None)
+                worths = [worth(active) if completed and worth is not None else None]
+                scheduler.made(active, worths * max(1, len(active.group)))
             else:
                 scheduler.leave(active)
             proceed()

@@ -15,7 +15,7 @@ def improvable(shop: Shop, score: float = 0.5) -> ActiveRequest:
     active = shop.arrive("first")
     shop.only()
     run(shop, active)
-    shop.scheduler.made(active, score)
+    shop.scheduler.made(active, [score])
     return active
 
 
@@ -70,7 +70,7 @@ def test_a_request_whose_place_others_candidates_have_waits_only_if_it_still_fit
     second = shop.arrive("second", allowed_s=9.0)
     shop.only()
     run(shop, second)
-    shop.scheduler.made(second, 0.5)
+    shop.scheduler.made(second, [0.5])
     due = shop.next()
     assert [dispatch.active.parent for dispatch in due.dispatches] == [first, first]
     assert due.done == [second]
@@ -96,14 +96,14 @@ def test_with_no_time_for_a_further_picture_the_best_of_those_drawn_is_lifted() 
     extras = [dispatch.active for dispatch in shop.next().dispatches]
     for extra, rating in zip(extras, (0.2, 0.9), strict=True):
         run(shop, extra)
-        shop.scheduler.made(extra, rating)
+        shop.scheduler.made(extra, [rating])
     # 4.5 s are left: an object of a picture takes 2.5, a further picture as much again.
     shop.clock.now = arrived_at + 12.5
     due = shop.next()
     (lifted,) = due.dispatches
-    assert lifted.active.candidate is extras[1].candidate
+    assert lifted.active.group == extras[1].group
     assert due.done == []
-    shop.scheduler.made(lifted.active, 0.7)
+    shop.scheduler.made(lifted.active, [0.7])
     assert shop.next().done == [first]
     assert first.candidates is not None
     assert [each.state for each in first.candidates.all] == ["made", "left_out", "made"]

@@ -357,14 +357,14 @@ def test_a_candidate_that_is_started_again_is_not_taken_for_its_run_before() -> 
     for step in first.plan.steps:
         shop.start(first)
         shop.end(first, after=SECONDS[step.cost_key])
-    shop.scheduler.made(first, 0.5)
+    shop.scheduler.made(first, [0.5])
     before = shop.only().active
     shop.start(before)
     newcomer = shop.arrive()
     assert shop.next().taken_back == [before]
     shop.scheduler.leave(newcomer)  # Its caller is gone before the step has ended.
     again = shop.only().active
-    assert again.candidate is before.candidate
+    assert again.group[0] is before.group[0]
     shop.end(before, after=1.0)
     assert again in shop.scheduler.active
     shop.arrive()
@@ -380,17 +380,17 @@ def test_a_candidate_that_ends_on_an_engine_that_is_lost_does_not_count() -> Non
     for step in first.plan.steps:
         shop.start(first)
         shop.end(first, after=SECONDS[step.cost_key])
-    shop.scheduler.made(first, 0.5)
+    shop.scheduler.made(first, [0.5])
     lost = shop.only()
     shop.start(lost.active)
     assert shop.scheduler.remove_engine(lost.engine) == []
     again = shop.only()
-    assert (again.active.candidate, again.engine != lost.engine) == (lost.active.candidate, True)
+    assert (again.active.group[0], again.engine != lost.engine) == (lost.active.group[0], True)
     assert not shop.scheduler.counts(lost.active)
-    shop.scheduler.made(lost.active, 0.9)
-    candidate = again.active.candidate
+    shop.scheduler.made(lost.active, [0.9])
+    candidate = again.active.group[0]
     assert candidate is not None
     assert (candidate.state, candidate.rating) == ("drawing", None)
     assert shop.scheduler.counts(again.active)
-    shop.scheduler.made(again.active, 0.4)
+    shop.scheduler.made(again.active, [0.4])
     assert (candidate.state, candidate.rating, candidate.score) == ("drawn", 0.4, None)

@@ -117,7 +117,7 @@ class Shop:
         self.estimates = (estimates or (lambda clock: learned(clock, *names)))(self.clock)
         self.scheduler = Scheduler(
             LADDER,
-            lambda request, rung, part: routes[LADDER.index(rung)],
+            lambda request, rung, part, pictures=1: routes[LADDER.index(rung)],
             estimates=self.estimates,
             delivery=DeliveryTimes(),
             budget_s=BUDGET_S,
