@@ -2,8 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,9 @@ class BackgroundRemover:
 
     Args:
         model_file: An ONNX file. If its name is that of one of rembg's own models
-            (`isnet-general-use.onnx`), it is read as rembg reads that model; any other file has
-            U2-Net's layout: 320 x 320 normalised RGB in, the mask as first output.
+            (`isnet-general-use.onnx`), or it is the file of `settings.model` and that has such a
+            name, it is read as rembg reads that model. Any other file has U2-Net's layout: 320 x
+            320 normalised RGB in, the mask as first output.
         settings: Runtime, execution providers, threads, framing. ONNX Runtime runs what the torch
             runtime cannot load; a warning says so.
         device: Where the torch runtime computes, and where cut-outs are framed.
@@ -60,10 +60,13 @@ class BackgroundRemover:
                 f"the background model {model_file} does not exist",
                 fix="python -m scripts.fetch_models --preset NAME",
             )
+        name = model_file.stem
+        if settings.model is not None and settings.model.file == model_file.name:
+            name = settings.model.name
         in_torch = None
         if settings.runtime == "torch":
-            in_torch = _load_in_torch(model_file, settings, device)
-        self._mask: Mask = in_torch or _load_in_rembg(model_file, settings)
+            in_torch = _load_in_torch(model_file, name, settings, device)
+        self._mask: Mask = in_torch or _load_in_rembg(model_file, name, settings)
 
     def __call__(self, image: Image.Image, *, skip_plain: bool = False) -> Image.Image:
         """Cuts the object out and frames it: `framed` from picture to picture, RGBA."""
@@ -162,13 +165,11 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _load_in_torch(
-    model_file: Path, settings: CutoutSettings, device: torch.device | str
+    model_file: Path, name: str, settings: CutoutSettings, device: torch.device | str
 ) -> SaliencyNetwork | None:
     """Returns None, with a warning, if torch cannot run the model."""
     try:
-        return SaliencyNetwork(
-            model_file, _layout(model_file.stem), device, getattr(torch, settings.dtype)
-        )
+        return SaliencyNetwork(model_file, _layout(name), device, getattr(torch, settings.dtype))
     except (OnnxError, ImportError) as error:
         logger.warning(
             "background removal runs in ONNX Runtime: torch cannot run {}: {}",
@@ -188,10 +189,10 @@ def _layout(name: str) -> Layout:
     return Layout()
 
 
-def _load_in_rembg(model_file: Path, settings: CutoutSettings) -> Mask:
+def _load_in_rembg(model_file: Path, name: str, settings: CutoutSettings) -> Mask:
     import onnxruntime
     import rembg
-    from rembg.sessions import sessions_names
+    from rembg.sessions import sessions_class
 
     onnxruntime.disable_telemetry_events()  # A miner reports to its operator alone.
     available = onnxruntime.get_available_providers()
@@ -203,17 +204,21 @@ def _load_in_rembg(model_file: Path, settings: CutoutSettings) -> Mask:
     options.inter_op_num_threads = 1
     # Idle threads would spin on the cores that the other stages need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    known = model_file.stem in sessions_names
-    arguments: dict[str, Any] = {} if known else {"model_path": str(model_file)}
-    with _rembg_home(model_file.parent), warnings.catch_warnings(record=True) as caught:
+    classes = {kind.name(): kind for kind in sessions_class}
+    kind = classes.get(name, classes["u2net"])
+
+    class Session(kind):  # type: ignore[valid-type, misc]
+        """The model of that name, from our file: rembg would look for its own or download it."""
+
+        @classmethod
+        def download_models(cls, *_: Any, **__: Any) -> str:
+            """Returns the file."""
+            return str(model_file)
+
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            session = rembg.new_session(
-                model_file.stem if known else "u2net_custom",
-                sess_opts=options,
-                providers=providers,
-                **arguments,
-            )
+            session = Session(kind.name(), options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class.
             raise SetupError(
                 f"the background model {model_file} could not be loaded: {error}",
@@ -230,17 +235,3 @@ def _load_in_rembg(model_file: Path, settings: CutoutSettings) -> Mask:
         return pixels_of(found)
 
     return mask
-
-
-@contextmanager
-def _rembg_home(folder: Path) -> Iterator[None]:
-    """Makes rembg look for model files in a folder of ours, and accept paths in it."""
-    before = os.environ.get("U2NET_HOME")
-    os.environ["U2NET_HOME"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["U2NET_HOME"]
-        else:
-            os.environ["U2NET_HOME"] = before

@@ -1,11 +1,12 @@
 """A network from an ONNX file, run by torch: on any of its devices, in any of its number formats.
 
-Knows the operators of rembg's U2-Net and IS-Net models. What a graph computes about shapes stays on
-the host, in NumPy, so that the device is never waited for and CUDA graphs can record a pass.
+Knows the operators of rembg's U2-Net and IS-Net models, and those of transformers and deformable
+convolutions as BiRefNet's export has them. What a graph computes about shapes stays on the host, in
+NumPy, so that the device is never waited for and CUDA graphs can record a pass.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from generation.pictures.onnx_operators import HOST_OPERANDS, OPERATORS, Array
+from generation.pictures.onnx_arrays import Array, joined
+from generation.pictures.onnx_operators import HOST_OPERANDS, OPERATORS
 
 OLDEST_OPSET = 11
 """Resize as torch does it is there from this version of ONNX's operators on."""
@@ -31,15 +33,15 @@ class _Step:
         operator: Name of the operator.
         attributes: Its settings; tensors as NumPy arrays, strings decoded.
         inputs: Names of the operands; empty for one that is left out.
-        output: Name of the result.
+        outputs: Names of the results.
         last_uses: Values that no later step needs.
     """
 
     operator: str
     attributes: Mapping[str, Any]
     inputs: tuple[str, ...]
-    output: str
-    last_uses: tuple[str, ...]
+    outputs: tuple[str, ...]
+    last_uses: tuple[str, ...] = ()
 
 
 class OnnxNetwork(nn.Module):
@@ -76,6 +78,7 @@ class OnnxNetwork(nn.Module):
             size.dim_value or None for size in source.type.tensor_type.shape.dim
         )
         self._input, self._output = source.name, graph.output[0].name
+        self._fixed: torch.Size | None = None
         self._steps = _steps(graph, {source.name, *constants}, self._output)
         self._host: dict[str, Array] = {}
         self._buffer_names: dict[str, str] = {}
@@ -87,9 +90,7 @@ class OnnxNetwork(nn.Module):
             if name in on_host or value.ndim == 0 or not np.issubdtype(value.dtype, np.floating):
                 self._host[name] = value
             else:
-                self._buffer_names[name] = f"constant{len(self._buffer_names)}"
-                tensor = torch.from_numpy(np.array(value, dtype=np.float32))
-                self.register_buffer(self._buffer_names[name], tensor)
+                self._add_buffer(name, value)
 
     def forward(self, image: Tensor) -> Tensor:
         """Maps the input to the first output.
@@ -97,42 +98,100 @@ class OnnxNetwork(nn.Module):
         Args:
             image: Of `input_shape`, in the number format of the buffers.
         """
+        if self._fixed not in (None, image.shape):
+            raise ValueError(f"the input has shape {tuple(image.shape)}, expected {self._fixed}")
         buffers = {name: self.get_buffer(own) for name, own in self._buffer_names.items()}
-        return self._run({**self._host, **buffers, self._input: image})
+        values = {**self._host, **buffers, self._input: image}
+        for step in self._steps:
+            self._take_step(step, values)
+            for name in step.last_uses:
+                del values[name]
+        return self._found(values)
 
-    def output_shape(self, input_shape: Sequence[int]) -> torch.Size:
-        """Goes through the graph without computing anything.
+    @property
+    def addresses(self) -> bool:
+        """Whether it reads at places that it computes, which few bits would round to others."""
+        return any(step.operator == "GatherND" for step in self._steps)
+
+    def fix(self, input_shape: Sequence[int]) -> torch.Size:
+        """Computes once, for one shape of the input, what depends on nothing else.
+
+        Goes through the graph without computing anything else. Later inputs must have this shape.
+
+        Returns:
+            The shape of the output.
 
         Raises:
             OnnxError: Some operator is used in a way that is not supported, or shapes do not fit.
         """
-        buffers = {
-            name: self.get_buffer(own).to("meta") for name, own in self._buffer_names.items()
-        }
         if any(size < 1 for size in input_shape):
             raise OnnxError(f"the input has shape {tuple(input_shape)}")
-        image = torch.empty(tuple(input_shape), device="meta")
-        found = self._run({**self._host, **buffers, self._input: image}, explain=True)
-        return found.shape
-
-    def _run(self, values: dict[str, Any], *, explain: bool = False) -> Tensor:
+        values: dict[str, Any] = {
+            **self._host,
+            **{name: self.get_buffer(own).to("meta") for name, own in self._buffer_names.items()},
+            self._input: torch.empty(tuple(input_shape), device="meta"),
+        }
+        left = []
         for step in self._steps:
             try:
-                operands = [values[name] if name else None for name in step.inputs]
-                values[step.output] = OPERATORS[step.operator](step.attributes, *operands)
+                self._take_step(step, values)
             except Exception as error:
-                if not explain:
-                    raise
                 raise OnnxError(
-                    f"operator {step.operator}, which makes {step.output!r}: {error}"
+                    f"operator {step.operator}, which makes {step.outputs[0]!r}: {error}"
                 ) from error
-            del operands  # Or the previous step's would live as long as the next result is made.
-            for name in step.last_uses:
-                del values[name]
+            if any(isinstance(values[name], Tensor) for name in step.outputs if name):
+                left.append(step)
+        found = self._found(values)
+        self._host = {
+            name: value for name, value in values.items() if isinstance(value, np.ndarray)
+        }
+        self._steps = _with_last_uses([self._on_device(step) for step in left], self._output)
+        used = {name for step in self._steps for name in step.inputs}
+        self._host = {name: value for name, value in self._host.items() if name in used}
+        self._fixed = torch.Size(input_shape)
+        return found.shape
+
+    def _take_step(self, step: _Step, values: dict[str, Any]) -> None:
+        operands = [values[name] if name else None for name in step.inputs]
+        tensors = [operand for operand in operands if isinstance(operand, Tensor)]
+        if tensors:
+            like = next((t for t in tensors if t.is_floating_point()), tensors[0])
+            for place, operand in enumerate(operands):
+                if isinstance(operand, np.ndarray) and _is_data(step, place, operand):
+                    operands[place] = joined(operand, like)
+        results = OPERATORS[step.operator](step.attributes, *operands)
+        if len(step.outputs) == 1:
+            results = (results,)
+        values.update(zip(step.outputs, results, strict=False))
+
+    def _found(self, values: Mapping[str, Any]) -> Tensor:
         found = values.get(self._output)
         if not isinstance(found, Tensor):
             raise OnnxError("the network's output does not depend on its input")
         return found
+
+    def _on_device(self, step: _Step) -> _Step:
+        """Gives a step its operands as tensors, apart from settings and numbers."""
+        names = list(step.inputs)
+        for place, name in enumerate(names):
+            value = self._host.get(name)
+            if value is not None and _is_data(step, place, value):
+                names[place] = f"{name} on the device"
+                if names[place] not in self._buffer_names:
+                    self._add_buffer(names[place], value)
+        return replace(step, inputs=tuple(names))
+
+    def _add_buffer(self, name: str, value: Array) -> None:
+        self._buffer_names[name] = f"constant{len(self._buffer_names)}"
+        tensor = torch.from_numpy(np.array(value))
+        if tensor.is_floating_point():
+            tensor = tensor.float()
+        self.register_buffer(self._buffer_names[name], tensor)
+
+
+def _is_data(step: _Step, place: int, operand: Array) -> bool:
+    """Whether an array has to meet tensors on their device: neither a setting nor a number."""
+    return operand.ndim > 0 and place not in HOST_OPERANDS.get(step.operator, ())
 
 
 def _read(file: Path) -> Any:
@@ -188,7 +247,7 @@ def _steps(graph: Any, known: set[str], output: str) -> tuple[_Step, ...]:
         if node.op_type != "Constant" and needed.intersection(node.output):
             nodes.append(node)
             needed.update(name for name in node.input if name)
-    missing = needed - known - {name for node in nodes for name in node.output[:1]}
+    missing = needed - known - {name for node in nodes for name in node.output}
     if missing:
         raise OnnxError(f"nothing in the file makes the values {sorted(missing)}; it is damaged")
     kinds = {_operator(node) for node in nodes}
@@ -196,14 +255,22 @@ def _steps(graph: Any, known: set[str], output: str) -> tuple[_Step, ...]:
         raise OnnxError(
             f"operators {sorted(kinds - OPERATORS.keys())} are not supported by the torch runtime"
         )
-    steps: list[_Step] = []
+    steps = [
+        _Step(_operator(node), _attributes(node), tuple(node.input), tuple(node.output))
+        for node in reversed(nodes)
+    ]
+    return _with_last_uses(steps, output)
+
+
+def _with_last_uses(steps: Sequence[_Step], output: str) -> tuple[_Step, ...]:
+    """Notes after which step a value is needed no more."""
     later = {output}
-    for node in nodes:  # from the last to the first
-        inputs = tuple(node.input)
-        last_uses = tuple({name for name in inputs if name} - later)
-        later.update(inputs)
-        steps.append(_Step(_operator(node), _attributes(node), inputs, node.output[0], last_uses))
-    return tuple(reversed(steps))
+    found = []
+    for step in reversed(steps):
+        last_uses = tuple({name for name in step.inputs if name} - later)
+        later.update(step.inputs)
+        found.append(replace(step, last_uses=last_uses))
+    return tuple(reversed(found))
 
 
 def _needed_on_host(steps: Sequence[_Step], source: str) -> set[str]:
@@ -211,7 +278,7 @@ def _needed_on_host(steps: Sequence[_Step], source: str) -> set[str]:
     on_device, needed = {source}, set[str]()
     for step in steps:
         if step.operator != "Shape" and on_device.intersection(step.inputs):
-            on_device.add(step.output)
+            on_device.update(step.outputs)
             places = HOST_OPERANDS.get(step.operator, ())
             needed.update(name for place, name in enumerate(step.inputs) if place in places)
         else:

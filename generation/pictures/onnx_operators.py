@@ -4,29 +4,30 @@ Each takes the node's attributes and its operands (None for one that is left out
 the ONNX operator specification from version 11 on.
 """
 
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-Attributes = Mapping[str, Any]
-Array = NDArray[Any]
+from generation.pictures.onnx_arrays import ARRAY_OPERATORS, Array, Attributes, UnsupportedError
 
-HOST_OPERANDS = {"Resize": (1, 2, 3), "Clip": (1, 2)}
-"""Places of floating-point operands that are settings rather than data."""
-
-_DTYPES = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16, 11: np.float64}
-_FLOATS = (1, 10, 11)
-"""Numbers of ONNX's data types, as Cast gives them."""
-
-
-class UnsupportedError(ValueError):
-    """An operator is used in a way that is not supported."""
+HOST_OPERANDS = {
+    "Clip": (1, 2),
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "Pad": (1, 2, 3),
+    "ReduceMean": (1,),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "Unsqueeze": (1,),
+}
+"""Places of operands that are settings rather than data."""
 
 
 def _pair(attributes: Attributes, name: str, default: int = 1) -> tuple[int, int]:
@@ -146,119 +147,35 @@ def _clip(
     return x.clamp(least, most)
 
 
-def _arithmetic(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    def run(_: Attributes, left: Tensor | Array, right: Tensor | Array) -> Any:
-        if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
-            return np.asarray(function(left, right))
-        # A number on the host joins a tensor as a number: nothing is copied to the device.
-        return function(
-            *(side if isinstance(side, Tensor) else side.item() for side in (left, right))
-        )
-
-    return run
+def _layer_normalization(
+    attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    shape = x.shape[attributes.get("axis", -1) :]
+    return functional.layer_norm(x, shape, weight, bias, eps=attributes.get("epsilon", 1e-5))
 
 
-def _divide(left: Any, right: Any) -> Any:
-    whole = isinstance(left, np.ndarray) and np.issubdtype(left.dtype, np.integer)
-    return left // right if whole else left / right
-
-
-def _concat(attributes: Attributes, *parts: Any) -> Any:
-    if all(isinstance(part, np.ndarray) for part in parts):
-        return np.concatenate(parts, axis=attributes["axis"])
-    return torch.cat(parts, dim=attributes["axis"])
-
-
-def _shape(attributes: Attributes, x: Tensor | Array) -> Array:
-    shape = tuple(x.shape)[attributes.get("start", 0) : attributes.get("end")]
-    return np.array(shape, dtype=np.int64)
-
-
-def _gather(attributes: Attributes, x: Tensor | Array, index: Array) -> Any:
-    axis = attributes.get("axis", 0)
-    if isinstance(x, Tensor):
-        return x.select(axis, index.item())
-    return np.asarray(np.take(x, index, axis=axis))
-
-
-def _slice(
-    _: Attributes,
-    x: Tensor | Array,
-    starts: Array,
-    ends: Array,
-    axes: Array | None = None,
-    steps: Array | None = None,
-) -> Any:
-    axes = np.arange(len(starts)) if axes is None else axes
-    steps = np.ones_like(starts) if steps is None else steps
-    if steps.min() < 1:
-        raise UnsupportedError("backward slices are not supported")
-    index = [slice(None)] * x.ndim
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        index[axis] = slice(int(start), int(end), int(step))
-    return x[tuple(index)]
-
-
-def _cast(attributes: Attributes, x: Tensor | Array) -> Any:
-    to = attributes["to"]
-    if isinstance(x, Tensor) and to in _FLOATS:
-        return x  # All floating-point tensors have the network's own number format.
-    if isinstance(x, Tensor) or to not in _DTYPES:
-        raise UnsupportedError(f"data type {to} is not supported")
-    return x.astype(_DTYPES[to])
-
-
-def _axes(attributes: Attributes, given: Array | None) -> tuple[int, ...]:
-    """Up to version 12 axes are an attribute, from then on an operand."""
-    return tuple(int(a) for a in (attributes.get("axes", ()) if given is None else given))
-
-
-def _unsqueeze(attributes: Attributes, x: Tensor | Array, axes: Array | None = None) -> Any:
-    places = _axes(attributes, axes)
-    rank = x.ndim + len(places)
-    places = tuple(sorted(place % rank for place in places))
-    sizes = iter(x.shape)
-    return x.reshape([1 if place in places else next(sizes) for place in range(rank)])
-
-
-def _squeeze(attributes: Attributes, x: Tensor | Array, axes: Array | None = None) -> Any:
-    places = {place % x.ndim for place in _axes(attributes, axes)}
-    if not places:
-        places = {place for place, size in enumerate(x.shape) if size == 1}
-    return x.reshape([size for place, size in enumerate(x.shape) if place not in places])
-
-
-def _reshape(attributes: Attributes, x: Tensor | Array, shape: Array) -> Any:
-    if attributes.get("allowzero"):
-        raise UnsupportedError("allowzero is not supported")
-    return x.reshape([int(size) or x.shape[place] for place, size in enumerate(shape)])
+def _reduce_mean(attributes: Attributes, x: Tensor, axes: Array | None = None) -> Tensor:
+    places = attributes.get("axes", ()) if axes is None else axes
+    return x.mean([int(axis) for axis in places], keepdim=bool(attributes.get("keepdims", 1)))
 
 
 OPERATORS: Mapping[str, Callable[..., Any]] = {
-    "Add": _arithmetic(operator.add),
+    **ARRAY_OPERATORS,
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_normalization,
-    "Cast": _cast,
     "Clip": _clip,
-    "Concat": _concat,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
-    "Div": _arithmetic(_divide),
-    "Floor": lambda _, x: x.floor() if isinstance(x, Tensor) else np.floor(x),
-    "Gather": _gather,
+    "Erf": lambda _, x: x.erf(),
     "GlobalAveragePool": lambda _, x: x.mean((2, 3), keepdim=True),
-    "Identity": lambda _, x: x,
+    "LayerNormalization": _layer_normalization,
+    "MatMul": lambda _, left, right: left @ right,
     "MaxPool": _max_pool,
-    "Mul": _arithmetic(operator.mul),
+    "PRelu": lambda _, x, slope: torch.where(x < 0, x * slope, x),
+    "ReduceMean": _reduce_mean,
     "Relu": lambda _, x: x.relu(),
-    "Reshape": _reshape,
     "Resize": _resize,
-    "Shape": _shape,
     "Sigmoid": lambda _, x: x.sigmoid(),
-    "Slice": _slice,
-    "Squeeze": _squeeze,
-    "Sub": _arithmetic(operator.sub),
-    "Transpose": lambda attributes, x: x.permute(attributes["perm"]),
-    "Unsqueeze": _unsqueeze,
+    "Softmax": lambda attributes, x: x.softmax(attributes.get("axis", -1)),
 }
 """Function by name of the operator."""

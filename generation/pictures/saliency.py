@@ -1,10 +1,11 @@
-"""The masks of rembg's U2-Net and IS-Net models, computed in torch where the other networks run."""
+"""The masks of rembg's U2-Net, IS-Net and BiRefNet models, computed in torch on the device."""
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
+from loguru import logger
 from torch import Tensor
 
 from generation.acceleration.graphs import Captured
@@ -22,11 +23,13 @@ class Layout:
         side: Pixels per side of its input, if its file does not say.
         mean: Subtracted from RGB in 0..1.
         std: What the difference is divided by.
+        logits: Whether its output is the mask before the sigmoid.
     """
 
     side: int = 320
     mean: tuple[float, float, float] = _IMAGENET_MEAN
     std: tuple[float, float, float] = _IMAGENET_STD
+    logits: bool = False
 
 
 LAYOUTS = {
@@ -36,8 +39,12 @@ LAYOUTS = {
     "silueta": Layout(),
     "isnet-general-use": Layout(1024, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)),
     "isnet-anime": Layout(1024, _IMAGENET_MEAN, (1.0, 1.0, 1.0)),
+    **{
+        f"birefnet-{kind}": Layout(1024, logits=True)
+        for kind in ("general", "general-lite", "portrait", "dis", "hrsod", "cod", "massive")
+    },
 }
-"""rembg's models that a U2-Net or an IS-Net is behind, as rembg feeds them."""
+"""rembg's models that a U2-Net, an IS-Net or a BiRefNet is behind, as rembg feeds them."""
 
 
 class SaliencyNetwork:
@@ -51,7 +58,8 @@ class SaliencyNetwork:
         model_file: An ONNX file.
         layout: What its network expects.
         device: Where it runs.
-        dtype: Number format of the weights and the computation.
+        dtype: Number format of the weights and the computation. Networks that read at places which
+            they compute (deformable convolutions) run in float32; a warning says so.
 
     Raises:
         OnnxError: torch cannot run this network, or it does not make masks.
@@ -67,6 +75,15 @@ class SaliencyNetwork:
         network = OnnxNetwork(model_file).eval()
         self._side = _side(network, layout)
         self._device = torch.device(device)
+        self._logits = layout.logits
+        if network.addresses and dtype != torch.float32:
+            logger.warning(
+                "background removal runs in float32: {} computes places in the picture, which {} "
+                "would round",
+                model_file.name,
+                dtype,
+            )
+            dtype = torch.float32
         self._dtype = dtype
         self._mask = Captured("background removal", self._mask_of_square)
         self._network = network.to(self._device, self._dtype)
@@ -102,6 +119,8 @@ class SaliencyNetwork:
             self._dtype, memory_format=torch.channels_last
         )
         found = self._network(inputs)[:, :1].float()
+        if self._logits:
+            found = found.sigmoid()
         least, most = found.aminmax()
         # A mask with a single value divides zero by zero: nothing stands out.
         mask: Tensor = ((found - least) / (most - least)).nan_to_num(0.0)
@@ -146,7 +165,7 @@ def _side(network: OnnxNetwork, layout: Layout) -> int:
     found = network.input_shape[-1] or layout.side
     if network.input_shape[-2] not in (None, found):
         raise OnnxError(f"the input has shape {network.input_shape}, expected a square")
-    mask = network.output_shape((1, 3, found, found))
+    mask = network.fix((1, 3, found, found))
     if len(mask) != 4 or tuple(mask[2:]) != (found, found):
         raise OnnxError(f"the first output is {tuple(mask)}, expected a mask of {found} x {found}")
     return found

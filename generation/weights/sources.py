@@ -110,7 +110,7 @@ class ShortNames:
         models: By their short names.
     """
 
-    def __init__(self, models: Mapping[str, HubModel]) -> None:
+    def __init__(self, models: Mapping[str, ModelSource]) -> None:
         self.models = models
 
     def resolve(self, value: object) -> object:
@@ -122,9 +122,10 @@ class ShortNames:
         if not isinstance(value, str):
             return value
         if value not in self.models:
+            *names, last = self.models
             raise ValueError(
-                f"the short names are {' and '.join(self.models)}; any other model is "
-                "given by its fields, such as model.repo"
+                f"the short names are {', '.join(names)} and {last}; any other model is "
+                "given by its fields, such as model.repo or model.url"
             )
         return self.models[value]
 
@@ -178,6 +179,21 @@ ISNET = ReleaseModel(
     licence="Apache-2.0",
     page="https://github.com/xuebinqin/DIS",
 )
+BIREFNET = ReleaseModel(
+    name="birefnet-general",
+    url="https://github.com/danielgatis/rembg/releases/download/v0.0.0/BiRefNet-general-epoch_244.onnx",
+    md5="7a35a0141cbbc80de11d9c9a28f52697",
+    licence="MIT",
+    page="https://github.com/ZhengPeng7/BiRefNet",
+)
+BIREFNET_LITE = ReleaseModel(
+    name="birefnet-general-lite",
+    url="https://github.com/danielgatis/rembg/releases/download/v0.0.0/BiRefNet-general-bb_swin_v1_tiny-epoch_232.onnx",
+    md5="4fab47adc4ff364be1713e97b7e66334",
+    licence="MIT",
+    page="https://github.com/ZhengPeng7/BiRefNet",
+)
+CUTOUT_NAMES = ShortNames({"isnet": ISNET, "birefnet": BIREFNET, "birefnet_lite": BIREFNET_LITE})
 TRIPOSR = HubModel(repo="stabilityai/TripoSR", files=("config.yaml", "model.ckpt"), licence="MIT")
 QUALITY_SCORER = HubModel(
     repo="404-Gen/validation",

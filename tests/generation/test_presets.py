@@ -6,9 +6,21 @@ import pytest
 from pydantic import ValidationError
 
 from generation.presets import PRESETS, preset
-from generation.settings import GenerationSettings, ScoringSettings, TextToImageSettings
+from generation.settings import (
+    CutoutSettings,
+    GenerationSettings,
+    ScoringSettings,
+    TextToImageSettings,
+)
 from generation.weights import pins
-from generation.weights.sources import FLUX_KLEIN, FLUX_SCHNELL, HubModel
+from generation.weights.sources import (
+    BIREFNET,
+    BIREFNET_LITE,
+    FLUX_KLEIN,
+    FLUX_SCHNELL,
+    ISNET,
+    HubModel,
+)
 from protocol.errors import SetupError
 
 
@@ -53,6 +65,9 @@ def test_a_model_may_be_given_by_its_short_name() -> None:
         assert TextToImageSettings.model_validate({"model": name}).model == model
     with pytest.raises(ValidationError, match="the short names are klein and schnell"):
         TextToImageSettings.model_validate({"model": "dev"})
+    cutters = {"isnet": ISNET, "birefnet": BIREFNET, "birefnet_lite": BIREFNET_LITE}
+    for name, cutter in cutters.items():
+        assert CutoutSettings.model_validate({"model": name}).model == cutter
 
 
 def test_the_second_copy_of_the_weights_is_not_downloaded() -> None:

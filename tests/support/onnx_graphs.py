@@ -29,8 +29,18 @@ def floats(*values: float) -> Array:
     return np.array(values, dtype=np.float32)
 
 
-def write(file: Path, nodes: Sequence[Node], *, opset: int = 17, as_nodes: bool = False) -> Path:
-    """Writes a graph from `x` to the last node's output; node k makes value `k`."""
+def write(
+    file: Path,
+    nodes: Sequence[Node],
+    *,
+    opset: int = 17,
+    as_nodes: bool = False,
+    channels: int = 4,
+) -> Path:
+    """Writes a graph from `x`, an image, to the last node's output.
+
+    Node k makes value `k`, and a second one, `k'`, if it splits.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -47,11 +57,12 @@ def write(file: Path, nodes: Sequence[Node], *, opset: int = 17, as_nodes: bool 
                 made.append(helper.make_node("Constant", [], [names[-1]], value=tensor))
             else:
                 constants.append(tensor)
-        made.append(helper.make_node(kind, names, [str(place)], **attributes))
+        results = [str(place), f"{place}'"] if kind == "Split" else [str(place)]
+        made.append(helper.make_node(kind, names, results, **attributes))
     graph = helper.make_graph(
         made,
         "test",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4, "h", "w"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", channels, "h", "w"])],
         [helper.make_tensor_value_info(str(len(nodes) - 1), TensorProto.FLOAT, None)],
         constants,
     )
@@ -74,6 +85,9 @@ def check(file: Path, x: Array, tolerance: float = 1e-5) -> None:
     network = OnnxNetwork(file)
     with torch.no_grad():
         found = network(torch.from_numpy(x))
+        shape = network.fix(x.shape)
+        again = network(torch.from_numpy(x))
     expected = _reference(file, x)
-    assert found.shape == expected.shape == network.output_shape(x.shape)
+    assert found.shape == expected.shape == shape
     assert np.abs(found.numpy() - expected).max() <= tolerance
+    assert torch.equal(again, found)

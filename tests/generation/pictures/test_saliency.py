@@ -27,6 +27,7 @@ from generation.settings import CutoutSettings
 from generation.weights.store import ModelPaths
 from protocol.errors import SetupError
 from scripts.benchmarks.u2net import write_random
+from tests.support.onnx_graphs import Node, integers, write
 
 REMBG = CutoutSettings()
 TORCH = CutoutSettings(runtime="torch")
@@ -103,14 +104,14 @@ def test_cut_outs_are_framed_alike(embedded_paths: ModelPaths, remover: Backgrou
     assert remover(_photo()).size == expected.size
 
 
-@pytest.mark.parametrize("name", ["u2netp", "isnet-general-use"])
-def test_a_named_model_is_fed_as_rembg_feeds_it(tmp_path: Path, name: str) -> None:
-    # A network that hands its input on shows how the picture was resampled and normalised: the
-    # channels have different weights, so a wrong mean or deviation moves them apart.
+def _hand_on(file: Path, side: int) -> Path:
+    """Writes a network that hands its input on, which shows how it was resampled and normalised.
+
+    The channels have different weights, so a wrong mean or deviation moves them apart.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    side = LAYOUTS[name].side
     ends = [
         [helper.make_tensor_value_info(end, TensorProto.FLOAT, [1, channels, side, side])]
         for end, channels in (("image", 3), ("mask", 1))
@@ -120,13 +121,59 @@ def test_a_named_model_is_fed_as_rembg_feeds_it(tmp_path: Path, name: str) -> No
     nodes = [helper.make_node("Conv", ["image", "weight"], ["mask"])]
     graph = helper.make_graph(nodes, "hand on", *ends, [weight])
     opset = [helper.make_opsetid("", 17)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=9)
-    onnx.save(model, tmp_path / f"{name}.onnx")
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), file)
+    return file
+
+
+@pytest.mark.parametrize("name", ["u2netp", "isnet-general-use", "birefnet-general"])
+def test_a_named_model_is_fed_as_rembg_feeds_it(tmp_path: Path, name: str) -> None:
+    file = _hand_on(tmp_path / f"{name}.onnx", LAYOUTS[name].side)
     photo = _photo(300, 300)
-    expected = BackgroundRemover(tmp_path / f"{name}.onnx", REMBG).remove(photo)
-    found = BackgroundRemover(tmp_path / f"{name}.onnx", TORCH).remove(photo)
+    expected = BackgroundRemover(file, REMBG).remove(photo)
+    found = BackgroundRemover(file, TORCH).remove(photo)
     assert np.ptp(_alpha(expected)) > 200
     assert np.abs(_alpha(found) - _alpha(expected)).max() <= 1
+
+
+def test_birefnet_is_a_choice_whatever_its_file_is_called(tmp_path: Path, log: list[str]) -> None:
+    by_name = {"model": "birefnet"}
+    in_rembg = CutoutSettings.model_validate(by_name)
+    in_torch = CutoutSettings.model_validate(by_name | {"runtime": "torch"})
+    model = in_torch.model
+    assert model is not None
+    file = _hand_on(tmp_path / model.file, 1024)
+    assert file.stem != model.name
+    photo = _photo()
+    by_rembg, by_torch = (
+        BackgroundRemover(file, way).remove(photo) for way in (in_rembg, in_torch)
+    )
+    assert np.abs(_alpha(by_torch) - _alpha(by_rembg)).max() <= 1
+    # Without the sigmoid and with the side of a U2-Net, it would be another mask.
+    same_file = _hand_on(tmp_path / "isnet-general-use.onnx", 1024)
+    other = BackgroundRemover(same_file, TORCH).remove(photo)
+    assert np.abs(_alpha(by_torch) - _alpha(other)).max() > 8
+    assert log == []
+
+
+def test_places_are_computed_in_float32(tmp_path: Path, log: list[str]) -> None:
+    nodes: list[Node] = [
+        ("Slice", "x", integers(0), integers(1), integers(1), {}),
+        ("Transpose", "x", {"perm": [0, 2, 3, 1]}),
+        ("Slice", "1", integers(0), integers(2), integers(3), {}),
+        ("Clip", "2", np.float32(0), np.float32(63), {}),
+        ("Cast", "3", {"to": 7}),
+        ("Squeeze", "0", integers(1), {}),
+        ("GatherND", "5", "4", {"batch_dims": 1}),
+        ("Unsqueeze", "6", integers(1), {}),
+        ("Add", "7", "0", {}),
+    ]
+    file = write(tmp_path / "deformed.onnx", nodes, channels=3)
+    photo, layout = pixels_of(_photo(64, 64)), Layout(64, (0, 0, 0), (1 / 64,) * 3)
+    exact = SaliencyNetwork(file, layout)(photo)
+    assert log == []
+    found = SaliencyNetwork(file, layout, dtype=torch.bfloat16)(photo)
+    assert torch.equal(found, exact)
+    assert any("runs in float32: deformed.onnx computes places" in line for line in log)
 
 
 def test_an_image_that_is_cut_out_already_is_only_framed(remover: BackgroundRemover) -> None:
