@@ -58,7 +58,7 @@ class Flux2Klein(TextToImage):
                 self.sequence_length,
             )
         self._tables = RotaryTables.of(pipeline.transformer)
-        self._word_places = _word_places(self.sequence_length, self._device)
+        self._word_places = word_places(self.sequence_length, self._device)
         self._tables.keep(self._word_places)
         self._image_places: dict[int, Tensor] = {}
 
@@ -99,19 +99,7 @@ class Flux2Klein(TextToImage):
 
     def _encode_tokens(self, *tokens: Tensor) -> Embedding:
         """Maps ids and mask, both (1, T), to hidden states (1, T, 3 x hidden size)."""
-        ids, mask = tokens
-        line = torch.arange(ids.shape[1], device=ids.device)
-        # A padding row looks back, too, so no row of the mask is empty. Ready-made, because
-        # transformers would look at its values on the host.
-        visible = (line[:, None] >= line) & mask[:, None, None]
-        states = self.pipeline.text_encoder.model(
-            input_ids=ids,
-            attention_mask={"full_attention": visible},
-            position_ids=line[None],
-            output_hidden_states=True,
-            use_cache=False,
-        ).hidden_states
-        return (torch.cat([states[index] for index in _LAYERS_READ], dim=-1).to(self._dtype),)
+        return (read_words(self.pipeline.text_encoder, *tokens).to(self._dtype),)
 
     def _noise(self, side: int, generator: torch.Generator) -> Tensor:
         channels = self.pipeline.transformer.config.in_channels
@@ -143,7 +131,7 @@ class Flux2Klein(TextToImage):
         A graph is recorded after its function has run, and reads the tables where they are.
         """
         if side not in self._image_places:
-            self._image_places[side] = _image_places(side, self._device)
+            self._image_places[side] = image_places(side, self._device)
             self._tables.keep(self._image_places[side])
         return self._image_places[side]
 
@@ -191,6 +179,31 @@ class RotaryTables(nn.Module):
         return cosines, sines
 
 
+def read_words(encoder: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Returns what the transformer sees of a prompt; looks at no value on the host.
+
+    Args:
+        encoder: `Qwen3ForCausalLM`.
+        ids: (1, T).
+        mask: (1, T) bool; False is padding.
+
+    Returns:
+        (1, T, 3 x hidden size), in the encoder's number format.
+    """
+    line = torch.arange(ids.shape[1], device=ids.device)
+    # A padding row looks back, too, so no row of the mask is empty. Ready-made, because
+    # transformers would look at its values on the host.
+    visible = (line[:, None] >= line) & mask[:, None, None]
+    states = encoder.model(
+        input_ids=ids,
+        attention_mask={"full_attention": visible},
+        position_ids=line[None],
+        output_hidden_states=True,
+        use_cache=False,
+    ).hidden_states
+    return torch.cat([states[index] for index in _LAYERS_READ], dim=-1)
+
+
 def shorten(encoder: Any) -> None:
     """Leaves out what is behind the last hidden state that is read: a quarter of `Qwen3-4B`.
 
@@ -203,14 +216,14 @@ def shorten(encoder: Any) -> None:
     encoder.model.norm = nn.Identity()
 
 
-def _word_places(count: int, device: torch.device) -> Tensor:
+def word_places(count: int, device: torch.device) -> Tensor:
     """(count, 4) whole numbers, because bfloat16 has too few: the last column numbers words."""
     line = torch.arange(count, device=device)
     nothing = line.new_zeros(1)
     return torch.cartesian_prod(nothing, nothing, nothing, line)
 
 
-def _image_places(side: int, device: torch.device) -> Tensor:
+def image_places(side: int, device: torch.device) -> Tensor:
     """(side * side, 4): nothing, row, column and nothing of every image token."""
     line = torch.arange(side, device=device)
     nothing = line.new_zeros(1)

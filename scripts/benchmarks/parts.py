@@ -9,8 +9,7 @@ import gc
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,86 +17,22 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
-from generation.acceleration.compiling import Compiled
-from generation.acceleration.graphs import Captured
-from generation.acceleration.streams import to_host
 from generation.lift.triposr import SceneCode, TripoSR
 from generation.lift.triposr.splats import extract_cloud
 from generation.loading import require_device
-from generation.pictures.drawing import places
-from generation.pictures.flux1 import Flux1
 from generation.pictures.onnx_network import OnnxNetwork
 from generation.presets import preset
 from generation.settings import GenerationSettings
 from protocol import spz
 from protocol.errors import SetupError
-from scripts.benchmarks import full_size
+from scripts.benchmarks import drawing_parts, full_size
+from scripts.benchmarks.bench import BOTH, CAPTURED, COMPILED, EAGER, Action, Bench, Prepare, Way
 from scripts.benchmarks.figures import write_figures
 from scripts.benchmarks.kept_warnings import kept_warnings
 from scripts.benchmarks.timing import median_ms, wait
-from scripts.benchmarks.whole_loop import denoise_and_decode
 
-Action = Callable[[], object]
 Row = dict[str, Any]
-Way = frozenset[str]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all parts share.
-
-    Attributes:
-        settings: The preset, on the device that is measured.
-        sizes: Shapes of the networks.
-        folder: For files of networks.
-        backend: What `torch.compile` compiles with.
-    """
-
-    settings: GenerationSettings
-    sizes: full_size.Sizes
-    folder: Path
-    backend: str
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks run."""
-        return torch.device(self.settings.device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number format of FLUX and its encoders."""
-        dtype: torch.dtype = getattr(torch, self.settings.text_to_image.dtype)
-        return dtype
-
-    @property
-    def words(self) -> int:
-        """Tokens of a prompt of FLUX.1."""
-        return self.settings.text_to_image.max_sequence_length or Flux1.SEQUENCE_LENGTH
-
-    def random(self, *shape: int) -> Tensor:
-        """Normally distributed numbers."""
-        generator = torch.Generator(self.device).manual_seed(0)
-        return torch.randn(shape, device=self.device, dtype=self.dtype, generator=generator)
-
-    def tokens(self, count: int) -> Tensor:
-        """Ids (1, count) that every vocabulary has."""
-        return torch.arange(count, device=self.device)[None] % 256
-
-    def action(
-        self,
-        function: Callable[..., Any],
-        way: Way,
-        modules: Iterable[nn.Module],
-        **inputs: Tensor,
-    ) -> Callable[..., Any]:
-        """The function of these inputs, compiled and recorded if the way says so."""
-        if "compiled" in way:
-            function = Compiled("the part", function, modules, backend=self.backend)
-        if "captured" in way:
-            function = Captured("the part", function)
-        return partial(function, **inputs)
 
 
 def run(
@@ -121,7 +56,8 @@ def run(
 
     Returns:
         Rows with `part` and `way`, and either `median_ms`, `first_s` (the first call, which
-        compiles and records) and `warnings` of the log, or `failed`.
+        compiles and records) and `warnings` of the log, or `failed`. Where several pictures are
+        drawn at once, `pictures` is how many and `ms_a_picture` the share of each.
 
     Raises:
         SetupError: There is no such part or device.
@@ -138,21 +74,17 @@ def run(
         for part in only or PARTS:
             prepare, ways = PARTS[part]
             for way in ways:
-                row = {"part": part, "way": way} | _measure(bench, prepare, way)
-                rows.append(row)
-                print(_line(row), flush=True)
-                write_figures(out, rows)
+                for found in _measure(bench, prepare, way):
+                    row = {"part": part, "way": way} | found
+                    rows.append(row)
+                    print(_line(row), flush=True)
+                    write_figures(out, rows)
     return rows
 
 
-def _measure(bench: Bench, prepare: Callable[[Bench, Way], Action], way: str) -> Row:
-    warnings: list[str] = []
+def _measure(bench: Bench, prepare: Prepare, way: str) -> Iterator[Row]:
     try:
-        with kept_warnings(warnings):
-            return _time(bench, prepare, way) | {"warnings": warnings}
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        return {"failed": f"{type(error).__name__}: {lines[0]}", "warnings": warnings}
+        yield from _rows(bench, prepare, way)
     finally:
         # The next way builds its network anew, and shall find nothing of this one.
         torch._dynamo.reset()
@@ -161,9 +93,37 @@ def _measure(bench: Bench, prepare: Callable[[Bench, Way], Action], way: str) ->
             torch.cuda.empty_cache()
 
 
-def _time(bench: Bench, prepare: Callable[[Bench, Way], Action], way: str) -> Row:
-    device = bench.settings.device
-    action = prepare(bench, frozenset(way.split(", ")))
+def _rows(bench: Bench, prepare: Prepare, way: str) -> Iterator[Row]:
+    prepared: list[Action | Mapping[int, Action]] = []
+
+    def build() -> Row:
+        prepared.append(prepare(bench, frozenset(way.split(", "))))
+        return {}
+
+    built = _watched(build)
+    if not prepared:
+        yield built
+        return
+    actions = prepared[0] if isinstance(prepared[0], Mapping) else {0: prepared[0]}
+    for count, action in actions.items():
+        row = _watched(partial(_time, bench.settings.device, action))
+        if count and "median_ms" in row:
+            row["ms_a_picture"] = row["median_ms"] / count
+        yield ({"pictures": count} if count else {}) | row
+
+
+def _watched(action: Callable[[], Row]) -> Row:
+    """What an action finds, or why it failed, with the warnings of the log."""
+    warnings: list[str] = []
+    try:
+        with kept_warnings(warnings):
+            return action() | {"warnings": warnings}
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        return {"failed": f"{type(error).__name__}: {lines[0]}", "warnings": warnings}
+
+
+def _time(device: str, action: Action) -> Row:
     wait(device)
     begin = time.perf_counter()
     action()
@@ -173,85 +133,13 @@ def _time(bench: Bench, prepare: Callable[[Bench, Way], Action], way: str) -> Ro
 
 
 def _line(row: Row) -> str:
-    head = f"{row['part']:<14}{row['way']:<36}"
+    way = f"{row['way']}, {row['pictures']} at once" if "pictures" in row else row["way"]
+    head = f"{row['part']:<14}{way:<36}"
     if "failed" in row:
         return f"{head}failed: {row['failed']}"
-    notes = "".join(f"  {warning}" for warning in row["warnings"])
+    notes = f"  {row['ms_a_picture']:.1f} a picture" if "ms_a_picture" in row else ""
+    notes += "".join(f"  {warning}" for warning in row["warnings"])
     return f"{head}{row['median_ms']:>10.2f}{row['first_s']:>10.1f}{notes}"
-
-
-def _t5(bench: Bench, way: Way) -> Action:
-    network = full_size.t5(bench.device, bench.dtype, bench.sizes, eight_bit="8 bits" in way)
-    ids = bench.tokens(bench.words)
-    return bench.action(lambda ids: network(ids)[0], way, network.encoder.block, ids=ids)
-
-
-def _clip(bench: Bench, way: Way) -> Action:
-    network = full_size.clip(bench.device, bench.dtype, bench.sizes)
-    ids = bench.tokens(bench.sizes.clip["max_position_embeddings"])
-    return bench.action(lambda ids: network(ids).pooler_output, way, (), ids=ids)
-
-
-def _flux_step(bench: Bench, way: Way) -> Action:
-    network = full_size.transformer(
-        bench.device, bench.dtype, bench.sizes, eight_bit="8 bits" in way
-    )
-    if "fused" in way:
-        network.fuse_qkv_projections()
-    side = bench.settings.text_to_image.size // 16
-    config = network.config
-    return bench.action(
-        lambda **inputs: network(**inputs, return_dict=False)[0],
-        way,
-        (*network.transformer_blocks, *network.single_transformer_blocks),
-        hidden_states=bench.random(1, side**2, config.in_channels),
-        encoder_hidden_states=bench.random(1, bench.words, config.joint_attention_dim),
-        pooled_projections=bench.random(1, config.pooled_projection_dim),
-        timestep=torch.ones(1, device=bench.device, dtype=bench.dtype),
-        txt_ids=torch.zeros(bench.words, 3, device=bench.device, dtype=bench.dtype),
-        img_ids=places(side, bench.device).to(bench.dtype),
-    )
-
-
-def _vae(bench: Bench, way: Way) -> Action:
-    network = full_size.vae(bench.device, bench.dtype, bench.sizes)
-    if "channels last" in way:
-        network.to(memory_format=torch.channels_last)
-    scale = 2 ** (len(bench.sizes.vae["block_out_channels"]) - 1)
-    side = bench.settings.text_to_image.size // scale
-    latents = bench.random(1, bench.sizes.vae["latent_channels"], side, side)
-    return bench.action(
-        lambda latents: network.decode(latents, return_dict=False)[0],
-        way,
-        (network.decoder,),
-        latents=latents,
-    )
-
-
-def _drawn_picture(bench: Bench, way: Way) -> Action:
-    """From a remembered prompt to pixels on the host."""
-    eight_bit = {"eight_bit": "8 bits" in way}
-    settings = bench.settings.text_to_image.model_copy(update=eight_bit)
-    pipeline = full_size.flux_pipeline(settings, bench.device, bench.sizes)
-    in_one = "whole loop" in way
-    accelerate = "captured" in way and not in_one
-    flux = Flux1(pipeline, settings, accelerate=accelerate, backend=bench.backend)
-    if not in_one:
-        return partial(flux, "a picture")
-    noise = flux.begin("a picture", (None,), steps=settings.steps, size=settings.size)
-    network = pipeline.transformer
-    draw = bench.action(
-        partial(denoise_and_decode, pipeline, noise.schedule.sigmas),
-        way,
-        (*network.transformer_blocks, *network.single_transformer_blocks, pipeline.vae.decoder),
-    )
-
-    def draw_picture() -> Image.Image:
-        # With the same work on the host as a picture in steps.
-        start = flux.begin("a picture", (None,), steps=settings.steps, size=settings.size)
-        return Image.fromarray(to_host(draw(start.latents, *start.embedding)))
-
-    return draw_picture
 
 
 def _triposr(bench: Bench, way: Way) -> Action:
@@ -301,30 +189,12 @@ def _background(bench: Bench, way: Way) -> Action:
     return partial(remover, _picture(bench.settings.text_to_image.size))
 
 
-_EAGER, _CAPTURED, _COMPILED, _BOTH = "eager", "captured", "compiled", "compiled, captured"
-
-PARTS: dict[str, tuple[Callable[[Bench, Way], Action], tuple[str, ...]]] = {
-    "t5": (_t5, (_EAGER, _CAPTURED, _BOTH, f"8 bits, {_CAPTURED}", f"8 bits, {_BOTH}")),
-    "clip": (_clip, (_EAGER, _CAPTURED)),
-    "flux-step": (
-        _flux_step,
-        (_EAGER, _CAPTURED, _COMPILED, _BOTH, f"fused, {_BOTH}", f"8 bits, {_BOTH}"),
-    ),
-    "vae": (_vae, (_EAGER, _CAPTURED, _BOTH, f"channels last, {_BOTH}")),
-    "picture": (
-        _drawn_picture,
-        (
-            _EAGER,
-            _BOTH,
-            f"whole loop, {_BOTH}",
-            f"8 bits, {_BOTH}",
-            f"8 bits, whole loop, {_BOTH}",
-        ),
-    ),
-    "saliency": (_saliency, (_EAGER, _CAPTURED, f"bfloat16, {_CAPTURED}")),
+PARTS: dict[str, tuple[Prepare, tuple[str, ...]]] = {
+    **drawing_parts.PARTS,
+    "saliency": (_saliency, (EAGER, CAPTURED, f"bfloat16, {CAPTURED}")),
     "background": (_background, ("onnxruntime", "torch")),
-    "triposr": (_triposr, (_EAGER, _CAPTURED, _COMPILED, _BOTH)),
-    "splats": (_splats, (_EAGER,)),
+    "triposr": (_triposr, (EAGER, CAPTURED, COMPILED, BOTH)),
+    "splats": (_splats, (EAGER,)),
     "encode": (_encode, ("spz",)),
 }
 """Parts by name: how to prepare one, and in which ways it is run."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import SetupError
-from scripts.benchmarks import parts, timing
+from scripts.benchmarks import drawing_parts, parts, timing
 from tests.support.tiny_networks import SIZES, tiny_settings
 
 
@@ -22,10 +22,13 @@ def test_every_part_is_timed(
     for name, (prepare, ways) in parts.PARTS.items():
         # One way will do here: the tracer warns of what it meets in diffusers.
         monkeypatch.setitem(parts.PARTS, name, (prepare, ways[:1]))
+    prepare, ways = parts.PARTS["pictures"]
+    monkeypatch.setitem(parts.PARTS, "pictures", (prepare, (f"{ways[0]}, eager",)))
+    monkeypatch.setattr(drawing_parts, "COUNTS", (1,))
     out = tmp_path / "parts.json"
     rows = parts.run(device="cpu", out=out, sizes=SIZES, settings=tiny_settings())
     assert json.loads(out.read_text()) == rows
-    assert [row["part"] for row in rows] == list(parts.PARTS)
+    assert list(dict.fromkeys(row["part"] for row in rows)) == list(parts.PARTS)
     assert [row.get("failed") for row in rows] == [None] * len(rows)
     assert all(row["median_ms"] > 0 and row["first_s"] > 0 for row in rows)
     assert capsys.readouterr().out.count("\n") == len(rows) + 1
@@ -46,6 +49,25 @@ def test_a_picture_is_timed_in_steps_and_as_one_loop() -> None:
     )
     assert [row.get("failed") for row in rows] == [None] * len(rows)
     assert any("whole loop" in row["way"] for row in rows)
+
+
+def test_pictures_of_one_prompt_are_timed_at_every_number_in_both_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare, ways = parts.PARTS["pictures"]
+    assert (ways, drawing_parts.COUNTS) == (
+        ("klein", "klein, 8 bits", "schnell", "schnell, 8 bits"),
+        (1, 2, 4, 8),
+    )
+    few = ("klein, eager", "schnell, 8 bits, eager")
+    monkeypatch.setitem(parts.PARTS, "pictures", (prepare, few))
+    monkeypatch.setattr(drawing_parts, "COUNTS", (1, 3))
+    rows = parts.run(device="cpu", only=["pictures"], sizes=SIZES, settings=tiny_settings())
+    assert [row.get("failed") for row in rows] == [None] * len(rows)
+    expected = [(way, count) for way in few for count in (1, 3)]
+    assert [(row["way"], row["pictures"]) for row in rows] == expected
+    assert all(row["ms_a_picture"] == row["median_ms"] / row["pictures"] for row in rows)
+    assert "klein, eager, 3 at once" in capsys.readouterr().out
 
 
 def test_what_fails_is_kept_in_the_table_and_the_rest_goes_on(
