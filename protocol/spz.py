@@ -43,6 +43,8 @@ MAX_POINTS: Final = 10_000_000
 Bytes = NDArray[np.uint8]
 
 _HEADER = struct.Struct("<IIIBBBB")
+HEADER_BYTES: Final = _HEADER.size
+"""Bytes of a payload before its positions."""
 _MAGIC = 0x5053474E
 _VERSION = 2
 _FRACTIONAL_BITS = 12
@@ -51,17 +53,24 @@ _MAX_SH_DEGREE = 3
 _MAX_LEVEL = 22
 _SH_BYTES = (0, 9, 24, 45)
 _BASE_BYTES = 19
-_POSITION_STEPS = float(1 << _FRACTIONAL_BITS)
-_POSITION_MIN = -2048.0
-_POSITION_MAX = 2048.0 - 1.0 / _POSITION_STEPS
-_LENGTH_MIN, _LENGTH_MAX = 1e-18, 1e18
 _THREADS = 4
 _JOB_BYTES = 1 << 19  # the least that zstd takes
 _CHUNK = 8192  # Gaussians at a time: a chunk's scratch arrays stay in the L2 cache
 
 # Adding this and truncating is C's round(): with a plain 0.5 the largest float32 under 0.5 would
 # become 1.
-_ALMOST_HALF = np.nextafter(np.float32(0.5), np.float32(0.0))
+ALMOST_HALF: Final = np.nextafter(np.float32(0.5), np.float32(0.0))
+"""The largest float32 under 0.5."""
+POSITION_STEPS: Final = float(1 << _FRACTIONAL_BITS)
+"""Steps of a position in one unit."""
+POSITION_MIN: Final = -2048.0
+"""The least coordinate that a file holds."""
+POSITION_MAX: Final = 2048.0 - 1.0 / POSITION_STEPS
+"""The largest coordinate that a file holds."""
+LENGTH_MIN: Final = 1e-18
+"""The least length of a rotation's quaternion that is encoded."""
+LENGTH_MAX: Final = 1e18
+"""The largest length of a rotation's quaternion that is encoded."""
 
 _BYTE_VALUES = np.arange(256, dtype=np.float32)
 COLORS: Final = (_BYTE_VALUES / np.float32(255.0) - np.float32(0.5)) / np.float32(0.15)
@@ -113,9 +122,21 @@ def encode(cloud: GaussianCloud, *, level: int = 1) -> bytes:
             rotation is a quaternion without a usable length.
         ValueError: The level is out of range.
     """
-    if not 1 <= level <= _MAX_LEVEL:
-        raise ValueError(f"the zstd level must be 1 to {_MAX_LEVEL}, got {level}")
-    data = _quantise(cloud)
+    _require_level(level)
+    return compress(_quantise(cloud), level=level)
+
+
+def compress(data: Bytes, *, level: int = 1) -> bytes:
+    """Compresses a payload into an SPZ file; `encode` does both, with the same bytes.
+
+    Args:
+        data: Header and sections, uint8, C-contiguous; see `payload`.
+        level: zstd level, 1 (fastest) to 22.
+
+    Raises:
+        ValueError: The level is out of range.
+    """
+    _require_level(level)
     # Above a megabyte the frame is compressed in jobs side by side. Its bytes depend on the job
     # size, not on how many cores there are.
     parameters = zstandard.ZstdCompressionParameters.from_level(
@@ -126,6 +147,32 @@ def encode(cloud: GaussianCloud, *, level: int = 1) -> bytes:
         job_size=_JOB_BYTES,
     )
     return zstandard.ZstdCompressor(compression_params=parameters).compress(data.data)
+
+
+def _require_level(level: int) -> None:
+    if not 1 <= level <= _MAX_LEVEL:
+        raise ValueError(f"the zstd level must be 1 to {_MAX_LEVEL}, got {level}")
+
+
+def header(count: int) -> bytes:
+    """Returns the header of a payload of SH degree 0.
+
+    Args:
+        count: Number of Gaussians.
+
+    Raises:
+        CodecError: It is not 1 to `MAX_POINTS`.
+    """
+    if not 1 <= count <= MAX_POINTS:
+        raise CodecError(f"SPZ holds 1 to {MAX_POINTS} Gaussians, the cloud has {count}")
+    return _HEADER.pack(_MAGIC, _VERSION, count, 0, _FRACTIONAL_BITS, 0, 0)
+
+
+def alpha_bytes(logits: Float32Array) -> Bytes:
+    """Returns the alpha byte (N,) of each opacity logit (N,)."""
+    out = np.empty(len(logits), np.uint8)
+    _store_alphas(logits, out)
+    return out
 
 
 def payload(cloud: GaussianCloud) -> bytes:
@@ -139,11 +186,9 @@ def payload(cloud: GaussianCloud) -> bytes:
 
 def _quantise(cloud: GaussianCloud) -> Bytes:
     count = len(cloud)
-    if not 1 <= count <= MAX_POINTS:
-        raise CodecError(f"SPZ holds 1 to {MAX_POINTS} Gaussians, the cloud has {count}")
+    first = header(count)
     out = np.empty(_HEADER.size + _BASE_BYTES * count, np.uint8)
-    header = _HEADER.pack(_MAGIC, _VERSION, count, 0, _FRACTIONAL_BITS, 0, 0)
-    out[: _HEADER.size] = np.frombuffer(header, np.uint8)
+    out[: _HEADER.size] = np.frombuffer(first, np.uint8)
     positions, alphas, colors, scales, rotations = _sections(out, count, position_bytes=9)
     for start in range(0, count, _CHUNK):
         rows = slice(start, start + _CHUNK)
@@ -256,19 +301,19 @@ def _read_header(body: bytes, max_points: int) -> tuple[int, int, int, int]:
 
 def _store_u8(values: Float32Array, out: Bytes) -> None:
     """Rounds non-negative values up to 255, halves up; overwrites `values`."""
-    values += _ALMOST_HALF
+    values += ALMOST_HALF
     out[...] = values
 
 
 def _store_positions(positions: Float32Array, out: Bytes, first_row: int) -> None:
-    if positions.min() < _POSITION_MIN or positions.max() > _POSITION_MAX:
-        row, axis = np.argwhere((positions < _POSITION_MIN) | (positions > _POSITION_MAX))[0]
+    if positions.min() < POSITION_MIN or positions.max() > POSITION_MAX:
+        row, axis = np.argwhere((positions < POSITION_MIN) | (positions > POSITION_MAX))[0]
         raise CodecError(
             f"position {'xyz'[axis]} of row {first_row + row} is {positions[row, axis]}; SPZ holds "
-            f"{_POSITION_MIN:g} to {_POSITION_MAX:.8g}, so scale the cloud down"
+            f"{POSITION_MIN:g} to {POSITION_MAX:.8g}, so scale the cloud down"
         )
-    steps = positions * np.float32(_POSITION_STEPS)
-    steps += np.copysign(_ALMOST_HALF, steps)
+    steps = positions * np.float32(POSITION_STEPS)
+    steps += np.copysign(ALMOST_HALF, steps)
     integers = steps.astype("<i4").reshape(-1, 1).view(np.uint8)
     stored = out.reshape(-1, 3)
     for byte in range(3):  # five times as fast as copying three bytes at a time
@@ -302,11 +347,11 @@ def _store_rotations(rotations: Float32Array, out: Bytes, first_row: int) -> Non
     w, x, y, z = columns = np.ascontiguousarray(rotations.T)
     with np.errstate(over="ignore"):
         length = np.sqrt(w * w + x * x + y * y + z * z)
-    if not (length.min() >= _LENGTH_MIN and length.max() <= _LENGTH_MAX):
-        row = int(np.argmax(~((length >= _LENGTH_MIN) & (length <= _LENGTH_MAX))))
+    if not (length.min() >= LENGTH_MIN and length.max() <= LENGTH_MAX):
+        row = int(np.argmax(~((length >= LENGTH_MIN) & (length <= LENGTH_MAX))))
         raise CodecError(
             f"rotation of row {first_row + row} is {rotations[row]}: its length {length[row]:g} "
-            f"must be {_LENGTH_MIN:g} to {_LENGTH_MAX:g}, best 1"
+            f"must be {LENGTH_MIN:g} to {LENGTH_MAX:g}, best 1"
         )
     # w is not stored, so q and -q must become the one with w >= 0; adding 0 makes -0.0 count as 0.
     values = columns[1:] / np.copysign(length, w + np.float32(0.0))

@@ -25,7 +25,9 @@ HEALTHY_WIRE_BYTES = 2_000_000
 
 Bound = Literal["at least", "at most", "under"]
 
-_SPZ_ROTATION_STEP = 1.0 / 127.5
+IDENTITY_STEP = 1.0 / 127.5
+"""One SPZ step: rotations whose x, y and z are all smaller count as the identity."""
+
 _STRAY_SHARE = 0.001
 
 
@@ -93,6 +95,30 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if value == round(value, 0) else f"{value:.4g}"
 
 
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """What the checks need to know of a cloud.
+
+    Attributes:
+        count: Number of Gaussians.
+        transparent_share: Share of opacities under `TRANSPARENT_OPACITY` once SPZ has rounded them.
+        identity_share: Share of rotations within one SPZ step of the identity.
+        low, high: (3,) float64 box of the centres.
+        core_low, core_high: (3,) float64, the same without the outermost 0.1 % at either end of
+            each axis.
+        mean: Of all coordinates together.
+    """
+
+    count: int
+    transparent_share: float
+    identity_share: float
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    core_low: NDArray[np.float64]
+    core_high: NDArray[np.float64]
+    mean: float
+
+
 def check(cloud: GaussianCloud, *, wire_bytes: int | None = None) -> ValidityReport:
     """Runs the validator's data checks, and some advice on what its renderer makes of the cloud.
 
@@ -102,29 +128,61 @@ def check(cloud: GaussianCloud, *, wire_bytes: int | None = None) -> ValidityRep
         cloud: The cloud to be answered; it may be empty, which fails.
         wire_bytes: Size of its SPZ file, if known; adds advice on it.
     """
+    return report_on(_measure(cloud), wire_bytes=wire_bytes)
+
+
+def report_on(measures: Measures, *, wire_bytes: int | None = None) -> ValidityReport:
+    """Judges what was measured of a cloud; see `check`."""
     return ValidityReport(
-        checks=(_count(cloud), _transparent_share(cloud), _identity_share(cloud)),
+        checks=(
+            _count(measures.count),
+            _transparent_share(measures.transparent_share),
+            _identity_share(measures.identity_share),
+        ),
         advice=(
-            *(_geometry(cloud) if len(cloud) else ()),
+            *(_geometry(measures) if measures.count else ()),
             *(() if wire_bytes is None else (_wire(wire_bytes),)),
         ),
     )
 
 
-def _count(cloud: GaussianCloud) -> Check:
+def stray_count(count: int) -> int:
+    """How many of a number of centres are left out of the core at either end of each axis."""
+    return round(_STRAY_SHARE * max(0, count - 1))
+
+
+def _measure(cloud: GaussianCloud) -> Measures:
+    after_spz = np.floor(cloud.opacities * 255.0 + 0.5) / 255.0
+    norms = np.sqrt(np.einsum("ij,ij->i", cloud.rotations, cloud.rotations))
+    x, y, z = np.abs(_columns(cloud.rotations)[1:])
+    largest = np.maximum(np.maximum(x, y), z)
+    positions = _columns(cloud.positions) if len(cloud) else np.zeros((3, 1), np.float32)
+    stray = stray_count(len(cloud))
+    ordered = np.partition(positions, [stray, -1 - stray], axis=1).astype(np.float64)
+    return Measures(
+        count=len(cloud),
+        transparent_share=_mean(after_spz < TRANSPARENT_OPACITY),
+        identity_share=_mean((largest < IDENTITY_STEP * norms) & (norms > 0)),
+        low=positions.min(axis=1).astype(np.float64),
+        high=positions.max(axis=1).astype(np.float64),
+        core_low=ordered[:, stray],
+        core_high=ordered[:, -1 - stray],
+        mean=float(positions.mean(dtype=np.float64)),
+    )
+
+
+def _count(count: int) -> Check:
     return Check(
         name="gaussians",
-        passed=len(cloud) >= MIN_GAUSSIANS,
-        measured=len(cloud),
+        passed=count >= MIN_GAUSSIANS,
+        measured=count,
         limit=MIN_GAUSSIANS,
         bound="at least",
         explanation="number of Gaussians; a cloud with fewer than the limit scores 0",
     )
 
 
-def _transparent_share(cloud: GaussianCloud) -> Check:
-    after_spz = np.floor(cloud.opacities * 255.0 + 0.5) / 255.0
-    share = _mean(after_spz < TRANSPARENT_OPACITY)
+def _transparent_share(share: float) -> Check:
     return Check(
         name="transparent_share",
         passed=share <= MAX_TRANSPARENT_SHARE,
@@ -135,12 +193,7 @@ def _transparent_share(cloud: GaussianCloud) -> Check:
     )
 
 
-def _identity_share(cloud: GaussianCloud) -> Check:
-    norms = np.sqrt(np.einsum("ij,ij->i", cloud.rotations, cloud.rotations))
-    x, y, z = np.abs(_columns(cloud.rotations)[1:])
-    largest = np.maximum(np.maximum(x, y), z)
-    identity = (largest < _SPZ_ROTATION_STEP * norms) & (norms > 0)
-    share = _mean(identity)
+def _identity_share(share: float) -> Check:
     return Check(
         name="identity_share",
         passed=share < 1.0,
@@ -152,16 +205,12 @@ def _identity_share(cloud: GaussianCloud) -> Check:
     )
 
 
-def _geometry(cloud: GaussianCloud) -> tuple[Check, ...]:
-    positions = _columns(cloud.positions)
-    low, high = positions.min(axis=1).astype(float), positions.max(axis=1).astype(float)
+def _geometry(measures: Measures) -> tuple[Check, ...]:
+    low, high = measures.low, measures.high
     side = float((high - low).max())
     scale = FULL_OPACITY_SIDE / side if side > 0 else 0.0
-    mean = positions.mean(dtype=np.float64)
-    off_centre = float(np.abs((low + high) / 2 - mean).max() * scale)
-    stray = round(_STRAY_SHARE * (len(cloud) - 1))
-    ordered = np.partition(positions, [stray, -1 - stray], axis=1)
-    core_side = float((ordered[:, -1 - stray] - ordered[:, stray]).max())
+    off_centre = float(np.abs((low + high) / 2 - measures.mean).max() * scale)
+    core_side = float((measures.core_high - measures.core_low).max())
     stray_ratio = side / core_side if core_side > 0 else 1.0 if side == 0 else float("inf")
     return (
         Check(

@@ -47,15 +47,13 @@ _WORLD_SIDE = 2 * SPHERE_RADIUS  # what the truth's cameras see at `LARGEST_SIDE
 _COVERED, _SOLID = 0.95, 0.99
 
 _PARTS = {
-    "coarse lattice": (surface, "log_density_lattice"),
-    "floaters": (surface, "without_floaters"),
-    "cells that the surface passes through": (surface, "active_cells"),
+    "coarse lattice, floaters and cells": (surface, "search_lattice"),
     "fine lattice and its crossed edges": (surface, "_crossed_edges"),
     "even selection": (surface, "_pick_evenly"),
     "crossings solved": (surface, "_solve_crossings"),
     "normals": (surface, "density_normals"),
     "colours and discs over edges": (splats, "_colour_and_fit"),
-    "transfer": (splats, "_to_host"),
+    "transfer": (splats.GaussianTensors, "to_cloud"),
 }
 
 Encoder = Callable[[TripoSR, Tensor, int], GaussianCloud]

@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from generation.engine import Engine
 from generation.errors import EngineDead, GenerationEnded, GenerationError
+from generation.packing import Splats
 from generation.plan import Output, Plan, StepEvent
 from generation.scoring.score import Scorer
-from generation.scoring.validity import check
+from generation.scoring.validity import report_on
 from generation.settings import GenerationSettings, ScoringSettings
 from generation.stage import Asset, StageFunction, StepContext, TriangleMesh
 from generation.words import in_one_line, refusal, understand
@@ -21,7 +22,6 @@ from miner.scheduling.candidates import seed_of
 from protocol import spz
 from protocol.errors import SetupError, TaskError
 from protocol.files import replace_file
-from protocol.gaussians import GaussianCloud
 from protocol.tasks import Task, TextTask
 from protocol.text import printable
 from scripts.making.files import MESHES, Made, VideoSettings, encode, preview_of, reason
@@ -167,9 +167,9 @@ def _load(
 def _encoder(level: int) -> StageFunction:
     """As the engine's own `encode`, but what validators would refuse is for the user to judge."""
 
-    def encode(cloud: GaussianCloud, context: StepContext) -> Asset:
-        data = spz.encode(cloud, level=level)
-        return Asset(cloud, data, check(cloud, wire_bytes=len(data)))
+    def encode(splats: Splats, context: StepContext) -> Asset:
+        data = spz.compress(splats.payload, level=level)
+        return Asset(splats.cloud, data, report_on(splats.measures, wire_bytes=len(data)))
 
     return encode
 

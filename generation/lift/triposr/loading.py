@@ -10,12 +10,12 @@ from generation.acceleration.graphs import Captured
 from generation.acceleration.streams import wait_for_stream
 from generation.lift.triposr import SceneCode, TripoSR
 from generation.lift.triposr.fused import fused_decoder
-from generation.lift.triposr.splats import extract_cloud
+from generation.lift.triposr.splats import extract_gaussians
 from generation.lift.triposr.triangles import extract_triangles
+from generation.packing import Splats
 from generation.settings import GenerationSettings
 from generation.stage import Cutout, StageFunction, StepContext, TriangleMesh
 from generation.weights.store import locate_models
-from protocol.gaussians import GaussianCloud
 
 
 def load(
@@ -74,14 +74,15 @@ def functions_of(
         wait_for_stream(code.device)
         return code
 
-    def splats(code: SceneCode, context: StepContext) -> GaussianCloud:
-        return extract_cloud(
+    def splats(code: SceneCode, context: StepContext) -> Splats:
+        gaussians = extract_gaussians(
             network,
             code,
             settings.splats,
             count=context.rung.gaussians,
             seed=context.task.seed,
         )
+        return gaussians.to_splats()
 
     def mesh(code: SceneCode, context: StepContext) -> TriangleMesh:
         return extract_triangles(network, code, settings.splats, settings.mesh)

@@ -2,18 +2,17 @@
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from generation.acceleration.streams import to_host
 from generation.errors import GenerationError
 from generation.lift.triposr import TripoSR
 from generation.lift.triposr.field import Field
 from generation.lift.triposr.surface import Surface, sample_surface
+from generation.packing import GaussianTensors
 from generation.scoring.validity import MIN_GAUSSIANS
 from generation.settings import SplatSettings
-from protocol.gaussians import SH_C0, Float32Array, GaussianCloud
+from protocol.gaussians import SH_C0, GaussianCloud
 
 LARGEST_SIDE = 1.6
 """Largest side of a finished cloud. A validator rescales to 1.5 and divides opacity by the factor,
@@ -28,7 +27,6 @@ y up and looks from +z with +x to the right. So (x, y, z) becomes (y, z, x)."""
 _REACH, _BELOW, _NARROWED = 2.0, 0.3, 0.5
 
 
-@torch.inference_mode()
 def extract_cloud(
     model: TripoSR,
     scene_code: Tensor,
@@ -37,6 +35,19 @@ def extract_cloud(
     count: int | None = None,
     seed: int | None = None,
 ) -> GaussianCloud:
+    """Makes the cloud of `extract_gaussians` in main memory."""
+    return extract_gaussians(model, scene_code, settings, count=count, seed=seed).to_cloud()
+
+
+@torch.inference_mode()
+def extract_gaussians(
+    model: TripoSR,
+    scene_code: Tensor,
+    settings: SplatSettings,
+    *,
+    count: int | None = None,
+    seed: int | None = None,
+) -> GaussianTensors:
     """Covers the scene's surface with evenly spread flat discs.
 
     The cloud is in the subnet's frame, centred per axis on the box of its centres, whose largest
@@ -81,13 +92,12 @@ def extract_cloud(
     centred = _to_subnet((positions - centre) * scale)
     thin = torch.full_like(narrowing[:, :1], settings.thickness)
     log_scales = (torch.cat([narrowing, thin], dim=-1) * sigma * scale).log()
-    arrays = _to_host(centred, log_scales, rotations, (rgb - 0.5) / SH_C0)
-    return GaussianCloud(
-        positions=arrays[0],
-        log_scales=arrays[1],
-        rotations=arrays[2],
-        opacity_logits=np.full(sampled, settings.opacity_logit, dtype=np.float32),
-        colors_dc=arrays[3],
+    return GaussianTensors(
+        positions=centred,
+        log_scales=log_scales,
+        rotations=rotations,
+        opacity_logits=torch.full_like(log_scales[:, 0], settings.opacity_logit),
+        colors_dc=(rgb - 0.5) / SH_C0,
     )
 
 
@@ -147,10 +157,3 @@ def _centre_and_scale(points: Tensor) -> tuple[Tensor, Tensor]:
     """The middle (3,) of the box of points (N, 3), and what makes its side `LARGEST_SIDE`; ()."""
     low, high = torch.aminmax(points, dim=0)
     return (low + high) / 2, LARGEST_SIDE / (high - low).max().clamp_min(1e-6)
-
-
-def _to_host(*columns: Tensor) -> list[Float32Array]:
-    """Brings tensors over in one transfer, since each makes the host wait."""
-    flat = to_host(torch.cat([column.flatten() for column in columns]))
-    parts = np.split(flat, np.cumsum([column.numel() for column in columns])[:-1])
-    return [part.reshape(column.shape) for part, column in zip(parts, columns, strict=True)]
