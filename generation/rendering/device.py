@@ -1,52 +1,20 @@
-"""The validator's pictures without a way through main memory: unpacked, changed, rendered, kept.
+"""The validator's pictures of an SPZ file without a way through main memory.
 
-What a validator does is the same as in `validator.py` and `views.py`, which serve people and tests;
-here it happens on a device, on tensors, and starts from the bytes of an SPZ file.
+What a validator does is the same as in `views.py`, which serves people and tests; here it starts
+from the bytes of the file, and the pictures stay on the device.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from generation.rendering import gsplat_backend
+from generation.rendering import cpu_backend, gsplat_backend
 from generation.rendering.cameras import VALIDATOR_SIZE, VALIDATOR_VIEWS, validator_camera
-from generation.rendering.validator import MAX_LOGIT, REFERENCE_SIDE
-from generation.rendering.views import render_on_white
+from generation.rendering.device_cloud import DeviceCloud, on_white, seen_by_validator
 from protocol import spz
-from protocol.gaussians import SH_C0, GaussianCloud
-
-
-@dataclass(frozen=True, eq=False)
-class DeviceCloud:
-    """N Gaussians on a device, as a rasteriser wants them; all float32.
-
-    Attributes:
-        positions: (N, 3).
-        scales: (N, 3) standard deviations.
-        rotations: (N, 4) quaternions w x y z, not necessarily of length 1.
-        opacities: (N,) in 0..1.
-        rgb: (N, 3), not clipped.
-    """
-
-    positions: Tensor
-    scales: Tensor
-    rotations: Tensor
-    opacities: Tensor
-    rgb: Tensor
-
-    def to_cloud(self) -> GaussianCloud:
-        """Copies it to main memory; opacity logits beyond +-10 are cut off there."""
-        logits = self.opacities.logit().clamp(-MAX_LOGIT, MAX_LOGIT)
-        return GaussianCloud(
-            positions=self.positions.cpu().numpy(),
-            log_scales=self.scales.log().cpu().numpy(),
-            rotations=self.rotations.cpu().numpy(),
-            opacity_logits=logits.cpu().numpy(),
-            colors_dc=((self.rgb - 0.5) / SH_C0).cpu().numpy(),
-        )
+from protocol.gaussians import SH_C0
 
 
 def dequantise(packed: spz.PackedCloud, device: torch.device) -> DeviceCloud:
@@ -79,24 +47,6 @@ def dequantise(packed: spz.PackedCloud, device: torch.device) -> DeviceCloud:
     )
 
 
-def seen_by_validator(cloud: DeviceCloud) -> DeviceCloud:
-    """Recentres, rescales and fades a cloud; see `as_seen_by_validator`.
-
-    Nothing is checked, since that would have to wait for the device: of a cloud whose centres
-    coincide, nothing can be seen.
-    """
-    positions = cloud.positions.double()
-    side = (positions.amax(dim=0) - positions.amin(dim=0)).amax()
-    scale = REFERENCE_SIDE / side.clamp(min=1e-30)
-    return DeviceCloud(
-        positions=((positions - positions.mean()) * scale).float(),
-        scales=(cloud.scales * scale).float(),
-        rotations=cloud.rotations,
-        opacities=(cloud.opacities / scale).clamp(0, 1).float(),
-        rgb=cloud.rgb,
-    )
-
-
 def validator_views(cloud: DeviceCloud, size: int = VALIDATOR_SIZE) -> Tensor:
     """Takes all of the validator's pictures of a cloud, on white.
 
@@ -112,20 +62,10 @@ def validator_views(cloud: DeviceCloud, size: int = VALIDATOR_SIZE) -> Tensor:
     seen = seen_by_validator(cloud)
     device = seen.positions.device
     if device.type == "cuda" and gsplat_backend.is_usable():
-        rgb, coverage = gsplat_backend.rasterize_on_device(
-            means=seen.positions,
-            quats=seen.rotations,
-            scales=seen.scales,
-            opacities=seen.opacities,
-            colors=seen.rgb,
-            viewmats=_matrices(device, size)[0],
-            intrinsics=_matrices(device, size)[1],
-            size=(size, size),
-        )
-        on_white = rgb + (1.0 - coverage)
-        return (on_white.clamp(0.0, 1.0) * 255.0).to(torch.uint8)
+        viewmats, intrinsics = _matrices(device, size)
+        return on_white(*gsplat_backend.rasterize_on_device(seen, viewmats, intrinsics, size, size))
     cameras = [validator_camera(index, size) for index in range(VALIDATOR_VIEWS)]
-    return torch.from_numpy(render_on_white(seen.to_cloud(), cameras, backend="cpu")).to(device)
+    return on_white(*cpu_backend.rasterize(seen.to_cloud(), cameras)).to(device)
 
 
 @lru_cache(maxsize=8)

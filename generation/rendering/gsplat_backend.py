@@ -6,25 +6,17 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 from loguru import logger
-from numpy.typing import NDArray
 from torch import Tensor
 
 from generation.rendering.cameras import Camera, validator_camera
 from generation.rendering.cpu_backend import BLUR, FAR, NEAR
+from generation.rendering.device_cloud import DeviceCloud
 from protocol.errors import SetupError
 from protocol.gaussians import GaussianCloud
 
 
-def rasterize(cloud: GaussianCloud, cameras: list[Camera]) -> tuple[Tensor, Tensor]:
-    """Renders a cloud, without a background, through each camera (gsplat.rasterization).
-
-    Args:
-        cloud: At least one Gaussian.
-        cameras: All of the same picture size.
-
-    Returns:
-        Colour (V, H, W, 3) premultiplied by coverage, and coverage (V, H, W) in 0..1; float32, on
-        the CUDA device.
+def place(cloud: GaussianCloud) -> DeviceCloud:
+    """Copies a cloud to the current CUDA device, to be rendered there.
 
     Raises:
         SetupError: There is no CUDA device, or gsplat is not installed.
@@ -39,68 +31,66 @@ def rasterize(cloud: GaussianCloud, cameras: list[Camera]) -> tuple[Tensor, Tens
             "the gsplat back end needs the gsplat package, which is not installed",
             fix='make install EXTRAS=gpu, or use backend="cpu"',
         )
+    return DeviceCloud.of(cloud, torch.device("cuda"))
 
-    def to_device(array: NDArray[np.floating]) -> Tensor:
-        return torch.tensor(array, dtype=torch.float32, device="cuda")
 
-    colour, coverage = rasterize_on_device(
-        means=to_device(cloud.positions),
-        quats=to_device(cloud.rotations),
-        scales=to_device(cloud.log_scales).exp(),
-        opacities=to_device(cloud.opacities),
-        colors=to_device(cloud.rgb),
-        viewmats=to_device(np.stack([camera.world_to_camera for camera in cameras])),
-        intrinsics=to_device(np.stack([camera.intrinsics for camera in cameras])),
-        size=(cameras[0].width, cameras[0].height),
+def rasterize(cloud: DeviceCloud, cameras: list[Camera]) -> tuple[Tensor, Tensor]:
+    """Renders a cloud, without a background, through each camera (gsplat.rasterization).
+
+    Args:
+        cloud: At least one Gaussian, on a CUDA device.
+        cameras: All of the same picture size.
+
+    Returns:
+        Colour (V, H, W, 3) premultiplied by coverage, and coverage (V, H, W) in 0..1; float32, on
+        the cloud's device.
+    """
+    device = cloud.positions.device
+    viewmats = torch.from_numpy(np.stack([camera.world_to_camera for camera in cameras]))
+    intrinsics = torch.from_numpy(np.stack([camera.intrinsics for camera in cameras]))
+    return rasterize_on_device(
+        cloud,
+        viewmats.float().to(device),
+        intrinsics.float().to(device),
+        cameras[0].width,
+        cameras[0].height,
     )
-    return colour, coverage[..., 0]
 
 
 def rasterize_on_device(
-    *,
-    means: Tensor,
-    quats: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    colors: Tensor,
-    viewmats: Tensor,
-    intrinsics: Tensor,
-    size: tuple[int, int],
+    cloud: DeviceCloud, viewmats: Tensor, intrinsics: Tensor, width: int, height: int
 ) -> tuple[Tensor, Tensor]:
-    """Renders tensors of one CUDA device as the validator does; float32, also the results.
+    """Renders a cloud of a CUDA device as the validator does.
 
     Args:
-        means: (N, 3) positions; at least one.
-        quats: (N, 4) w x y z.
-        scales: (N, 3) standard deviations.
-        opacities: (N,).
-        colors: (N, 3).
-        viewmats: (V, 4, 4) world to camera.
-        intrinsics: (V, 3, 3).
-        size: Width and height in pixels.
+        cloud: At least one Gaussian.
+        viewmats: (V, 4, 4) float32 world to camera, on the same device.
+        intrinsics: (V, 3, 3) float32, on the same device.
+        width: Of a picture, in pixels.
+        height: Of a picture, in pixels.
 
     Returns:
-        Colour (V, H, W, 3) premultiplied by coverage, and coverage (V, H, W, 1) in 0..1.
+        Colour (V, H, W, 3) premultiplied by coverage, and coverage (V, H, W) in 0..1; float32.
     """
     from gsplat.rendering import rasterization
 
     colour, coverage, _ = rasterization(
-        means=means,
-        quats=quats / quats.norm(dim=1, keepdim=True),
-        scales=scales,
-        opacities=opacities,
-        colors=colors,
+        means=cloud.positions,
+        quats=cloud.rotations / cloud.rotations.norm(dim=1, keepdim=True),
+        scales=cloud.scales,
+        opacities=cloud.opacities,
+        colors=cloud.rgb,
         viewmats=viewmats,
         Ks=intrinsics,
-        width=size[0],
-        height=size[1],
+        width=width,
+        height=height,
         near_plane=NEAR,
         far_plane=FAR,
         eps2d=BLUR,
         rasterize_mode="classic",
         packed=False,
     )
-    return colour, coverage
+    return colour, coverage[..., 0]
 
 
 @lru_cache(maxsize=1)
@@ -116,7 +106,7 @@ def is_usable() -> bool:
     rotation = np.array([[1, 0, 0, 0]], dtype=np.float32)
     one = GaussianCloud(zeros, zeros - 4, rotation, zeros[:, 0], zeros)
     try:
-        rasterize(one, [validator_camera(0, size=16)])
+        rasterize(place(one), [validator_camera(0, size=16)])
     except Exception as error:  # the compiler, the loader and the driver each raise their own
         logger.warning(
             "gsplat cannot render here, so the CPU will: {}: {}", type(error).__name__, error

@@ -32,15 +32,9 @@ def as_seen_by_validator(cloud: GaussianCloud) -> GaussianCloud:
     Raises:
         ValueError: The cloud is empty, or all its centres coincide, so that there is no scale.
     """
-    if len(cloud) == 0:
-        raise ValueError("an empty cloud has no size to rescale; give at least two Gaussians")
+    require_size(cloud)
     positions = cloud.positions.astype(np.float64)
     side = float(np.ptp(positions, axis=0).max())
-    if side == 0.0:
-        raise ValueError(
-            f"all {len(cloud)} Gaussians sit at {cloud.positions[0].tolist()}: the validator's "
-            "scale, 1.5 / largest side, is infinite; spread the centres"
-        )
     scale = REFERENCE_SIDE / side
     limit = 1.0 / (1.0 + np.exp(-MAX_LOGIT))
     opacities = np.clip(cloud.opacities.astype(np.float64) / scale, 1.0 - limit, limit)
@@ -50,3 +44,14 @@ def as_seen_by_validator(cloud: GaussianCloud) -> GaussianCloud:
         log_scales=(cloud.log_scales + np.log(scale)).astype(np.float32),
         opacity_logits=np.log(opacities / (1.0 - opacities)).astype(np.float32),
     )
+
+
+def require_size(cloud: GaussianCloud) -> None:
+    """Refuses a cloud that a validator cannot rescale; see `as_seen_by_validator`."""
+    if len(cloud) == 0:
+        raise ValueError("an empty cloud has no size to rescale; give at least two Gaussians")
+    if (cloud.positions == cloud.positions[0]).all():
+        raise ValueError(
+            f"all {len(cloud)} Gaussians sit at {cloud.positions[0].tolist()}: the validator's "
+            "scale, 1.5 / largest side, is infinite; spread the centres"
+        )

@@ -5,7 +5,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from generation.acceleration.streams import all_to_host, to_host
 from generation.rendering import cpu_backend, gsplat_backend
 from generation.rendering.cameras import (
     DUEL_VIEWS,
@@ -13,7 +15,8 @@ from generation.rendering.cameras import (
     Camera,
     validator_camera,
 )
-from generation.rendering.validator import as_seen_by_validator
+from generation.rendering.device_cloud import on_white, seen_by_validator
+from generation.rendering.validator import as_seen_by_validator, require_size
 from protocol.gaussians import Float32Array, GaussianCloud
 
 Backend = Literal["auto", "gsplat", "cpu"]
@@ -39,15 +42,8 @@ def render_layers(
         ValueError: No cameras, cameras of different sizes, or an unknown back end.
         SetupError: gsplat was asked for and cannot run.
     """
-    sizes = sorted({(camera.width, camera.height) for camera in cameras})
-    if len(sizes) != 1:
-        raise ValueError(f"cameras must share one picture size, got {sizes or 'no cameras'}")
-    if backend not in ("auto", "gsplat", "cpu"):
-        raise ValueError(f'backend must be "auto", "gsplat" or "cpu", got {backend!r}')
-    use_gsplat = backend == "gsplat" or (backend == "auto" and gsplat_backend.is_usable())
-    rasterize = gsplat_backend.rasterize if use_gsplat and len(cloud) else cpu_backend.rasterize
-    rgb, coverage = rasterize(cloud, list(cameras))
-    return rgb.cpu().numpy(), coverage.cpu().numpy()
+    rgb, coverage = all_to_host(*_rasterize(cloud, cameras, backend))
+    return rgb, coverage
 
 
 def render_views(
@@ -74,9 +70,8 @@ def render_views(
         ValueError: No view, an unknown view, a bad size, or a cloud that cannot be rescaled.
         SetupError: gsplat was asked for and cannot run.
     """
-    seen = as_seen_by_validator(cloud) if as_validator else cloud
     cameras = [validator_camera(index, size) for index in indices]
-    return render_on_white(seen, cameras, backend=backend)
+    return to_host(on_white(*_rasterize(cloud, cameras, backend, as_validator=as_validator)))
 
 
 def render_on_white(
@@ -87,6 +82,25 @@ def render_on_white(
     Returns:
         (V, H, W, 3) uint8: colours clipped to 0..1, times 255, truncated as the validator does.
     """
-    rgb, coverage = render_layers(cloud, cameras, backend=backend)
-    on_white = rgb + (1.0 - coverage[..., None])
-    return (on_white.clip(0.0, 1.0) * 255.0).astype(np.uint8)
+    return to_host(on_white(*_rasterize(cloud, cameras, backend)))
+
+
+def _rasterize(
+    cloud: GaussianCloud, cameras: Sequence[Camera], backend: Backend, *, as_validator: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Colour (V, H, W, 3) and coverage (V, H, W), on the device that rendered them."""
+    sizes = sorted({(camera.width, camera.height) for camera in cameras})
+    if len(sizes) != 1:
+        raise ValueError(f"cameras must share one picture size, got {sizes or 'no cameras'}")
+    if backend not in ("auto", "gsplat", "cpu"):
+        raise ValueError(f'backend must be "auto", "gsplat" or "cpu", got {backend!r}')
+    use_gsplat = backend == "gsplat" or (backend == "auto" and gsplat_backend.is_usable())
+    if as_validator:
+        require_size(cloud)
+    if use_gsplat and len(cloud):
+        placed = gsplat_backend.place(cloud)
+        seen = seen_by_validator(placed) if as_validator else placed
+        return gsplat_backend.rasterize(seen, list(cameras))
+    return cpu_backend.rasterize(
+        as_seen_by_validator(cloud) if as_validator else cloud, list(cameras)
+    )

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from generation.acceleration.graphs import Captured
 from generation.rendering import gsplat_backend
-from generation.rendering.device import dequantise, seen_by_validator, validator_views
+from generation.rendering.device import dequantise, validator_views
+from generation.rendering.device_cloud import seen_by_validator
 from generation.scoring.data_checks import problem_of
 from generation.scoring.judge import Judge, ValidatorNetworks
 from generation.scoring.pixels import for_quality, to_unit

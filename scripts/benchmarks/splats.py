@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from generation.lift.triposr import TripoSR, TripoSRConfig, ViTConfig, splats, surface
 from generation.lift.triposr.splats import LARGEST_SIDE, extract_cloud
+from generation.packing import GaussianTensors
 from generation.presets import PRESETS
 from generation.rendering.cameras import (
     DISTANCE,
@@ -53,7 +54,7 @@ _PARTS = {
     "crossings solved": (surface, "_solve_crossings"),
     "normals": (surface, "density_normals"),
     "colours and discs over edges": (splats, "_colour_and_fit"),
-    "transfer": (splats.GaussianTensors, "to_cloud"),
+    "transfer": (GaussianTensors, "to_cloud"),
 }
 
 Encoder = Callable[[TripoSR, Tensor, int], GaussianCloud]

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from generation.rendering import as_seen_by_validator, render_views
-from generation.rendering.device import DeviceCloud, dequantise, seen_by_validator, validator_views
+from generation.rendering.device import dequantise, validator_views
+from generation.rendering.device_cloud import DeviceCloud, seen_by_validator
 from generation.rendering.gsplat_backend import is_usable
 from protocol import spz
 from protocol.gaussians import GaussianCloud
