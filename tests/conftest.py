@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,16 @@ import torch
 from generation.engine import Engine
 from generation.presets import preset
 
-LONG = ("tests/scripts/", "tests/neurons/")
-"""Folders with the longest files, which go first, so that several processes end together."""
+SHARE_ENGINE = (
+    "tests/miner/web/test_page.py",
+    "tests/generation/test_embedded_end_to_end.py",
+    "tests/generation/test_engine_end_to_end.py",
+    "tests/miner/transports/http/test_generate.py",
+)
+"""Files that use the warm engine. They run in one process, so that it starts once."""
+
+LONG = (*SHARE_ENGINE, "tests/docs/", "tests/scripts/", "tests/neurons/")
+"""Where the longest files are; they go first, so that several processes end together."""
 
 
 def _declare_operators() -> Iterator[torch.library.Library]:
@@ -64,11 +73,30 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+    def place(item: pytest.Item) -> int:
+        places = (number for number, start in enumerate(LONG) if item.nodeid.startswith(start))
+        return next(places, len(LONG))
+
+    items.sort(key=place)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deals out the files of `SHARE_ENGINE` as one."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    scheduler = LoadFileScheduling(config, log)
+    file_of = scheduler._split_scope
+    scheduler._split_scope = lambda nodeid: (
+        SHARE_ENGINE[0] if nodeid.startswith(SHARE_ENGINE) else file_of(nodeid)
+    )
+    return scheduler
 
 
 @pytest.fixture(scope="session")
