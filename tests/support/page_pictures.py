@@ -35,16 +35,16 @@ def main() -> None:
             expect(watched.page.locator("#title")).to_have_text(prompt)
             expect(watched.page.locator("#tools")).to_be_visible()
             watched.page.get_by_role("button", name="Turn").click()
-        _save(watched.page, options.out / "page.png")
+        save(watched.page, options.out / "page.png")
         watched.close()
         watched = WatchedPage(browser, turning=True, viewport={"width": 1180, "height": 980})
         watched.page.goto(options.report.resolve().as_uri())
         expect(watched.page.get_by_role("button").first).to_have_text("Four views")
-        _save(watched.page, options.out / "report.png")
+        save(watched.page, options.out / "report.png")
         watched.close()
 
 
-def _save(page: Page, path: Path) -> None:
+def save(page: Page, path: Path) -> None:
     """A screenshot in 256 colours, which keeps it small."""
     page.wait_for_timeout(3000)
     with Image.open(io.BytesIO(page.screenshot())) as picture:
