@@ -10,7 +10,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -27,6 +27,7 @@ from generation.quiet import quiet_libraries
 from generation.result import Generation
 from generation.settings import GenerationSettings, ScoringSettings, TextToImageSettings
 from generation.stage import PROMPT_NEW, SCORE_STAGE
+from generation.step_run import OnEvent
 from generation.weights.sources import FLUX_NAMES
 from miner.request import Caller
 from miner.request import Request as MinerRequest
@@ -35,10 +36,11 @@ from miner.score.log import ScoreLog
 from miner.service import MinerService
 from protocol.errors import SetupError
 from protocol.tasks import TextTask
+from scripts.benchmarks.concurrent import throughput
 from scripts.benchmarks.device_memory import DeviceMemory
 from scripts.benchmarks.kept_warnings import kept_warnings
 from scripts.benchmarks.machine_load import cpu_noise, gpu_busy_ms
-from scripts.benchmarks.timing import wait
+from scripts.benchmarks.timing import quantiles, seconds_by_stage, wait
 
 if TYPE_CHECKING:
     # Both load torch, whose import is measured.
@@ -50,7 +52,6 @@ CANDIDATE_PICTURES = (1, 4)
 """Values of `CandidateLimits.pictures` that are measured."""
 TRACED = 10
 """Tasks that are traced for `gpu_busy_ms`."""
-DRAWING = ("prompt", "denoise", "decode")
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "brown", "white")
 THINGS = ("cube", "car", "house", "chair", "mug", "rocket", "sphere", "mushroom", "table")
 
@@ -218,7 +219,9 @@ async def _serve(
             figures["rungs"] = await _rungs(client, request.requests)
             save(figures)
             for concurrency in CONCURRENCIES:
-                row = await _throughput(client, concurrency, request.requests, figures)
+                row = await throughput(
+                    client.ask, concurrency, request.requests, client.stages, figures["seconds"]
+                )
                 figures.setdefault("throughput", {})[str(concurrency)] = row
                 figures["peak_memory_mb"] = memory.peaks()
                 save(figures)
@@ -244,7 +247,9 @@ class _Client:
         self.prompts = distinct_prompts()
         self._arrivals = itertools.count()
 
-    async def ask(self, rung: Rung | None = None) -> tuple[Generation, float]:
+    async def ask(
+        self, rung: Rung | None = None, *, on_event: OnEvent = lambda event: None
+    ) -> tuple[Generation, float]:
         """Makes an object, at the highest rung unless told otherwise; returns its seconds, too."""
         rung = rung or self.engine.ladder[0]
         arrival = next(self._arrivals)
@@ -255,7 +260,7 @@ class _Client:
             if plan.steps[0].cost_key == PROMPT_NEW:
                 break
             # The warm-up has used this prompt.
-        result = await self.engine.run(task, plan, turn=(0.0, arrival))
+        result = await self.engine.run(task, plan, turn=(0.0, arrival), on_event=on_event)
         return result, time.perf_counter() - begin
 
     def _to_the_file(self, task: TextTask, rung: Rung) -> tuple[Step, ...]:
@@ -270,13 +275,6 @@ def distinct_prompts() -> Iterator[str]:
         round_number = index // (len(COLOURS) * len(THINGS))
         ending = f" number {round_number + 1}" if round_number else ""
         yield f"a {COLOURS[index % len(COLOURS)]} {THINGS[index % len(THINGS)]}{ending}"
-
-
-def seconds_by_stage(rows: Sequence[Mapping[str, float]], stages: Iterable[str]) -> Figures:
-    """Quantiles by stage, and of `text_to_image`: prompt, denoising and decoding together."""
-    found = {name: quantiles([row[name] for row in rows]) for name in stages}
-    drawing = quantiles([sum(row[name] for name in DRAWING) for row in rows])
-    return {"text_to_image": drawing} | found
 
 
 async def _solo(client: _Client, runs: int, figures: Figures) -> None:
@@ -302,33 +300,6 @@ async def _rungs(client: _Client, runs: int) -> Figures:
     return {
         rung.name: quantiles([(await client.ask(rung))[1] for _ in range(runs)])
         for rung in client.engine.ladder
-    }
-
-
-async def _throughput(
-    client: _Client, concurrency: int, requests: int, figures: Figures
-) -> Figures:
-    """Keeps `concurrency` tasks under way until `requests` are done."""
-    waiting = iter(range(requests))
-    latencies: list[float] = []
-    rows: list[Mapping[str, float]] = []
-
-    async def keep_asking() -> None:
-        for _ in waiting:
-            result, seconds = await client.ask()
-            latencies.append(seconds)
-            rows.append(result.timings)
-
-    begin = time.perf_counter()
-    await asyncio.gather(*(keep_asking() for _ in range(concurrency)))
-    return {
-        "requests": requests,
-        "objects_per_s": requests / (time.perf_counter() - begin),
-        "latency_s": quantiles(latencies) | {"max": max(latencies)},
-        "seconds": seconds_by_stage(rows, client.stages),
-        # Without waiting, against a task that had the machine to itself.
-        "own_time_ratio": max(sum(row.values()) for row in rows)
-        / figures["seconds"]["total"]["median"],
     }
 
 
@@ -383,11 +354,6 @@ class _Started:
     async def close(self) -> bool:
         """Leaves the engine as it is."""
         return True
-
-
-def quantiles(values: list[float]) -> dict[str, float]:
-    """Median and 95th percentile."""
-    return {"median": float(np.median(values)), "p95": float(np.percentile(values, 95))}
 
 
 def _machine(device: str) -> str:

@@ -170,6 +170,7 @@ def _throughput(measured: Figures) -> Table:
         "max s",
         "slowest without waiting / solo",
     )
+    notes = []
     for name, row in measured.items():
         for concurrency, found in row.get("throughput", {}).items():
             latency = found["latency_s"]
@@ -179,7 +180,19 @@ def _throughput(measured: Figures) -> Table:
                 *(f"{latency[key]:.2f}" for key in ("median", "p95", "max")),
                 f"{found['own_time_ratio']:.2f}",
             )
+            if concurrency != "1" and "slowest" in found:
+                notes.append(f"{name}, {concurrency}: {_slowest(found['slowest'])}")
+    table.caption = "\n".join(notes)
     return table
+
+
+def _slowest(found: Figures) -> str:
+    beside = ", ".join(f"{stage} {1000 * s:.0f}" for stage, s in found["beside"].items())
+    return (
+        f"most delayed is {found['stage']} of task {found['task']}: "
+        f"{1000 * found['ran_s']:.0f} ms, alone {1000 * found['alone_s']:.0f}; "
+        f"beside it {beside or 'nothing'}"
+    )
 
 
 def _candidates(measured: Figures) -> Table:

@@ -1,10 +1,14 @@
-"""The one stopwatch of the benchmarks."""
+"""The one stopwatch of the benchmarks, and what they say of what it showed."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 WARM_UP, REPEATS = 2, 9
+DRAWING = ("prompt", "denoise", "decode")
 
 
 def median_ms(action: Callable[[], object], *, device: str = "cpu") -> float:
@@ -25,3 +29,15 @@ def wait(device: str) -> None:
         import torch
 
         torch.cuda.synchronize()
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    """Median and 95th percentile."""
+    return {"median": float(np.median(values)), "p95": float(np.percentile(values, 95))}
+
+
+def seconds_by_stage(rows: Sequence[Mapping[str, float]], stages: Iterable[str]) -> dict[str, Any]:
+    """Quantiles by stage, and of `text_to_image`: prompt, denoising and decoding together."""
+    found = {name: quantiles([row[name] for row in rows]) for name in stages}
+    drawing = quantiles([sum(row[name] for name in DRAWING) for row in rows])
+    return {"text_to_image": drawing} | found

@@ -15,6 +15,8 @@ from generation.weights.sources import FLUX_SCHNELL
 from protocol.errors import SetupError
 from scripts.benchmark import main
 from scripts.benchmarks import likeness, pipeline, plain, recipe, report
+from scripts.benchmarks.concurrent import slowest_step
+from scripts.benchmarks.timing import quantiles
 from tests.support.tiny_networks import SIZES, tiny_settings
 
 STAGES = (
@@ -81,7 +83,7 @@ def test_every_recipe_is_measured_by_stage(both: dict[str, Any]) -> None:
 def test_drawing_is_reported_as_a_whole_and_in_parts(both: dict[str, Any]) -> None:
     for row in both["recipes"].values():
         drawing = [r["prompt"] + r["denoise"] + r["decode"] for r in row["rows"]]
-        assert row["seconds"]["text_to_image"] == recipe.quantiles(drawing)
+        assert row["seconds"]["text_to_image"] == quantiles(drawing)
 
 
 def test_every_rung_is_measured_alone(both: dict[str, Any]) -> None:
@@ -100,6 +102,35 @@ def test_throughput_is_measured_at_every_concurrency(both: dict[str, Any]) -> No
         assert 0 < row["latency_s"]["median"] <= row["latency_s"]["max"]
         assert row["objects_per_s"] >= 1 / row["latency_s"]["max"]
         assert row["own_time_ratio"] > 0
+        assert len(row["rows"]) == 2
+        for task in row["rows"]:
+            assert {step["stage"] for step in task["steps"]} == set(row["seconds"]) - {
+                "text_to_image"
+            }
+            own = sum(step["ran_s"] + step["waited_s"] for step in task["steps"])
+            assert own == pytest.approx(task["total"], rel=0.3, abs=0.05)
+        slowest = row["slowest"]
+        assert any(
+            step["ran_s"] == slowest["ran_s"] and step["stage"] == slowest["stage"]
+            for step in row["rows"][slowest["task"]]["steps"]
+        )
+        assert (slowest["beside"] == {}) == (row is found["1"])
+
+
+def _step(stage: str, began: float, ran: float) -> dict[str, Any]:
+    return {"stage": stage, "began_s": began, "ran_s": ran, "waited_s": 0.0}
+
+
+def test_the_slowest_step_is_named_with_what_ran_beside_it() -> None:
+    rows = [
+        {"total": 0.5, "steps": [_step("denoise", 0, 0.1), _step("denoise", 0.1, 0.1)]},
+        {"total": 0.5, "steps": [_step("splats", 0.05, 0.2), _step("encode", 0.25, 0.01)]},
+        {"total": 0.5, "steps": [_step("denoise", 0.2, 0.2), _step("encode", 0.4, 0.02)]},
+    ]
+    found = slowest_step(rows, {"denoise": 0.2, "splats": 0.02, "encode": 0.01})
+    assert (found["task"], found["stage"], found["ran_s"]) == (1, "splats", 0.2)
+    assert found["alone_s"] == pytest.approx(0.02)
+    assert found["beside"] == {"denoise": pytest.approx(0.05 + 0.1 + 0.05)}
 
 
 def test_the_ratio_is_plain_over_fast(both: dict[str, Any]) -> None:
