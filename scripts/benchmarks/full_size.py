@@ -4,13 +4,11 @@ Each weight is drawn on the device from a generator seeded by the weight's name,
 gets the same ones, however the networks are held.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from unittest.mock import patch
 
 import torch
 
@@ -247,10 +245,7 @@ def background(
     if settings.runtime == "onnxruntime":
         sizes = replace(sizes, background_side=None)
     file = background_file(folder, sizes)
-    name = "MODEL_CHECKSUM_DISABLED"
-    # Or rembg would miss the trained weights in a file of this name, and download them.
-    with patch.dict(os.environ, {name: "1"}):
-        return BackgroundRemover(file, settings, device)
+    return BackgroundRemover(file, settings, device)
 
 
 def background_file(folder: Path, sizes: Sizes = FULL) -> Path:

@@ -26,7 +26,7 @@ from generation.presets import preset
 from generation.settings import GenerationSettings
 from protocol import spz
 from protocol.errors import SetupError
-from scripts.benchmarks import drawing_parts, full_size
+from scripts.benchmarks import drawing_parts, full_size, hand_over_parts
 from scripts.benchmarks.bench import BOTH, CAPTURED, COMPILED, EAGER, Action, Bench, Prepare, Way
 from scripts.benchmarks.figures import write_figures
 from scripts.benchmarks.kept_warnings import kept_warnings
@@ -193,6 +193,7 @@ PARTS: dict[str, tuple[Prepare, tuple[str, ...]]] = {
     **drawing_parts.PARTS,
     "saliency": (_saliency, (EAGER, CAPTURED, f"bfloat16, {CAPTURED}")),
     "background": (_background, ("onnxruntime", "torch")),
+    **hand_over_parts.PARTS,
     "triposr": (_triposr, (EAGER, CAPTURED, COMPILED, BOTH)),
     "splats": (_splats, (EAGER,)),
     "encode": (_encode, ("spz",)),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import SetupError
-from scripts.benchmarks import drawing_parts, parts, timing
+from scripts.benchmarks import drawing_parts, hand_over_parts, parts, timing
 from tests.support.tiny_networks import SIZES, tiny_settings
 
 
@@ -49,6 +49,12 @@ def test_a_picture_is_timed_in_steps_and_as_one_loop() -> None:
     )
     assert [row.get("failed") for row in rows] == [None] * len(rows)
     assert any("whole loop" in row["way"] for row in rows)
+
+
+def test_a_result_is_brought_to_the_host_in_every_way() -> None:
+    rows = parts.run(device="cpu", only=["beside"], sizes=SIZES, settings=tiny_settings())
+    assert [row.get("failed") for row in rows] == [None] * len(rows)
+    assert [row["way"] for row in rows] == list(hand_over_parts.PARTS["beside"][1])
 
 
 def test_pictures_of_one_prompt_are_timed_at_every_number_in_both_models(
