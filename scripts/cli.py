@@ -39,6 +39,7 @@ PROGRAMS = {
     "fetch": Program("scripts.fetch_models", "download, pin and verify a preset's weights"),
     "make": Program("scripts.text_to_3d", "make 3D objects from words"),
     "image": Program("scripts.image_to_3d", "make a 3D object from a picture"),
+    "compare": Program("scripts.compare_models", "compare text-to-image models by their scores"),
     "inspect": Program("scripts.inspect_asset", "show what a validator makes of a PLY or SPZ"),
     "monitor": Program("scripts.monitor_scores", "report on the score log"),
     "demo": Program("scripts.demo", "run a miner and mock validators on this machine"),

@@ -1,0 +1,314 @@
+"""Draws prompts with several text-to-image models, and scores the object of each picture."""
+
+import gc
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from tqdm import tqdm
+
+from generation.errors import GenerationError
+from generation.lift import stages_of
+from generation.loading import device_name, load, require_device
+from generation.pictures.loading import load_text_to_image
+from generation.plan import Rung
+from generation.presets import preset
+from generation.settings import GenerationSettings, TextToImageSettings
+from generation.stage import Asset, StageFunction, StepContext, route
+from generation.weights.sources import FLUX_NAMES
+from generation.weights.store import EMBEDDED, ModelStore, default_models_dir
+from generation.words import known_prompt
+from protocol.errors import SetupError
+from protocol.files import replace_file
+from protocol.tasks import TextTask
+from protocol.text import printable
+from scripts.making.comparison_sheet import draw_sheet
+from scripts.making.files import reason
+
+Report = Callable[[str], None]
+
+_DRAWING = ("prompt", "denoise", "decode")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One picture of a prompt and what became of it.
+
+    Attributes:
+        prompt: The prompt.
+        seed: Seed of the noise.
+        picture: (S, S, 3) uint8 on the host.
+        draw_s: Seconds from the prompt to the picture.
+        score: What the preset's scorer says of the object; 0 if there is none.
+        parts: What the score is made of.
+        problem: Why there is no object; empty if there is one.
+    """
+
+    prompt: str
+    seed: int
+    picture: Tensor
+    draw_s: float
+    score: float = 0.0
+    parts: Mapping[str, float] | None = None
+    problem: str = ""
+
+
+def compare(
+    settings: GenerationSettings,
+    models: Sequence[str],
+    prompts: Sequence[str],
+    *,
+    seeds: int,
+    out: Path,
+    models_dir: Path | None = None,
+) -> dict[str, Any]:
+    """Compares models, one in memory at a time, and prints and writes what was found.
+
+    Args:
+        settings: The preset: everything but the model.
+        models: Short names, "embedded", or folders.
+        prompts: What to draw.
+        seeds: Pictures of each prompt.
+        out: Folder for `comparison.json` and `comparison.png`.
+        models_dir: The models folder; the default one when None.
+
+    Returns:
+        What `comparison.json` holds: `preset`, `machine`, `scorer`, `seeds` and `models`, by name:
+        `score` (mean over prompts), `best` (mean over prompts of the best of their seeds), `made`
+        (objects), `draw_s` (median), `ahead` (mean of the differences from the first model over
+        prompts) with `ahead_error` (its standard error; None for one prompt), and `attempts`.
+
+    Raises:
+        SetupError: A model or the scorer cannot be loaded, or the files cannot be written.
+    """
+    if settings.scoring.scorer == "none":
+        raise SetupError(
+            "a comparison needs a scorer, and --scoring.scorer is none",
+            fix="leave it out: the presets have one",
+        )
+    require_device(settings)
+    folders = {model: _folder(model, settings, models_dir) for model in models}
+    total = 2 * len(models) * len(prompts) * seeds
+    with tqdm(total=total, disable=None, leave=False) as bar:
+        drawn = {
+            model: _draw(settings, model, folder, prompts, seeds, bar)
+            for model, folder in folders.items()
+        }
+        bar.set_description_str("loading what makes objects")
+        stages = load(settings, models_dir, lambda what: None, image_only=True)
+        attempts: dict[str, list[Attempt]] = {}
+        for model, pictures in drawn.items():
+            bar.set_description_str(f"scoring {_shown(model)}")
+            attempts[model] = []
+            for picture in pictures:
+                attempts[model].append(_judge(settings, stages.functions, picture))
+                bar.update()
+    figures = {
+        "preset": settings.name,
+        "machine": device_name(settings.device),
+        "scorer": settings.scoring.scorer,
+        "seeds": seeds,
+        "models": _figures(attempts),
+    }
+    _write(out, figures, attempts)
+    _show(figures, out)
+    return figures
+
+
+def _folder(model: str, settings: GenerationSettings, models_dir: Path | None) -> Path:
+    """Returns where a model is, once its files are as locked.
+
+    Raises:
+        SetupError: It has not been downloaded, or is damaged.
+    """
+    if model == "embedded":
+        return EMBEDDED / "flux"
+    source = FLUX_NAMES.models.get(model)
+    if source is None:
+        return Path(model)
+    store = ModelStore(models_dir or default_models_dir())
+    gpu_preset = settings.name if settings.models else "gpu24"
+    more = "" if models_dir is None else f" --models.dir {models_dir}"
+    store.verify(
+        source,
+        fix=f"python -m scripts.fetch_models --preset {gpu_preset} --text_to_image.model {model}"
+        + more,
+    )
+    return store.folder(source)
+
+
+def _draw(
+    settings: GenerationSettings,
+    model: str,
+    folder: Path,
+    prompts: Sequence[str],
+    seeds: int,
+    bar: Any,
+) -> list[Attempt]:
+    bar.set_description_str(f"loading {_shown(model)}")
+    drawing = _drawing(settings, model)
+    try:
+        draw = load_text_to_image(folder, drawing, settings.device, accelerate=settings.accelerate)
+        # What is done once, such as compiling, is not the pictures' time.
+        draw(prompts[0], steps=drawing.steps)
+        bar.set_description_str(f"drawing with {_shown(model)}")
+        attempts = []
+        for prompt in prompts:
+            text = known_prompt(prompt, settings.vocabulary) if model == "embedded" else prompt
+            for seed in range(seeds):
+                draw.drop_caches()
+                begin = time.perf_counter()
+                now = draw.begin(text, (seed,), steps=drawing.steps, size=drawing.size)
+                while now.index < now.steps:
+                    now = draw.denoise(now)
+                (picture,) = draw.decode(now)
+                seconds = time.perf_counter() - begin
+                attempts.append(Attempt(prompt, seed, picture.cpu(), seconds))
+                bar.update()
+    except torch.OutOfMemoryError as error:
+        raise SetupError(
+            f"{_shown(model)} does not fit on {settings.device}: {error}",
+            fix="add --text_to_image.eight_bit true, for all models, or free the device",
+        ) from error
+    finally:
+        # The next model gets the memory of this one.
+        draw = now = None  # type: ignore[assignment]
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return attempts
+
+
+def _drawing(settings: GenerationSettings, model: str) -> TextToImageSettings:
+    """The preset's settings; the shipped model keeps its own number of tokens."""
+    length = settings.text_to_image.max_sequence_length
+    shipped = preset("embedded").text_to_image.max_sequence_length
+    if model == "embedded":
+        length = shipped
+    elif length == shipped:
+        length = None
+    return settings.text_to_image.model_copy(update={"max_sequence_length": length})
+
+
+def _judge(
+    settings: GenerationSettings, functions: Mapping[str, StageFunction], attempt: Attempt
+) -> Attempt:
+    """Takes a picture to a scored object, through the stages of the miner."""
+    task = TextTask(id="comparison", prompt=attempt.prompt, seed=attempt.seed)
+    rung: Rung = settings.ladder[0]
+    value: Any = attempt.picture.to(settings.device)
+    given = {name: getattr(attempt, name) for name in ("prompt", "seed", "picture", "draw_s")}
+    try:
+        for step in route(stages_of(settings, rung.back_end), task, rung):
+            if step.stage not in _DRAWING:
+                value = functions[step.stage](value, StepContext(task, rung, step.index))
+    except GenerationError as error:
+        return Attempt(**given, problem=printable(str(error), 300))
+    assert isinstance(value, Asset)
+    assert value.score is not None
+    return Attempt(**given, score=value.score.value, parts=value.score.parts)
+
+
+def _figures(attempts: Mapping[str, Sequence[Attempt]]) -> dict[str, Any]:
+    means = {model: _by_prompt(rows, statistics.mean) for model, rows in attempts.items()}
+    first = next(iter(means.values()))
+    figures = {}
+    for model, rows in attempts.items():
+        ahead = [means[model][prompt] - first[prompt] for prompt in first]
+        figures[model] = {
+            "score": statistics.mean(means[model].values()),
+            "best": statistics.mean(_by_prompt(rows, max).values()),
+            "made": sum(not row.problem for row in rows),
+            "draw_s": statistics.median(row.draw_s for row in rows),
+            "ahead": statistics.mean(ahead),
+            "ahead_error": statistics.stdev(ahead) / math.sqrt(len(ahead))
+            if len(ahead) > 1
+            else None,
+            "attempts": [
+                {
+                    "prompt": row.prompt,
+                    "seed": row.seed,
+                    "score": row.score,
+                    "parts": dict(row.parts or {}),
+                    "problem": row.problem,
+                    "draw_s": row.draw_s,
+                }
+                for row in rows
+            ],
+        }
+    return figures
+
+
+def _by_prompt(
+    rows: Sequence[Attempt], together: Callable[[list[float]], float]
+) -> dict[str, float]:
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        scores.setdefault(row.prompt, []).append(row.score)
+    return {prompt: together(values) for prompt, values in scores.items()}
+
+
+def _write(
+    out: Path, figures: Mapping[str, Any], attempts: Mapping[str, Sequence[Attempt]]
+) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
+        replace_file(out / "comparison.json", text.encode())
+        replace_file(
+            out / "comparison.png",
+            draw_sheet(
+                {
+                    _shown(model): [
+                        (row.prompt, row.picture.numpy(), row.score, row.problem) for row in rows
+                    ]
+                    for model, rows in attempts.items()
+                }
+            ),
+        )
+    except OSError as error:
+        raise SetupError(
+            f"{printable(str(out))} cannot be written: {reason(error)}",
+            fix="name a folder that can be written with --out",
+        ) from error
+
+
+def _show(figures: Mapping[str, Any], out: Path) -> None:
+    console = Console(highlight=False)
+    title = f"preset {figures['preset']}, scorer {figures['scorer']}, {figures['machine']}"
+    columns = ("score", "best of seeds", "objects", "s / picture", "ahead of the first")
+    table = Table(title=title)
+    table.add_column("model", justify="left")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for number, (model, row) in enumerate(figures["models"].items()):
+        error = row["ahead_error"]
+        ahead = f"{row['ahead']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
+        table.add_row(
+            _shown(model),
+            f"{row['score']:.3f}",
+            f"{row['best']:.3f}",
+            f"{row['made']} of {len(row['attempts'])}",
+            f"{row['draw_s']:.2f}",
+            ahead if number else "",
+        )
+    console.print(table)
+    console.print(
+        "± is the standard error over the prompts. A scorer is not a validator: look at the sheet.",
+        markup=False,
+    )
+    for name in ("comparison.png", "comparison.json"):
+        console.print(printable(str(out / name)), markup=False, soft_wrap=True)
+
+
+def _shown(model: str) -> str:
+    return printable(Path(model).name or model, 40)
