@@ -38,18 +38,25 @@ class Field:
         return self._model.radius
 
     @property
+    def texels(self) -> int:
+        """Of a plane, along a side."""
+        return self._scene_code.shape[-1]
+
+    @property
     def device(self) -> torch.device:
         """Where it is computed."""
         return self._scene_code.device
 
     def log_density(self, points: Tensor) -> Tensor:
         """(N,) natural logarithm of the density at (N, 3) world points; finite unless NaN."""
+        return self.unbounded_log_density(points).clamp_(LOWEST, HIGHEST)
+
+    def unbounded_log_density(self, points: Tensor) -> Tensor:
+        """`log_density`, not cut off."""
         raw = self._decode_fused(points, outputs=1)
         if raw is None:
-            found = self._model.query_log_density(points, self._scene_code)
-        else:
-            found = raw[:, 0].add_(self._model.config.density_bias)
-        return found.clamp_(LOWEST, HIGHEST)
+            return self._model.query_log_density(points, self._scene_code)
+        return raw[:, 0].add_(self._model.config.density_bias)
 
     def query(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density (N,), as `log_density`, and RGB (N, 3) in 0..1 at (N, 3) world points."""

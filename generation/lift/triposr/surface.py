@@ -78,7 +78,7 @@ def sample_surface(
     subdivision = min(max(1, subdivision), _MAX_SUBDIVISION)
 
     step = 2 * field.radius / ((resolution - 1) * subdivision)
-    edges = _crossed_edges(field, cells, subdivision, step, level)
+    edges = _crossed_edges(field, coarse, cells, subdivision, step, level)
     if len(edges.start) == 0:
         raise GenerationError("the density field's surface is too thin to be sampled")
     picked, area = _pick_evenly(edges.crossings(), coarse, field.radius, count, seed)
@@ -129,13 +129,13 @@ class _Edges:
 
 
 def _crossed_edges(
-    field: Field, cells: Tensor, subdivision: int, step: float, level: float
+    field: Field, coarse: Tensor, cells: Tensor, subdivision: int, step: float, level: float
 ) -> _Edges:
     """Evaluates the field at the nodes of the subdivided cells (N, N, N) and compares neighbours.
 
-    A block holds the subdivision ** 3 nodes from a coarse lattice point up to the next, of which
-    those are asked for that belong to a marked cell. So a node's neighbours are in its own block or
-    at the face of the next, and nothing has to be sorted or searched.
+    A block holds the subdivision ** 3 nodes from a point of the coarse lattice, whose value is
+    known, up to the next. Those are asked for that belong to a marked cell. So a node's neighbours
+    are in its own block or at the face of the next, and nothing has to be sorted or searched.
     """
     device, k = cells.device, subdivision
     # What touches each block, one bit per cell: itself, and those before it along x, y and z.
@@ -157,11 +157,12 @@ def _crossed_edges(
         return (places[block] * k + offsets[local]) * step - field.radius
 
     # One more block, the neighbour where there is none. NaN is on neither side of the level.
-    values = torch.full(((blocks + 1) * k**3,), math.nan, device=device)
-    values[nodes] = field.log_density(world(nodes)) - level
+    values = torch.full((blocks + 1, k**3), math.nan, device=device)
+    x, y, z = places.unbind(dim=-1)
+    values[:-1, 0] = coarse[x, y, z] - level
+    values.view(-1)[nodes] = field.log_density(world(nodes)) - level
     values = values.view(-1, k, k, k)
     numbers = torch.full((side**3,), blocks, device=device)
-    x, y, z = places.unbind(dim=-1)
     place = (x * side + y) * side + z
     numbers[place] = torch.arange(blocks, device=device)
     here = values[:-1]
@@ -181,7 +182,7 @@ def _crossed_edges(
 
 @lru_cache(maxsize=16)
 def _block_nodes(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which nodes of a block belong to the cells that touch it, and where they lie in it.
+    """Which nodes of a block but the first belong to the cells that touch it, and where they lie.
 
     Returns:
         (256, k ** 3) bool, by the cells that touch the block: bit dx + 2 dy + 4 dz is for the cell
@@ -193,7 +194,7 @@ def _block_nodes(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     # The cell before it shares a node with the block if that lies in the face between them.
     shared = ((before[:, None] == 0) | (offsets == 0)).all(axis=-1)
     has = np.arange(256)[:, None] >> cell & 1
-    wanted = has @ shared > 0
+    wanted = (has @ shared > 0) & (offsets > 0).any(axis=-1)
     with torch.inference_mode(False):
         return torch.from_numpy(wanted).to(device), torch.from_numpy(offsets).to(device)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from generation.acceleration.streams import to_host
 from generation.errors import OutOfMemory
-from generation.lift.triposr import SceneCode, TripoSR, TripoSRConfig, fused
+from generation.lift.triposr import SceneCode, TripoSR, TripoSRConfig, fused, lattice
 from generation.lift.triposr.config import ViTConfig
 from generation.lift.triposr.field import Field
 from generation.lift.triposr.fused import FusedDecoder, fused_decoder
@@ -76,7 +76,8 @@ def test_a_fused_decoder_that_fails_leaves_the_layers_with_one_warning(
     field, plain = Field(model, code), Field(tiny, code)
     for _ in range(2):
         assert torch.equal(field.log_density(points), plain.log_density(points))
-    assert (model.fused, tiny.fused) == (None, None)
+    left: list[object] = [model.fused, tiny.fused]
+    assert left == [None, None]
     (line,) = log
     assert line.startswith("WARNING TripoSR's decoder runs layer by layer from now on")
     assert line.rstrip().endswith("RuntimeError: no such instruction")
@@ -191,3 +192,31 @@ def test_a_surface_by_the_fused_decoder_lies_on_the_level(
     assert np.quantile(off, 0.99) < 0.12
     assert samples[0].area.item() == pytest.approx(samples[2].area.item(), rel=0.02)
     assert abs(len(samples[0].points) - len(samples[2].points)) < 60
+
+
+@pytest.mark.parametrize("resolution", [32, 33, 64])
+def test_a_lattice_sampled_in_two_passes_has_the_surface_of_one_sampled_whole(
+    resolution: int,
+) -> None:
+    model, level, asked = untrained(CONFIG), math.log(25.0), []
+    scene = model.scene_codes(np.random.default_rng(1).random((64, 64, 3)))
+    field = Field(model, scene)
+    query = model.query_log_density
+
+    def counting(points: Tensor, scene_code: Tensor) -> Tensor:
+        asked.append(len(points))
+        return query(points, scene_code)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "query_log_density", counting)
+        found = lattice.sampled_lattice(field, resolution, level)
+    expected = field.log_density_lattice(resolution)
+    assert sum(asked) < 0.75 * resolution**3
+    assert torch.equal(found > level, expected > level)
+    cells = lattice.active_cells(expected, level)
+    assert cells.any()
+    assert torch.equal(lattice.active_cells(found, level), cells)
+    corners = torch.nn.functional.max_pool3d(cells.float()[None, None], 2, 1, padding=1)[0, 0] > 0
+    torch.testing.assert_close(found[corners], expected[corners], rtol=0, atol=1e-4)
+    # Elsewhere it is near enough to tell how the surface lies.
+    assert (found - expected).abs().mean() < 0.1 * expected.std()
