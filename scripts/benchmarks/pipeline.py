@@ -14,6 +14,7 @@ from rich.console import Console
 
 from generation.presets import preset
 from generation.settings import GenerationSettings
+from generation.weights.store import locate_models
 from protocol.errors import SetupError
 from scripts.benchmarks import report
 from scripts.benchmarks.figures import write_figures
@@ -70,7 +71,8 @@ def run(
         recipe's `machine`, `seconds`, `start_s`, `spz_bytes` and `peak_memory_mb`.
 
     Raises:
-        SetupError: A recipe cannot start, or failed; what was measured is printed all the same.
+        SetupError: Weights are missing. Or a recipe cannot start, or failed; what was measured is
+            printed all the same.
     """
     settings = changed(preset(preset_name), model, eight_bit)
     kind = "cpu" if settings.device == "cpu" else "cuda"
@@ -79,6 +81,8 @@ def run(
             f"random weights have full size, and preset {preset_name} runs on the CPU",
             fix="--preset gpu80, gpu24 or gpu16 on a CUDA device, or --weights real",
         )
+    if weights == "real":
+        locate_models(settings, models_dir)
     runs = _DEFAULT_RUNS[kind] if runs is None else runs
     requests = _DEFAULT_REQUESTS[kind] if requests is None else requests
     own_limit = None

@@ -163,15 +163,17 @@ def changed(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> float:
 def test_the_splat_turns_in_its_colour_until_it_is_stopped(
     miner: ServedMiner, open_page: OpenPage
 ) -> None:
-    # Frames come when they are asked for: WebGL in software draws them on every core.
-    watched = open_page(miner.url, turning=True, viewport={"width": 400, "height": 600})
+    # Frames come when they are asked for, and in half the pixels: WebGL in software draws them on
+    # every core.
+    viewport = {"width": 400, "height": 600}
+    watched = open_page(miner.url, turning=True, viewport=viewport, device_scale_factor=0.5)
     page = watched.page
+    page.clock.install()
     page.get_by_label("Describe one object").fill(PROMPT)
     page.keyboard.press("Enter")
     wait_for_splat(page)
-    expect(page.locator("#turn")).to_have_attribute("aria-pressed", "true")
-    page.clock.install()
     page.clock.pause_at(time.time() + 3600.0)
+    expect(page.locator("#turn")).to_have_attribute("aria-pressed", "true")
 
     def views(milliseconds: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         before = view(page)
