@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from generation.acceleration.eight_bit import Float8Linear
 from generation.acceleration.twelve_bit import TwelveBitLinear
+from generation.acceleration.streams import wait_for_stream
 from generation.pictures.drawing import rows, unpack
 from generation.pictures.prompt_memory import Embedding
 from generation.pictures.text_to_image import TextToImage, hold_in_eight_bits
@@ -60,6 +61,7 @@ class Flux2Klein(TextToImage):
         self._tables = RotaryTables.of(pipeline.transformer)
         self._word_places = word_places(self.sequence_length, self._device)
         self._tables.keep(self._word_places)
+        wait_for_stream(self._device)  # They are read on the stream of whoever draws.
         self._image_places: dict[int, Tensor] = {}
 
     @classmethod

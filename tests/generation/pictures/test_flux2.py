@@ -260,7 +260,10 @@ def test_eight_bits_reach_the_layers_that_are_read_and_stay_close(
     settings = SETTINGS.model_copy(update={"eight_bit": True})
     low = Flux2Klein.from_pretrained(tiny_klein, settings, "cpu")
     encoder = low.pipeline.text_encoder
-    for network, kind in ((low.pipeline.transformer, Float8Linear), (encoder.model, TwelveBitLinear)):
+    for network, kind in (
+        (low.pipeline.transformer, Float8Linear),
+        (encoder.model, TwelveBitLinear),
+    ):
         assert {type(m) for m in network.modules() if isinstance(m, NarrowLinear)} == {kind}
     assert encoder.lm_head.weight is encoder.model.embed_tokens.weight
     (rows,), (exact,) = low.embed(PROMPT), draw.embed(PROMPT)
@@ -281,3 +284,72 @@ def test_fewer_tokens_than_the_model_was_trained_with_are_a_warning(
 def test_a_folder_without_a_pipeline_is_named(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=f"FLUX.2-klein.*{tmp_path}"):
         Flux2Klein.from_pretrained(tmp_path, SETTINGS, "cpu")
+
+
+@pytest.fixture(scope="module")
+def on_cuda(tiny_klein: Path) -> dict[str, Flux2Klein]:
+    """The model in bfloat16 on CUDA: eager, fast, and fast in 8 bits."""
+    torch._dynamo.reset()
+    settings = SETTINGS.model_copy(update={"dtype": "bfloat16"})
+    narrow = settings.model_copy(update={"eight_bit": True})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_to_image, "quantise", partial(quantise, smallest=256))
+        return {
+            "eager": Flux2Klein.from_pretrained(tiny_klein, settings, "cuda"),
+            "fast": Flux2Klein.from_pretrained(tiny_klein, settings, "cuda", accelerate=True),
+            "8 bits": Flux2Klein.from_pretrained(tiny_klein, narrow, "cuda", accelerate=True),
+        }
+
+
+def _drawn_together(draw: Flux2Klein, seeds: tuple[int, ...], size: int = 64) -> Tensor:
+    drawing = draw.begin(PROMPT, seeds, steps=4, size=size)
+    while drawing.index < drawing.steps:
+        drawing = draw.denoise(drawing)
+    return draw.decode(drawing)
+
+
+@needs_cuda
+@pytest.mark.parametrize("form", ["fast", "8 bits"])
+def test_recorded_pictures_are_those_of_eager_networks(
+    on_cuda: dict[str, Flux2Klein], form: str
+) -> None:
+    fast = on_cuda[form]
+    for seed, size in ((0, 64), (5, 96)):
+        expected = np.asarray(on_cuda["eager"](PROMPT, seed, size=size))
+        assert psnr(np.asarray(fast(PROMPT, seed, size=size)), expected) >= 30
+    assert all(part._records for part in (fast._encode, fast._step, fast._decode))
+    (rows,), (exact,) = fast.embed(PROMPT), on_cuda["eager"].embed(PROMPT)
+    error = torch.linalg.vector_norm(rows.float() - exact.float())
+    assert error <= 0.01 * torch.linalg.vector_norm(exact.float())
+
+
+@needs_cuda
+@pytest.mark.parametrize("form", ["eager", "fast", "8 bits"])
+def test_the_same_prompt_and_seed_give_the_same_bytes(
+    on_cuda: dict[str, Flux2Klein], form: str
+) -> None:
+    draw = on_cuda[form]
+    first = _drawn_together(draw, (3,))
+    draw.drop_caches()
+    _drawn_together(draw, (4,), size=96)  # Other graphs of the same memory come in between.
+    assert torch.equal(_drawn_together(draw, (3,)), first)
+
+
+@needs_cuda
+@pytest.mark.parametrize("form", ["eager", "fast", "8 bits"])
+def test_on_cuda_too_a_picture_of_several_is_the_one_drawn_alone(
+    on_cuda: dict[str, Flux2Klein], form: str
+) -> None:
+    seeds = (3, 4, 5)
+    together = _drawn_together(on_cuda[form], seeds)
+    assert (together.device.type, together.shape) == ("cuda", (3, 64, 64, 3))
+    for picture, seed in zip(together, seeds, strict=True):
+        (alone,) = _drawn_together(on_cuda[form], (seed,))
+        # Other sizes take other kernels, which round otherwise.
+        assert psnr(picture.cpu().numpy(), alone.cpu().numpy()) >= 30
+
+
+@needs_cuda
+def test_pictures_of_the_gpu_are_those_of_the_cpu(tiny_klein: Path, draw: Flux2Klein) -> None:
+    gpu = Flux2Klein.from_pretrained(tiny_klein, SETTINGS, "cuda")
+    assert psnr(np.asarray(gpu(PROMPT, 7)), np.asarray(draw(PROMPT, 7))) > 40
