@@ -20,9 +20,11 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 from tqdm import tqdm
 
+from generation import packing
 from generation.lift.triposr import TripoSR, TripoSRConfig, ViTConfig, splats, surface
-from generation.lift.triposr.splats import LARGEST_SIDE, extract_cloud
-from generation.packing import GaussianTensors
+from generation.lift.triposr.fused import fused_decoder
+from generation.lift.triposr.splats import LARGEST_SIDE, extract_cloud, extract_gaussians
+from generation.packing import Splats
 from generation.presets import PRESETS
 from generation.rendering.cameras import (
     DISTANCE,
@@ -33,6 +35,7 @@ from generation.rendering.cameras import (
     orbit_camera,
 )
 from generation.rendering.views import render_layers
+from generation.scoring.validity import report_on
 from generation.settings import SplatSettings
 from protocol import spz
 from protocol.gaussians import GaussianCloud
@@ -54,7 +57,15 @@ _PARTS = {
     "crossings solved": (surface, "_solve_crossings"),
     "normals": (surface, "density_normals"),
     "colours and discs over edges": (splats, "_colour_and_fit"),
-    "transfer": (GaussianTensors, "to_cloud"),
+    "quantised and measured": (packing, "_quantise"),
+    "transfer": (packing, "all_to_host"),
+}
+
+_CALLS = {
+    "launches": ("cudaLaunchKernel", "cuLaunchKernel"),
+    "copies": ("cudaMemcpy", "cuMemcpy"),
+    "fills": ("cudaMemset", "cuMemset"),
+    "waits": ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize"),
 }
 
 Encoder = Callable[[TripoSR, Tensor, int], GaussianCloud]
@@ -188,10 +199,10 @@ def quality(
 
 
 def stage_times(*, device: str, counts: Sequence[int] = COUNTS) -> list[dict[str, Any]]:
-    """Median milliseconds of the splat stage and of the SPZ encoder, per number of Gaussians.
+    """Median milliseconds of the stages `splats` and `encode`, per number of Gaussians.
 
-    The network has random weights: full size, in bfloat16 and with the chunks of the preset gpu80
-    on CUDA; a small one on a CPU.
+    The network has random weights: full size, in bfloat16, with the chunks of the preset gpu80 and
+    both with its layers and with the fused decoder on CUDA; a small one on a CPU.
     """
     on_gpu = device.startswith("cuda")
     config = (
@@ -205,25 +216,59 @@ def stage_times(*, device: str, counts: Sequence[int] = COUNTS) -> list[dict[str
         model.query_chunk = PRESETS["gpu80"].triposr.chunk_size
     code = model.scene_codes(np.full((config.image_size, config.image_size, 3), 0.5))
     rows = []
-    for count in counts:
-        extract = partial(extract_cloud, model, code, SplatSettings(max_gaussians=count))
-        cloud = extract()
-        splats_ms, encode_ms = median_ms(extract), median_ms(partial(spz.encode, cloud))
-        rows.append(
-            {
-                "gaussians": len(cloud),
-                "splats_ms": splats_ms,
-                "encode_ms": encode_ms,
-                "both_ms": splats_ms + encode_ms,
-                "spz_bytes": len(spz.encode(cloud)),
-                "parts_ms": part_times(extract, device=device),
-            }
-        )
+    for fused in (False, True) if on_gpu else (False,):
+        model.fused = fused_decoder(model.decoder) if fused else None
+        for count in counts:
+            settings = SplatSettings(max_gaussians=count)
+
+            def make(settings: SplatSettings = settings) -> Splats:
+                return extract_gaussians(model, code, settings).to_splats()
+
+            made = make()
+            file = spz.compress(made.payload)
+            splats_ms = median_ms(make)
+            compress_ms = median_ms(partial(spz.compress, made.payload))
+            check_ms = median_ms(partial(report_on, made.measures, wire_bytes=len(file)))
+            rows.append(
+                {
+                    "decoder": "fused" if model.fused is not None else "layers",
+                    "gaussians": len(made.cloud),
+                    "splats_ms": splats_ms,
+                    "encode_ms": compress_ms + check_ms,
+                    "both_ms": splats_ms + compress_ms + check_ms,
+                    "spz_bytes": len(file),
+                    "encode_on_cpu_ms": median_ms(partial(spz.encode, made.cloud)),
+                    "calls": calls(make) if on_gpu else {},
+                    "parts_ms": part_times(make, device=device),
+                }
+            )
     return rows
 
 
-def part_times(extract: Callable[[], GaussianCloud], *, device: str) -> dict[str, float]:
-    """Median milliseconds of the parts of `extract_cloud`, in order.
+def calls(action: Callable[[], object]) -> dict[str, float]:
+    """What one call of an action asks of CUDA, and for how long the device works at it."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        action()
+        torch.cuda.synchronize()
+    counted: dict[str, float] = dict.fromkeys(_CALLS, 0)
+    for event in found.key_averages():
+        for kind, names in _CALLS.items():
+            if event.key.startswith(names):
+                counted[kind] += event.count
+    counted["waits"] -= 1  # the one above
+    on_device = [
+        event.self_device_time_total
+        for event in found.key_averages()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    ]
+    counted["device_ms"] = sum(on_device) / 1e3
+    return counted
+
+
+def part_times(extract: Callable[[], object], *, device: str) -> dict[str, float]:
+    """Median milliseconds of the parts of the stage `splats`, in order.
 
     The device is waited for around each part, so that together they take longer than the whole.
     """
@@ -266,10 +311,17 @@ def run(
         "stage": stage_times(device=device),
         "quality": quality(device=device, size=size, views=range(views)),
     }
-    print(f"{figures['device']}: extract_cloud, spz.encode, both together, median ms")
+    print(f"{figures['device']}: splats, encode and check, both together, median ms")
     for row in figures["stage"]:
         times = "{splats_ms:>8.1f} {encode_ms:>8.1f} {both_ms:>8.1f}".format(**row)
-        print("{gaussians:>8} {times} {spz_bytes:>10} bytes".format(times=times, **row))
+        print(
+            "{gaussians:>8} {times} {spz_bytes:>10} bytes, decoder: {decoder}".format(
+                times=times, **row
+            )
+        )
+        print("{encode_on_cpu_ms:>17.1f} spz.encode of the cloud".format(**row))
+        for name, number in row["calls"].items():
+            print(f"{number:>17.1f} {name}")
         for part, milliseconds in row["parts_ms"].items():
             print(f"{milliseconds:>17.1f} {part}")
     print(f"{views} views of {size} x {size} against the volume render")
