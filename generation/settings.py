@@ -60,7 +60,7 @@ class TextToImageSettings(Frozen):
     memory; a request that arrives waits for one denoising step of all of them."""
     eight_bit: bool = False
     """Hold the large linear layers of the transformer and of the text encoder in 8 bits instead of
-    16, which takes klein from 14 to 8 GB and schnell from 34 to 18."""
+    16, which takes klein from 14 to 9 GB and schnell from 34 to 19."""
 
 
 class CutoutSettings(Frozen):

@@ -37,9 +37,9 @@ TAKEN_GB = {"gpu16": 14.0, "gpu24": 21.5, "gpu80": 21.5}
 
 RESIDENT_BYTES = {
     ("klein", "16 bits"): 14 * GB,
-    ("klein", "8 bits"): 8 * GB,
+    ("klein", "8 bits"): 9 * GB,
     ("schnell", "16 bits"): 34 * GB,
-    ("schnell", "8 bits"): 18 * GB,
+    ("schnell", "8 bits"): 19 * GB,
 }
 """The weights of text to image on the GPU; those of schnell for a model that is not known."""
 

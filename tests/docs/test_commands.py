@@ -43,7 +43,7 @@ NOT_RUN = {
     r"btcli |.*/btcli|.*pip install .*bittensor": "installs or uses btcli, on a chain",
     r".*(--subtensor\.network|--netuid|--wallet\.)": "needs a registered hotkey",
     r".*--config ": "needs that file",
-    r".*--preset gpu(24|80)|.*EXTRAS=gpu": "needs a GPU and weights",
+    r".*--preset gpu(16|24|80)|.*EXTRAS=gpu": "needs a GPU and weights",
     r"python -m scripts\.benchmark ": "measures for minutes, and has tests of its own",
     r"npm ": "needs Node.js, and downloads packages",
     r"docker |systemctl |journalctl |pm2 |nvidia-smi": "needs that service",

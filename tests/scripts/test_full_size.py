@@ -9,9 +9,10 @@ import torch
 from generation.acceleration import eight_bit
 from generation.pictures import text_to_image
 from generation.pictures.flux1 import Flux1
+from generation.pictures.flux2 import Flux2Klein
 from generation.quiet import quiet_libraries
-from scripts.benchmarks import full_size
-from tests.support.tiny_networks import SIZES, tiny_settings
+from scripts.benchmarks import full_size, random_klein
+from tests.support.tiny_networks import KLEIN, SIZES, tiny_settings
 
 CPU = torch.device("cpu")
 
@@ -32,6 +33,33 @@ def test_the_public_models_have_as_many_parameters() -> None:
     ]
     # FLUX.1-schnell's shards hold this many: transformer, text_encoder_2, text_encoder, vae.
     assert counts == [11_891_178_560, 4_762_310_656, 123_060_480, 83_819_683]
+
+
+def test_the_public_klein_has_as_many_parameters() -> None:
+    sizes = random_klein.FULL_KLEIN
+    with quiet_libraries(), torch.device("meta"):
+        from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+
+        networks = (
+            Flux2Transformer2DModel(**sizes.transformer, guidance_embeds=False),
+            Qwen3ForCausalLM(Qwen3Config(**sizes.qwen, tie_word_embeddings=True)),
+            AutoencoderKLFlux2(**sizes.vae),
+        )
+    counts = [sum(p.numel() for p in network.parameters()) for network in networks]
+    # The checkpoint of FLUX.2-klein-4B holds this many: transformer, text_encoder, vae.
+    assert counts == [3_875_544_576, 4_022_468_096, 84_046_115]
+
+
+def test_random_klein_draws_finite_pictures_that_follow_from_the_prompt() -> None:
+    settings = tiny_settings(model="klein").text_to_image
+    draw = full_size.text_to_image(settings, CPU, SIZES)
+    assert type(draw) is Flux2Klein
+    pictures = [np.asarray(draw(prompt, 0)) for prompt in ("a red cube", "a wooden chair")]
+    assert all(picture.std() > 20 for picture in pictures)
+    assert not np.array_equal(pictures[0], pictures[1])
+    highest = len(draw.pipeline.tokenizer)
+    assert highest <= KLEIN.qwen["vocab_size"] < random_klein.FULL_KLEIN.qwen["vocab_size"]
 
 
 def test_weights_follow_from_their_names_however_they_are_held() -> None:
