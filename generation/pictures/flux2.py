@@ -9,8 +9,8 @@ from loguru import logger
 from torch import Tensor, nn
 
 from generation.acceleration.eight_bit import Float8Linear
-from generation.acceleration.twelve_bit import TwelveBitLinear
 from generation.acceleration.streams import wait_for_stream
+from generation.acceleration.twelve_bit import TwelveBitLinear
 from generation.pictures.drawing import rows, unpack
 from generation.pictures.prompt_memory import Embedding
 from generation.pictures.text_to_image import TextToImage, hold_in_eight_bits
