@@ -247,7 +247,6 @@ def stage_times(*, device: str, counts: Sequence[int] = COUNTS) -> list[dict[str
 
 def calls(action: Callable[[], object]) -> dict[str, float]:
     """What one call of an action asks of CUDA, and for how long the device works at it."""
-    from torch.autograd.profiler_util import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
@@ -262,7 +261,7 @@ def calls(action: Callable[[], object]) -> dict[str, float]:
     on_device = [
         event.self_device_time_total
         for event in found.key_averages()
-        if event.device_type == DeviceType.CUDA
+        if event.device_type.name == "CUDA"
     ]
     counted["device_ms"] = sum(on_device) / 1e3
     return counted
