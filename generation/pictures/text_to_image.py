@@ -188,15 +188,15 @@ class TextToImage(ABC):
             raise ValueError("no picture was asked for: there must be at least 1 seed")
         schedule = self._schedule(steps, size)
         side = size // self._block
+        embedding = self.embed(prompt)
+        # While the device encodes.
         noise = [
             self._noise(side, torch.Generator("cpu").manual_seed(seed))
             for seed in (self.settings.seed if seed is None else seed for seed in seeds)
         ]
-        # Copied before the encoders start: a copy waits for the kernels that were launched earlier.
-        latents = torch.cat(noise).to(self._device)
-        embedding = self.embed(prompt)
+        # Before the copy: one that waits in the device's queue holds up those of other streams.
         wait_for_stream(self._device)
-        return Drawing(latents, embedding, schedule)
+        return Drawing(torch.cat(noise).to(self._device), embedding, schedule)
 
     @torch.no_grad()
     def denoise(self, drawing: Drawing) -> Drawing:

@@ -34,7 +34,7 @@ Z = 2.0
 _NOW = Finish(0.0, 0.0)
 
 
-class Route(Protocol):
+class RequestRoute(Protocol):
     """Gives the steps that a request takes at a rung."""
 
     def __call__(
@@ -65,7 +65,7 @@ class Improver:
     def __init__(
         self,
         limits: CandidateLimits,
-        route: Route,
+        route: RequestRoute,
         *,
         estimates: Estimates,
         clock: Callable[[], float],

@@ -14,7 +14,7 @@ from miner.scheduling.board import Board, Lanes
 from miner.scheduling.candidates import CandidateLimits
 from miner.scheduling.estimates import DeliveryTimes, Estimates
 from miner.scheduling.guard import Guard, Margins, Verdict
-from miner.scheduling.improving import Improver, Route
+from miner.scheduling.improving import Improver, RequestRoute
 from miner.scheduling.queueing import FairShares
 from miner.scheduling.watchdog import RECOVERY_S, Overrun, overruns
 from protocol.tasks import TextTask
@@ -82,7 +82,7 @@ class Scheduler:
     def __init__(
         self,
         ladder: Sequence[Rung],
-        route: Route,
+        route: RequestRoute,
         *,
         estimates: Estimates,
         delivery: DeliveryTimes,

@@ -16,7 +16,7 @@ LOWEST, HIGHEST = -69.0, 69.0
 _FUSED_CHUNK, _FUSED_FLOOR = 1 << 23, 1 << 16
 
 
-class Field:
+class SceneField:
     """One scene code and the network that reads it.
 
     Everything is read as log-density, which is close to linear across a surface. Where the network

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from generation.acceleration.streams import to_host
 from generation.errors import GenerationError
-from generation.lift.triposr.field import HIGHEST, LOWEST, Field
+from generation.lift.triposr.field import HIGHEST, LOWEST, SceneField
 
 EMPTY = -70.0
 """Log-density of a place that a floater was taken out of."""
@@ -28,7 +28,7 @@ range of a cell next to it. On the shipped networks 1.0 finds the same cells."""
 
 
 def search_lattice(
-    field: Field, resolution: int, threshold: float, min_component: float
+    field: SceneField, resolution: int, threshold: float, min_component: float
 ) -> tuple[Tensor, Tensor, int]:
     """Samples the field on a lattice, without its floaters, and finds the surface's cells.
 
@@ -65,7 +65,7 @@ def search_lattice(
     return lattice, cells, int(to_host(cells.sum()))
 
 
-def sampled_lattice(field: Field, resolution: int, level: float) -> Tensor:
+def sampled_lattice(field: SceneField, resolution: int, level: float) -> Tensor:
     """Samples the field on a lattice; on a CPU, finely only where the surface can be.
 
     There, every other point along each axis is asked for first, if these are at least one for each

@@ -51,8 +51,8 @@ class TripoSR(nn.Module):
             for the rest of a call when the GPU runs out of memory.
 
     Attributes:
-        fused: A copy of the decoder in one kernel, which `field.Field` reads scenes with if it is
-            there.
+        fused: A copy of the decoder in one kernel, if there is one; `field.SceneField` reads scenes
+            with it.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from generation.errors import GenerationError
 from generation.lift.triposr import TripoSR
-from generation.lift.triposr.field import Field
+from generation.lift.triposr.field import SceneField
 from generation.lift.triposr.surface import Surface, sample_surface
 from generation.packing import GaussianTensors
 from generation.scoring.validity import MIN_GAUSSIANS
@@ -68,7 +68,7 @@ def extract_gaussians(
             fewer Gaussians than a validator accepts fit on it.
     """
     most = settings.max_gaussians if count is None else count
-    field = Field(model, scene_code)
+    field = SceneField(model, scene_code)
     surface = sample_surface(
         field,
         count=most,
@@ -120,7 +120,7 @@ def disc_rotations(normals: Tensor) -> Tensor:
 
 
 def _colour_and_fit(
-    field: Field, surface: Surface, rotations: Tensor, sigma: Tensor, threshold: float
+    field: SceneField, surface: Surface, rotations: Tensor, sigma: Tensor, threshold: float
 ) -> tuple[Tensor, Tensor]:
     """Asks the field for the discs' colours, and which of them stick out beyond an edge.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from generation.errors import GenerationError
-from generation.lift.triposr.field import Field
+from generation.lift.triposr.field import SceneField
 from generation.lift.triposr.lattice import search_lattice
 
 _MAX_SUBDIVISION = 6
@@ -49,7 +49,7 @@ class Surface:
 
 
 def sample_surface(
-    field: Field,
+    field: SceneField,
     *,
     count: int,
     threshold: float,
@@ -87,7 +87,7 @@ def sample_surface(
     return Surface(points, normals, area * step**2)
 
 
-def density_normals(field: Field, points: Tensor, step: float) -> Tensor:
+def density_normals(field: SceneField, points: Tensor, step: float) -> Tensor:
     """(N, 3) unit vectors towards lower density, by central differences over `step`."""
     return _downhill(field.log_density, points, step)
 
@@ -129,7 +129,7 @@ class _Edges:
 
 
 def _crossed_edges(
-    field: Field, coarse: Tensor, cells: Tensor, subdivision: int, step: float, level: float
+    field: SceneField, coarse: Tensor, cells: Tensor, subdivision: int, step: float, level: float
 ) -> _Edges:
     """Evaluates the field at the nodes of the subdivided cells (N, N, N) and compares neighbours.
 
@@ -199,7 +199,7 @@ def _block_nodes(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(wanted).to(device), torch.from_numpy(offsets).to(device)
 
 
-def _solve_crossings(field: Field, edges: _Edges, level: float) -> Tensor:
+def _solve_crossings(field: SceneField, edges: _Edges, level: float) -> Tensor:
     """(E, 3) points where the level is met on each edge, by regula falsi (Illinois variant)."""
     low_value, high_value = edges.values.unbind(dim=-1)
     inside = low_value > 0

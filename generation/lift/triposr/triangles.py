@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from generation.errors import GenerationError
 from generation.lift.triposr import TripoSR
-from generation.lift.triposr.field import Field
+from generation.lift.triposr.field import SceneField
 from generation.lift.triposr.lattice import EMPTY, active_cells, search_lattice, without_floaters
 from generation.lift.triposr.splats import LARGEST_SIDE, TO_SUBNET
 from generation.settings import MeshSettings, SplatSettings
@@ -49,7 +49,7 @@ def extract_triangles(
     """
     level = math.log(settings.threshold)
     searched = min(settings.resolution, size.resolution)
-    field = Field(model, scene_code)
+    field = SceneField(model, scene_code)
     coarse, _, _ = search_lattice(field, searched, settings.threshold, settings.min_component)
     finer = max(1, round((size.resolution - 1) / (searched - 1)))
     lattice = _refined(field, coarse, level, finer)
@@ -82,7 +82,7 @@ def vertex_normals(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> N
     return np.where(found, sums / np.where(found, length, 1.0), (0.0, 1.0, 0.0)).astype(np.float32)
 
 
-def _refined(field: Field, coarse: Tensor, level: float, finer: int) -> Tensor:
+def _refined(field: SceneField, coarse: Tensor, level: float, finer: int) -> Tensor:
     """Samples a lattice finely where the surface passes, and fills the rest from the coarse one.
 
     Returns:

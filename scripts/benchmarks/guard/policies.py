@@ -11,7 +11,7 @@ from miner.request import ActiveRequest, Request
 from miner.scheduling.candidates import CandidateLimits
 from miner.scheduling.estimates import Cost, DeliveryTimes, Estimates
 from miner.scheduling.guard import Margins
-from miner.scheduling.improving import Route
+from miner.scheduling.improving import RequestRoute
 from miner.scheduling.scheduler import SPZ_BYTES_PER_GAUSSIAN, Scheduler
 from scripts.benchmarks.guard import version_010
 from scripts.benchmarks.guard.scenarios import BYTES_PER_S, Card, Scenario, Truth
@@ -161,7 +161,7 @@ def make_scheduler(
     estimates: Estimates,
     *,
     delivery: DeliveryTimes | None = None,
-    steps: Route | None = None,
+    steps: RequestRoute | None = None,
     margins: Margins | None = None,
     candidates: CandidateLimits | None = None,
 ) -> Scheduler:

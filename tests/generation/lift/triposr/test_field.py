@@ -12,7 +12,7 @@ from generation.acceleration.streams import to_host
 from generation.errors import OutOfMemory
 from generation.lift.triposr import SceneCode, TripoSR, TripoSRConfig, fused, lattice
 from generation.lift.triposr.config import ViTConfig
-from generation.lift.triposr.field import Field
+from generation.lift.triposr.field import SceneField
 from generation.lift.triposr.fused import FusedDecoder, fused_decoder
 from generation.lift.triposr.surface import sample_surface
 from generation.lift.triposr.triplane import Decoder, linear_layers, point_features, sample_planes
@@ -45,7 +45,7 @@ class _Broken(FusedDecoder):
 def test_a_field_is_the_networks_own(tiny: TripoSR, code: SceneCode) -> None:
     points = somewhere(500)
     density, rgb = tiny.query(points, code)
-    field = Field(tiny, code)
+    field = SceneField(tiny, code)
     torch.testing.assert_close(field.log_density(points), density.log(), rtol=0, atol=1e-5)
     found, colours = field.query(points)
     torch.testing.assert_close(found, density.log(), rtol=0, atol=1e-5)
@@ -73,7 +73,7 @@ def test_a_fused_decoder_that_fails_leaves_the_layers_with_one_warning(
     model = copy.copy(tiny)
     model.fused = _Broken(tiny.decoder)
     points = somewhere(100)
-    field, plain = Field(model, code), Field(tiny, code)
+    field, plain = SceneField(model, code), SceneField(tiny, code)
     for _ in range(2):
         assert torch.equal(field.log_density(points), plain.log_density(points))
     left: list[object] = [model.fused, tiny.fused]
@@ -86,7 +86,7 @@ def test_a_fused_decoder_that_fails_leaves_the_layers_with_one_warning(
 def test_a_lattice_survives_a_fused_decoder_that_fails(tiny: TripoSR, code: SceneCode) -> None:
     model = copy.copy(tiny)
     model.fused = _Broken(tiny.decoder)
-    lattice = Field(model, code).log_density_lattice(9)
+    lattice = SceneField(model, code).log_density_lattice(9)
     expected = tiny.log_density_grid(code, 9)
     torch.testing.assert_close(lattice, expected, rtol=0, atol=1e-4)
 
@@ -98,7 +98,7 @@ def test_too_little_memory_is_no_reason_to_give_the_fused_decoder_up(
     model.fused = broken = _Broken(tiny.decoder)
     broken.error = torch.OutOfMemoryError("full")
     with pytest.raises(OutOfMemory):
-        Field(model, code).log_density(somewhere(10))
+        SceneField(model, code).log_density(somewhere(10))
     assert model.fused is broken
 
 
@@ -140,8 +140,8 @@ def test_the_fused_decoder_is_nearer_to_float32_than_the_layers_are(
     half, exact, code = halves
     points = somewhere(count, "cuda")
     expected = exact.query_raw(points, code)
-    density, rgb = Field(half, code).query(points)
-    alone = Field(half, code).log_density(points)
+    density, rgb = SceneField(half, code).query(points)
+    alone = SceneField(half, code).log_density(points)
     assert half.fused is not None
     assert torch.equal(density, alone)
     if count < 100:
@@ -159,7 +159,7 @@ def test_the_fused_lattice_is_the_layers_lattice(
     halves: tuple[TripoSR, TripoSR, SceneCode],
 ) -> None:
     half, exact, code = halves
-    found = Field(half, code).log_density_lattice(40)
+    found = SceneField(half, code).log_density_lattice(40)
     expected = exact.log_density_grid(code, 40)
     assert half.fused is not None
     assert (found - expected).abs().mean() < 0.02 * expected.std()
@@ -174,7 +174,7 @@ def test_a_surface_by_the_fused_decoder_lies_on_the_level(
     with torch.inference_mode():
         samples = [
             sample_surface(
-                Field(model, code),
+                SceneField(model, code),
                 count=12_000,
                 threshold=25.0,
                 resolution=48,
@@ -183,7 +183,7 @@ def test_a_surface_by_the_fused_decoder_lies_on_the_level(
             )
             for model in (half, half, exact)
         ]
-        values = [Field(exact, code).log_density(each.points) for each in samples]
+        values = [SceneField(exact, code).log_density(each.points) for each in samples]
     assert half.fused is not None
     assert torch.equal(samples[0].points, samples[1].points)
     assert torch.equal(samples[0].normals, samples[1].normals)
@@ -200,7 +200,7 @@ def test_a_lattice_sampled_in_two_passes_has_the_surface_of_one_sampled_whole(
 ) -> None:
     model, level, asked = untrained(CONFIG), math.log(25.0), []
     scene = model.scene_codes(np.random.default_rng(1).random((64, 64, 3)))
-    field = Field(model, scene)
+    field = SceneField(model, scene)
     query = model.query_log_density
 
     def counting(points: Tensor, scene_code: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from generation.errors import GenerationError
 from generation.lift.triposr import SceneCode, TripoSR, lattice
-from generation.lift.triposr.field import Field
+from generation.lift.triposr.field import SceneField
 from generation.lift.triposr.splats import LARGEST_SIDE, extract_cloud
 from generation.lift.triposr.triangles import (
     _nodes_of,
@@ -194,7 +194,7 @@ def test_every_cell_that_the_mesh_passes_through_is_sampled(
     model, code = shipped
     level, finer = math.log(25.0), 4
     with torch.inference_mode():
-        field = Field(model, code)
+        field = SceneField(model, code)
         coarse, _, _ = lattice.search_lattice(field, 16, 25.0, 0.0)
         refined = _refined(field, coarse, level, finer)
         exact = lattice.search_lattice(field, len(refined), 25.0, 0.0)[0]
