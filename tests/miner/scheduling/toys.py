@@ -98,6 +98,13 @@ def make_active(
 class Shop:
     """A scheduler with engines on a clock that the test moves.
 
+    Args:
+        engines: Their names; one if none is given.
+        estimates: What steps take; the truth if not given.
+        routes: The steps of everything by rung.
+        candidates: How much is spent on candidates.
+        several: The steps to several pictures that are drawn together, if they differ.
+
     Attributes:
         clock: The present.
         estimates: What steps take.
@@ -111,13 +118,16 @@ class Shop:
         estimates: Callable[[Clock], Estimates] | None = None,
         routes: Sequence[tuple[Step, ...]] = ROUTES,
         candidates: CandidateLimits | None = None,
+        several: tuple[Step, ...] | None = None,
     ) -> None:
         self.clock = Clock()
         names = engines or ("one",)
         self.estimates = (estimates or (lambda clock: learned(clock, *names)))(self.clock)
         self.scheduler = Scheduler(
             LADDER,
-            lambda request, rung, part, pictures=1: routes[LADDER.index(rung)],
+            lambda request, rung, part, pictures=1: (
+                several if pictures > 1 and several else routes[LADDER.index(rung)]
+            ),
             estimates=self.estimates,
             delivery=DeliveryTimes(),
             budget_s=BUDGET_S,
