@@ -11,6 +11,9 @@ from generation.settings import GenerationSettings, ScoringSettings
 from generation.weights.sources import ModelSource
 from miner.doctor.findings import Verdict, failed, ok, warning
 
+CUDA_FOLDER = Path("/usr/local/cuda")
+"""Where NVIDIA's packages put the toolkit, without adding it to the PATH."""
+
 
 def require_packages(settings: GenerationSettings) -> None:
     """Checks that the packages of the scorer can be imported; imports torch for the validator's.
@@ -57,13 +60,20 @@ def judge_scorer(settings: GenerationSettings, locked: Collection[str], models: 
                 "validator: gsplat, which renders its views, is not installed",
                 "make install EXTRAS=gpu,score\nor --scoring.scorer none",
             )
-        if not _is_compiled() and which("nvcc") is None and "CUDA_HOME" not in os.environ:
+        if not _is_compiled() and not _has_nvcc():
             return warning(
-                "validator: nvcc is not on the PATH; gsplat needs it once, to compile itself",
+                f"validator: nvcc is neither on the PATH nor in {CUDA_FOLDER}; gsplat needs it "
+                "once, to compile itself",
                 "install NVIDIA's CUDA toolkit of torch's version\nor --scoring.scorer none",
             )
     aligned = "its own network" if scoring.image_alignment == "llm2clip" else "a stand-in"
     return ok(f"validator: packages and weights are there; image tasks are compared by {aligned}")
+
+
+def _has_nvcc() -> bool:
+    """Whether PyTorch, which compiles gsplat, finds a CUDA toolkit."""
+    named = any(name in os.environ for name in ("CUDA_HOME", "CUDA_PATH"))
+    return named or which("nvcc") is not None or (CUDA_FOLDER / "bin" / "nvcc").is_file()
 
 
 def _is_compiled() -> bool:

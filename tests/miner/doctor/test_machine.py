@@ -339,10 +339,12 @@ def test_the_scorer_and_what_it_lacks_is_told(
     assert f"{needed[0]} not downloaded" in verdict.found
     assert verdict.fix.startswith("python -m scripts.fetch_models --preset gpu80")
     assert "--scoring.scorer none" in verdict.fix
-    monkeypatch.delenv("CUDA_HOME", raising=False)
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("miner.doctor.scorer.CUDA_FOLDER", tmp_path / "cuda")
     for module, program, found in (
         (None, None, "gsplat, which renders its views, is not installed"),
-        ("gsplat", None, "nvcc is not on the PATH"),
+        ("gsplat", None, "nvcc is neither on the PATH nor in"),
         ("gsplat", "/usr/bin/nvcc", "a stand-in"),
     ):
         monkeypatch.setattr("miner.doctor.scorer.find_spec", lambda name, module=module: module)
@@ -358,6 +360,9 @@ def test_the_scorer_and_what_it_lacks_is_told(
             "miner.doctor.scorer.distribution", lambda name, installed=installed: installed
         )
         assert judge_scorer(GPU80, needed, tmp_path).status is status
+    (tmp_path / "cuda" / "bin").mkdir(parents=True)
+    (tmp_path / "cuda" / "bin" / "nvcc").touch()
+    assert judge_scorer(GPU80, needed, tmp_path).status is Status.OK
 
 
 @pytest.mark.parametrize(("device", "extras"), [("cuda:1", "gpu,score"), ("cpu", "score")])
