@@ -206,7 +206,7 @@ class GateSettings(Part):
     @model_validator(mode="after")
     def _limit_is_a_score(self) -> Self:
         limit = self.threshold + self.margin
-        if 0.0 < limit <= MOST_SCORE:
+        if not self.enabled or 0.0 < limit <= MOST_SCORE:
             return self
         raise SetupError(
             f"--gate.threshold {self.threshold:g} and --gate.margin {self.margin:g} make a limit "

@@ -43,6 +43,7 @@ def test_a_score_or_a_number_of_candidates_that_nothing_can_reach_is_refused(
     [
         ["--gate.threshold=1", "--candidates.target=1"],
         ["--gate.threshold=0.9", "--gate.margin=0.1"],
+        ["--gate.threshold=0.95", "--gate.margin=0.15", "--gate.enabled=false"],
         ["--http.candidates=5", "--candidates.max=5"],
         ["--http.candidates=5", "--scoring.scorer=none"],
     ],
