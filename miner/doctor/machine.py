@@ -55,7 +55,9 @@ LIBRARIES = ("bittensor", "torch", "diffusers", "transformers", "onnxruntime", "
 COMPILERS = ("gcc", "clang")
 LOG_FILES = (FOLDER_LOCK, SCORE_LOG, MINER_LOG)
 LOG_BYTES = 1 * GB
-WEIGHT_BYTES = 40 * GB
+WEIGHT_BYTES = {"klein": 22 * GB, "schnell": 40 * GB}
+"""The download of a preset for GPUs, by its text-to-image model."""
+
 HASHING_LIMIT_S = 60.0
 IMPORT_LIMIT_S = 60.0
 FIRST_IMPORT_LIMIT_S = 180.0
@@ -111,7 +113,7 @@ def machine_checks(
         needs = [(log_dir, LOG_BYTES, "--log.dir")]
         wanted = {model.name for model in settings.models}
         if wanted and not wanted <= set(ModelStore(models).lock):
-            needs.append((models, WEIGHT_BYTES, "--models.dir"))
+            needs.append((models, WEIGHT_BYTES[_form(settings)[0]], "--models.dir"))
         return judge_disk(needs, [log_dir / name for name in LOG_FILES])
 
     async def memory() -> Verdict:
@@ -327,7 +329,8 @@ def judge_device(settings: GenerationSettings, device: Device) -> Verdict:
             f"{build} {cause}; the preset {settings.name} needs one",
             "see whether nvidia-smi lists the GPU and its driver is as new as this CUDA"
             if device.cuda
-            else _install(settings),
+            # Pip keeps a torch that is there, so the environment has to go first.
+            else f"make clean && {_install(settings)}, with PIP_EXTRA_INDEX_URL unset",
         )
     text = f"{build}; {device.name} with {device.total_bytes / GB:.0f} GB"
     taken, smaller = TAKEN_GB.get(variant(settings), 0.0), _smaller(settings)

@@ -3,14 +3,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackagePath
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from generation.presets import preset
-from generation.settings import GenerationSettings, ScoringSettings
+from generation.settings import GenerationSettings
 from generation.weights.sources import FLUX_SCHNELL
 from generation.weights.store import LOCK_NAME
 from miner.doctor import machine
@@ -28,7 +27,6 @@ from miner.doctor.machine import (
     machine_checks,
     read_device,
 )
-from miner.doctor.scorer import judge_scorer, scoring_models
 from miner.file_lock import FOLDER_LOCK, FileLock
 from protocol.errors import SetupError
 
@@ -128,6 +126,11 @@ def test_the_gpu_against_the_preset(
     verdict = judge_device(settings, device)
     assert (verdict.status, part in verdict.found) == (status, True), verdict
     assert bool(verdict.fix) is (status is not Status.OK)
+
+
+def test_a_torch_without_cuda_is_removed_before_another_is_installed() -> None:
+    fix = judge_device(GPU80, Device("2.13+cpu")).fix
+    assert fix.startswith("make clean && make install EXTRAS=gpu,score,")
 
 
 def test_what_a_preset_took_is_not_said_of_a_changed_one() -> None:
@@ -327,44 +330,6 @@ async def test_weights_that_are_not_as_locked(tmp_path: Path, no_pins: None) -> 
     assert "has SHA-256" in (await look("weights", GPU80, tmp_path)).found
 
 
-def test_the_scorer_and_what_it_lacks_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without = EMBEDDED.model_copy(update={"scoring": ScoringSettings()})
-    assert "one object for each task" in judge_scorer(without, (), tmp_path).found
-    assert judge_scorer(EMBEDDED, (), tmp_path) == ok("embedded: shipped, it needs nothing")
-    needed = [model.name for model in scoring_models(GPU80)]
-    verdict = judge_scorer(GPU80, needed[1:], tmp_path)
-    assert verdict.status is Status.FAILED
-    assert f"{needed[0]} not downloaded" in verdict.found
-    assert verdict.fix.startswith("python -m scripts.fetch_models --preset gpu80")
-    assert "--scoring.scorer none" in verdict.fix
-    for name in ("CUDA_HOME", "CUDA_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("miner.doctor.scorer.CUDA_FOLDER", tmp_path / "cuda")
-    for module, program, found in (
-        (None, None, "gsplat, which renders its views, is not installed"),
-        ("gsplat", None, "nvcc is neither on the PATH nor in"),
-        ("gsplat", "/usr/bin/nvcc", "a stand-in"),
-    ):
-        monkeypatch.setattr("miner.doctor.scorer.find_spec", lambda name, module=module: module)
-        monkeypatch.setattr("miner.doctor.scorer.which", lambda name, program=program: program)
-        assert found in judge_scorer(GPU80, needed, tmp_path).found
-    monkeypatch.setattr("miner.doctor.scorer.which", lambda name: None)
-    for name, status in (
-        ("gsplat/csrc.so", Status.OK),
-        ("gsplat/cuda/csrc/Null.h", Status.WARNING),
-    ):
-        installed = SimpleNamespace(files=[PackagePath(name)])
-        monkeypatch.setattr(
-            "miner.doctor.scorer.distribution", lambda name, installed=installed: installed
-        )
-        assert judge_scorer(GPU80, needed, tmp_path).status is status
-    (tmp_path / "cuda" / "bin").mkdir(parents=True)
-    (tmp_path / "cuda" / "bin" / "nvcc").touch()
-    assert judge_scorer(GPU80, needed, tmp_path).status is Status.OK
-
-
 @pytest.mark.parametrize(("device", "extras"), [("cuda:1", "gpu,score"), ("cpu", "score")])
 async def test_a_scorer_without_its_packages_names_the_extras_that_its_device_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, extras: str
@@ -375,6 +340,15 @@ async def test_a_scorer_without_its_packages_names_the_extras_that_its_device_ne
     assert verdict.status is Status.FAILED
     assert "open_clip" in verdict.found
     assert verdict.fix == f"make install EXTRAS={extras}, or --scoring.scorer none"
+
+
+@pytest.mark.parametrize(("settings", "needed"), [(GPU24, 22), (SCHNELL, 40)])
+async def test_the_disk_needs_room_for_the_model_that_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: GenerationSettings, needed: int
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10 * GB))
+    verdict = await look("disk", settings, tmp_path)
+    assert f"has 10.0 GB of room, {needed} GB are needed" in verdict.found
 
 
 async def test_no_weights_are_needed_where_none_are_loaded(tmp_path: Path) -> None:
