@@ -99,8 +99,9 @@ class Candidates:
 
     @property
     def drawn(self) -> int:
-        """How many pictures were drawn; that of the first object counts."""
-        return len(self.all) - len(self._in("waiting", "drawing"))
+        """How many pictures were drawn; that of the first object counts, one that failed does not."""
+        without = self._in("waiting", "drawing", "failed")
+        return len(self.all) - sum(each.rating is None for each in without)
 
     @property
     def running(self) -> bool:

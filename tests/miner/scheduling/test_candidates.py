@@ -114,7 +114,10 @@ def test_a_picture_of_several_that_fails_costs_the_others_nothing() -> None:
     candidates.start(group)
     candidates.end(group, [0.1, None, 0.3])
     assert [each.state for each in group] == ["drawn", "failed", "drawn"]
+    assert candidates.drawn == 3  # With that of the first object.
     assert started(candidates) is group[2]
+    ended(candidates, group[2], None)
+    assert candidates.drawn == 3  # It has a picture, though no object was made of it.
 
 
 def test_pictures_that_are_taken_back_together_are_drawn_again_with_their_seeds() -> None:
