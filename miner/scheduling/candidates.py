@@ -99,7 +99,7 @@ class Candidates:
 
     @property
     def drawn(self) -> int:
-        """How many pictures were drawn; that of the first object counts, one that failed does not."""
+        """How many pictures were drawn, that of the first object included."""
         without = self._in("waiting", "drawing", "failed")
         return len(self.all) - sum(each.rating is None for each in without)
 
