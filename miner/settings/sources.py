@@ -54,7 +54,7 @@ class Given(PydanticBaseSettingsSource):
                 node[group] = node.get(group) or {}
                 node = node[group]
                 if not isinstance(node, dict):
-                    break  # What is wrong with the model itself is said when it is validated.
+                    break  # Validation reports what is wrong with the model itself.
             else:
                 node[key] = self._values[name]
         return nested
@@ -344,9 +344,9 @@ def _by_dotted_name(
 def as_value(setting: Setting, given: Any, *, quoted: bool) -> Any:
     """Returns what a text means.
 
-    A short name is its model; `null` is nothing where nothing is allowed; `[...]` and `{...}` are a
-    list and a model; the ~
-    that begins a path is the home folder, which the shell leaves in the middle of a word.
+    A short name is its model; `null` is None where the setting allows it; `[...]` and `{...}` are a
+    list and a model; the ~ that begins a path is the home folder, because the shell leaves it alone
+    in the middle of a word.
 
     Args:
         setting: Which one.

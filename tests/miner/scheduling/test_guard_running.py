@@ -211,7 +211,7 @@ def test_a_request_that_has_no_time_left_for_an_optional_step_alone_is_not_hopel
     assert guard.hopeless(active) is None
 
 
-def test_a_waiting_request_is_not_dropped_for_want_of_time_for_an_optional_step(
+def test_a_waiting_request_without_time_for_an_optional_step_is_not_dropped(
     clock: Clock, guard: Guard
 ) -> None:
     route = (*ROUTES[LOWEST], replace(ROUTES[BEST][0], stage="score", optional=True))
