@@ -19,7 +19,8 @@ from miner.settings.generation import GeneratingSettings
 from miner.settings.model import ANY_NAME
 from miner.settings.reader import read_settings
 from miner.surroundings import settle, settle_terminal, starting_up, tell
-from protocol.errors import SetupError
+from protocol.errors import SetupError, TaskError
+from protocol.tasks import TextTask, parse_task
 from protocol.text import printable
 from scripts.making.files import reason
 
@@ -53,7 +54,7 @@ class CompareSettings(GeneratingSettings):
     """The models, two or more: klein, schnell, embedded, or folders in the layout of diffusers'
     pipelines."""
     prompts: Annotated[Path | None, ANY_NAME] = None
-    """Text file with one prompt a line; eight prompts of ours if not given."""
+    """Text file with one prompt a line, each drawn once; eight prompts of ours if not given."""
     seeds: Annotated[int, Field(ge=1, le=1000)] = 2
     """Pictures of each prompt by each model."""
     out: Annotated[Path, ANY_NAME] = Path("comparison")
@@ -116,7 +117,20 @@ def _prompts(file: Path | None) -> Sequence[str]:
         raise SetupError(
             f"{printable(str(file))} holds no prompt", fix="write one prompt a line into it"
         )
-    return prompts
+    # Each once: the standard error takes prompts as independent.
+    return list(dict.fromkeys(_checked(prompt, number) for number, prompt in enumerate(prompts, 1)))
+
+
+def _checked(prompt: str, number: int) -> str:
+    try:
+        task = parse_task(kind="text", task_id="", prompt=prompt)
+    except TaskError as error:
+        raise SetupError(
+            f"prompt {number} of --prompts is none that a task can have: {error}",
+            fix="correct that line",
+        ) from None
+    assert isinstance(task, TextTask)
+    return task.prompt
 
 
 def _check_models(models: Sequence[str]) -> None:

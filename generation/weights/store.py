@@ -78,9 +78,6 @@ def locate_models(
         fetch += f" --text_to_image.model {short}"
     if models_dir is not None:
         fetch += f" --models.dir {shlex.quote(str(models_dir))}"
-    for model in settings.models:
-        if not (image_only and model == settings.text_to_image.model):
-            store.verify(model, fix=fetch)
 
     def path(model: ModelSource | None) -> Path:
         if model is None:
@@ -91,11 +88,16 @@ def locate_models(
         folder = store.folder(model)
         return folder / model.file if isinstance(model, ReleaseModel) else folder
 
-    return ModelPaths(
+    # First: nothing is to be downloaded for settings that cannot be loaded.
+    paths = ModelPaths(
         text_to_image=path(settings.text_to_image.model),
         cutout=path(settings.cutout.model),
         triposr=path(settings.triposr.model),
     )
+    for model in settings.models:
+        if not (image_only and model == settings.text_to_image.model):
+            store.verify(model, fix=fetch)
+    return paths
 
 
 class ModelStore:

@@ -3,9 +3,11 @@
 import gc
 import json
 import math
+import shlex
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +139,7 @@ def _folder(model: str, settings: GenerationSettings, models_dir: Path | None) -
         return Path(model)
     store = ModelStore(models_dir or default_models_dir())
     gpu_preset = settings.name if settings.models else "gpu24"
-    more = "" if models_dir is None else f" --models.dir {models_dir}"
+    more = "" if models_dir is None else f" --models.dir {shlex.quote(str(models_dir))}"
     store.verify(
         source,
         fix=f"python -m scripts.fetch_models --preset {gpu_preset} --text_to_image.model {model}"
@@ -260,6 +262,7 @@ def _by_prompt(
 def _write(
     out: Path, figures: Mapping[str, Any], attempts: Mapping[str, Sequence[Attempt]]
 ) -> None:
+    labels = _labels(attempts)
     try:
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
@@ -268,7 +271,7 @@ def _write(
             out / "comparison.png",
             draw_sheet(
                 {
-                    _shown(model): [
+                    labels[model]: [
                         (row.prompt, row.picture.numpy(), row.score, row.problem) for row in rows
                     ]
                     for model, rows in attempts.items()
@@ -290,11 +293,12 @@ def _show(figures: Mapping[str, Any], out: Path) -> None:
     table.add_column("model", justify="left")
     for column in columns:
         table.add_column(column, justify="right")
+    labels = _labels(figures["models"])
     for number, (model, row) in enumerate(figures["models"].items()):
         error = row["ahead_error"]
         ahead = f"{row['ahead']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
         table.add_row(
-            _shown(model),
+            labels[model],
             f"{row['score']:.3f}",
             f"{row['best']:.3f}",
             f"{row['made']} of {len(row['attempts'])}",
@@ -308,6 +312,15 @@ def _show(figures: Mapping[str, Any], out: Path) -> None:
     )
     for name in ("comparison.png", "comparison.json"):
         console.print(printable(str(out / name)), markup=False, soft_wrap=True)
+
+
+def _labels(models: Iterable[str]) -> dict[str, str]:
+    """What sheet and table call models: their folders' names, with the path where two are alike."""
+    names = {model: _shown(model) for model in models}
+    alike = Counter(names.values())
+    return {
+        model: name if alike[name] == 1 else printable(model, 200) for model, name in names.items()
+    }
 
 
 def _shown(model: str) -> str:

@@ -99,6 +99,35 @@ def test_the_table_names_every_model(
         assert word in out
 
 
+def test_folders_of_one_name_are_told_apart(klein: Path, tmp_path: Path) -> None:
+    other = tmp_path / klein.name
+    other.symlink_to(klein)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red car\na  blue cube\na red car\n")
+    arguments = [str(klein), str(other), "--prompts", str(prompts), "--out", str(tmp_path / "o")]
+    assert main([*arguments, *QUICK, "--seeds", "1"]) == 0
+    assert comparison._labels([str(klein), str(other), "klein"]) == {
+        str(klein): str(klein),
+        str(other): str(other),
+        "klein": "klein",
+    }
+    with Image.open(tmp_path / "o" / "comparison.png") as sheet:
+        # Two models, two prompts: one that comes twice is drawn once.
+        assert sheet.size == (2 * (160 + 12), 22 + 2 * (160 + 2 * 22))
+    rows = _figures(tmp_path / "o")["models"][str(other)]["attempts"]
+    assert [row["prompt"] for row in rows] == ["a red car", "a blue cube"]
+
+
+def test_a_prompt_that_no_task_can_have_is_refused_before_anything_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(f"a red car\n{'red ' * 300}\n")
+    assert main(["embedded", "klein", "--prompts", str(prompts)]) == 2
+    error = capsys.readouterr().err
+    assert "prompt 2 of --prompts is none that a task can have: prompt has 1199 char" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
