@@ -53,7 +53,8 @@ def _failing(stage: str, work: StageFunction) -> StageFunction:
         if stage == "lift" and prompt == HUNG:
             time.sleep(HANG_S)
         if stage == "encode" and prompt == NOT_A_NUMBER:
-            value = replace(value, positions=np.full_like(value.positions, np.nan))
+            lost = np.full_like(value.cloud.positions, np.nan)
+            value = replace(value, cloud=replace(value.cloud, positions=lost))
         return work(value, context)
 
     return fail_or_work
