@@ -6,7 +6,7 @@ and rated as pictures, which is the cheap part; the best of each few is lifted a
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 SEED_STEP = 0x9E3779B1
@@ -164,7 +164,15 @@ class Candidates:
         candidate.state = "drawing"
 
     def end(self, group: Sequence[Candidate], worths: Sequence[float | None]) -> None:
-        """Takes in the rating of each picture, or the score of an object; None if it failed."""
+        """Takes in the rating of each picture, or the score of an object; None if it failed.
+
+        Pictures that all failed together are drawn again, one by one: their number may be what the
+        device had no room for.
+        """
+        if len(group) > 1 and all(worth is None for worth in worths):
+            self.limits = replace(self.limits, together=1)
+            self.take_back(group)
+            return
         for candidate, worth in zip(group, worths, strict=True):
             self._end(candidate, worth)
 

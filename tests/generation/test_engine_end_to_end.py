@@ -3,7 +3,6 @@
 import asyncio
 import io
 import time
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from PIL import Image
 from generation.engine import Engine
 from generation.errors import GenerationError
 from generation.lift.triposr.loading import functions_of, load_network
+from generation.loading import assemble_image_only, load_background
 from generation.plan import Plan, Rung, StepEvent
 from generation.presets import preset
 from generation.stage import TriangleMesh
@@ -118,10 +118,12 @@ async def test_a_cloud_that_is_not_finite_fails_its_request(warm_engine: Engine)
 async def test_an_object_that_was_not_drawn_is_not_the_callers_fault(warm_engine: Engine) -> None:
     assert warm_engine._functions is not None
 
-    def decode_to_nothing(drawing: Any, context: Any) -> Any:
-        return torch.zeros(128, 128, 4, dtype=torch.uint8)
-
-    functions = {**warm_engine._functions, "decode": decode_to_nothing}
+    # No object covers the whole picture.
+    cutout = SETTINGS.cutout.model_copy(update={"min_coverage": 1.0})
+    strict = SETTINGS.model_copy(update={"cutout": cutout})
+    background = load_background(strict, None, torch.device("cpu"))
+    stages = assemble_image_only(strict, background, {})
+    functions = {**warm_engine._functions, "cutout": stages.functions["cutout"]}
     engine = Engine(SETTINGS, functions=functions, progress=False)
     task = TextTask(id="t", prompt="a blue cube", seed=1)
     with pytest.raises(GenerationError, match="no foreground was found"):

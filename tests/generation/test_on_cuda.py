@@ -1,6 +1,7 @@
 """On a GPU, splats, TripoSR and the whole pipeline repeat themselves and agree with the CPU."""
 
 import asyncio
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -69,7 +70,8 @@ def test_splats_repeat_themselves_and_agree_with_the_cpu(
 def test_a_fused_decoder_makes_the_cloud_of_the_layers() -> None:
     model = untrained(SMALL).to("cuda").bfloat16()
     code = model.scene_codes(np.full((64, 64, 3), 0.5))
-    by_layers = extract_cloud(model, code, FEW)
+    # In float32: the layers' own rounding in bfloat16 moves the size of the discs by a percent.
+    by_layers = extract_cloud(copy.deepcopy(model).float(), code.float(), FEW)
     settings = preset("gpu80").model_copy(update={"splats": FEW})
     functions_of(settings, model, backend="eager")
     assert model.fused is not None

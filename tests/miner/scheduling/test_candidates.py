@@ -120,6 +120,19 @@ def test_a_picture_of_several_that_fails_costs_the_others_nothing() -> None:
     assert candidates.drawn == 3  # It has a picture, though no object was made of it.
 
 
+def test_pictures_that_all_failed_together_are_drawn_again_one_by_one() -> None:
+    candidates = begun(CandidateLimits(max=4, together=3))
+    group = candidates.next(candidates.limits.together)
+    candidates.start(group)
+    candidates.end(group, [None] * 3)
+    for number in (1, 2, 3):
+        (candidate,) = candidates.next(candidates.limits.together)
+        assert candidate.number == number
+        candidates.start([candidate])
+        candidates.end([candidate], [None])
+    assert candidates.next(candidates.limits.together) == ()
+
+
 def test_pictures_that_are_taken_back_together_are_drawn_again_with_their_seeds() -> None:
     candidates = begun(CandidateLimits(max=9))
     group = candidates.next(4)

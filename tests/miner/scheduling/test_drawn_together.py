@@ -84,22 +84,18 @@ def test_what_an_engine_takes_with_it_is_drawn_together_by_another() -> None:
     assert {each.state for each in again.active.group} == {"drawing"}
 
 
-def test_a_plan_that_fails_costs_its_pictures_and_no_others() -> None:
+def test_pictures_whose_plan_fails_are_drawn_again_one_by_one() -> None:
     shop = make_shop()
-    first = improvable(shop)
+    improvable(shop)
     failing, other = (dispatch.active for dispatch in shop.next().dispatches)
     shop.start(failing)
     shop.end(failing, after=1.0, kind="failed")
     shop.scheduler.made(failing, [None, None, None])
-    assert shop.next().done == []
+    again = shop.only()
+    assert (numbers([again]), again.plan.seeds) == ([[1]], failing.plan.seeds[:1])
     run(shop, other)
     shop.scheduler.made(other, [0.2, None, 0.4])
-    lifted = shop.next().dispatches
-    assert numbers(lifted) == [[6], [4]]
-    for dispatch in lifted:
-        run(shop, dispatch.active)
-        shop.scheduler.made(dispatch.active, [0.6])
-    assert shop.next().done == [first]
+    assert numbers(shop.next().dispatches) == [[6]]
 
 
 def test_with_no_time_for_several_pictures_one_is_drawn() -> None:
