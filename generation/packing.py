@@ -164,8 +164,8 @@ def _quantise(gaussians: GaussianTensors) -> tuple[Tensor, Tensor]:
 def _alpha_limits(device: torch.device) -> Tensor:
     """(255,) float32: the least logit of each alpha byte from 1 on.
 
-    Found by bisection of what `protocol.spz` makes of them, because no two libraries agree on the
-    last bit of an exponential.
+    Found by bisection of the bytes that `protocol.spz` writes, because no two libraries agree on
+    the last bit of an exponential.
     """
     wanted = np.arange(1, 256)
     low, high = np.full(255, -20.0, np.float32), np.full(255, 20.0, np.float32)

@@ -1,4 +1,4 @@
-"""Prompt to pictures, whatever the model: noise, denoising steps, pixels, and how they get fast."""
+"""Prompt to pictures, what all models share: noise, denoising steps, pixels, the fast path."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -283,7 +283,7 @@ class TextToImage(ABC):
 
     @abstractmethod
     def _shift(self, tokens: int, steps: int) -> float:
-        """Returns what the noise levels of a picture of so many tokens are shifted by."""
+        """Returns what the noise levels of a picture with this number of tokens are shifted by."""
 
     @abstractmethod
     def _flow(self, latents: Tensor, time: Tensor, *embedding: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from protocol.errors import SetupError
 PACKAGE = "splat-miner"
 PYTHONS = ((3, 11), (3, 12))
 GB = 1_000_000_000
-TAKEN_GB = {"gpu16": 14.0, "gpu24": 21.5, "gpu80": 21.5}
+TAKEN_GB = {"gpu16": 15.7, "gpu24": 20.8, "gpu80": 20.8}
 """GPU memory in use after serving, CUDA's own included, as docs/performance.md has it."""
 
 RESIDENT_BYTES = {

@@ -1,4 +1,4 @@
-"""Random weights for networks of any size; each follows from its name, whatever holds it."""
+"""Random weights for networks of any size; each follows from its name alone."""
 
 import weakref
 import zlib

@@ -35,7 +35,7 @@ RUN = (
 """What a command begins with that needs no GPU, no weights, no chain and no second machine."""
 
 NOT_RUN = {
-    r"make( \w+=\S+)* [\w-]+( \w+=\S+)*\s*(#.*)?$": "CI runs it; another test says that the target exists",
+    r"make( \w+=\S+)* [\w-]+( \w+=\S+)*\s*(#.*)?$": "CI runs it; a test finds the target",
     r"\S*python3?(\.\d+)? -m venv|\. \S*/bin/activate": "the environment that runs this is one",
     r"git |cd ": "needs the repository's address, or leaves this checkout",
     r"(?!make).*(\.\.\.|\b(HOST|SS58|ID|NAME|IMAGE|FILE)\b)": "holds a placeholder",

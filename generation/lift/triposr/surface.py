@@ -186,7 +186,7 @@ def _block_nodes(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
     Returns:
         (256, k ** 3) bool, by the cells that touch the block: bit dx + 2 dy + 4 dz is for the cell
-        so many before it; (k ** 3, 3) int64.
+        dx, dy and dz before it; (k ** 3, 3) int64.
     """
     offsets = np.stack(np.unravel_index(np.arange(k**3), (k, k, k)), axis=-1)
     cell = np.arange(8)

@@ -135,7 +135,7 @@ def test_a_named_model_is_fed_as_rembg_feeds_it(tmp_path: Path, name: str) -> No
     assert np.abs(_alpha(found) - _alpha(expected)).max() <= 1
 
 
-def test_birefnet_is_a_choice_whatever_its_file_is_called(tmp_path: Path, log: list[str]) -> None:
+def test_birefnet_is_a_choice_under_any_name_of_its_file(tmp_path: Path, log: list[str]) -> None:
     by_name = {"model": "birefnet"}
     in_rembg = CutoutSettings.model_validate(by_name)
     in_torch = CutoutSettings.model_validate(by_name | {"runtime": "torch"})
