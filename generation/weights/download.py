@@ -53,8 +53,8 @@ def fetch_models(
     A model in the lock is fetched at its locked revision and must come out as locked. One that is
     not is fetched at the revision that its source names, else at the one that this version pins,
     else at the newest, which is then locked. A pinned file must be as pinned, even if the lock
-    says otherwise. An interrupted download goes on where it stopped. Gated repositories use the token in
-    HF_TOKEN.
+    says otherwise. An interrupted download goes on where it stopped. Gated repositories use the
+    token in HF_TOKEN.
 
     Args:
         models: What to fetch.
