@@ -74,19 +74,10 @@ class SceneField:
 
         def decode(start: int, stop: int) -> Tensor:
             points = torch.cartesian_prod(line[start:stop], line, line)
-            raw = self._decode_fused(points, outputs=1)
-            if raw is None:
-                return self._model.query_log_density(points, self._scene_code)
-            return raw[:, 0].add_(self._model.config.density_bias)
+            return self.unbounded_log_density(points).view(-1, resolution, resolution)
 
         slices = max(1, _FUSED_CHUNK // resolution**2)
-        lattice = map_in_chunks(
-            lambda start, stop: decode(start, stop).view(-1, resolution, resolution),
-            resolution,
-            slices,
-            floor=1,
-        )
-        return lattice
+        return map_in_chunks(decode, resolution, slices, floor=1)
 
     def _decode_fused(self, points: Tensor, *, outputs: int) -> Tensor | None:
         """(N, outputs) raw values, or None if the decoder is not fused."""
