@@ -173,7 +173,7 @@ def _rating(route: Route, task: Task, rung: Rung) -> tuple[Step, ...]:
 
 
 def _several(route: Route, task: Task, rung: Rung, together: int) -> tuple[Step, ...]:
-    """The steps to the cut-outs of several pictures; none without a scorer, or if there is one."""
+    """The steps to the cut-outs of several pictures; none without a scorer, or for one picture."""
     if together == 1 or not _rating(route, task, rung):
         return ()
     return route(task, rung, "splats", "picture", together)

@@ -165,7 +165,7 @@ def vae(device: torch.device, dtype: torch.dtype, sizes: KleinSizes = FULL_KLEIN
 
 
 def byte_tokenizer() -> Any:
-    """A tokenizer with an id for every byte, three special tokens, and Qwen3's chat."""
+    """A tokenizer with one id per byte, three special tokens, and Qwen3's chat template."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2TokenizerFast
 

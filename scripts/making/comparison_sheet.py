@@ -1,4 +1,4 @@
-"""A sheet of pictures: a row for every prompt, side by side what each model drew of it."""
+"""A contact sheet: one row per prompt, one column per model."""
 
 import io
 from collections.abc import Mapping, Sequence

@@ -115,7 +115,7 @@ class Result:
 
 
 class Scores:
-    """True scores of candidates and the scorer's estimates of them; the same for every policy."""
+    """True scores of candidates, and what the scorer predicts; the same for all policies."""
 
     def __init__(self, world: World, seed: int) -> None:
         self._world = world
