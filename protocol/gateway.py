@@ -1,0 +1,436 @@
+"""The wire of the subnet owner's gateway: what workers sign, send and receive. Pure.
+
+Workers take tasks with `POST /get_tasks` (JSON) and deliver with `POST /add_result`
+(multipart/form-data); clients use `POST /add_task`, `GET /get_status` and `GET /get_result`.
+Values that an operator of a gateway can change are the example values of its repository.
+
+Source: 404-Repo/gateway-rs, 2026-06-24. docs/gateway.md describes the whole contract.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from protocol.errors import TaskError
+from protocol.images import ImageLimits
+from protocol.tasks import RANDOM_SEED, Task, TaskLimits, parse_task
+
+GET_TASKS, ADD_RESULT = "/get_tasks", "/add_result"
+ADD_TASK, GET_STATUS, GET_RESULT = "/add_task", "/get_status", "/get_result"
+GET_LOAD, GET_ID = "/get_load", "/id"
+
+SPLATS = "404-3dgs"
+MODELS = (SPLATS, "404-mesh", "404-mesh-v2")
+
+TIMESTAMP_PREFIX = "404_GATEWAY_"
+FRESH_S = 30
+"""Seconds up to which a timestamp is taken. One that is ahead of the gateway's clock is not."""
+
+MAX_REQUESTED_TASKS = 500
+MAX_GET_TASKS_BYTES = 4096
+MAX_ADD_TASK_BYTES = 2 * 2**20
+MAX_ADD_RESULT_BYTES = 100 * 2**20
+MAX_REASON_BYTES = 255
+MAX_MODEL_PARAMS_BYTES = 1024
+MAX_TAG_CHARACTERS = 32
+
+ADD_RESULTS_PER_MINUTE = 120
+"""Per IP address and fixed minute, shared by /add_result, /get_load and /get_leader."""
+ADD_TASKS_PER_MINUTE = 30
+STATUSES_PER_MINUTE = 1000
+
+TASK_LIFE_S = 600.0
+"""From the client's submission, the wait in the queue included."""
+QUEUE_LIFE_S = 1800.0
+RESULT_LIFE_S = 300.0
+"""From the last result of a task."""
+COPIES = 3
+"""Copies of a task, each for another hotkey."""
+
+MIN_PROMPT_CHARACTERS, MAX_PROMPT_CHARACTERS = 3, 384
+"""Of a client's prompt. The maximum is enforced for multipart only: longer ones arrive by JSON."""
+PROMPT_PATTERN = re.compile(r"[A-Za-z0-9 .,'():;/?!+%-]*")
+IMAGE_LIMITS = ImageLimits(bytes=2 * 2**20, pixels=1024 * 1024, side=1024)
+TASK_LIMITS = TaskLimits(image=IMAGE_LIMITS)
+"""What a worker takes: pictures as the gateway does, prompts up to this project's own limit."""
+
+MAX_NODES = 256
+"""Entries of a list of gateways that are read."""
+
+ASSET_FILE_NAME, ASSET_CONTENT_TYPE = "result.spz", "application/octet-stream"
+"""Of the asset's part; a gateway looks at neither."""
+
+INVALID_AUTHENTICATION = "Invalid worker authentication"
+NOT_WHITELISTED = "Worker hotkey is not whitelisted"
+NOT_ASSIGNED = "Worker hotkey is not assigned to task"
+BAD_TIMESTAMP = "Invalid timestamp format"
+BEING_PROCESSED = "Result is already being processed; please retry"
+INTERNAL_ERROR = "Internal Server Error"
+CONTEXT_UNAVAILABLE: dict[str, str] = {
+    "error": "task_context_unavailable",
+    "message": "Task context is unavailable on this gateway after restart; the task will be "
+    "refunded on timeout.",
+}
+"""The body of a 410."""
+
+MIN_SEED, MAX_SEED = -(2**31), 2**31 - 1
+
+_TAG = re.compile(rf"[a-z0-9_-]{{1,{MAX_TAG_CHARACTERS}}}")
+_TIMESTAMP = re.compile(rf"{TIMESTAMP_PREFIX}(\d{{1,20}})", re.ASCII)
+_Id = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class FieldError(ValueError):
+    """A field of a request with a value that the gateway does not take.
+
+    Attributes:
+        field: Its name.
+        message: What is wrong with it.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+        self.message = message
+
+    def body(self) -> dict[str, str]:
+        """Returns the JSON of the answer, whose status is 400."""
+        return {"error": "invalid_field", "field": self.field, "message": self.message}
+
+
+def bad_request(text: str) -> str:
+    """Returns the text of an answer with status 400."""
+    return f"Bad request: {text}"
+
+
+def unauthorized(text: str) -> str:
+    """Returns the text of an answer with status 401."""
+    return f"Unauthorized request: {text}"
+
+
+def unavailable(text: str) -> str:
+    """Returns the text of an answer with status 503."""
+    return f"Service unavailable: {text}"
+
+
+def timestamp_at(seconds: float) -> str:
+    """Returns the text that a worker signs, of a time in seconds since the epoch.
+
+    Its UTF-8 bytes are all that the signature covers: neither the body nor the address.
+    """
+    return f"{TIMESTAMP_PREFIX}{int(seconds)}"
+
+
+def read_timestamp(text: str) -> int:
+    """Returns the seconds since the epoch of a signed text.
+
+    Raises:
+        ValueError: It is no timestamp of a gateway.
+    """
+    match = _TIMESTAMP.fullmatch(text)
+    if match is None:
+        raise ValueError(BAD_TIMESTAMP)
+    return int(match[1])
+
+
+def is_fresh(signed_at: int, now: float) -> bool:
+    """Whether a gateway takes a timestamp: not in its future, and not older than 30 s."""
+    return 0 <= int(now) - signed_at <= FRESH_S
+
+
+def check_models(model: str | list[str]) -> tuple[str, ...]:
+    """Returns the models that a request names, each once.
+
+    Raises:
+        FieldError: There is none, or one that the gateway does not know.
+    """
+    names = [model] if isinstance(model, str) else model
+    if not names:
+        raise FieldError("model", f"Expected at least one of: {', '.join(MODELS)}")
+    for name in names:
+        if name not in MODELS:
+            expected = ", ".join(MODELS)
+            raise FieldError("model", f"Invalid value '{name}'. Expected one of: {expected}")
+    return tuple(dict.fromkeys(names))
+
+
+def check_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
+    """Returns a worker's tags trimmed, in lower case, each once.
+
+    Raises:
+        FieldError: One is empty, longer than 32 characters, or has others than a-z, 0-9, _ and -.
+    """
+    cleaned = [tag.strip().lower() for tag in tags or ()]
+    for tag in cleaned:
+        if not _TAG.fullmatch(tag):
+            raise FieldError(
+                "worker_tags",
+                f"Invalid tag '{tag[:MAX_TAG_CHARACTERS]}'. Expected 1-{MAX_TAG_CHARACTERS} "
+                "characters of a-z, 0-9, _ and -",
+            )
+    return tuple(dict.fromkeys(cleaned))
+
+
+def wire_seed(seed: int) -> int:
+    """Returns a seed as a gateway keeps it: signed, 32 bits; 2**31..2**32-1 become negative.
+
+    Raises:
+        FieldError: It is outside of -2**31..2**32-1.
+    """
+    if not MIN_SEED <= seed < 2**32:
+        raise FieldError("seed", f"Invalid value {seed}. Expected {MIN_SEED} to {2**32 - 1}")
+    return seed - 2**32 if seed > MAX_SEED else seed
+
+
+class GetTasks(BaseModel):
+    """The body of `POST /get_tasks`. A gateway ignores fields that it does not know.
+
+    Attributes:
+        worker_hotkey: SS58 address; also taken under the name `validator_hotkey`.
+        signature: Base64 of the hotkey's signature over `timestamp`.
+        timestamp: See `timestamp_at`.
+        worker_id: Any name; the gateway shows it to the client of a delivered task.
+        requested_task_count: How many tasks are wanted, 0..500; more count as 500.
+        model: One model or several; see `check_models`.
+        worker_tags: See `check_tags`; None for a worker without any.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    worker_hotkey: str = Field(validation_alias=AliasChoices("worker_hotkey", "validator_hotkey"))
+    signature: str = Field(repr=False)
+    timestamp: str
+    worker_id: str
+    requested_task_count: int = Field(ge=0)
+    model: str | list[str]
+    worker_tags: list[str] | None = None
+
+    def body(self) -> bytes:
+        """Returns the JSON to send; `worker_tags` is left out where there are none."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+class GatewayTask(BaseModel):
+    """A task as a gateway hands it out, with either `prompt` or `image`.
+
+    Attributes:
+        id: The gateway's id, a UUID.
+        prompt: The text.
+        image: Base64 of the picture's bytes as the client uploaded them.
+        model: One of `MODELS`.
+        seed: Signed, 32 bits; may be negative.
+        model_params: The client's JSON object, if it gave one.
+        assignment_token: A UUID that belongs to this worker's assignment.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    id: _Id
+    prompt: str | None = Field(default=None, repr=False)
+    image: str | None = Field(default=None, repr=False)
+    model: str = SPLATS
+    seed: int | None = None
+    model_params: dict[str, Any] | None = Field(default=None, repr=False)
+    assignment_token: _Id | None = None
+
+    @property
+    def kind(self) -> Literal["text", "image"]:
+        """The kind of the task, as `protocol.tasks` calls it."""
+        return "text" if self.image is None else "image"
+
+    def task(self, limits: TaskLimits = TASK_LIMITS) -> Task:
+        """Returns the checked task; its seed is the wire's modulo 2**32.
+
+        Decodes base64: call it off the event loop.
+
+        Raises:
+            TaskError: It is for another model, has neither or both of prompt and image, or a value
+                beyond its limit.
+        """
+        if self.model != SPLATS:
+            raise TaskError(f"this worker makes {SPLATS}, not {self.model[:32]!r}")
+        if (self.prompt is None) == (self.image is None):
+            raise TaskError("the task needs either a prompt or an image")
+        seed = self.seed
+        if seed is not None and seed != RANDOM_SEED:
+            if not MIN_SEED <= seed < 2**32:
+                raise TaskError("the seed is not a number of 32 bits")
+            seed %= 2**32
+        return parse_task(
+            kind=self.kind,
+            task_id=self.id,
+            prompt=self.prompt if self.image is None else self.image,  # type: ignore[arg-type]
+            seed=seed,
+            limits=limits,
+        )
+
+
+class GatewayNode(BaseModel):
+    """An entry of a list of gateways: one node of the cluster.
+
+    Attributes:
+        node_id: Its number.
+        domain: Host name under which it is reached.
+        ip: Its address.
+        name: Its name for people.
+        http_port: Port of its HTTP.
+        available_tasks: Tasks queued there, of all models, this worker's earlier ones included.
+        last_task_acquisition: When any worker last asked there; seconds since the epoch.
+        last_update: When this entry was renewed; seconds since the epoch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    node_id: int = 0
+    domain: str = Field(max_length=253)
+    ip: str = Field(default="", max_length=64)
+    name: str = Field(default="", max_length=253)
+    http_port: int = Field(ge=1, le=65535)
+    available_tasks: int = 0
+    last_task_acquisition: int = 0
+    last_update: int = 0
+
+
+@dataclass(frozen=True)
+class UnusableTask:
+    """A task that cannot be read, but can be reported as failed.
+
+    Attributes:
+        id: The gateway's id.
+        assignment_token: The token of the assignment, if it has a readable one.
+        reason: Why it cannot be read.
+    """
+
+    id: str
+    assignment_token: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class TasksAnswer:
+    """The answer to `POST /get_tasks`.
+
+    Attributes:
+        tasks: At most 500.
+        gateways: At most 256 nodes; those that cannot be read are left out.
+        unusable: Tasks that cannot be read.
+    """
+
+    tasks: tuple[GatewayTask, ...] = ()
+    gateways: tuple[GatewayNode, ...] = ()
+    unusable: tuple[UnusableTask, ...] = field(default=())
+
+
+def read_tasks(body: bytes) -> TasksAnswer:
+    """Reads the answer to `POST /get_tasks`. One bad task or node does not spoil the others.
+
+    Args:
+        body: The JSON, of a size that the caller has limited.
+
+    Raises:
+        ValueError: It is not a JSON object with a list of tasks.
+    """
+    try:
+        answer = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise ValueError("the answer is not JSON") from error
+    if not isinstance(answer, dict) or not isinstance(answer.get("tasks"), list):
+        raise ValueError("the answer has no list of tasks")
+    tasks: list[GatewayTask] = []
+    unusable: list[UnusableTask] = []
+    for raw in answer["tasks"][:MAX_REQUESTED_TASKS]:
+        try:
+            tasks.append(GatewayTask.model_validate(raw))
+        except ValidationError as error:
+            unusable += _unusable(raw, error)
+    return TasksAnswer(tuple(tasks), read_nodes(answer.get("gateways")), tuple(unusable))
+
+
+def read_nodes(raw: object) -> tuple[GatewayNode, ...]:
+    """Returns the readable entries of a list of gateways, at most 256."""
+    nodes = []
+    for each in raw[:MAX_NODES] if isinstance(raw, list) else ():
+        try:
+            nodes.append(GatewayNode.model_validate(each))
+        except ValidationError:
+            continue
+    return tuple(nodes)
+
+
+@dataclass(frozen=True)
+class AddResult:
+    """The form of `POST /add_result`: an asset, or a reason why there is none.
+
+    Attributes:
+        id: The gateway's id of the task.
+        signature: Base64 of the hotkey's signature over `timestamp`.
+        timestamp: See `timestamp_at`.
+        worker_hotkey: SS58 address.
+        worker_id: The same as in `GetTasks`.
+        assignment_token: The token of the task.
+        asset: The SPZ file; None reports a failure.
+        reason: Why there is no asset; see `cut_reason`.
+    """
+
+    id: str
+    signature: str = field(repr=False)
+    timestamp: str
+    worker_hotkey: str
+    worker_id: str
+    assignment_token: str | None = field(repr=False)
+    asset: bytes | None = field(default=None, repr=False)
+    reason: str = ""
+
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        """Returns names and values of all text parts, in order. An asset follows as the last part.
+
+        Its name is "asset"; a gateway takes no part behind it.
+        """
+        parts = [
+            ("id", self.id),
+            ("signature", self.signature),
+            ("timestamp", self.timestamp),
+            ("worker_hotkey", self.worker_hotkey),
+            ("worker_id", self.worker_id),
+        ]
+        if self.assignment_token is not None:
+            parts.append(("assignment_token", self.assignment_token))
+        if self.asset is not None:
+            return (*parts, ("status", "success"))
+        return (*parts, ("status", "failure"), ("reason", cut_reason(self.reason)))
+
+
+def cut_reason(reason: str) -> str:
+    """Returns a reason cut to 255 bytes of UTF-8, at a whole character."""
+    return reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
+
+
+class TaskStatus(BaseModel):
+    """The answer to `GET /get_status`.
+
+    Attributes:
+        status: "NoResult", "InProgress", "PartialResult(n)" with n successes so far, "Success" or
+            "Failure". An unknown id has no result.
+        reason: Of a failure.
+        worker_id: Who delivered first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    status: str
+    reason: str | None = None
+    worker_id: str | None = None
+
+
+def _unusable(raw: object, error: ValidationError) -> list[UnusableTask]:
+    head = raw if isinstance(raw, dict) else {}
+    task_id, token = head.get("id"), head.get("assignment_token")
+    if not isinstance(task_id, str) or not 0 < len(task_id) <= 64:
+        return []  # It cannot be named, so nothing can be reported.
+    readable = isinstance(token, str) and 0 < len(token) <= 64
+    where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+    return [UnusableTask(task_id, token if readable else None, f"cannot read its {where[:64]}")]
