@@ -1,15 +1,9 @@
 """Linear layers whose bfloat16 weights take 12 bits and keep their values."""
 
-from typing import Any
-
 import torch
-from loguru import logger
 from torch import Tensor, nn
 
 from generation.acceleration.eight_bit import NarrowLinear
-
-_TILE = 128
-"""Inputs and outputs must be multiples of this for the product that widens as it multiplies."""
 
 
 class TwelveBitLinear(NarrowLinear):
@@ -19,8 +13,8 @@ class TwelveBitLinear(NarrowLinear):
     enough, counted down from the largest: a weight keeps its value, unless it is smaller than the
     largest of its output by a factor of more than 2 ** 14. Such a one becomes zero.
 
-    On CUDA, where Triton is installed, a kernel widens the weights as it multiplies. Elsewhere they
-    are widened before each product.
+    The weights are widened before each product. Compiled, that is one kernel, which reads 12 bits
+    and writes 16; the memory it writes to is free again behind the product.
 
     Args:
         linear: The layer to replace; only its values are used. Weights of other types are rounded
@@ -37,17 +31,10 @@ class TwelveBitLinear(NarrowLinear):
         weight = linear.weight.detach().to(device, torch.bfloat16)
         for name, part in zip(("high", "low", "offset"), _pack(weight), strict=True):
             self.register_buffer(name, part)
-        fits = self.in_features % _TILE == self.out_features % _TILE == 0
-        self._product = widening_product() if fits and self.high.is_cuda else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., in_features) to (..., out_features) of the same type."""
-        if self._product is None or x.dtype != torch.bfloat16:
-            return nn.functional.linear(x, self.widened().to(x.dtype), self.bias)
-        tokens = x.reshape(-1, self.in_features).contiguous()
-        with torch.cuda.device(x.device):
-            y: Tensor = self._product(tokens, self.high, self.low, self.offset, self.bias)
-        return y.view(*x.shape[:-1], self.out_features)
+        return nn.functional.linear(x, self.widened().to(x.dtype), self.bias)
 
     def widened(self) -> Tensor:
         """Returns the weights (out_features, in_features), bfloat16."""
@@ -74,13 +61,3 @@ def _pack(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     code = torch.where(magnitude >= 128, magnitude, 0) | ((bits & 0x8000) >> 4)
     first, second = (code & 15).chunk(2, dim=1)
     return (code >> 4).byte(), (first | (second << 4)).byte(), offset
-
-
-def widening_product() -> Any:
-    """Returns the kernel's function; None, with a warning, where there is no Triton."""
-    try:
-        from generation.acceleration.widening import product
-    except ImportError as error:
-        logger.warning("layers in 12 bits are widened in copies, more slowly: {}", error)
-        return None
-    return product

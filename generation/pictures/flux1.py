@@ -1,11 +1,12 @@
 """Prompt to pictures: FLUX.1, its networks from diffusers and transformers."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from generation.acceleration.eight_bit import Float8Linear
 from generation.acceleration.twelve_bit import TwelveBitLinear
@@ -61,6 +62,10 @@ class Flux1(TextToImage):
             ).input_ids
             for tokenizer, count in lengths
         )
+
+    def _encoder_blocks(self) -> Iterable[nn.Module]:
+        blocks: nn.ModuleList = self.pipeline.text_encoder_2.encoder.block
+        return blocks
 
     def _encode_tokens(self, *tokens: Tensor) -> Embedding:
         """Maps ids (1, 77) and (1, T) to T5's hidden states and CLIP's pooled output."""

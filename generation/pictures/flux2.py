@@ -1,6 +1,7 @@
 """Prompt to pictures: FLUX.2-klein, its networks from diffusers and transformers."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class Flux2Klein(TextToImage):
 
     Args:
         pipeline: A `Flux2KleinPipeline` whose networks are on their device. What its transformer
-            computes stays the same, but the rotary tables are kept.
+            computes stays the same, but the rotary tables are kept and, if accelerated, projections
+            fused.
         settings: See `TextToImage`.
         accelerate: See `TextToImage`.
         backend: See `TextToImage`.
@@ -49,6 +51,8 @@ class Flux2Klein(TextToImage):
         accelerate: bool = False,
         backend: str = "inductor",
     ) -> None:
+        if accelerate and not settings.eight_bit:
+            fuse_projections(pipeline.transformer)
         super().__init__(pipeline, settings, accelerate=accelerate, backend=backend)
         if self.sequence_length != self.SEQUENCE_LENGTH:
             logger.warning(
@@ -98,6 +102,10 @@ class Flux2Klein(TextToImage):
             return_tensors="pt",
         )
         return encoding.input_ids, encoding.attention_mask.bool()
+
+    def _encoder_blocks(self) -> Iterable[nn.Module]:
+        layers: nn.ModuleList = self.pipeline.text_encoder.model.layers
+        return layers
 
     def _encode_tokens(self, *tokens: Tensor) -> Embedding:
         """Maps ids and mask, both (1, T), to hidden states (1, T, 3 x hidden size)."""
@@ -184,6 +192,9 @@ class RotaryTables(nn.Module):
 def read_words(encoder: Any, ids: Tensor, mask: Tensor) -> Tensor:
     """Returns what the transformer sees of a prompt; looks at no value on the host.
 
+    The layers are called one by one: asked for its hidden states, transformers would hook into
+    every layer, which could not be compiled then.
+
     Args:
         encoder: `Qwen3ForCausalLM`.
         ids: (1, T).
@@ -192,30 +203,45 @@ def read_words(encoder: Any, ids: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (1, T, 3 x hidden size), in the encoder's number format.
     """
+    model = encoder.model
     line = torch.arange(ids.shape[1], device=ids.device)
-    # A padding row looks back, too, so no row of the mask is empty. Ready-made, because
-    # transformers would look at its values on the host.
+    # A padding row looks back, too, so no row of the mask is empty.
     visible = (line[:, None] >= line) & mask[:, None, None]
-    states = encoder.model(
-        input_ids=ids,
-        attention_mask={"full_attention": visible},
-        position_ids=line[None],
-        output_hidden_states=True,
-        use_cache=False,
-    ).hidden_states
-    return torch.cat([states[index] for index in _LAYERS_READ], dim=-1)
+    hidden = model.embed_tokens(ids)
+    tables = model.rotary_emb(hidden, line[None])
+    states = []
+    for index, layer in enumerate(model.layers, start=1):
+        hidden = layer(hidden, attention_mask=visible, position_embeddings=tables)
+        if index in _LAYERS_READ:
+            states.append(hidden)
+    return torch.cat(states, dim=-1)
 
 
 def shorten(encoder: Any) -> None:
     """Leaves out what is behind the last hidden state that is read: a quarter of `Qwen3-4B`.
 
-    The last hidden state comes out behind the final norm, which therefore goes, too.
+    The final norm goes, too: diffusers, asked to read the last hidden state, would apply it.
 
     Args:
         encoder: `Qwen3ForCausalLM`; changed in place.
     """
     del encoder.model.layers[_LAYERS_READ[-1] :]
     encoder.model.norm = nn.Identity()
+
+
+def fuse_projections(transformer: Any) -> None:
+    """Makes one product of those of query, key and value, which are otherwise three.
+
+    Args:
+        transformer: `Flux2Transformer2DModel`, its linear layers not yet narrow; changed in place.
+    """
+    with torch.no_grad():
+        transformer.fuse_qkv_projections()  # Does nothing to layers that are fused already.
+    for block in transformer.transformer_blocks:
+        # diffusers keeps the separate layers, too.
+        for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
+            if hasattr(block.attn, name):
+                delattr(block.attn, name)
 
 
 def word_places(count: int, device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -75,9 +75,8 @@ class TextToImage(ABC):
         self._decode: Any = self._decode_latents
         if accelerate:
             pool = GraphPool()
-            # Not compiled: transformers asks whether a graph is being recorded, so Dynamo would
-            # compile once more while it is, which CUDA does not allow.
-            self._encode = Captured("prompt encoding", self._encode, pool=pool)
+            encode = Compiled("prompt encoding", self._encode, self._encoder_blocks(), backend=backend)
+            self._encode = Captured("prompt encoding", encode, pool=pool)
             flux = pipeline.transformer
             blocks = (*flux.transformer_blocks, *flux.single_transformer_blocks)
             step = Compiled("FLUX", self._step, blocks, backend=backend)
@@ -272,6 +271,10 @@ class TextToImage(ABC):
     @abstractmethod
     def _tokenise(self, text: str) -> tuple[Tensor, ...]:
         """Returns what `_encode_tokens` takes, each tensor (1, tokens), on the CPU."""
+
+    @abstractmethod
+    def _encoder_blocks(self) -> Iterable[nn.Module]:
+        """Returns the blocks of the text encoder that takes the time, to be compiled."""
 
     @abstractmethod
     def _encode_tokens(self, *tokens: Tensor) -> Embedding:
