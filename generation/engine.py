@@ -34,7 +34,7 @@ from generation.stage import (
     lane_workers,
     route,
 )
-from generation.step_run import OnEvent, RequestRun, StepRun
+from generation.step_run import OnEvent, OnMade, RequestRun, StepRun
 from generation.warm_up import count_steps, visit_cost_keys
 from protocol.errors import SetupError, TaskError
 from protocol.tasks import Task, TextTask
@@ -207,6 +207,7 @@ class Engine:
         seconds_left: float = math.inf,
         turn: Turn = _FIRST,
         on_event: OnEvent = lambda event: None,
+        on_made: OnMade = lambda made: None,
     ) -> Generation:
         """Runs a plan.
 
@@ -222,6 +223,9 @@ class Engine:
             on_event: Called in the event loop. A step that runs reports "started", then "finished"
                 or "failed"; a step that gave up waiting for its lane reports "skipped". Later steps
                 report nothing. Exceptions of the listener are logged and ignored.
+            on_made: Called in the event loop once only optional steps are left, with the object
+                as it would be returned without them: it stays usable if they hang, or the engine
+                dies with them.
 
         Raises:
             GenerationStopped: A step still waited at its latest start.
@@ -230,7 +234,7 @@ class Engine:
             EngineDead: No further request can be served.
         """
         deadline = self._clock() + seconds_left
-        request = RequestRun(task, plan, on_event, turn, deadline, start)
+        request = RequestRun(task, plan, on_event, turn, deadline, start, on_made=on_made)
         try:
             made, cutout = await self._walk(request)
         except GenerationEnded as error:
@@ -238,7 +242,7 @@ class Engine:
             raise
         if not isinstance(made, Asset | TriangleMesh | tuple) or cutout is None:
             raise ValueError(f"the plan of {len(plan.steps)} steps makes no asset")
-        return Generation(task.id, plan.rung.name, made, request.timings, cutout)
+        return _generation(request, made, cutout)
 
     async def close(self, *, limit_s: float = CLOSE_LIMIT_S) -> bool:
         """Ends the threads and lets the networks go; requests that wait raise EngineDead.
@@ -270,6 +274,8 @@ class Engine:
         value: Any = task if request.start is None else request.start
         cutout = value if isinstance(value, Cutout) else None
         for position, step in enumerate(plan.steps):
+            if step.optional and isinstance(value, Asset) and cutout is not None:
+                request.on_made(_generation(request, value, cutout))
             context = StepContext(task, plan.rung, step.index, plan.seeds)
             work = partial(functions[step.stage], value, context)
             try:
@@ -329,6 +335,12 @@ class Engine:
                 bar.update()
 
             yield tick
+
+
+def _generation(
+    request: RequestRun, made: Asset | TriangleMesh | tuple[Cutout | None, ...], cutout: Cutout
+) -> Generation:
+    return Generation(request.task.id, request.plan.rung.name, made, dict(request.timings), cutout)
 
 
 def _load(

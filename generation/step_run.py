@@ -10,9 +10,11 @@ from loguru import logger
 from generation.errors import EngineDead, GenerationStopped
 from generation.plan import Plan, StepEvent, StepEventKind, Turn
 from generation.recovery import attempt
+from generation.result import Generation
 from protocol.tasks import Task
 
 OnEvent = Callable[[StepEvent], None]
+OnMade = Callable[[Generation], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,7 @@ class RequestRun:
         deadline: When it has no seconds left, on the engine's clock.
         start: What its first step takes; the task itself when None.
         timings: Seconds of the steps that have finished, by stage.
+        on_made: Receives what is made once only optional steps are left.
     """
 
     task: Task
@@ -36,6 +39,7 @@ class RequestRun:
     deadline: float = math.inf
     start: Any = None
     timings: dict[str, float] = field(default_factory=dict)
+    on_made: OnMade = lambda made: None
 
 
 class StepRun:

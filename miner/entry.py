@@ -40,6 +40,7 @@ class Entry:
         watch: Follows it.
         runs: What engines run for it, by the id of the request or the candidate.
         failed_stage: The last stage that failed.
+        unscored: The first object while its optional steps run.
         best: What the best candidate became; None until the first one is made.
         made_at: When the first one was made (monotonic seconds).
         drawn: The cut-outs of candidates that may still be lifted, by number.
@@ -50,9 +51,29 @@ class Entry:
     watch: Watch | None = None
     runs: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     failed_stage: str | None = None
+    unscored: Generation | None = None
     best: Generation | None = None
     made_at: float = 0.0
     drawn: dict[int, Cutout] = field(default_factory=dict)
+
+    @property
+    def answerable(self) -> Generation | None:
+        """The object that the request can be answered with now; None if there is none."""
+        return self.best or self.unscored
+
+    def with_object(self, end: End, now: float) -> End:
+        """Returns how the request ends: if it has an object, then with that, else as given."""
+        if self.answerable is None:
+            return end
+        total = now - self.active.request.received_at
+        done = f"done in {total:.2f} s of {self.active.budget_s:.2f} s"
+        if self.best is None:
+            done += f", without a score: {end.reason}"
+        return End("completed", "ok", done)
+
+    def keep(self, made: Generation) -> None:
+        """Takes the first object before its optional steps."""
+        self.unscored = made
 
     def tell(self) -> None:
         """Calls the watch, if there is one."""
@@ -83,7 +104,7 @@ class Entry:
             return [None if cut is None else cut.rating for cut in made.made]
         score = made.score.value if made.score is not None else None
         if self.best is None:
-            self.best, self.made_at = made, now
+            self.best, self.made_at, self.unscored = made, now, None
         elif (score or 0.0) > (self.best.score.value if self.best.score is not None else 0.0):
             self.best = made
         return [score]
@@ -126,7 +147,7 @@ def refused_by(verdict: Verdict, active: ActiveRequest) -> Answer:
 
 def answer_of(entry: Entry, end: End, now: float) -> Answer:
     """Returns the answer of a request that has ended, without its total time."""
-    active, made = entry.active, entry.best
+    active, made = entry.active, entry.answerable
     answer = Answer(
         end.outcome,
         end.code,

@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 
 from loguru import logger
@@ -254,14 +255,17 @@ class MinerService:
 
     async def _end_of(self, entry: Entry) -> End:
         """Waits for the end of a request, at most until its answer would come too late."""
-        left = entry.active.limit_at - self._clock()
-        await asyncio.wait({entry.end}, timeout=max(0.0, left))
-        if entry.end.done():
-            return entry.end.result()
         active = entry.active
+        for until in (active.deadline, active.limit_at):
+            await asyncio.wait({entry.end}, timeout=max(0.0, until - self._clock()))
+            if entry.end.done():
+                return entry.end.result()
+            if entry.answerable is not None:
+                break
         budget = active.limit_at - active.request.received_at
         reason = f"not done after {budget:.2f} s"
-        return self._completed(entry) or End("dropped", "deadline_passed", reason, stage_of(active))
+        late = End("dropped", "deadline_passed", reason, stage_of(active))
+        return entry.with_object(late, self._clock())
 
     def _proceed(self) -> None:
         """Does what the scheduler says is due now, and sets the alarm for the next time."""
@@ -281,7 +285,7 @@ class MinerService:
         for extra in due.taken_back:
             self._entry_of(extra).runs.pop(extra.request.id).cancel()
         for active in due.done:
-            self._end(active, self._completed(self._entries[active.request.id]))
+            self._end(active, End("completed", "ok", ""))
         for dispatch in due.dispatches:
             active = dispatch.active
             entry = self._entry_of(active)
@@ -308,6 +312,7 @@ class MinerService:
                 seconds_left=active.deadline - self._clock(),
                 turn=active.turn,
                 on_event=partial(self._on_event, entry, active),
+                on_made=entry.keep if active.parent is None else lambda made: None,
             )
         except EngineDead as error:
             self._lose(dispatch.engine, str(error), entry)
@@ -345,14 +350,6 @@ class MinerService:
         entry.tell()
         self._proceed()
 
-    def _completed(self, entry: Entry) -> End | None:
-        """Returns the end of a request that has an object; None for others."""
-        if entry.best is None:
-            return None
-        active = entry.active
-        total = self._clock() - active.request.received_at
-        return End("completed", "ok", f"done in {total:.2f} s of {active.budget_s:.2f} s")
-
     def _watch(self) -> None:
         """Notices steps past their limits, engines that come back, and those that do not."""
         overruns = self._scheduler.overruns()
@@ -367,11 +364,11 @@ class MinerService:
         """Goes on without an engine, or dies with the last one."""
         if not self._engines.lose(name, reason, hangs=hangs):
             return
-        end = partial(End, "failed", "engine_dead", f"the engine died: {reason}")
+        end = End("failed", "engine_dead", f"the engine died: {reason}")
         if entry is not None:
-            self._end(entry.active, self._completed(entry) or end(entry.failed_stage))
+            self._end(entry.active, replace(end, stage=entry.failed_stage))
         for active in self._scheduler.remove_engine(name):
-            self._end(active, end())
+            self._end(active, end)
         if self._engines:
             self._proceed()
             return
@@ -379,15 +376,15 @@ class MinerService:
         self._life.move(State.DEAD, reason)
         self.died.set()
         for other in list(self._entries.values()):
-            self._end(other.active, self._completed(other) or end())
+            self._end(other.active, end)
 
     def _entry_of(self, active: ActiveRequest) -> Entry:
         return self._entries[(active.parent or active).request.id]
 
-    def _end(self, active: ActiveRequest, end: End | None) -> None:
+    def _end(self, active: ActiveRequest, end: End) -> None:
         entry = self._entries.get(active.request.id)
-        if entry is not None and end is not None and not entry.end.done():
-            entry.end.set_result(end)
+        if entry is not None and not entry.end.done():
+            entry.end.set_result(entry.with_object(end, self._clock()))
 
     def _unexpected(self, request: Request, error: Exception) -> tuple[ReasonCode, str]:
         logger.opt(exception=error).error("request {} failed", request.id)

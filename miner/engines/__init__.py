@@ -65,6 +65,7 @@ class EngineClient(Protocol):
         seconds_left: float,
         turn: Turn,
         on_event: Callable[[StepEvent], None],
+        on_made: Callable[[Generation], None],
     ) -> Generation:
         """Runs a plan. Cancelling the caller gives up the request between two steps.
 
@@ -75,6 +76,8 @@ class EngineClient(Protocol):
             seconds_left: Of the request's time, now; `plan.latest_start` counts on it.
             turn: Its place in every lane.
             on_event: Called in the event loop as steps start and end.
+            on_made: Called in the event loop once only optional steps are left, with the object as
+                it would be returned without them.
 
         Raises:
             GenerationStopped: A step still waited at its latest start.

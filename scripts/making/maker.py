@@ -13,6 +13,7 @@ from generation.engine import Engine
 from generation.errors import EngineDead, GenerationEnded, GenerationError
 from generation.packing import Splats
 from generation.plan import Output, Plan, StepEvent
+from generation.result import Generation
 from generation.scoring.score import Scorer
 from generation.scoring.validity import report_on
 from generation.settings import GenerationSettings, ScoringSettings
@@ -254,8 +255,16 @@ async def _make(
         async def run(task: Task, output: Output) -> Asset | TriangleMesh:
             end = bar.n + len(plans[output].steps)
             taken: Mapping[str, float] = {}
+            unscored: list[Generation] = []
             try:
-                generation = await engine.run(task, plans[output], on_event=show)
+                try:
+                    generation = await engine.run(
+                        task, plans[output], on_event=show, on_made=unscored.append
+                    )
+                except EngineDead:
+                    if not unscored:
+                        raise
+                    (generation,) = unscored  # The next run tells that the engine is dead.
                 taken = generation.timings
             except GenerationEnded as error:
                 taken = error.timings

@@ -12,8 +12,9 @@ from generation.engine import Engine
 from generation.errors import EngineDead, GenerationError
 from generation.plan import StepEvent
 from generation.presets import preset
+from generation.result import Generation
 from protocol.errors import CodecError, SetupError, TaskError
-from tests.support.fake_stages import FakeStages, cloud, plan, task
+from tests.support.fake_stages import STAGES, FakeStages, cloud, plan, task
 
 DEVICE_ASSERT = RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might")
 ACCELERATOR = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
@@ -72,8 +73,11 @@ async def test_a_score_that_fails_leaves_the_asset_without_one(fakes: FakeStages
 async def test_a_device_that_is_lost_while_it_scores_ends_the_engine(fakes: FakeStages) -> None:
     engine = fakes.engine(preset("embedded"))
     fakes.faults["score"] = DEVICE_ASSERT
+    made: list[Generation] = []
     with pytest.raises(EngineDead, match="score lost the device"):
-        await engine.run(task("x"), plan(engine, task("x")))
+        await engine.run(task("x"), plan(engine, task("x")), on_made=made.append)
+    (unscored,) = made
+    assert (unscored.spz, unscored.score, list(unscored.timings)) == (b"spz", None, list(STAGES))
     assert await engine.close()
 
 

@@ -11,6 +11,7 @@ import pytest
 from generation.errors import EngineDead, GenerationError
 from generation.result import Generation
 from generation.stage import Cutout
+from miner.request import Answer
 from miner.scheduling.candidates import CandidateLimits
 from protocol.tasks import ImageTask, Task, TextTask
 from tests.miner.conftest import MakeBench
@@ -101,6 +102,58 @@ async def test_an_object_that_cannot_be_scored_is_answered_without_a_score(
     assert answer.asset
     assert count(bench, "lift") == 1
     assert answer.total_s == pytest.approx(FIRST_S)
+
+
+def without_a_score(answer: Answer) -> bool:
+    made = answer.outcome == "completed" and answer.asset is not None
+    return made and answer.score is None and answer.on_time
+
+
+@in_virtual_time
+async def test_an_engine_that_dies_with_a_score_costs_no_finished_object(
+    make_bench: MakeBench,
+) -> None:
+    engine = FakeEngine(worth=by_seed(0.7))
+    engine.error_at, engine.error = "score", EngineDead("the GPU is gone")
+    bench = make_bench(engine, budget_s=100.0)
+    await bench.service.start()
+    first = await bench.held("score", "first")
+    engine.held_task = None
+    second = bench.ask("second", task=ImageTask(id="second", image=picture()))
+    await asyncio.sleep(0.5)
+    engine.release.set()
+    for answer in await asyncio.gather(first, second):
+        assert without_a_score(answer)
+        assert answer.reason.endswith("without a score: the engine died: the GPU is gone")
+        assert answer.picture is not None
+    assert bench.service.died.is_set()
+    assert [line["outcome"] for line in bench.events("answered")] == ["completed"] * 2
+
+
+@in_virtual_time
+async def test_of_two_engines_one_dies_with_a_score_and_the_object_is_answered(
+    make_bench: MakeBench,
+) -> None:
+    engines = [FakeEngine(name=name, worth=by_seed(0.7)) for name in ("one", "two")]
+    for engine in engines:
+        engine.error_at, engine.error = "score", EngineDead("the GPU is gone")
+    bench = make_bench(*engines, candidates=CandidateLimits(max=4))
+    await bench.service.start()
+    assert without_a_score(await bench.handle())
+    assert bench.state == "ready"
+
+
+@pytest.mark.parametrize("budget_s", [10.0, 100.0])
+@in_virtual_time
+async def test_a_score_that_hangs_does_not_keep_the_finished_object(
+    make_bench: MakeBench, budget_s: float
+) -> None:
+    """Whether the deadline comes first, or the end of the engine."""
+    bench = make_bench(FakeEngine(worth=by_seed(0.7)), budget_s=budget_s)
+    await bench.service.start()
+    answer = await (await bench.held("score"))
+    assert without_a_score(answer)
+    assert bench.service.died.is_set() == (budget_s == 100.0)
 
 
 @in_virtual_time

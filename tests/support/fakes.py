@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from PIL import Image
 
-from generation.errors import GenerationStopped
+from generation.errors import EngineDead, GenerationStopped
 from generation.lift import stages_of
 from generation.plan import Output, Part, Plan, Rung, Step, StepEvent, Turn
 from generation.presets import preset
@@ -172,12 +172,15 @@ class FakeEngine:
         seconds_left: float,
         turn: Turn,
         on_event: Callable[[StepEvent], None],
+        on_made: Callable[[Generation], None] = lambda made: None,
     ) -> Generation:
         self.plans.append(plan)
         timings: dict[str, float] = {}
         scored = True
         for position, step in enumerate(plan.steps):
             await asyncio.sleep(0)
+            if step.optional:
+                on_made(self._generation(task, plan, timings, start, scored=False))
             on_event(StepEvent("started", position, step))
             self.ran.append((task.id, step.stage))
             ran = self.seconds[step.stage]
@@ -190,14 +193,26 @@ class FakeEngine:
                 thread.add_done_callback(partial(_report, on_event, end))
                 raise
             if step.stage == self.error_at and self.error is not None:
-                on_event(StepEvent("failed", position, step, ran_s=ran, error=str(self.error)))
-                if not step.optional:
+                fatal, error = isinstance(self.error, EngineDead), str(self.error)
+                on_event(StepEvent("failed", position, step, ran, fatal=fatal, error=error))
+                if fatal or not step.optional:
                     raise self.error
                 scored = False
                 continue
             timings[step.stage] = timings.get(step.stage, 0.0) + ran
             on_event(StepEvent("finished", position, step, ran_s=ran))
         await self._work(task.id, "return")
+        return self._generation(task, plan, timings, start, scored=scored)
+
+    def _generation(
+        self,
+        task: Task,
+        plan: Plan,
+        timings: Mapping[str, float],
+        start: Cutout | None,
+        *,
+        scored: bool,
+    ) -> Generation:
         pixels = np.zeros((8, 8, 4), np.uint8)
         worth = self.worth(task) if self.worth is not None else None
         seen = start or Cutout(pixels[..., :3], pixels, pixels[..., :3], rating=worth)

@@ -15,10 +15,11 @@ from generation.presets import preset
 from generation.scoring.score import Score
 from generation.scoring.validity import check
 from generation.stage import Asset, StepContext
-from generation.step_run import OnEvent
+from generation.step_run import OnEvent, OnMade
 from protocol.tasks import Task, TextTask
 from scripts.making import maker
 from scripts.making.maker import Choice, Subject, best_of, once_for_each_task
+from tests.support.fake_stages import FakeStages
 from tests.support.fakes import ball, ball_spz
 
 RUNG = preset("embedded").ladder[0]
@@ -108,6 +109,19 @@ async def test_an_engine_that_dies_leaves_the_best_candidate_so_far() -> None:
         await choose(EngineDead("the GPU is gone"), 0.9)
 
 
+async def test_an_engine_that_dies_with_a_score_leaves_the_finished_object() -> None:
+    fakes = FakeStages()
+    fakes.faults["score"] = EngineDead("the GPU is gone")
+    engine = fakes.engine(preset("embedded"))
+    car = replace(subject(1), files=[Path("car.spz")])
+    made, timings, _ = await maker._make(engine, car, car.files)
+    assert made.asset is not None
+    assert (made.asset.spz, made.asset.score, "encode" in timings) == (b"spz", None, True)
+    with pytest.raises(EngineDead, match="the GPU is gone"):
+        await maker._make(engine, car, car.files)
+    assert await engine.close()
+
+
 class FailingFirst:
     """An engine whose first plan fails in its second step."""
 
@@ -117,7 +131,9 @@ class FailingFirst:
     def route(self, task: Task, rung: Rung, output: Output) -> tuple[Step, ...]:
         return tuple(Step(name, "cpu", name) for name in ("prompt", "decode", "lift", "score"))
 
-    async def run(self, task: Task, plan: Plan, *, on_event: OnEvent) -> SimpleNamespace:
+    async def run(
+        self, task: Task, plan: Plan, *, on_event: OnEvent, on_made: OnMade
+    ) -> SimpleNamespace:
         self.plans += 1
         for position, step in enumerate(plan.steps):
             on_event(StepEvent("started", position, step))
