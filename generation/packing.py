@@ -46,14 +46,27 @@ class GaussianTensors:
         (flat,) = all_to_host(self._flat())
         return self._cloud_of(flat)
 
-    def to_splats(self) -> "Splats":
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The attributes in their order."""
+        return (
+            self.positions,
+            self.log_scales,
+            self.rotations,
+            self.opacity_logits,
+            self.colors_dc,
+        )
+
+    def to_splats(self, quantised: tuple[Tensor, Tensor] | None = None) -> "Splats":
         """Copies them to main memory, as a cloud and as the payload of its SPZ file.
+
+        Args:
+            quantised: What `quantise` returns for `tensors`, if the caller has called it.
 
         Raises:
             ValueError: A number is not finite.
             CodecError: SPZ cannot hold them; see `protocol.spz.encode`.
         """
-        payload, numbers = _quantise(self)
+        payload, numbers = quantised or quantise(*self.tensors())
         flat, packed, found = all_to_host(self._flat(), payload, numbers)
         cloud = self._cloud_of(flat)
         low, high, core_low, core_high, others = np.split(found, [3, 6, 9, 12])
@@ -114,39 +127,43 @@ class Splats:
     measures: Measures
 
 
-def _quantise(gaussians: GaussianTensors) -> tuple[Tensor, Tensor]:
+def quantise(
+    positions: Tensor, log_scales: Tensor, rotations: Tensor, opacity_logits: Tensor, dc: Tensor
+) -> tuple[Tensor, Tensor]:
     """Quantises Gaussians as `protocol.spz` does, and measures them.
+
+    Looks at no value on the host. The arguments are the attributes of `GaussianTensors`.
 
     Returns:
         The payload (16 + 19 N,) uint8, its header empty; (17,) float64: the low, high, core_low,
         core_high, mean, transparent_share and identity_share of `Measures`, and the least and the
         largest length of a rotation.
     """
-    count, device = len(gaussians.positions), gaussians.positions.device
+    count, device = len(positions), positions.device
     almost_half = spz.ALMOST_HALF.item()
 
-    steps = gaussians.positions * spz.POSITION_STEPS
+    steps = positions * spz.POSITION_STEPS
     steps += torch.copysign(torch.full_like(steps, almost_half), steps)
     # The lower three of four bytes, the lowest first.
-    positions = steps.int().view(torch.uint8).view(-1, 4)[:, :3]
+    places = steps.int().view(torch.uint8).view(-1, 4)[:, :3]
 
-    alphas = torch.bucketize(gaussians.opacity_logits, _alpha_limits(device), right=True).byte()
+    alphas = torch.bucketize(opacity_logits, _alpha_limits(device), right=True).byte()
 
     # In float64, as the reference's fused multiply-add, but here in two operations.
-    colors = gaussians.colors_dc.double() * 38.25
+    colors = dc.double() * 38.25
     colors = (colors + 127.5).clamp_(0.0, 255.0).float()
-    scales = (gaussians.log_scales.clamp(-10.0, 5.9375) + 10.0) * 16.0
+    scales = (log_scales.clamp(-10.0, 5.9375) + 10.0) * 16.0
 
-    w, x, y, z = columns = gaussians.rotations.T.contiguous()
+    w, x, y, z = columns = rotations.T.contiguous()
     length = (w * w + x * x + y * y + z * z).sqrt()
     # q and -q become the one with w >= 0; adding 0 makes -0.0 count as 0.
     turns = columns[1:] / torch.copysign(length, w + 0.0) * 127.5 + 127.5
 
     rounded = torch.cat([colors.flatten(), scales.flatten(), turns.T.flatten()]) + almost_half
     header = torch.zeros(spz.HEADER_BYTES, dtype=torch.uint8, device=device)
-    payload = torch.cat([header, positions.flatten(), alphas, rounded.byte()])
+    payload = torch.cat([header, places.flatten(), alphas, rounded.byte()])
 
-    axes = gaussians.positions.T.contiguous()
+    axes = positions.T.contiguous()
     stray = stray_count(count)
     largest = columns[1:].abs().amax(dim=0)
     identity = (largest < IDENTITY_STEP * length) & (length > 0)

@@ -75,7 +75,9 @@ class TextToImage(ABC):
         self._decode: Any = self._decode_latents
         if accelerate:
             pool = GraphPool()
-            encode = Compiled("prompt encoding", self._encode, self._encoder_blocks(), backend=backend)
+            encode = Compiled(
+                "prompt encoding", self._encode, self._encoder_blocks(), backend=backend
+            )
             self._encode = Captured("prompt encoding", encode, pool=pool)
             flux = pipeline.transformer
             blocks = (*flux.transformer_blocks, *flux.single_transformer_blocks)

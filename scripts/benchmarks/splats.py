@@ -23,8 +23,7 @@ from tqdm import tqdm
 from generation import packing
 from generation.lift.triposr import TripoSR, TripoSRConfig, ViTConfig, splats, surface
 from generation.lift.triposr.fused import fused_decoder
-from generation.lift.triposr.splats import LARGEST_SIDE, extract_cloud, extract_gaussians
-from generation.packing import Splats
+from generation.lift.triposr.splats import LARGEST_SIDE, GaussianExtractor, extract_cloud
 from generation.presets import PRESETS
 from generation.rendering.cameras import (
     DISTANCE,
@@ -51,13 +50,14 @@ _WORLD_SIDE = 2 * SPHERE_RADIUS  # what the truth's cameras see at `LARGEST_SIDE
 _COVERED, _SOLID = 0.95, 0.99
 
 _PARTS = {
-    "coarse lattice, floaters and cells": (surface, "search_lattice"),
+    "coarse lattice and cells": (splats, "read_lattice"),
+    "floaters": (splats, "settle"),
     "fine lattice and its crossed edges": (surface, "_crossed_edges"),
     "even selection": (surface, "_pick_evenly"),
     "crossings solved": (surface, "_solve_crossings"),
     "normals": (surface, "density_normals"),
     "colours and discs over edges": (splats, "_colour_and_fit"),
-    "quantised and measured": (packing, "_quantise"),
+    "quantised and measured": (splats, "quantise"),
     "transfer": (packing, "all_to_host"),
 }
 
@@ -202,7 +202,8 @@ def stage_times(*, device: str, counts: Sequence[int] = COUNTS) -> list[dict[str
     """Median milliseconds of the stages `splats` and `encode`, per number of Gaussians.
 
     The network has random weights: full size, in bfloat16, with the chunks of the preset gpu80 and
-    both with its layers and with the fused decoder on CUDA; a small one on a CPU.
+    on CUDA with its layers, with the fused decoder, and with that and CUDA graphs; a small one on a
+    CPU.
     """
     on_gpu = device.startswith("cuda")
     config = (
@@ -216,14 +217,12 @@ def stage_times(*, device: str, counts: Sequence[int] = COUNTS) -> list[dict[str
         model.query_chunk = PRESETS["gpu80"].triposr.chunk_size
     code = model.scene_codes(np.full((config.image_size, config.image_size, 3), 0.5))
     rows = []
-    for fused in (False, True) if on_gpu else (False,):
-        model.fused = fused_decoder(model.decoder) if fused else None
+    for way in ("layers", "fused", "recorded") if on_gpu else ("layers",):
+        model.fused = None if way == "layers" else fused_decoder(model.decoder)
         for count in counts:
             settings = SplatSettings(max_gaussians=count)
-
-            def make(settings: SplatSettings = settings) -> Splats:
-                return extract_gaussians(model, code, settings).to_splats()
-
+            extractor = GaussianExtractor(model, settings, record=way == "recorded")
+            make = partial(extractor.splats, code)
             made = make()
             file = spz.compress(made.payload)
             splats_ms = median_ms(make)
@@ -231,7 +230,7 @@ def stage_times(*, device: str, counts: Sequence[int] = COUNTS) -> list[dict[str
             check_ms = median_ms(partial(report_on, made.measures, wire_bytes=len(file)))
             rows.append(
                 {
-                    "decoder": "fused" if model.fused is not None else "layers",
+                    "way": way,
                     "gaussians": len(made.cloud),
                     "splats_ms": splats_ms,
                     "encode_ms": compress_ms + check_ms,
@@ -239,7 +238,7 @@ def stage_times(*, device: str, counts: Sequence[int] = COUNTS) -> list[dict[str
                     "spz_bytes": len(file),
                     "encode_on_cpu_ms": median_ms(partial(spz.encode, made.cloud)),
                     "calls": calls(make) if on_gpu else {},
-                    "parts_ms": part_times(make, device=device),
+                    "parts_ms": {} if way == "recorded" else part_times(make, device=device),
                 }
             )
     return rows
@@ -314,11 +313,7 @@ def run(
     print(f"{figures['device']}: splats, encode and check, both together, median ms")
     for row in figures["stage"]:
         times = "{splats_ms:>8.1f} {encode_ms:>8.1f} {both_ms:>8.1f}".format(**row)
-        print(
-            "{gaussians:>8} {times} {spz_bytes:>10} bytes, decoder: {decoder}".format(
-                times=times, **row
-            )
-        )
+        print("{gaussians:>8} {times} {spz_bytes:>10} bytes, {way}".format(times=times, **row))
         print("{encode_on_cpu_ms:>17.1f} spz.encode of the cloud".format(**row))
         for name, number in row["calls"].items():
             print(f"{number:>17.1f} {name}")

@@ -13,8 +13,9 @@ from torch import Tensor
 from generation.engine import Engine
 from generation.lift.triposr import TripoSR, TripoSRConfig
 from generation.lift.triposr.config import ViTConfig
+from generation.lift.triposr.fused import fused_decoder
 from generation.lift.triposr.loading import functions_of
-from generation.lift.triposr.splats import extract_cloud, extract_gaussians
+from generation.lift.triposr.splats import GaussianExtractor, extract_cloud, extract_gaussians
 from generation.plan import Plan
 from generation.presets import preset
 from generation.result import Generation
@@ -80,6 +81,20 @@ def test_a_fused_decoder_makes_the_cloud_of_the_layers() -> None:
     assert spz.encode(clouds[0]) == spz.encode(clouds[1])
     assert check(clouds[0]).passed
     assert_same_surface(clouds[0], by_layers)
+
+
+@pytest.mark.parametrize("count", [FEW.max_gaussians, FEW.max_gaussians // 2])
+def test_recorded_splats_are_those_of_single_calls(count: int) -> None:
+    model = untrained(SMALL).to("cuda").bfloat16()
+    codes = [model.scene_codes(np.full((64, 64, 3), grey)) for grey in (0.5, 0.2)]
+    model.fused = fused_decoder(model.decoder)
+    recorded = GaussianExtractor(model, FEW, record=True)
+    for code in (*codes, codes[0]):
+        expected = extract_gaussians(model, code, FEW, count=count).to_splats()
+        found = recorded.splats(code, count=count)
+        assert len(found.cloud) == count, "a sample of another size is not recorded"
+        assert np.array_equal(found.payload, expected.payload)
+        assert np.array_equal(found.cloud.positions, expected.cloud.positions)
 
 
 def test_triposr_repeats_itself_and_agrees_with_the_cpu() -> None:

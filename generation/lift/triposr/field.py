@@ -26,11 +26,18 @@ class SceneField:
     Args:
         model: The network whose decoder reads `scene_code`.
         scene_code: (3, C, H, W) triplane on the model's device.
+        terms: Of the fused decoder for this scene; computed if None.
     """
 
-    def __init__(self, model: TripoSR, scene_code: SceneCode) -> None:
-        self._model, self._scene_code = model, scene_code
-        self._terms = None if model.fused is None else model.fused.terms(scene_code)
+    def __init__(self, model: TripoSR, scene_code: SceneCode, terms: Tensor | None = None) -> None:
+        self._model, self._scene_code, self._terms = model, scene_code, terms
+        if terms is None and model.fused is not None:
+            self._terms = model.fused.terms(scene_code)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What makes the same field again, behind the network."""
+        return (self._scene_code,) if self._terms is None else (self._scene_code, self._terms)
 
     @property
     def radius(self) -> float:

@@ -32,36 +32,59 @@ def search_lattice(
 ) -> tuple[Tensor, Tensor, int]:
     """Samples the field on a lattice, without its floaters, and finds the surface's cells.
 
-    What the host has to know comes in one transfer, for which the cells are found before the
-    floaters: most objects have none.
-
     Args:
         field: The scene.
         resolution: Lattice points per side.
         threshold: Density of the surface.
-        min_component: See `sample_surface`.
+        min_component: Connected bodies with less than this share of the largest one's volume are
+            floaters, and left out.
 
     Returns:
-        (R, R, R) log-density from face to face of the cube, indexed [x][y][z]; `active_cells` of
-        it; how many these are.
+        See `settle`.
 
     Raises:
         GenerationError: The density is not finite, or nowhere or everywhere above the threshold.
     """
-    level = math.log(threshold)
+    read = read_lattice(field, resolution, math.log(threshold))
+    return settle(*read, threshold, min_component)
+
+
+def read_lattice(field: SceneField, resolution: int, level: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The device's part of `search_lattice`; looks at no value on the host.
+
+    Returns:
+        (R, R, R) log-density from face to face of the cube, indexed [x][y][z]; `active_cells` of
+        it; (3 + B ** 3,) what `settle` has to know, in one transfer: the least and the largest
+        log-density, the number of cells, and how many lattice points of each block lie inside.
+    """
     raw = sampled_lattice(field, resolution, level)
     extremes = torch.stack(torch.aminmax(raw))
     lattice = raw.clamp(LOWEST, HIGHEST)
     cells = active_cells(lattice, level)
-    size = _block_size(resolution)
-    filled = _filled_blocks(lattice > level, size)
-    numbers = to_host(torch.cat([extremes, cells.sum()[None], filled.flatten()]))
-    _check_range(numbers[:2], threshold)
-    floating = _floating_blocks(numbers[3:].reshape(filled.shape), min_component)
+    filled = _filled_blocks(lattice > level, _block_size(resolution))
+    return lattice, cells, torch.cat([extremes, cells.sum()[None], filled.flatten()])
+
+
+def settle(
+    lattice: Tensor, cells: Tensor, numbers: Tensor, threshold: float, min_component: float
+) -> tuple[Tensor, Tensor, int]:
+    """The host's part of `search_lattice`: takes floaters out, which most objects do not have.
+
+    Returns:
+        The lattice; its cells; how many these are.
+
+    Raises:
+        GenerationError: See `search_lattice`.
+    """
+    found = to_host(numbers)
+    _check_range(found[:2], threshold)
+    size = _block_size(len(lattice))
+    side = -(-len(lattice) // size)
+    floating = _floating_blocks(found[3:].reshape(side, side, side), min_component)
     if floating is None:
-        return lattice, cells, int(numbers[2])
+        return lattice, cells, int(found[2])
     lattice = _emptied(lattice, floating, size)
-    cells = active_cells(lattice, level)
+    cells = active_cells(lattice, math.log(threshold))
     return lattice, cells, int(to_host(cells.sum()))
 
 

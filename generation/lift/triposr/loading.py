@@ -10,7 +10,7 @@ from generation.acceleration.graphs import Captured
 from generation.acceleration.streams import wait_for_stream
 from generation.lift.triposr import SceneCode, TripoSR
 from generation.lift.triposr.fused import fused_decoder
-from generation.lift.triposr.splats import extract_gaussians
+from generation.lift.triposr.splats import GaussianExtractor
 from generation.lift.triposr.triangles import extract_triangles
 from generation.packing import Splats
 from generation.settings import GenerationSettings
@@ -66,6 +66,7 @@ def functions_of(
         network.forward = Captured("TripoSR", compiled)  # type: ignore[method-assign]
         if network.device.type == "cuda":
             network.fused = fused_decoder(network.decoder)
+    extractor = GaussianExtractor(network, settings.splats, record=network.fused is not None)
 
     def lift(cutout: Cutout, context: StepContext) -> SceneCode:
         on_grey = cutout.on_grey if cutout.on_device is None else cutout.on_device
@@ -75,14 +76,7 @@ def functions_of(
         return code
 
     def splats(code: SceneCode, context: StepContext) -> Splats:
-        gaussians = extract_gaussians(
-            network,
-            code,
-            settings.splats,
-            count=context.rung.gaussians,
-            seed=context.task.seed,
-        )
-        return gaussians.to_splats()
+        return extractor.splats(code, count=context.rung.gaussians, seed=context.task.seed)
 
     def mesh(code: SceneCode, context: StepContext) -> TriangleMesh:
         return extract_triangles(network, code, settings.splats, settings.mesh)

@@ -20,7 +20,6 @@ from torch.nn import functional
 
 from generation.errors import GenerationError
 from generation.lift.triposr.field import SceneField
-from generation.lift.triposr.lattice import search_lattice
 
 _MAX_SUBDIVISION = 6
 _CANDIDATES_PER_SAMPLE = 2.0
@@ -48,51 +47,80 @@ class Surface:
         return (self.area / len(self.points)).sqrt().float()
 
 
-def sample_surface(
+@dataclass(frozen=True)
+class Crossings:
+    """An even sample of the fine lattice's edges that the surface crosses.
+
+    Attributes:
+        start: (E, 3) float32 world position of the lower end.
+        direction: (E, 3) float32, from the lower end to the upper.
+        values: (E, 2) float32 log-density minus the level at both ends.
+        area: () float64 surface area in square world units.
+        step: () float32 length of an edge.
+    """
+
+    start: Tensor
+    direction: Tensor
+    values: Tensor
+    area: Tensor
+    step: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The attributes in their order."""
+        return self.start, self.direction, self.values, self.area, self.step
+
+
+def find_crossings(
     field: SceneField,
+    lattice: Tensor,
+    cells: Tensor,
+    found: int,
     *,
     count: int,
-    threshold: float,
-    resolution: int,
-    min_component: float,
+    level: float,
     seed: int,
-) -> Surface:
-    """Samples the surface `density == threshold` evenly.
+) -> Crossings:
+    """Subdivides a coarse lattice's cells, and picks edges that the surface crosses, evenly.
 
     Args:
         field: The scene.
-        count: Most points to return; fewer come back only from a tiny surface.
-        threshold: Density of the surface, on the activated scale (upstream's 25).
-        resolution: Coarse lattice points per side. Features thinner than
-            2 * radius / (resolution - 1) can be missed.
-        min_component: Connected bodies with less than this share of the largest one's volume are
-            floaters, and left out.
-        seed: Shifts which candidates are taken; the same seed gives the same sample.
+        lattice: From `search_lattice`, like the next two. Features thinner than its cells can be
+            missed.
+        cells: (N, N, N) bool.
+        found: How many cells there are.
+        count: Most edges to pick; fewer come back only from a tiny surface.
+        level: Log-density of the surface.
+        seed: Shifts which edges are picked; the same seed gives the same ones.
 
     Raises:
-        GenerationError: The density is not finite, or nowhere or everywhere above the threshold.
+        GenerationError: The surface is too thin.
     """
-    level = math.log(threshold)
-    coarse, cells, found = search_lattice(field, resolution, threshold, min_component)
     subdivision = math.ceil(math.sqrt(_CANDIDATES_PER_SAMPLE * count / max(1, found)))
     subdivision = min(max(1, subdivision), _MAX_SUBDIVISION)
-
-    step = 2 * field.radius / ((resolution - 1) * subdivision)
-    edges = _crossed_edges(field, coarse, cells, subdivision, step, level)
+    step = 2 * field.radius / ((len(lattice) - 1) * subdivision)
+    edges = _crossed_edges(field, lattice, cells, subdivision, step, level)
     if len(edges.start) == 0:
         raise GenerationError("the density field's surface is too thin to be sampled")
-    picked, area = _pick_evenly(edges.crossings(), coarse, field.radius, count, seed)
-    points = _solve_crossings(field, edges[picked], level)
-    normals = density_normals(field, points, step)
-    return Surface(points, normals, area * step**2)
+    picked, area = _pick_evenly(edges.crossings(), lattice, field.radius, count, seed)
+    edges = edges[picked]
+    length = torch.full((), step, device=field.device)
+    return Crossings(edges.start, edges.direction, edges.values, area * step**2, length)
 
 
-def density_normals(field: SceneField, points: Tensor, step: float) -> Tensor:
+def surface_at(field: SceneField, crossings: Crossings, level: float) -> Surface:
+    """Moves crossings onto the level; looks at no value on the host."""
+    edges = _Edges(crossings.start, crossings.direction, crossings.values)
+    points = _solve_crossings(field, edges, level)
+    normals = density_normals(field, points, crossings.step)
+    return Surface(points, normals, crossings.area)
+
+
+def density_normals(field: SceneField, points: Tensor, step: Tensor) -> Tensor:
     """(N, 3) unit vectors towards lower density, by central differences over `step`."""
     return _downhill(field.log_density, points, step)
 
 
-def _downhill(field: Callable[[Tensor], Tensor], points: Tensor, step: float) -> Tensor:
+def _downhill(field: Callable[[Tensor], Tensor], points: Tensor, step: float | Tensor) -> Tensor:
     """(N, 3) unit vectors against the gradient of a field (M, 3) -> (M,)."""
     axes = torch.eye(3, device=points.device)
     moved = points + step * torch.cat([axes, -axes])[:, None]

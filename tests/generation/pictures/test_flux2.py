@@ -12,7 +12,7 @@ from torch import Tensor
 from generation.acceleration.eight_bit import Float8Linear, NarrowLinear, quantise
 from generation.acceleration.twelve_bit import TwelveBitLinear
 from generation.pictures import text_to_image
-from generation.pictures.flux2 import Flux2Klein, RotaryTables, shorten
+from generation.pictures.flux2 import Flux2Klein, RotaryTables
 from generation.quiet import quiet_libraries
 from generation.settings import TextToImageSettings
 from protocol.errors import SetupError
@@ -131,7 +131,8 @@ def test_nothing_behind_the_layers_that_are_read_changes_the_rows(
 ) -> None:
     other = Flux2Klein.from_pretrained(tiny_klein, SETTINGS, "cpu")
     whole = random_klein.qwen(CPU, torch.float32, KLEIN, whole=True)
-    assert len(whole.model.layers) == 28 and whole.model.norm is not None
+    assert len(whole.model.layers) == 28
+    assert whole.model.norm is not None
     other.pipeline.text_encoder = whole
     (expected,), (found,) = draw.embed(PROMPT), other.embed(PROMPT)
     torch.testing.assert_close(found, expected)

@@ -14,7 +14,7 @@ from generation.lift.triposr import SceneCode, TripoSR, TripoSRConfig, fused, la
 from generation.lift.triposr.config import ViTConfig
 from generation.lift.triposr.field import SceneField
 from generation.lift.triposr.fused import FusedDecoder, fused_decoder
-from generation.lift.triposr.surface import sample_surface
+from generation.lift.triposr.surface import Surface, find_crossings, surface_at
 from generation.lift.triposr.triplane import Decoder, linear_layers, point_features, sample_planes
 from scripts.benchmarks.random_triposr import untrained
 
@@ -166,23 +166,20 @@ def test_the_fused_lattice_is_the_layers_lattice(
     assert (found - expected).abs().max() < 0.2 * expected.std()
 
 
+def _surface(field: SceneField) -> Surface:
+    level = math.log(25.0)
+    found = lattice.search_lattice(field, 48, 25.0, 0.02)
+    crossings = find_crossings(field, *found, count=12_000, level=level, seed=3)
+    return surface_at(field, crossings, level)
+
+
 @pytest.mark.cuda
 def test_a_surface_by_the_fused_decoder_lies_on_the_level(
     halves: tuple[TripoSR, TripoSR, SceneCode],
 ) -> None:
     half, exact, code = halves
     with torch.inference_mode():
-        samples = [
-            sample_surface(
-                SceneField(model, code),
-                count=12_000,
-                threshold=25.0,
-                resolution=48,
-                min_component=0.02,
-                seed=3,
-            )
-            for model in (half, half, exact)
-        ]
+        samples = [_surface(SceneField(model, code)) for model in (half, half, exact)]
         values = [SceneField(exact, code).log_density(each.points) for each in samples]
     assert half.fused is not None
     assert torch.equal(samples[0].points, samples[1].points)
