@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import from_json
 
 from protocol.errors import TaskError
@@ -22,7 +22,6 @@ from protocol.tasks import RANDOM_SEED, Task, TaskLimits, parse_task
 GET_TASKS, ADD_RESULT = "/get_tasks", "/add_result"
 ADD_TASK, GET_STATUS, GET_RESULT = "/add_task", "/get_status", "/get_result"
 GET_LOAD, GET_ID = "/get_load", "/id"
-
 SPLATS = "404-3dgs"
 MODELS = (SPLATS, "404-mesh", "404-mesh-v2")
 
@@ -36,12 +35,10 @@ MAX_ADD_TASK_BYTES = 2 * 2**20
 MAX_ADD_RESULT_BYTES = 100 * 2**20
 MAX_REASON_BYTES = 255
 MAX_MODEL_PARAMS_BYTES = 1024
-MAX_TAG_CHARACTERS = 32
 
 ADD_RESULTS_PER_MINUTE = 120
 """Per IP address and fixed minute, shared by /add_result, /get_load and /get_leader."""
-ADD_TASKS_PER_MINUTE = 30
-STATUSES_PER_MINUTE = 1000
+ADD_TASKS_PER_MINUTE, STATUSES_PER_MINUTE = 30, 1000
 
 TASK_LIFE_S = 600.0
 """From the client's submission, the wait in the queue included."""
@@ -54,8 +51,7 @@ COPIES = 3
 MIN_PROMPT_CHARACTERS, MAX_PROMPT_CHARACTERS = 3, 384
 """Of a client's prompt. The maximum is enforced for multipart only: longer ones arrive by JSON."""
 PROMPT_PATTERN = re.compile(r"[A-Za-z0-9 .,'():;/?!+%-]*")
-IMAGE_LIMITS = ImageLimits(bytes=2 * 2**20, pixels=1024 * 1024, side=1024)
-TASK_LIMITS = TaskLimits(image=IMAGE_LIMITS)
+TASK_LIMITS = TaskLimits(image=ImageLimits(bytes=2 * 2**20, pixels=1024 * 1024, side=1024))
 """What a worker takes: pictures as the gateway does, prompts up to this project's own limit."""
 
 MAX_NODES = 256
@@ -79,8 +75,9 @@ CONTEXT_UNAVAILABLE: dict[str, str] = {
 
 MIN_SEED, MAX_SEED = -(2**31), 2**31 - 1
 
-_TAG = re.compile(rf"[a-z0-9_-]{{1,{MAX_TAG_CHARACTERS}}}")
+_TAG = re.compile(r"[a-z0-9_-]{1,32}")
 _TIMESTAMP = re.compile(rf"{TIMESTAMP_PREFIX}(\d{{1,20}})", re.ASCII)
+_NAMES = ("id", "assignment_token")
 _Id = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -153,8 +150,8 @@ def check_models(model: str | list[str]) -> tuple[str, ...]:
         raise FieldError("model", f"Expected at least one of: {', '.join(MODELS)}")
     for name in names:
         if name not in MODELS:
-            expected = ", ".join(MODELS)
-            raise FieldError("model", f"Invalid value '{name}'. Expected one of: {expected}")
+            message = f"Invalid value '{name}'. Expected one of: {', '.join(MODELS)}"
+            raise FieldError("model", message)
     return tuple(dict.fromkeys(names))
 
 
@@ -167,11 +164,8 @@ def check_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
     cleaned = [tag.strip().lower() for tag in tags or ()]
     for tag in cleaned:
         if not _TAG.fullmatch(tag):
-            raise FieldError(
-                "worker_tags",
-                f"Invalid tag '{tag[:MAX_TAG_CHARACTERS]}'. Expected 1-{MAX_TAG_CHARACTERS} "
-                "characters of a-z, 0-9, _ and -",
-            )
+            message = f"Invalid tag '{tag[:32]}'. Expected 1-32 characters of a-z, 0-9, _ and -"
+            raise FieldError("worker_tags", message)
     return tuple(dict.fromkeys(cleaned))
 
 
@@ -236,6 +230,8 @@ class GatewayTask(BaseModel):
     seed: int | None = None
     model_params: dict[str, Any] | None = Field(default=None, repr=False)
     assignment_token: _Id | None = None
+    _fault: str = PrivateAttr("")
+    """Why it could not be read."""
 
     @property
     def kind(self) -> Literal["text", "image"]:
@@ -248,9 +244,11 @@ class GatewayTask(BaseModel):
         Decodes base64: call it off the event loop.
 
         Raises:
-            TaskError: It is for another model, has neither or both of prompt and image, or a value
-                beyond its limit.
+            TaskError: It could not be read, is for another model, has neither or both of prompt
+                and image, or a value beyond its limit.
         """
+        if self._fault:
+            raise TaskError(self._fault)
         if self.model != SPLATS:
             raise TaskError(f"this worker makes {SPLATS}, not {self.model[:32]!r}")
         if (self.prompt is None) == (self.image is None):
@@ -273,11 +271,8 @@ class GatewayNode(BaseModel):
     """An entry of a list of gateways: one node of the cluster.
 
     Attributes:
-        node_id: Its number.
-        domain: Host name under which it is reached.
-        ip: Its address.
-        name: Its name for people.
-        http_port: Port of its HTTP.
+        node_id, name: Its number, and its name for people.
+        domain, ip, http_port: Where it is reached.
         available_tasks: Tasks queued there, of all models, this worker's earlier ones included.
         last_task_acquisition: When any worker last asked there; seconds since the epoch.
         last_update: When this entry was renewed; seconds since the epoch.
@@ -296,37 +291,22 @@ class GatewayNode(BaseModel):
 
 
 @dataclass(frozen=True)
-class UnusableTask:
-    """A task that cannot be read, but can be reported as failed.
-
-    Attributes:
-        id: The gateway's id.
-        assignment_token: The token of the assignment, if it has a readable one.
-        reason: Why it cannot be read.
-    """
-
-    id: str
-    assignment_token: str | None
-    reason: str
-
-
-@dataclass(frozen=True)
 class TasksAnswer:
     """The answer to `POST /get_tasks`.
 
     Attributes:
         tasks: At most 500.
         gateways: At most 256 nodes; those that cannot be read are left out.
-        unusable: Tasks that cannot be read.
     """
 
     tasks: tuple[GatewayTask, ...] = ()
     gateways: tuple[GatewayNode, ...] = ()
-    unusable: tuple[UnusableTask, ...] = field(default=())
 
 
 def read_tasks(body: bytes) -> TasksAnswer:
     """Reads the answer to `POST /get_tasks`. One bad task or node does not spoil the others.
+
+    A task with an id that cannot be read otherwise is kept, with its fault, to be reported.
 
     Args:
         body: The JSON, of a size that the caller has limited.
@@ -340,14 +320,8 @@ def read_tasks(body: bytes) -> TasksAnswer:
         raise ValueError("the answer is not JSON") from error
     if not isinstance(answer, dict) or not isinstance(answer.get("tasks"), list):
         raise ValueError("the answer has no list of tasks")
-    tasks: list[GatewayTask] = []
-    unusable: list[UnusableTask] = []
-    for raw in answer["tasks"][:MAX_REQUESTED_TASKS]:
-        try:
-            tasks.append(GatewayTask.model_validate(raw))
-        except ValidationError as error:
-            unusable += _unusable(raw, error)
-    return TasksAnswer(tuple(tasks), read_nodes(answer.get("gateways")), tuple(unusable))
+    tasks = map(_read_task, answer["tasks"][:MAX_REQUESTED_TASKS])
+    return TasksAnswer(tuple(filter(None, tasks)), read_nodes(answer.get("gateways")))
 
 
 def read_nodes(raw: object) -> tuple[GatewayNode, ...]:
@@ -409,28 +383,14 @@ def cut_reason(reason: str) -> str:
     return reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
 
 
-class TaskStatus(BaseModel):
-    """The answer to `GET /get_status`.
-
-    Attributes:
-        status: "NoResult", "InProgress", "PartialResult(n)" with n successes so far, "Success" or
-            "Failure". An unknown id has no result.
-        reason: Of a failure.
-        worker_id: Who delivered first.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    status: str
-    reason: str | None = None
-    worker_id: str | None = None
-
-
-def _unusable(raw: object, error: ValidationError) -> list[UnusableTask]:
-    head = raw if isinstance(raw, dict) else {}
-    task_id, token = head.get("id"), head.get("assignment_token")
-    if not isinstance(task_id, str) or not 0 < len(task_id) <= 64:
-        return []  # It cannot be named, so nothing can be reported.
-    readable = isinstance(token, str) and 0 < len(token) <= 64
-    where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
-    return [UnusableTask(task_id, token if readable else None, f"cannot read its {where[:64]}")]
+def _read_task(raw: object) -> GatewayTask | None:
+    try:
+        return GatewayTask.model_validate(raw)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+    try:
+        named = GatewayTask.model_validate({key: raw.get(key) for key in _NAMES})  # type: ignore[attr-defined]
+    except (ValidationError, AttributeError):
+        return None  # It cannot be named, so nothing can be reported.
+    named._fault = f"its {where[:64]} cannot be read"
+    return named

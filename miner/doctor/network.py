@@ -16,7 +16,7 @@ from miner.daemon_call import in_daemon_thread
 from miner.doctor.findings import Check, Verdict, failed, ok, unchecked, warning
 from miner.settings.miner import MinerConfig
 from miner.surroundings import starting_up
-from miner.transports.pull.clocks import http_date
+from miner.transports.clocks import http_date
 from miner.transports.pull.state import FILE_NAME
 from miner.transports.pull.validators import Selection
 from miner.transports.push.checks import MAX_AHEAD_S

@@ -9,9 +9,9 @@ from typing import Any
 from miner.chain.metagraph import Neuron
 from miner.score.log import ScoreLog
 from miner.service import MinerService
+from miner.transports.clocks import SteadyClock
 from miner.transports.pull import puller
 from miner.transports.pull.calls import PullAnswer, SubmitAnswer
-from miner.transports.pull.clocks import SteadyClock
 from miner.transports.pull.puller import PullTransport
 from miner.transports.pull.state import AssignedTask, PullState, PullStateFile
 from miner.transports.pull.validators import Selection

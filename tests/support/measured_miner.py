@@ -23,9 +23,9 @@ from miner.metrics.state import Place
 from miner.scheduling.candidates import CandidateLimits
 from miner.score.log import ScoreLog
 from miner.service import MinerService
+from miner.transports.clocks import SteadyClock
 from miner.transports.http.server import HttpTransport
 from miner.transports.pull.calls import SubmitAnswer
-from miner.transports.pull.clocks import SteadyClock
 from miner.transports.pull.puller import PullTransport
 from miner.transports.pull.state import PullStateFile
 from miner.transports.pull.validators import Selection

@@ -22,9 +22,9 @@ from miner.request import Answer, Caller, Request
 from miner.score.log import ScoreLog
 from miner.score.thumbnails import Thumbnails
 from miner.service import MinerService
+from miner.transports.clocks import SteadyClock
 from miner.transports.pull import puller
 from miner.transports.pull.calls import NoAnswer, PullAnswer, SubmitAnswer
-from miner.transports.pull.clocks import SteadyClock
 from miner.transports.pull.puller import PullTransport
 from miner.transports.pull.state import AssignedTask, PullState, PullStateFile
 from miner.transports.pull.validators import Selection

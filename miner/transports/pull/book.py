@@ -1,16 +1,10 @@
 """What the pull transport remembers while it runs: validators and tasks, every change written."""
 
-import asyncio
-
 from miner.problems import Problems
-from miner.transports.pull.clocks import SteadyClock
+from miner.transports.clocks import SteadyClock
+from miner.transports.kept import Keeper
 from miner.transports.pull.state import AssignedTask, PullState, PullStateFile
 from miner.transports.pull.validators import Selection, Validators
-
-RETRY_S = 30.0
-"""Seconds until a state that could not be written is written again, if nothing changes before."""
-
-_ABOUT = "the pull state"
 
 
 class PullBook:
@@ -41,13 +35,10 @@ class PullBook:
         problems: Problems | None = None,
     ) -> None:
         state = file.load().moved(-clock.behind_wall()).until(clock())
-        self._file = file
-        self._problems = problems or Problems()
         self._hotkey = state.hotkey
         self._tasks = {task.validator: task for task in state.tasks}
-        self._saving = asyncio.Lock()
         self._clock = clock
-        self._failed_at: float | None = None
+        self._keeper = Keeper(file, self._state, clock=clock, problems=problems)
         self.validators = Validators(selection, clock=clock, standings=state.validators)
         for task in state.tasks:
             self.validators.occupy(task.validator)
@@ -70,25 +61,15 @@ class PullBook:
         await self.save()
 
     async def save(self) -> None:
-        """Writes the state. A failure is logged when it begins and ends, and work goes on."""
-        async with self._saving:
-            state = PullState(
-                hotkey=self._hotkey, validators=self.validators.export(), tasks=self.tasks
-            )
-            try:
-                await asyncio.to_thread(self._file.save, state.moved(self._clock.behind_wall()))
-            except Exception as error:  # A full disk, above all.
-                self._problems.report(
-                    _ABOUT,
-                    f"the state of the pull transport is not written ({error!r}); until it is, a "
-                    "restart would lose cooldowns and tasks",
-                )
-                self._failed_at = self._clock()
-            else:
-                self._problems.clear(_ABOUT, "the state of the pull transport is written again")
-                self._failed_at = None
+        """Writes the state; see `Keeper`."""
+        await self._keeper.save()
 
     async def retry(self) -> None:
         """Writes the state again if it could not be written a while ago."""
-        if self._failed_at is not None and self._clock() >= self._failed_at + RETRY_S:
-            await self.save()
+        await self._keeper.retry()
+
+    def _state(self) -> PullState:
+        state = PullState(
+            hotkey=self._hotkey, validators=self.validators.export(), tasks=self.tasks
+        )
+        return state.moved(self._clock.behind_wall())

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from miner.chain.metagraph import Neuron
-from miner.transports.pull.clocks import SteadyClock, ValidatorClock, parse_date
+from miner.transports.clocks import SteadyClock, parse_date
+from miner.transports.pull.clocks import ValidatorClock
 from miner.transports.pull.state import AssignedTask
 from protocol.consent import encode_signature, signing_payload
 from protocol.synapses import Feedback, PullTask, SubmitResults, WireTask

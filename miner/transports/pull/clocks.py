@@ -1,24 +1,12 @@
-"""Clocks: one of this miner's that nothing moves, and how far a validator's is ahead of it. Pure.
+"""How far a validator's clock is ahead of this miner's. Pure.
 
-A validator says when it may be asked again by its own clock, and counts every earlier pull. What it
-says of its clock is the `Date` header of its answers.
+A validator says when it may be asked again by its own clock, and counts every earlier pull.
 """
 
 import math
-import time
 from collections.abc import Callable
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 
-MAX_OFFSET_S = 12 * 3600.0
-"""A date that is further from the wall clock is ignored."""
-
-DATE_STEP_S = 2.5
-"""Seconds by which a date may be behind its clock: it names whole seconds, and servers renew it
-about once a second."""
-
-DRIFT = 1e-4
-"""Seconds per second by which two clocks may drift apart."""
+from miner.transports.clocks import RemoteClock
 
 REPEATED_S = 10.0
 """A refusal may lengthen the cooldown by this much, as the penalty for many of them."""
@@ -31,77 +19,24 @@ MAX_LATENESS_S = 300.0
 """Most that refusals may teach against what the dates say."""
 
 
-class SteadyClock:
-    """Seconds since the epoch that go on steadily while the wall clock is corrected.
+class ValidatorClock(RemoteClock):
+    """How far one validator's clock is ahead of this miner's: see `RemoteClock`.
 
-    Args:
-        wall: Wall clock, in seconds since the epoch.
-        monotonic: Monotonic clock, in seconds.
-    """
-
-    def __init__(
-        self,
-        wall: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.wall = wall
-        self._monotonic = monotonic
-        self._epoch = wall() - monotonic()
-
-    def __call__(self) -> float:
-        """Returns the time."""
-        return self._epoch + self._monotonic()
-
-    def behind_wall(self) -> float:
-        """Returns the seconds by which the wall clock is ahead: the sum of its corrections."""
-        return self.wall() - self()
-
-
-def http_date(header: str) -> float:
-    """Returns a `Date` header in seconds since the epoch. A date without a zone is UTC.
-
-    Raises:
-        ValueError: It is no date.
-    """
-    try:
-        date = parsedate_to_datetime(header[:64])
-        return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
-    except (TypeError, OverflowError, IndexError) as error:
-        raise ValueError("no date") from error
-
-
-def parse_date(header: str | None, wall: float) -> float | None:
-    """Returns a `Date` header in seconds since the epoch; None if there is none or it is absurd."""
-    try:
-        date = http_date(header or "")
-    except ValueError:
-        return None
-    return date if abs(date - wall) <= MAX_OFFSET_S else None
-
-
-class ValidatorClock:
-    """How far one validator's clock is ahead of this miner's.
-
-    Of all offsets that its answers allow it takes the least, with which this miner asks too late
-    rather than too early. Every answer bounds the offset; the bound that is tightest now is kept.
+    With the least offset, this miner asks too late rather than too early.
 
     Args:
         assumed: Returns the offset of a validator whose answers have no date.
     """
 
     def __init__(self, assumed: Callable[[], float] = lambda: 0.0) -> None:
-        self._assumed = assumed
-        self._least: float | None = None
-        self._heard_at = 0.0
+        super().__init__(assumed)
         self._lateness = 0.0
         self._told = 0.0
         self._violations: int | None = None
 
     def offset(self, now: float) -> float:
         """Returns the seconds that the validator's clock is ahead; negative if it is behind."""
-        if self._least is None:
-            return self._assumed() - self._lateness
-        return self._least - DRIFT * max(0.0, now - self._heard_at) - self._lateness
+        return super().offset(now) - self._lateness
 
     def on_ours(self, until: float, now: float) -> float:
         """Converts a time of the validator to this miner's clock; 0 if it names none.
@@ -113,16 +48,6 @@ class ValidatorClock:
         if ours > now + LONGEST_S and now < undated < ours:
             ours = undated
         return max(0.0, ours) if until > 0 else 0.0
-
-    def dated(self, date: float | None, *, sent_at: float, answered_at: float) -> None:
-        """Notes the date of an answer, which was taken between these two moments."""
-        if date is None:
-            return
-        least, most = date - answered_at, date + DATE_STEP_S - sent_at
-        kept = self.offset(answered_at) + self._lateness
-        # A clock that has been set back contradicts what was heard before.
-        if self._least is None or not least <= kept <= most:
-            self._least, self._heard_at = least, answered_at
 
     def granted(self, violations: int) -> None:
         """Notes a pull that brought a task."""

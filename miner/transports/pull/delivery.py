@@ -10,6 +10,7 @@ from miner.chain.metagraph import Chain, Neuron
 from miner.request import Answer
 from miner.scheduling.gate import Pair
 from miner.score.log import ScoreLog
+from miner.transports.groups import contained
 from miner.transports.pull.book import PullBook
 from miner.transports.pull.calls import NoAnswer, SubmitAnswer, ValidatorCalls
 from miner.transports.pull.outcome import (
@@ -17,10 +18,9 @@ from miner.transports.pull.outcome import (
     judge_answer,
     judge_silence,
     pair_of,
-    result_to_submit,
 )
 from miner.transports.pull.state import AssignedTask
-from miner.transports.pull.tasks import contained
+from miner.transports.results import result_to_submit
 from protocol.tasks import log_safe
 
 SUBMIT_LIMIT_S = 300.0

@@ -1,12 +1,12 @@
 """One HTTP request to an axon: what a Dendrite does not tell of it, and its fault in words."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
+from miner.transports.faults import connection_fault, never_sent
 from protocol.text import printable
 
 UNREADABLE = 422
@@ -43,9 +43,7 @@ class Exchange:
     @property
     def reached(self) -> bool:
         """Whether the axon may have received the request."""
-        return not isinstance(
-            self.error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
-        )
+        return not never_sent(self.error)
 
     @property
     def status(self) -> int:
@@ -75,19 +73,8 @@ class Exchange:
 
     def _fault(self) -> str:
         error = self.error
-        if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return f"the name of the host {self.host} cannot be resolved"
-        if isinstance(error, aiohttp.ClientConnectorError):
-            # asyncio's own words, "Connect call failed", hide the reason.
-            number = error.os_error.errno
-            reason = os.strerror(number) if number else str(error.os_error)
-            return f"no connection to {self.host}: {reason}"
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return f"no connection to {self.host} in time; a firewall does this"
-        if isinstance(error, TimeoutError):
-            return f"no answer from {self.host} within {self.limit_s:g} s"
-        if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError):
-            return f"{self.host} closed the connection without an answer"
+        if (fault := connection_fault(error, self.host, self.limit_s)) is not None:
+            return fault
         if isinstance(error, aiohttp.ContentTypeError):
             kind = self.headers.get("content-type", "no content type")
             return (

@@ -17,11 +17,11 @@ from miner.life import State
 from miner.request import Answer, Caller, Request
 from miner.score.log import ScoreLog
 from miner.service import MinerService
+from miner.transports.groups import Group, cancel, contained, spawn
 from miner.transports.pull.book import PullBook
 from miner.transports.pull.calls import NoAnswer, ValidatorCalls
 from miner.transports.pull.delivery import Delivery, Learn, in_words
 from miner.transports.pull.state import AssignedTask, PullStateFile
-from miner.transports.pull.tasks import Group, cancel, contained, spawn
 from miner.transports.pull.validators import Selection
 from protocol.errors import TaskError
 from protocol.synapses import WireTask

@@ -9,9 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from miner.state_file import StateFile
+from miner.transports.kept import HotkeyStateFile
 from miner.transports.pull.validators import Standing
-from protocol.errors import SetupError
 
 FILE_NAME = "pull-state.json"
 
@@ -107,7 +106,7 @@ class PullState(BaseModel):
         return self.model_copy(update={"validators": validators, "tasks": tasks})
 
 
-class PullStateFile:
+class PullStateFile(HotkeyStateFile[PullState]):
     """Reads and writes the state.
 
     Args:
@@ -116,43 +115,5 @@ class PullStateFile:
     """
 
     def __init__(self, path: Path, hotkey: str) -> None:
-        self._path = path
-        self._hotkey = hotkey
-        self._file = StateFile(path, PullState, loses="cooldowns and tasks")
-
-    def load(self) -> PullState:
-        """Reads the state. A file that cannot be used is set aside, and an empty state returned.
-
-        Raises:
-            SetupError: The file cannot be read, or its folder cannot be written.
-        """
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            state = self._file.load()
-            if state is not None and state.hotkey != self._hotkey:
-                self._file.set_aside(f"belongs to the hotkey {state.hotkey[:64]!r}")
-                state = None
-            state = state or PullState(hotkey=self._hotkey)
-            # Writes it now, to find out whether the file can be written.
-            self._file.save(state)
-        except OSError as error:
-            raise self._unusable(error) from error
-        return state
-
-    def save(self, state: PullState) -> None:
-        """Replaces the file atomically: after a crash it holds the old state or the new one.
-
-        Makes its folder again, should somebody have removed it.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file.save(state)
-
-    def _unusable(self, error: OSError) -> SetupError:
-        return SetupError(
-            f"the state of the pull transport cannot be kept in {self._path}: "
-            f"{error.strerror or error}",
-            fix="choose a writable file with --pull.state",
-        )
+        empty = PullState(hotkey=hotkey)
+        super().__init__(path, empty, transport="pull", loses="cooldowns and tasks")

@@ -32,8 +32,8 @@ from generation.stage import Asset
 from miner.chain.metagraph import Neuron
 from miner.score.log import ScoreLog
 from miner.service import MinerService
+from miner.transports.clocks import SteadyClock
 from miner.transports.pull.calls import ValidatorCalls
-from miner.transports.pull.clocks import SteadyClock
 from miner.transports.pull.dendrite import offline_dendrite
 from miner.transports.pull.puller import PullTransport
 from miner.transports.pull.state import PullStateFile

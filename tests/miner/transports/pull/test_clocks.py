@@ -9,13 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner.transports.pull.clocks import (
-    DATE_STEP_S,
-    MAX_OFFSET_S,
-    SteadyClock,
-    ValidatorClock,
-    parse_date,
-)
+from miner.transports.clocks import DATE_STEP_S, MAX_OFFSET_S, SteadyClock, parse_date
+from miner.transports.pull.clocks import ValidatorClock
 from tests.miner.transports.pull.test_validators import START
 from tests.support.fakes import Clock
 

@@ -11,10 +11,11 @@ import pytest
 from loguru import logger
 
 from miner.mock_validator.pull_rules import PullRules
+from miner.transports.clocks import SteadyClock
+from miner.transports.kept import RETRY_S
 from miner.transports.pull import puller
-from miner.transports.pull.book import RETRY_S, PullBook
+from miner.transports.pull.book import PullBook
 from miner.transports.pull.calls import NoAnswer, PullAnswer, SubmitAnswer
-from miner.transports.pull.clocks import SteadyClock
 from miner.transports.pull.state import AssignedTask, PullState, PullStateFile
 from miner.transports.pull.validators import Selection, Standing
 from protocol.synapses import Feedback, WireTask

@@ -10,7 +10,7 @@ import pytest
 
 from miner.entry import Watch
 from miner.request import Answer, Request
-from miner.transports.pull.tasks import contained
+from miner.transports.groups import contained
 from protocol.synapses import WireTask
 from tests.support.fake_validators import START, Pulling, StartPulling, a_while, text
 from tests.support.fakes import ball_spz

@@ -14,8 +14,8 @@ from bittensor.utils.networking import int_to_ip, ip_to_int
 from yarl import URL
 
 from miner.mock_validator.pull_rules import Rules
+from miner.transports.clocks import DATE_STEP_S, SteadyClock
 from miner.transports.pull.calls import NoAnswer, ValidatorCalls
-from miner.transports.pull.clocks import DATE_STEP_S, SteadyClock
 from miner.transports.pull.dendrite import host_of, offline_dendrite
 from miner.transports.pull.validators import MARGIN_S
 from protocol.synapses import GetVersion, PullTask

@@ -20,7 +20,7 @@ def spawn(work: Coroutine[Any, Any, T], group: Group) -> "asyncio.Task[T]":
     def on_end(ended: "asyncio.Task[T]") -> None:
         group.discard(ended)
         if not ended.cancelled() and (error := ended.exception()) is not None:
-            logger.opt(exception=error).error("a task of the pull transport failed")
+            logger.opt(exception=error).error("a background task failed")
 
     task.add_done_callback(on_end)
     return task
