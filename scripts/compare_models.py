@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from generation.errors import EngineDead
 from generation.weights.sources import FLUX_NAMES
 from miner.interpreter import program_name
 from miner.mock_validator.tasks import read_prompts
@@ -46,8 +47,8 @@ class CompareSettings(GeneratingSettings):
     """Draw the same prompts with several text-to-image models, and score what becomes of them.
 
     Each picture is cut out, lifted and scored as in the miner, with the preset's scorer. Prints a
-    table, and writes every score and a sheet of the pictures. Exit status: 0 done, 1 a model cannot
-    be loaded, 2 a wrong argument or an unusable file.
+    table, and writes every picture, every score and a sheet of the first pictures. Exit status: 0
+    done, 1 a model cannot be loaded or the device is lost, 2 a wrong argument or an unusable file.
     """
 
     model: CliPositionalArg[tuple[str, ...]] = ()
@@ -58,7 +59,7 @@ class CompareSettings(GeneratingSettings):
     seeds: Annotated[int, Field(ge=1, le=1000)] = 2
     """Pictures of each prompt by each model."""
     out: Annotated[Path, ANY_NAME] = Path("comparison")
-    """Folder for comparison.json and comparison.png."""
+    """Folder for comparison.json, comparison.png and the pictures."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,6 +100,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         )
     except SetupError as error:
         tell(error)
+        return NOT_DONE
+    except EngineDead as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return NOT_DONE
     return DONE
 

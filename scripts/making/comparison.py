@@ -1,31 +1,38 @@
 """Draws prompts with several text-to-image models, and scores the object of each picture."""
 
 import gc
+import io
 import json
 import math
+import re
 import shlex
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from tqdm import tqdm
 
+from generation import recovery
 from generation.errors import GenerationError
 from generation.lift import stages_of
-from generation.loading import device_name, load, require_device
+from generation.loading import LoadedStages, device_name, load, require_device
 from generation.pictures.loading import load_text_to_image
 from generation.plan import Rung
 from generation.presets import preset
 from generation.settings import GenerationSettings, TextToImageSettings
-from generation.stage import Asset, StageFunction, StepContext, route
+from generation.stage import Asset, StepContext, route
 from generation.weights.sources import FLUX_NAMES
 from generation.weights.store import EMBEDDED, ModelStore, default_models_dir
 from generation.words import known_prompt
@@ -48,20 +55,23 @@ class Attempt:
     Attributes:
         prompt: The prompt.
         seed: Seed of the noise.
-        picture: (S, S, 3) uint8 on the host.
+        picture: Its file, a PNG.
         draw_s: Seconds from the prompt to the picture.
-        score: What the preset's scorer says of the object; 0 if there is none.
+        score: What the preset's scorer says of the object; 0 if there is none, None if the scorer
+            failed.
         parts: What the score is made of.
         problem: Why there is no object; empty if there is one.
+        unscored: Why the object has no score; empty if it has one, or if there is no object.
     """
 
     prompt: str
     seed: int
-    picture: Tensor
+    picture: Path
     draw_s: float
-    score: float = 0.0
+    score: float | None = None
     parts: Mapping[str, float] | None = None
     problem: str = ""
+    unscored: str = ""
 
 
 def compare(
@@ -75,22 +85,27 @@ def compare(
 ) -> dict[str, Any]:
     """Compares models, one in memory at a time, and prints and writes what was found.
 
+    Pictures are written as they are drawn, so memory does not grow with their number.
+
     Args:
         settings: The preset: everything but the model.
         models: Short names, "embedded", or folders.
         prompts: What to draw.
         seeds: Pictures of each prompt.
-        out: Folder for `comparison.json` and `comparison.png`.
+        out: Folder for `comparison.json`, `comparison.png` and the pictures.
         models_dir: The models folder; the default one when None.
 
     Returns:
         What `comparison.json` holds: `preset`, `machine`, `scorer`, `seeds` and `models`, by name:
         `score` (mean over prompts), `best` (mean over prompts of the best of their seeds), `made`
-        (objects), `draw_s` (median), `ahead` (mean of the differences from the first model over
-        prompts) with `ahead_error` (its standard error; None for one prompt), and `attempts`.
+        (objects), `unscored` (objects that the scorer failed on, which count in no mean), `draw_s`
+        (median), `ahead` (mean of the differences from the first model over the prompts that both
+        have a score of) with `ahead_error` (its standard error; None for one prompt), and
+        `attempts`. A mean of nothing is None.
 
     Raises:
         SetupError: A model or the scorer cannot be loaded, or the files cannot be written.
+        EngineDead: The device is lost.
     """
     if settings.scoring.scorer == "none":
         raise SetupError(
@@ -102,8 +117,10 @@ def compare(
     total = 2 * len(models) * len(prompts) * seeds
     with tqdm(total=total, disable=None, leave=False) as bar:
         drawn = {
-            model: _draw(settings, model, folder, prompts, seeds, bar)
-            for model, folder in folders.items()
+            model: _draw(
+                settings, model, folder, prompts, seeds, _picture_folder(out, number, model), bar
+            )
+            for number, (model, folder) in enumerate(folders.items(), 1)
         }
         bar.set_description_str("loading what makes objects")
         stages = load(settings, models_dir, lambda what: None, image_only=True)
@@ -112,14 +129,14 @@ def compare(
             bar.set_description_str(f"scoring {_shown(model)}")
             attempts[model] = []
             for picture in pictures:
-                attempts[model].append(_judge(settings, stages.functions, picture))
+                attempts[model].append(_judge(settings, stages, picture))
                 bar.update()
     figures = {
         "preset": settings.name,
         "machine": device_name(settings.device),
         "scorer": settings.scoring.scorer,
         "seeds": seeds,
-        "models": _figures(attempts),
+        "models": _figures(attempts, out),
     }
     _write(out, figures, attempts)
     _show(figures, out)
@@ -154,6 +171,7 @@ def _draw(
     folder: Path,
     prompts: Sequence[str],
     seeds: int,
+    pictures: Path,
     bar: Any,
 ) -> list[Attempt]:
     bar.set_description_str(f"loading {_shown(model)}")
@@ -164,7 +182,7 @@ def _draw(
         draw(prompts[0], steps=drawing.steps)
         bar.set_description_str(f"drawing with {_shown(model)}")
         attempts = []
-        for prompt in prompts:
+        for number, prompt in enumerate(prompts, 1):
             text = known_prompt(prompt, settings.vocabulary) if model == "embedded" else prompt
             for seed in range(seeds):
                 draw.drop_caches()
@@ -174,7 +192,9 @@ def _draw(
                     now = draw.denoise(now)
                 (picture,) = draw.decode(now)
                 seconds = time.perf_counter() - begin
-                attempts.append(Attempt(prompt, seed, picture.cpu(), seconds))
+                file = pictures / f"{number:03}-{seed}.png"
+                _save(picture, file)
+                attempts.append(Attempt(prompt, seed, file, seconds))
                 bar.update()
     except torch.OutOfMemoryError as error:
         raise SetupError(
@@ -201,37 +221,43 @@ def _drawing(settings: GenerationSettings, model: str) -> TextToImageSettings:
     return settings.text_to_image.model_copy(update={"max_sequence_length": length})
 
 
-def _judge(
-    settings: GenerationSettings, functions: Mapping[str, StageFunction], attempt: Attempt
-) -> Attempt:
+def _judge(settings: GenerationSettings, stages: LoadedStages, attempt: Attempt) -> Attempt:
     """Takes a picture to a scored object, through the stages of the miner."""
     task = TextTask(id="comparison", prompt=attempt.prompt, seed=attempt.seed)
     rung: Rung = settings.ladder[0]
-    value: Any = attempt.picture.to(settings.device)
-    given = {name: getattr(attempt, name) for name in ("prompt", "seed", "picture", "draw_s")}
-    try:
-        for step in route(stages_of(settings, rung.back_end), task, rung):
-            if step.stage not in _DRAWING:
-                value = functions[step.stage](value, StepContext(task, rung, step.index))
-    except GenerationError as error:
-        return Attempt(**given, problem=printable(str(error), 300))
+    with Image.open(attempt.picture) as file:
+        value: Any = torch.from_numpy(np.array(file)).to(settings.device)
+    for step in route(stages_of(settings, rung.back_end), task, rung):
+        if step.stage in _DRAWING:
+            continue
+        context = StepContext(task, rung, step.index)
+        work = partial(stages.functions[step.stage], value, context)
+        try:
+            value = recovery.attempt(step.stage, work, stages.drop_caches)
+        except GenerationError as error:
+            why = printable(str(error), 300)
+            if isinstance(value, Asset):
+                return replace(attempt, unscored=why)
+            return replace(attempt, score=0.0, problem=why)
     assert isinstance(value, Asset)
     assert value.score is not None
-    return Attempt(**given, score=value.score.value, parts=value.score.parts)
+    return replace(attempt, score=value.score.value, parts=value.score.parts)
 
 
-def _figures(attempts: Mapping[str, Sequence[Attempt]]) -> dict[str, Any]:
+def _figures(attempts: Mapping[str, Sequence[Attempt]], out: Path) -> dict[str, Any]:
     means = {model: _by_prompt(rows, statistics.mean) for model, rows in attempts.items()}
     first = next(iter(means.values()))
     figures = {}
     for model, rows in attempts.items():
-        ahead = [means[model][prompt] - first[prompt] for prompt in first]
+        both = [prompt for prompt in first if prompt in means[model]]
+        ahead = [means[model][prompt] - first[prompt] for prompt in both]
         figures[model] = {
-            "score": statistics.mean(means[model].values()),
-            "best": statistics.mean(_by_prompt(rows, max).values()),
+            "score": _mean(means[model].values()),
+            "best": _mean(_by_prompt(rows, max).values()),
             "made": sum(not row.problem for row in rows),
+            "unscored": sum(bool(row.unscored) for row in rows),
             "draw_s": statistics.median(row.draw_s for row in rows),
-            "ahead": statistics.mean(ahead),
+            "ahead": _mean(ahead),
             "ahead_error": statistics.stdev(ahead) / math.sqrt(len(ahead))
             if len(ahead) > 1
             else None,
@@ -239,9 +265,11 @@ def _figures(attempts: Mapping[str, Sequence[Attempt]]) -> dict[str, Any]:
                 {
                     "prompt": row.prompt,
                     "seed": row.seed,
+                    "picture": str(row.picture.relative_to(out)),
                     "score": row.score,
                     "parts": dict(row.parts or {}),
                     "problem": row.problem,
+                    "unscored": row.unscored,
                     "draw_s": row.draw_s,
                 }
                 for row in rows
@@ -255,34 +283,58 @@ def _by_prompt(
 ) -> dict[str, float]:
     scores: dict[str, list[float]] = {}
     for row in rows:
-        scores.setdefault(row.prompt, []).append(row.score)
+        if row.score is not None:
+            scores.setdefault(row.prompt, []).append(row.score)
     return {prompt: together(values) for prompt, values in scores.items()}
+
+
+def _mean(values: Collection[float]) -> float | None:
+    return statistics.mean(values) if values else None
+
+
+def _picture_folder(out: Path, number: int, model: str) -> Path:
+    folder = out / "pictures" / f"{number}-{re.sub('[^A-Za-z0-9._-]', '_', _shown(model))}"
+    with _writing(out):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _save(picture: Tensor, file: Path) -> None:
+    png = io.BytesIO()
+    Image.fromarray(picture.cpu().numpy()).save(png, "PNG", compress_level=1)
+    with _writing(file):
+        replace_file(file, png.getvalue())
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(
+            f"{printable(str(path))} cannot be written: {reason(error)}",
+            fix="name a folder that can be written with --out",
+        ) from error
 
 
 def _write(
     out: Path, figures: Mapping[str, Any], attempts: Mapping[str, Sequence[Attempt]]
 ) -> None:
     labels = _labels(attempts)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
+    cells = {
+        labels[model]: [(row.prompt, row.picture, _verdict(row)) for row in rows]
+        for model, rows in attempts.items()
+    }
+    text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
+    with _writing(out):
         replace_file(out / "comparison.json", text.encode())
-        replace_file(
-            out / "comparison.png",
-            draw_sheet(
-                {
-                    labels[model]: [
-                        (row.prompt, row.picture.numpy(), row.score, row.problem) for row in rows
-                    ]
-                    for model, rows in attempts.items()
-                }
-            ),
-        )
-    except OSError as error:
-        raise SetupError(
-            f"{printable(str(out))} cannot be written: {reason(error)}",
-            fix="name a folder that can be written with --out",
-        ) from error
+        replace_file(out / "comparison.png", draw_sheet(cells))
+
+
+def _verdict(attempt: Attempt) -> str:
+    if attempt.problem:
+        return "no object"
+    return "not scored" if attempt.score is None else f"{attempt.score:.3f}"
 
 
 def _show(figures: Mapping[str, Any], out: Path) -> None:
@@ -296,11 +348,11 @@ def _show(figures: Mapping[str, Any], out: Path) -> None:
     labels = _labels(figures["models"])
     for number, (model, row) in enumerate(figures["models"].items()):
         error = row["ahead_error"]
-        ahead = f"{row['ahead']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
+        ahead = _number(row["ahead"], "+.3f") + ("" if error is None else f" ± {error:.3f}")
         table.add_row(
             labels[model],
-            f"{row['score']:.3f}",
-            f"{row['best']:.3f}",
+            _number(row["score"], ".3f"),
+            _number(row["best"], ".3f"),
             f"{row['made']} of {len(row['attempts'])}",
             f"{row['draw_s']:.2f}",
             ahead if number else "",
@@ -310,8 +362,20 @@ def _show(figures: Mapping[str, Any], out: Path) -> None:
         "± is the standard error over the prompts. A scorer is not a validator: look at the sheet.",
         markup=False,
     )
-    for name in ("comparison.png", "comparison.json"):
+    for model, row in figures["models"].items():
+        if row["unscored"]:
+            why = next(each["unscored"] for each in row["attempts"] if each["unscored"])
+            console.print(
+                f"{labels[model]}: objects without a score, which count in no mean: "
+                f"{row['unscored']}; the first: {why}",
+                markup=False,
+            )
+    for name in ("comparison.png", "comparison.json", "pictures"):
         console.print(printable(str(out / name)), markup=False, soft_wrap=True)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "none" if value is None else format(value, form)
 
 
 def _labels(models: Iterable[str]) -> dict[str, str]:

@@ -1,6 +1,9 @@
 """`scripts.compare_models` draws with several models and scores what becomes of the pictures."""
 
 import json
+from dataclasses import replace
+from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +11,14 @@ import pytest
 from PIL import Image
 
 from generation.lift import stages_of
-from generation.loading import load
+from generation.loading import LoadedStages, load
 from generation.presets import preset
 from generation.stage import StepContext, route
 from protocol.errors import SetupError
 from protocol.tasks import TextTask
 from scripts.compare_models import PROMPTS, main
 from scripts.making import comparison
+from scripts.making.comparison_sheet import MAX_PROMPTS, MAX_SEEDS, draw_sheet
 from tests.support.tiny_networks import save_tiny_klein
 
 QUICK = (
@@ -66,6 +70,70 @@ def test_a_model_that_draws_the_prompt_is_ahead_of_one_that_draws_noise(
     assert random["ahead"] == pytest.approx(random["score"] - trained["score"])
     assert random["ahead_error"] > 0
     assert trained["best"] >= trained["score"]
+
+
+def test_every_picture_is_a_file_that_its_attempt_names(compared: Path) -> None:
+    for row in _figures(compared)["models"].values():
+        for attempt in row["attempts"]:
+            with Image.open(compared / attempt["picture"]) as picture:
+                assert (picture.size, picture.mode) == ((64, 64), "RGB")
+    assert len(list(compared.glob("pictures/*/*.png"))) == 8
+
+
+def test_an_object_that_cannot_be_scored_is_not_counted_as_none(
+    klein: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def load_failing(*arguments: Any, **named: Any) -> LoadedStages:
+        # All pictures are on the disk before the first one is judged.
+        assert len(list(tmp_path.glob("o/pictures/*/*.png"))) == 4
+        stages = load(*arguments, **named)
+        right, calls = stages.functions["score"], count()
+
+        def score(asset: Any, context: StepContext) -> Any:
+            if next(calls) == 0:
+                raise ValueError("bad shape")
+            return right(asset, context)
+
+        return replace(stages, functions={**stages.functions, "score": score})
+
+    monkeypatch.setattr(comparison, "load", load_failing)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a blue cube\n")
+    arguments = ["embedded", str(klein), "--prompts", str(prompts), "--out", str(tmp_path / "o")]
+    assert main([*arguments, *QUICK]) == 0
+    row = _figures(tmp_path / "o")["models"]["embedded"]
+    failed, scored = row["attempts"]
+    assert (failed["score"], failed["problem"]) == (None, "")
+    assert failed["unscored"] == "score failed: ValueError: bad shape"
+    assert scored["score"] > 0
+    assert (row["made"], row["unscored"], row["score"]) == (2, 1, scored["score"])
+    assert "count in no mean: 1; the first: score failed: ValueError" in capsys.readouterr().out
+
+
+def test_means_of_prompts_without_a_score_are_none() -> None:
+    def attempt(prompt: str, score: float | None) -> comparison.Attempt:
+        return comparison.Attempt(prompt, 0, Path("o/x.png"), 1.0, score)
+
+    rows = {
+        "a": [attempt("car", None), attempt("cube", 0.5)],
+        "b": [attempt("car", 0.9), attempt("cube", 0.7)],
+        "c": [attempt("car", None), attempt("cube", None)],
+    }
+    figures = comparison._figures(rows, Path("o"))
+    assert [figures[name]["score"] for name in "abc"] == [0.5, pytest.approx(0.8), None]
+    assert [figures[name]["ahead"] for name in "abc"] == [0, pytest.approx(0.2), None]
+
+
+def test_a_sheet_shows_the_first_prompts_and_seeds_of_many(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
+    prompts, seeds = MAX_PROMPTS + 2, MAX_SEEDS + 3
+    cells = [(f"{n}", tmp_path / "red.png", "0.5") for n in range(prompts) for _ in range(seeds)]
+    with Image.open(BytesIO(draw_sheet({"klein": cells}))) as sheet:
+        assert sheet.size == (MAX_SEEDS * 160 + 12, 22 + MAX_PROMPTS * (160 + 2 * 22))
+        assert sheet.getpixel((MAX_SEEDS * 160 - 80, sheet.height - 100)) == (255, 0, 0)
 
 
 def test_the_sheet_has_a_block_for_each_model(compared: Path) -> None:
@@ -165,5 +233,5 @@ def test_without_a_scorer_there_is_nothing_to_compare(capsys: pytest.CaptureFixt
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(SetupError, match="cannot be written"):
-        comparison._write(tmp_path / "file" / "out", {}, {})
+        comparison._picture_folder(tmp_path / "file" / "out", 1, "klein")
     assert len(set(PROMPTS)) == len(PROMPTS)
