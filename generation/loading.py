@@ -19,6 +19,7 @@ from generation.pictures.drawing import Drawing
 from generation.pictures.framing import MAX_SIDE, composite_on_grey, lay_on_grey, pixels_of
 from generation.pictures.loading import load_text_to_image
 from generation.pictures.text_to_image import TextToImage
+from generation.rendering import gsplat_backend
 from generation.scoring.score import Scorer
 from generation.scoring.validity import report_on
 from generation.settings import GenerationSettings
@@ -113,6 +114,7 @@ def load(
         SetupError: The device is not there, a file is missing or wrong, or memory runs out.
     """
     device = require_device(settings)
+    start_compiling(settings, device)
     try:
         if image_only:
             background = load_background(settings, models_dir, device, report)
@@ -133,6 +135,12 @@ def load(
     if image_only:
         return assemble_image_only(settings, background, back_ends, scorer)
     return assemble(settings, pictures, back_ends, scorer)
+
+
+def start_compiling(settings: GenerationSettings, device: torch.device) -> None:
+    """Lets gsplat compile itself, once for a minute, while networks are loaded and compiled."""
+    if device.type == "cuda" and settings.scoring.scorer == "validator":
+        gsplat_backend.start_trial()
 
 
 def load_scorer(

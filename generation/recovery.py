@@ -6,7 +6,7 @@ from typing import TypeVar
 from loguru import logger
 
 from generation.errors import EngineDead, GenerationError, OutOfMemory
-from protocol.errors import TaskError
+from protocol.errors import SetupError, TaskError
 
 T = TypeVar("T")
 
@@ -26,6 +26,7 @@ def attempt(stage: str, work: Callable[[], T], drop_caches: Callable[[], None]) 
         GenerationError: This request failed; `OutOfMemory` if memory ran out twice.
         TaskError: The request cannot be served.
         EngineDead: No further request can.
+        SetupError: The machine lacks something, as the warm-up finds out.
     """
     try:
         return _sorted_errors(stage, work)
@@ -43,7 +44,7 @@ def attempt(stage: str, work: Callable[[], T], drop_caches: Callable[[], None]) 
 def _sorted_errors(stage: str, work: Callable[[], T]) -> T:
     try:
         return work()
-    except (GenerationError, TaskError, EngineDead):
+    except (GenerationError, TaskError, EngineDead, SetupError):
         raise
     except Exception as error:
         fault = classify(stage, error)

@@ -1,7 +1,9 @@
 """Gaussian splatting on a CUDA device, by gsplat: the validator's own rasteriser."""
 
+from concurrent.futures import Future
 from functools import lru_cache
 from importlib.util import find_spec
+from threading import Thread
 
 import numpy as np
 import torch
@@ -93,13 +95,24 @@ def rasterize_on_device(
     return colour, coverage[..., 0]
 
 
-@lru_cache(maxsize=1)
 def is_usable() -> bool:
     """Whether this process can render with gsplat, found out by rendering one Gaussian.
 
     gsplat compiles its kernels on first use, which takes minutes and fails where there is no CUDA
-    compiler; only a trial tells. A failed trial is logged, once.
+    compiler; only a trial tells. A failed trial is logged, once. Waits for a trial that runs.
     """
+    return start_trial().result()
+
+
+@lru_cache(maxsize=1)
+def start_trial() -> Future[bool]:
+    """Starts what `is_usable` waits for, in a thread, once: compilers are programs of their own."""
+    outcome: Future[bool] = Future()
+    Thread(target=lambda: outcome.set_result(_try_one()), name="gsplat", daemon=True).start()
+    return outcome
+
+
+def _try_one() -> bool:
     if not torch.cuda.is_available() or find_spec("gsplat") is None:
         return False
     zeros = np.zeros((1, 3), dtype=np.float32)

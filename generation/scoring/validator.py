@@ -91,13 +91,8 @@ def load(
             or wrong.
     """
     require_extra(device.type)
-    if device.type == "cuda" and not gsplat_backend.is_usable():
-        raise SetupError(
-            "the validator's scorer renders with gsplat, which cannot be used here; on the CPU the "
-            "views of one cloud would take minutes",
-            fix="make install EXTRAS=gpu,score, and have nvcc of torch's CUDA version on the PATH, "
-            "because gsplat compiles itself once; or --scoring.scorer none",
-        )
+    if device.type == "cuda" and gsplat_backend.start_trial().done():
+        _require_gsplat()
     shapes = shapes or Shapes()
     scoring = settings.scoring
     dtype = torch.float32 if device.type == "cpu" else getattr(torch, scoring.dtype)
@@ -133,6 +128,16 @@ def load(
         view_size=shapes.view_size,
         accelerate=settings.accelerate and device.type == "cuda",
     )
+
+
+def _require_gsplat() -> None:
+    if not gsplat_backend.is_usable():
+        raise SetupError(
+            "the validator's scorer renders with gsplat, which cannot be used here; on the CPU the "
+            "views of one cloud would take minutes",
+            fix="make install EXTRAS=gpu,score, and have nvcc of torch's CUDA version on the PATH, "
+            "because gsplat compiles itself once; or --scoring.scorer none",
+        )
 
 
 def require_extra(device_type: str) -> None:
@@ -236,7 +241,13 @@ class ValidatorScorer:
 
     @torch.no_grad()
     def views(self, packed: spz.PackedCloud) -> Tensor:
-        """Renders the validator's 16 views of an unpacked file, (16, H, W, 3) uint8."""
+        """Renders the validator's 16 views of an unpacked file, (16, H, W, 3) uint8.
+
+        Raises:
+            SetupError: gsplat, which may have compiled itself until now, cannot be used.
+        """
+        if self._device.type == "cuda":
+            _require_gsplat()
         return validator_views(dequantise(packed, self._device), self._view_size)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ import torch
 from generation.acceleration.eight_bit import Float8Linear
 from generation.acceleration.twelve_bit import TwelveBitLinear
 from generation.lift.triposr import TripoSR, TripoSRConfig
-from generation.loading import PictureNetworks, require_device
+from generation.loading import PictureNetworks, require_device, start_compiling
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.flux1 import Flux1
 from generation.pictures.flux2 import Flux2Klein
@@ -110,6 +110,7 @@ def build(settings: GenerationSettings, folder: Path, sizes: Sizes = FULL) -> Ne
         SetupError: The device is not there.
     """
     device = require_device(settings)
+    start_compiling(settings, device)
     draw = text_to_image(settings.text_to_image, device, sizes, accelerate=settings.accelerate)
     cut_out = background(settings.cutout, device, folder, sizes)
     networks = Networks(

@@ -12,6 +12,7 @@ from generation.loading import (
     load_pictures,
     load_scorer,
     require_device,
+    start_compiling,
 )
 from generation.scoring.score import Scorer
 from generation.settings import GenerationSettings
@@ -43,6 +44,7 @@ def load_networks(settings: GenerationSettings, models_dir: Path | None) -> Netw
         SetupError: The device is not there, or a file is missing or wrong.
     """
     device = require_device(settings)
+    start_compiling(settings, device)
     pictures = load_pictures(settings, models_dir, device)
     triposr = load_network(settings, models_dir, device)
     return Networks(pictures, triposr, load_scorer(settings, models_dir, device))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from importlib.util import find_spec
 from io import BytesIO
@@ -15,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from generation.presets import preset
+from generation.recovery import attempt
 from generation.scoring import validator
 from generation.scoring.data_checks import problem_of
 from generation.scoring.formula import final_score
@@ -312,14 +314,44 @@ def test_a_file_of_another_revision_is_refused(stored: tuple[GenerationSettings,
         load(_changed(settings, quality_model=pinned), folder, CPU, shapes=SHAPES)
 
 
-def test_a_gpu_without_its_renderer_is_refused_with_what_it_needs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("generation.rendering.gsplat_backend.is_usable", lambda: False)
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> Future[bool]:
+    """gsplat's trial, which ends when the test ends it."""
+    outcome: Future[bool] = Future()
+    monkeypatch.setattr("generation.rendering.gsplat_backend.start_trial", lambda: outcome)
+    return outcome
+
+
+def test_a_gpu_without_its_renderer_is_refused_with_what_it_needs(compiling: Future[bool]) -> None:
+    compiling.set_result(False)
     with pytest.raises(SetupError, match="renders with gsplat") as caught:
         load(preset("gpu80"), None, torch.device("cuda"))
     assert "nvcc" in caught.value.fix
     assert "--scoring.scorer none" in caught.value.fix
+
+
+def test_networks_are_loaded_while_the_renderer_compiles_itself(
+    compiling: Future[bool], stored: tuple[GenerationSettings, Path]
+) -> None:
+    settings, folder = stored
+    other = _changed(settings, quality_model=None)
+    with pytest.raises(SetupError, match="no weights for"):
+        load(other, folder, torch.device("cuda"), shapes=SHAPES)
+    assert not compiling.done()
+
+
+def test_a_renderer_that_fails_later_is_told_by_the_first_score(
+    scorer: ValidatorScorer, compiling: Future[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling.set_result(False)
+    monkeypatch.setattr(scorer, "_device", torch.device("cuda"))
+    made = asset(sphere(8000))
+
+    def score() -> object:
+        return scorer.score(made, TEXT)
+
+    with pytest.raises(SetupError, match="renders with gsplat"):
+        attempt("score", score, scorer.drop_caches)
 
 
 @pytest.mark.parametrize("missing", ["open_clip", "torchmetrics"])
