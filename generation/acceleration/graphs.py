@@ -54,10 +54,16 @@ class GraphPool:
             self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         return self._streams[device]
 
-    def abandon(self) -> None:
-        """Moves on to new memory: a recording that failed leaves the old pool locked."""
+    def abandon(self, device: torch.device) -> None:
+        """Moves on to new memory: a recording that failed leaves the old pool locked.
+
+        It also leaves the device's random numbers in recording, where every later use of them
+        raises; a copy of their state is not in recording.
+        """
         self._handle = None
         self._streams.clear()
+        generator = torch.cuda.default_generators[device.index]
+        generator.graphsafe_set_state(generator.clone_state())
 
 
 class Captured:
@@ -125,15 +131,16 @@ class Captured:
                 self._limit,
             )
             return None
+        device = next(iter(inputs.values())).device
         try:
-            self._recordings[signature] = self._record(inputs, next(iter(inputs.values())).device)
+            self._recordings[signature] = self._record(inputs, device)
         except torch.OutOfMemoryError:
             # Says nothing about the function; what is dropped for the next try may make room.
-            self._pool.abandon()
+            self._pool.abandon(device)
             raise
         except RuntimeError as error:
             self._records = False
-            self._pool.abandon()
+            self._pool.abandon(device)
             first_line = str(error).splitlines()[0]
             logger.warning("{} runs without a CUDA graph, more slowly: {}", self._name, first_line)
         return self._recordings.get(signature)

@@ -1,8 +1,10 @@
 """Times every network alone, in each way of running it: `python -m scripts.benchmark parts`.
 
 The networks have full size, random weights and, where a way does not say otherwise, the settings of
-preset gpu80. A way that fails becomes a row that says so, and the rest goes on; the file is written
-after every row, so a run that is interrupted keeps its rows.
+preset gpu80. A way that fails becomes a row that says so, and the rest goes on. If it has taken the
+device with it, as an illegal access does, the run ends and names the command for the rest: no way
+fails for another one's fault. The file is written after every row, so a run that is interrupted
+keeps its rows.
 """
 
 import gc
@@ -60,7 +62,7 @@ def run(
         drawn at once, `pictures` is how many and `ms_a_picture` the share of each.
 
     Raises:
-        SetupError: There is no such part or device.
+        SetupError: There is no such part or device, or a way has taken the device with it.
     """
     unknown = [name for name in only or () if name not in PARTS]
     if unknown:
@@ -71,7 +73,8 @@ def run(
     print(f"{'part':<14}{'way':<36}{'median ms':>10}{'first s':>10}")
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         bench = Bench(settings, sizes, Path(folder), backend)
-        for part in only or PARTS:
+        names = list(only or PARTS)
+        for number, part in enumerate(names):
             prepare, ways = PARTS[part]
             for way in ways:
                 for found in _measure(bench, prepare, way):
@@ -79,7 +82,23 @@ def run(
                     rows.append(row)
                     print(_line(row), flush=True)
                     write_figures(out, rows)
+                if "failed" in rows[-1]:
+                    _check_device(device, after=f"{part}, {way}", left=names[number + 1 :])
     return rows
+
+
+def _check_device(device: str, *, after: str, left: Sequence[str]) -> None:
+    try:
+        torch.randn(1, device=device).sum().item()
+    except RuntimeError as error:
+        rest = " ".join(f"--only {part}" for part in left)
+        raise SetupError(
+            f"{device} cannot be used by this process any more, after {after}: "
+            f"{str(error).splitlines()[0]}",
+            fix=f"python -m scripts.benchmark parts --device {device} {rest}"
+            if left
+            else "correct that part; no other is left",
+        ) from error
 
 
 def _measure(bench: Bench, prepare: Prepare, way: str) -> Iterator[Row]:

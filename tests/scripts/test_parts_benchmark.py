@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from protocol.errors import SetupError
 from scripts.benchmarks import drawing_parts, hand_over_parts, parts, timing
+from scripts.benchmarks.bench import Action, Bench, Way
 from tests.support.tiny_networks import SIZES, tiny_settings
 
 
@@ -90,6 +92,35 @@ def test_what_fails_is_kept_in_the_table_and_the_rest_goes_on(
     assert all("median_ms" in row for row in clip)
     assert json.loads(out.read_text())[0] == splats
     assert "failed: GenerationError: " in capsys.readouterr().out
+
+
+def test_a_part_that_loses_the_device_ends_the_run_and_names_the_command_for_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors")
+
+    def lose(bench: Bench, way: Way) -> Action:
+        def fail(*arguments: object, **named: object) -> None:
+            raise lost
+
+        monkeypatch.setattr(torch, "randn", fail)
+        raise lost
+
+    monkeypatch.setitem(parts.PARTS, "splats", (lose, ("eager",)))
+    out = tmp_path / "parts.json"
+    with pytest.raises(
+        SetupError, match="cpu cannot be used .* after splats, eager: CUDA"
+    ) as error:
+        parts.run(
+            device="cpu",
+            only=["splats", "clip", "vae"],
+            out=out,
+            sizes=SIZES,
+            settings=tiny_settings(),
+        )
+    assert "--device cpu --only clip --only vae" in str(error.value)
+    (row,) = json.loads(out.read_text())
+    assert row["failed"].startswith("RuntimeError: CUDA error")
 
 
 def test_an_unknown_part_is_refused() -> None:

@@ -63,3 +63,15 @@ def test_what_cannot_be_recorded_is_called_and_said_once(warnings: list[str]) ->
     assert line.startswith("host runs without a CUDA graph")
     assert torch.cuda.current_stream() == before
     assert torch.ones(3, device="cuda").sum().item() == 3.0
+
+
+@on_cuda
+def test_a_recording_that_fails_leaves_random_numbers_usable() -> None:
+    torch.cuda.manual_seed(7)
+    expected = torch.randn(5, device="cuda")
+    torch.cuda.manual_seed(7)
+    Captured("host", lambda x: x * float(x.sum()))(torch.ones(3, device="cuda"))
+    # They go on where they were, and can be seeded.
+    assert torch.equal(torch.randn(5, device="cuda"), expected)
+    torch.cuda.manual_seed(7)
+    assert torch.equal(torch.randn(5, device="cuda"), expected)
