@@ -11,7 +11,15 @@ from protocol.errors import SetupError, TaskError
 T = TypeVar("T")
 
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")
-_LOST = ("CUDA error", "device-side assert", "illegal memory access", "CUDA driver error")
+_LOST = (
+    *("CUDA error", "CUDA driver error", "device-side assert", "illegal memory access"),
+    *("illegal instruction", "misaligned address", "unspecified launch failure"),
+)
+_UNSUPPORTED = (
+    *("no kernel image", "kernel image is invalid", "PTX", "invalid device function"),
+    *("too many resources", "invalid configuration", "invalid argument", "not supported", "captur"),
+)
+"""In CUDA's messages about a kernel that this device does not take, or about a recording."""
 
 
 def attempt(stage: str, work: Callable[[], T], drop_caches: Callable[[], None]) -> T:
@@ -80,6 +88,26 @@ def classify(stage: str, error: Exception) -> GenerationError | EngineDead:
     ):
         return EngineDead(f"{stage} lost the device: {_first_line(text)}")
     return GenerationError(f"{stage} failed: {_first_line(text)}")
+
+
+def is_of_device(error: BaseException) -> bool:
+    """Whether memory ran out or the device is lost, so that another way of computing is no help.
+
+    False where a compiler or the device only does not take this code: then another way is.
+
+    Args:
+        error: What compiling, recording or launching a kernel raised. What led to it counts too:
+            after any error, the end of a recording raises one of its own.
+    """
+    seen: BaseException | None = error
+    while isinstance(seen, Exception):
+        known = isinstance(seen, OutOfMemory | EngineDead)
+        fault = seen if known else classify("", seen)
+        unsupported = any(mark in str(seen) for mark in _UNSUPPORTED)
+        if isinstance(fault, OutOfMemory) or (isinstance(fault, EngineDead) and not unsupported):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _first_line(text: str) -> str:

@@ -10,6 +10,8 @@ import torch
 from loguru import logger
 from torch import Tensor, nn
 
+from generation.recovery import is_of_device
+
 _COMPILATIONS = 64
 """Versions of one function that Dynamo may compile: picture sizes x devices. Its own limit is 8."""
 
@@ -53,9 +55,9 @@ class Compiled:
                 # Compilers warn each other of things that an operator can do nothing about.
                 warnings.simplefilter("ignore")
                 result = self._function(*args, **kwargs)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # Those of Dynamo, Inductor and Triton share no base class.
+            if is_of_device(error):
+                raise
             problem = (str(error).strip() or type(error).__name__).splitlines()[0]
         else:
             self._compiled_for.add(signature)

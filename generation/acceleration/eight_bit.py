@@ -4,6 +4,8 @@ import torch
 from loguru import logger
 from torch import Tensor, nn
 
+from generation.recovery import is_of_device
+
 _E4M3 = torch.float8_e4m3fn
 _E4M3_LARGEST = 448.0
 """The largest value of e4m3 (Micikevicius et al. 2022, "FP8 Formats for Deep Learning")."""
@@ -123,6 +125,8 @@ def _try_scaled_product(device: torch.device) -> bool:
     scale = torch.ones(_TILE, 1, device=device)
     try:
         torch._scaled_mm(values, values.T, scale_a=scale, scale_b=scale.T, out_dtype=torch.bfloat16)
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_of_device(error):
+            raise
         return False
     return True

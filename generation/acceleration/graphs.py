@@ -12,6 +12,8 @@ import torch
 from loguru import logger
 from torch import Tensor
 
+from generation.recovery import is_of_device
+
 Outputs = Tensor | tuple[Tensor, ...]
 _Signature = tuple[tuple[str, torch.Size, torch.dtype, torch.device], ...]
 
@@ -134,13 +136,12 @@ class Captured:
         device = next(iter(inputs.values())).device
         try:
             self._recordings[signature] = self._record(inputs, device)
-        except torch.OutOfMemoryError:
-            # Says nothing about the function; what is dropped for the next try may make room.
-            self._pool.abandon(device)
-            raise
         except RuntimeError as error:
-            self._records = False
             self._pool.abandon(device)
+            if is_of_device(error):
+                # Says nothing about the function; what is dropped for the next try may make room.
+                raise
+            self._records = False
             first_line = str(error).splitlines()[0]
             logger.warning("{} runs without a CUDA graph, more slowly: {}", self._name, first_line)
         return self._recordings.get(signature)

@@ -4,11 +4,11 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-from generation.errors import OutOfMemory
 from generation.lift.triposr.chunking import map_in_chunks
 from generation.lift.triposr.fused import FusedDecoder
 from generation.lift.triposr.model import TripoSR
 from generation.lift.triposr.triplane import SceneCode
+from generation.recovery import is_of_device
 
 LOWEST, HIGHEST = -69.0, 69.0
 """Log-densities beyond are cut off: 1e-30 and 1e30 are as far from any surface as needed."""
@@ -93,9 +93,9 @@ class SceneField:
             return None
         try:
             return _in_chunks(fused, terms, points, self.radius, outputs)
-        except (torch.OutOfMemoryError, OutOfMemory):
-            raise
         except Exception as error:  # Triton's compiler, its launcher and the driver raise their own
+            if is_of_device(error):
+                raise
             self._model.fused = None
             first_line = (str(error).splitlines() or [""])[0]
             logger.warning(

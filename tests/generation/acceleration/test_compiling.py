@@ -117,18 +117,28 @@ def test_errors_of_the_function_itself_are_not_hidden_and_leave_the_modules_comp
     assert warnings == []
 
 
-def test_running_out_of_memory_says_nothing_about_the_compiler(warnings: list[str]) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: out of memory"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    ],
+)
+def test_an_error_of_the_device_says_nothing_about_the_compiler(
+    warnings: list[str], error: Exception
+) -> None:
     module = _Doubled()
     full = [True]
 
     def function(x: Tensor) -> Tensor:
         if full:
-            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+            raise error
         result: Tensor = module(x)
         return result
 
     compiled = Compiled("double", function, (module,), backend="eager")
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)):
         compiled(torch.ones(2))
     full.clear()
     compiled(torch.ones(2))

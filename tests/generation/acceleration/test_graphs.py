@@ -8,6 +8,7 @@ from loguru import logger
 from torch import Tensor
 
 from generation.acceleration.graphs import Captured
+from generation.recovery import is_of_device
 
 on_cuda = pytest.mark.cuda
 
@@ -63,6 +64,26 @@ def test_what_cannot_be_recorded_is_called_and_said_once(warnings: list[str]) ->
     assert line.startswith("host runs without a CUDA graph")
     assert torch.cuda.current_stream() == before
     assert torch.ones(3, device="cuda").sum().item() == 3.0
+
+
+@on_cuda
+@pytest.mark.parametrize("when", ["before", "while it records"])
+def test_too_little_memory_is_no_reason_to_record_no_more(when: str, warnings: list[str]) -> None:
+    full = [True]
+
+    def double(x: Tensor) -> Tensor:
+        if full and torch.cuda.is_current_stream_capturing() == (when != "before"):
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+        return x * 2
+
+    captured = Captured("double", double)
+    with pytest.raises(RuntimeError) as caught:
+        captured(torch.ones(3, device="cuda"))
+    assert is_of_device(caught.value)
+    full.clear()
+    assert captured(torch.ones(3, device="cuda")).tolist() == [2.0] * 3
+    assert len(captured._recordings) == 1
+    assert warnings == []
 
 
 @on_cuda

@@ -102,6 +102,48 @@ def test_too_little_memory_is_no_reason_to_give_the_fused_decoder_up(
     assert model.fused is broken
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("Triton Error [CUDA]: unspecified launch failure"),
+    ],
+)
+def test_an_error_of_the_device_is_no_reason_to_give_the_fused_decoder_up(
+    tiny: TripoSR, code: SceneCode, log: list[str], error: Exception
+) -> None:
+    model = copy.copy(tiny)
+    model.fused = broken = _Broken(tiny.decoder)
+    broken.error = error
+    with pytest.raises(RuntimeError) as caught:
+        SceneField(model, code).log_density(somewhere(10))
+    assert caught.value is error
+    assert model.fused is broken
+    assert log == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: no kernel image is available for execution"),
+        RuntimeError("Triton Error [CUDA]: device kernel image is invalid"),
+        RuntimeError("out of resource: shared memory, Required: 300000, Hardware limit: 232448"),
+    ],
+)
+def test_a_device_that_does_not_take_the_fused_decoder_uses_the_layers(
+    tiny: TripoSR, code: SceneCode, error: Exception
+) -> None:
+    model = copy.copy(tiny)
+    model.fused = broken = _Broken(tiny.decoder)
+    broken.error = error
+    points = somewhere(10)
+    expected = SceneField(tiny, code).log_density(points)
+    assert torch.equal(SceneField(model, code).log_density(points), expected)
+    assert model.fused is None
+
+
 def test_a_decoder_that_cannot_be_fused_says_why(
     tiny: TripoSR, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ) -> None:
