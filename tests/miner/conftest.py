@@ -1,14 +1,31 @@
 """What the tests of the service share."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn.server
 
 from tests.support.service_bench import Bench
 
 MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers_close_at_once() -> Iterator[None]:
+    """uvicorn asks 10 times a second whether it should end, and waits twice; here 200 times."""
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(seconds / 20)
+
+    with pytest.MonkeyPatch.context() as patch:
+        brisk = SimpleNamespace(**vars(asyncio))
+        brisk.sleep = sleep
+        patch.setattr(uvicorn.server, "asyncio", brisk)
+        yield
 
 
 @pytest.fixture
