@@ -79,17 +79,17 @@ def open_logs(config: MinerConfig, locks: ExitStack) -> ScoreLog:
     lock = FileLock(folder / FOLDER_LOCK, what=f"the log folder {folder}", flag="--log.dir")
     locks.callback(lock.release)
     remove_drafts(folder)
-    if config.pull.state is not None and "pull" in config.transports:
-        state = config.pull.state
-        path = state.with_name(f"{state.name}.lock")
-        locks.callback(FileLock(path, what=f"the file {state}", flag="--pull.state").release)
+    for transport, state in (("pull", config.pull.state), ("gateway", config.gateway.state)):
+        if state is not None and config.serves(transport):
+            path, flag = state.with_name(f"{state.name}.lock"), f"--{transport}.state"
+            locks.callback(FileLock(path, what=f"the file {state}", flag=flag).release)
     score_log = ScoreLog(folder, lock=lock)
     configure_logs(config.log.level, folder, problems=score_log.problems)
     return score_log
 
 
 def chain_of(config: MinerConfig) -> "Chain | None":
-    """Returns the subnet that the settings name: on a chain, in a file, or none for http alone."""
+    """Returns the subnet that the settings name, on a chain or in a file; None if not needed."""
     if not config.needs_chain:
         return None
     if config.chain.file is not None:
@@ -107,7 +107,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
 
     Args:
         config: The settings.
-        chain: From `chain_of`. Without one, there is no wallet either.
+        chain: From `chain_of`.
         score_log: Receives the line.
 
     Raises:
@@ -125,7 +125,8 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
     )
     events = _count_events(config, score_log)
     kept_gate = _gate(config, score_log)
-    member = await _join(config, chain, score_log) if chain is not None else None
+    wallet = _wallet(config) if config.needs_wallet else None
+    member = await _join(wallet, chain, score_log) if chain is not None else None
     service = MinerService(
         [LocalEngine(settings, models_dir=config.models.dir)],
         score_log,
@@ -133,7 +134,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         margin_s=config.budget_margin,
         estimates_file=EstimatesFile(config.log.dir / FILE_NAME, score_log.problems),
         on_answer=[thumbnails] if thumbnails is not None else [],
-        sole_caller=not config.needs_chain,
+        sole_caller=config.transports in ("http", "gateway"),
         vocabulary=settings.vocabulary,
         candidates=config.candidate_limits,
         gate=kept_gate.gate,
@@ -150,11 +151,15 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         )
     if "http" in config.transports:
         transports.append(_http(config, service, score_log))
+    if config.serves("gateway"):
+        transports.append(_gateway(config, service, score_log, wallet))
     metrics = _metrics(config, events, service, member, transports, score_log)
     if member is not None:
         logger.info("hotkey {} is uid {} of {}", member.hotkey, member.uid, config.network)
-    else:
+    elif wallet is None:
         logger.info("http alone: no wallet is opened and no chain is read")
+    else:
+        logger.info("hotkey {}; no chain is read", wallet.hotkey.ss58_address)
     if config.preset is None:
         logger.warning("no preset is given: it is {}", settings.name)
     changed = changes(settings)
@@ -174,7 +179,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         pid=os.getpid(),
         netuid=config.netuid if member is not None else None,
         network=config.network if member is not None else None,
-        hotkey=member.hotkey if member is not None else None,
+        hotkey=wallet.hotkey.ss58_address if wallet is not None else None,
         uid=member.uid if member is not None else None,
     )
     return Parts(service, transports, axon, metrics, thumbnails)
@@ -230,11 +235,15 @@ def _metrics(
     )
 
 
-async def _join(config: MinerConfig, chain: "Chain", score_log: ScoreLog) -> Member:
-    from miner.chain.earnings import EarningsLog
+def _wallet(config: MinerConfig) -> Any:
     from miner.chain.wallets import open_wallet
 
-    wallet = open_wallet(config.wallet.name, config.wallet.hotkey, config.wallet.path)
+    return open_wallet(config.wallet.name, config.wallet.hotkey, config.wallet.path)
+
+
+async def _join(wallet: Any, chain: "Chain", score_log: ScoreLog) -> Member:
+    from miner.chain.earnings import EarningsLog
+
     chain.listen(EarningsLog(score_log, wallet.hotkey.ss58_address))
     neuron = await chain.start(wallet.hotkey.ss58_address)
     return Member(wallet, chain, neuron.uid)
@@ -292,6 +301,38 @@ def _puller(
         state_file=PullStateFile(config.pull.state or config.log.dir / FILE_NAME, hotkey),
         workers=config.pull.workers,
         learn=kept_gate.observe,
+    )
+
+
+def _gateway(
+    config: MinerConfig, service: "MinerService", score_log: ScoreLog, wallet: Any
+) -> "Transport":
+    from miner.transports.gateway.calls import GatewayCalls
+    from miner.transports.gateway.nodes import Nodes, Pauses
+    from miner.transports.gateway.state import FILE_NAME, GatewayStateFile
+    from miner.transports.gateway.worker import GatewayTransport
+
+    given = config.gateway
+    calls = GatewayCalls(
+        wallet.hotkey,
+        worker_id=given.worker_id,
+        tags=tuple(given.tags.split(",")) if given.tags else (),
+    )
+    return GatewayTransport(
+        service,
+        score_log,
+        calls=calls,
+        nodes=Nodes(
+            given.addresses,
+            clock=calls.clock,
+            pauses=Pauses(given.poll, given.idle),
+            discover=given.discover,
+        ),
+        state_file=GatewayStateFile(given.state or config.log.dir / FILE_NAME, calls.hotkey),
+        workers=given.workers,
+        budget_s=given.budget,
+        candidates=given.candidates,
+        results_per_minute=given.results_per_minute,
     )
 
 

@@ -64,7 +64,7 @@ class Request:
     Attributes:
         task: What to make.
         caller: Who asks.
-        transport: The way it came: "axon", "pull" or "http".
+        transport: The way it came: "axon", "pull", "http" or "gateway".
         received_at: Monotonic seconds at which its first byte was handled.
         allowed_s: Seconds from then on that the caller grants, None if it does not say.
         id: Ours, unique.

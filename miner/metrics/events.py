@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from miner.logs import program_version
 from miner.metrics import PREFIX
 from miner.metrics.labels import (
+    ENDINGS,
     FATES,
     KINDS,
     METRICS,
@@ -59,6 +60,7 @@ class EventMetrics:
         self._kind, self._outcome = Label(KINDS), Label(OUTCOMES)
         self._transport = Label((*TRANSPORTS, METRICS))
         self._reason_code, self._fate = Label(REASON_CODES), Label(FATES)
+        self._ending = Label(ENDINGS)
         self._refusal, self._uid = Label(most=MOST_CODES), UidLabel()
         self._stage, self._rung = Label(most=MOST_STAGES), Label(most=MOST_RUNGS)
         self._engine = Label(most=MOST_ENGINES)
@@ -118,6 +120,7 @@ class EventMetrics:
             "validator_feedback", "Pulled tasks whose outcome is known, by validator",
             ("uid", "fate"),
         )  # fmt: skip
+        self._gateway = counter("gateway_tasks", "Tasks of a gateway that are settled", ("ending",))
         self._scores = ScoreMetrics(registry)
         self._validator_score = gauge(
             "validator_fidelity_score", "Average score of this miner, as a validator last told it",
@@ -153,6 +156,8 @@ class EventMetrics:
                 self._requests.labels(transport, kind, "completed", "ok")
         for fate in FATES if "pull" in transports else ():
             self._feedback.labels(fate)
+        for ending in ENDINGS if "gateway" in transports else ():
+            self._gateway.labels(ending)
 
     def on_event(self, event: str, fields: Fields) -> None:
         """Counts an event of the score log.
@@ -171,6 +176,8 @@ class EventMetrics:
                     self._refused.labels(self._transport(transport), self._refusal(code)).inc(count)
             case "feedback":
                 self._judged(fields)
+            case "delivered":
+                self._gateway.labels(self._ending(fields.get("ending"))).inc()
             case "earnings":
                 self._earn(fields)
             case "state_changed":

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import get_args
 
 from miner.request import Outcome, ReasonCode
+from miner.transports.gateway.endings import Ending
 from miner.transports.pull.validators import Fate
 
 OTHER = "other"
@@ -67,6 +68,7 @@ FATES: tuple[Fate, ...] = get_args(Fate)
 VERDICTS = ("passed", "gated", "probe")
 """What the gate said: a probe is below its limit and submitted all the same."""
 KINDS = ("text", "image")
-TRANSPORTS = ("axon", "pull", "http")
+ENDINGS: tuple[Ending, ...] = get_args(Ending)
+TRANSPORTS = ("axon", "pull", "http", "gateway")
 METRICS = "metrics"
 """What the score log and the series call the port of the metrics themselves."""

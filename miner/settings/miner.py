@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from miner.scheduling.candidates import CandidateLimits
+from miner.settings.gateway import GatewaySettings
 from miner.settings.generation import GeneratingSettings
 from miner.settings.model import Part
 from protocol.errors import SetupError
@@ -22,7 +23,7 @@ MOST_SCORE = 1.0
 Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 NETWORKS = ("finney", "test", "archive", "local", "latent-lite")
-TRANSPORTS = ("push", "pull", "http")
+TRANSPORTS = ("push", "pull", "http", "gateway")
 LogLevel = Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -259,13 +260,13 @@ class MinerConfig(GeneratingSettings):
     """Generation preset: gpu16, gpu24, gpu80, or embedded (no weights, no GPU; the default with
     --chain.file, and with --transports http alone)."""
     allow_embedded: bool = False
-    """Let the preset embedded, whose results earn nothing, serve on a real chain."""
+    """Let the preset embedded, which knows a few toy objects, serve on a real chain or gateway."""
     netuid: Annotated[int, Field(ge=0, le=65_535)] = 17
     """Subnet to mine on."""
     transports: str = "push"
     """Ways on which requests come, with commas: push (validators call the axon), pull (validators
-    are asked for tasks), http (a page and an API on a port; alone it needs neither wallet nor
-    chain)."""
+    are asked for tasks), http (a page and an API on a port), gateway (tasks are taken from the
+    subnet owner's gateway). http alone needs neither wallet nor chain; gateway needs a wallet."""
     budget: Seconds = 30.0
     """Seconds from the receipt of a request to the arrival of its answer."""
     budget_margin: Annotated[float, Field(ge=0.0, le=60.0)] = 0.2
@@ -278,6 +279,7 @@ class MinerConfig(GeneratingSettings):
     limits: LimitsSettings = LimitsSettings()
     pull: PullSettings = PullSettings()
     http: HttpSettings = HttpSettings()
+    gateway: GatewaySettings = GatewaySettings()
     candidates: CandidatesSettings = CandidatesSettings()
     gate: GateSettings = GateSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -312,31 +314,40 @@ class MinerConfig(GeneratingSettings):
         return self
 
     @model_validator(mode="after")
-    def _callers_of_http_get_what_they_may(self) -> Self:
-        most, given = self.candidate_limits.max, self.http.candidates
-        if given > most and "http" in self.transports and self.scoring.scorer != "none":
-            raise SetupError(
-                f"--http.candidates {given} is more than the {most} of --candidates.max, so "
-                f"callers would get {most}",
-                fix=f"add --candidates.max {given}, or lower --http.candidates",
-            )
+    def _callers_get_what_they_may(self) -> Self:
+        most, given = (
+            self.candidate_limits.max,
+            {
+                "http": self.http.candidates,
+                "gateway": self.gateway.candidates,
+            },
+        )
+        for name, count in given.items():
+            if count > most and self.serves(name) and self.scoring.scorer != "none":
+                raise SetupError(
+                    f"--{name}.candidates {count} is more than the {most} of --candidates.max, so "
+                    f"callers would get {most}",
+                    fix=f"add --candidates.max {count}, or lower --{name}.candidates",
+                )
         return self
 
     @model_validator(mode="after")
     def _preset_is_chosen(self) -> Self:
-        if self.chain.file is not None or not self.needs_chain:
+        real = [self.network] if self.needs_chain and self.chain.file is None else []
+        if self.serves("gateway") and self.gateway.is_far:
+            real.append("a gateway")
+        if not real:
             return self
         if self.preset is None:
             raise SetupError(
-                f"no preset is given, and there is no default on {self.network}",
+                f"no preset is given, and there is no default on {real[0]}",
                 fix="add --preset gpu16 (16 GB of GPU memory) or --preset gpu24; "
                 "to try the miner without a chain, add --chain.file neurons.json, or "
                 "--transports http",
             )
         if self.preset == "embedded" and not self.allow_embedded:
             raise SetupError(
-                f"the preset embedded knows a few toy objects and would earn nothing on "
-                f"{self.network}",
+                f"the preset embedded knows a few toy objects and would earn nothing on {real[0]}",
                 fix="use --preset gpu16 or gpu24, or insist with --allow_embedded",
             )
         return self
@@ -351,9 +362,18 @@ class MinerConfig(GeneratingSettings):
             values["max"] = 1
         return CandidateLimits(**values, together=self.text_to_image.batch)
 
+    def serves(self, transport: str) -> bool:
+        """Whether requests come on this way."""
+        return transport in self.transports.split(",")
+
     @property
     def needs_chain(self) -> bool:
-        """Whether a wallet and a subnet are needed: only `http` alone serves without them."""
+        """Whether a subnet is needed: only validators ask for a place on one."""
+        return self.serves("push") or self.serves("pull")
+
+    @property
+    def needs_wallet(self) -> bool:
+        """Whether a hotkey is needed: only `http` alone serves without one."""
         return self.transports != "http"
 
     @property

@@ -103,7 +103,7 @@ class MeasuredMiner:
             port=self.port,
             preset=settings.name,
             budget_s=30.0,
-            transports=("pull", "http"),
+            transports=("pull", "http", "gateway"),
             scores=True,
             place=Place(self.chain, HOTKEY),
             validator_waits=self.pull.validator_waits,

@@ -15,6 +15,7 @@ from generation.lift import BACK_ENDS, stages_of
 from generation.presets import PRESETS
 from miner.life import State
 from miner.request import Outcome, ReasonCode
+from miner.transports.gateway.endings import Ending
 from miner.transports.pull.validators import Fate
 from miner.transports.push.checks import CLOCK_AHEAD, CLOCK_BEHIND
 from protocol.synapses import Feedback
@@ -95,6 +96,10 @@ def test_every_state_is_documented_in_order() -> None:
 
 def test_every_fate_is_documented() -> None:
     assert first_column("### Fates of a pulled task") == list(get_args(Fate))
+
+
+def test_every_ending_is_documented() -> None:
+    assert first_column("### Endings of a gateway's task") == list(get_args(Ending))
 
 
 def test_every_code_of_a_refused_caller_is_documented() -> None:
