@@ -36,6 +36,7 @@ from generation.stage import (
 )
 from generation.step_run import OnEvent, OnMade, RequestRun, StepRun
 from generation.warm_up import count_steps, visit_cost_keys
+from generation.weights.store import models_option
 from protocol.errors import SetupError, TaskError
 from protocol.tasks import Task, TextTask
 
@@ -157,7 +158,7 @@ class Engine:
                 raise SetupError(
                     f"preset {self.settings.name} failed its warm-up: {error}",
                     fix="see the log above; `python -m scripts.benchmark pipeline --preset "
-                    f"{self.settings.name}` repeats it alone",
+                    f"{self.settings.name}{models_option(self._models_dir)}` repeats it alone",
                 ) from error
             if not self._frozen:
                 self._frozen = True

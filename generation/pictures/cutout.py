@@ -20,6 +20,7 @@ from generation.pictures.onnx_network import OnnxError
 from generation.pictures.plain_border import plain_border_mask
 from generation.pictures.saliency import LAYOUTS, Layout, SaliencyNetwork
 from generation.settings import CutoutSettings
+from generation.weights.store import FETCH_AGAIN
 from protocol.errors import SetupError
 
 Mask = Callable[[Tensor], Tensor]
@@ -58,7 +59,7 @@ class BackgroundRemover:
         if not model_file.is_file():
             raise SetupError(
                 f"the background model {model_file} does not exist",
-                fix="python -m scripts.fetch_models --preset NAME",
+                fix=FETCH_AGAIN,
             )
         name = model_file.stem
         if settings.model is not None and settings.model.file == model_file.name:
@@ -222,7 +223,7 @@ def _load_in_rembg(model_file: Path, name: str, settings: CutoutSettings) -> Mas
         except Exception as error:  # ONNX Runtime's exceptions share no base class.
             raise SetupError(
                 f"the background model {model_file} could not be loaded: {error}",
-                fix="fetch the model again: python -m scripts.fetch_models --preset NAME",
+                fix=FETCH_AGAIN,
             ) from error
     for warning in caught:
         logger.warning("background removal: {}", warning.message)

@@ -7,6 +7,7 @@ from generation.pictures.flux1 import Flux1
 from generation.pictures.flux2 import Flux2Klein
 from generation.pictures.text_to_image import TextToImage
 from generation.settings import TextToImageSettings
+from generation.weights.store import FETCH_AGAIN
 from protocol.documents import DocumentError, read_json
 from protocol.errors import SetupError
 from protocol.text import printable
@@ -39,7 +40,7 @@ def load_text_to_image(
     except DocumentError as error:
         raise SetupError(
             f"no text-to-image model could be loaded: {error}",
-            fix="fetch the model again: python -m scripts.fetch_models --preset NAME",
+            fix=FETCH_AGAIN,
         ) from error
     name = index.get("_class_name") if isinstance(index, dict) else None
     known = PIPELINES.get(name) if isinstance(name, str) else None

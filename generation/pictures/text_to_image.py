@@ -21,6 +21,7 @@ from generation.pictures.drawing import Drawing, Schedule
 from generation.pictures.prompt_memory import Embedding, PromptMemory
 from generation.quiet import quiet_libraries
 from generation.settings import TextToImageSettings
+from generation.weights.store import FETCH_AGAIN
 from protocol.errors import SetupError
 
 _MOST_SHAPES = 24
@@ -129,7 +130,7 @@ class TextToImage(ABC):
                 raise
             raise SetupError(
                 f"no {cls.NAME} pipeline could be loaded from {folder}: {error}",
-                fix="fetch the model again: python -m scripts.fetch_models --preset NAME",
+                fix=FETCH_AGAIN,
             ) from error
         return cls(pipeline, settings, accelerate=accelerate)
 

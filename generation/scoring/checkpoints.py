@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from generation.lift.triposr.checkpoint import check_state_dict, read_state_dict
 from generation.lift.triposr.errors import CheckpointError
+from generation.weights.store import FETCH_AGAIN
 from protocol.errors import SetupError
-
-_FIX = "fetch the weights again: python -m scripts.fetch_models --preset NAME"
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -21,7 +20,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     try:
         return read_state_dict(file)
     except CheckpointError as error:
-        raise SetupError(error.problem, fix=_FIX) from error
+        raise SetupError(error.problem, fix=FETCH_AGAIN) from error
 
 
 def fill(network: nn.Module, file: Path, weights: Mapping[str, Tensor]) -> None:
@@ -49,4 +48,4 @@ def require_keys(file: Path, weights: Mapping[str, Tensor], expected: Mapping[st
     try:
         check_state_dict(file, weights, expected)
     except CheckpointError as error:
-        raise SetupError(error.problem, fix=_FIX) from error
+        raise SetupError(error.problem, fix=FETCH_AGAIN) from error

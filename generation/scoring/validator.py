@@ -44,7 +44,7 @@ from generation.scoring.text_alignment import (
 from generation.settings import GenerationSettings
 from generation.stage import Asset, Cutout
 from generation.weights.sources import ModelSource, ReleaseModel
-from generation.weights.store import ModelStore, default_models_dir
+from generation.weights.store import ModelStore, default_models_dir, fetch_command
 from protocol import spz
 from protocol.errors import CodecError, SetupError
 from protocol.tasks import ImageTask, Task
@@ -105,7 +105,7 @@ def load(
                 "needs",
                 fix="--scoring.scorer none, or give scoring a source for each of its models",
             )
-        store.verify(model, fix=f"python -m scripts.fetch_models --preset {settings.name}")
+        store.verify(model, fix=fetch_command(settings.name, models_dir))
         path = store.folder(model)
         return path / model.file if isinstance(model, ReleaseModel) else path
 

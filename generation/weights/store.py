@@ -47,12 +47,33 @@ class ModelPaths:
     triposr: Path
 
 
+FETCH_AGAIN = "fetch again: python -m scripts.fetch_models with the same --preset and --models.dir"
+"""The fix where only a file is known, and not the preset that it belongs to."""
+
 _Verified = TypeAdapter(dict[str, tuple[int, int, str]])
 
 
 def default_models_dir() -> Path:
     """Where weights lie unless told otherwise."""
     return cache_dir() / "models"
+
+
+def models_option(models_dir: Path | None) -> str:
+    """What a printed command needs to use the same models folder; empty for the default one."""
+    return "" if models_dir is None else f" --models.dir {shlex.quote(str(models_dir))}"
+
+
+def fetch_command(preset: str, models_dir: Path | None, model: str | None = None) -> str:
+    """Returns the command that downloads the weights of a preset to the same folder.
+
+    Args:
+        preset: Name of the preset.
+        models_dir: The models folder; the default one when None.
+        model: Short name of a text-to-image model that is not the preset's.
+    """
+    chosen = "" if model is None else f" --text_to_image.model {model}"
+    option = models_option(models_dir)
+    return f"python -m scripts.fetch_models --preset {preset}{chosen}{option}"
 
 
 def locate_models(
@@ -71,13 +92,10 @@ def locate_models(
     if not settings.models:
         return ModelPaths(EMBEDDED / "flux", EMBEDDED / "background.onnx", EMBEDDED / "triposr")
     store = ModelStore(models_dir or default_models_dir())
-    fetch = f"python -m scripts.fetch_models --preset {settings.name}"
     chosen = settings.text_to_image.model
     usual = PRESETS.get(settings.name, settings).text_to_image.model
-    if chosen != usual and (short := FLUX_NAMES.name_of(chosen)):
-        fetch += f" --text_to_image.model {short}"
-    if models_dir is not None:
-        fetch += f" --models.dir {shlex.quote(str(models_dir))}"
+    short = FLUX_NAMES.name_of(chosen) if chosen != usual else None
+    fetch = fetch_command(settings.name, models_dir, short or None)
 
     def path(model: ModelSource | None) -> Path:
         if model is None:

@@ -18,7 +18,12 @@ from generation.quiet import quiet_libraries
 from generation.settings import GenerationSettings
 from generation.weights.cache_dir import cache_dir
 from generation.weights.sources import FLUX_KLEIN
-from generation.weights.store import ModelStore, default_models_dir, locate_models
+from generation.weights.store import (
+    ModelStore,
+    default_models_dir,
+    fetch_command,
+    locate_models,
+)
 from miner import file_lock
 from miner.daemon_call import in_daemon_thread
 from miner.doctor.findings import Check, Status, Verdict, failed, ok, warning
@@ -159,7 +164,7 @@ def machine_checks(
             "weights",
             weights,
             HASHING_LIMIT_S,
-            if_slow=f"python -m scripts.fetch_models --preset {settings.name} hashes them in peace",
+            if_slow=f"{fetch_command(settings.name, models_dir)} hashes them in peace",
         ),
     ]
 

@@ -9,6 +9,7 @@ from shutil import which
 
 from generation.settings import GenerationSettings, ScoringSettings
 from generation.weights.sources import ModelSource
+from generation.weights.store import fetch_command
 from miner.doctor.findings import Verdict, failed, ok, warning
 
 CUDA_FOLDER = Path("/usr/local/cuda")
@@ -51,8 +52,7 @@ def judge_scorer(settings: GenerationSettings, locked: Collection[str], models: 
     if missing:
         return failed(
             f"validator: {', '.join(missing)} not downloaded to {models}",
-            f"python -m scripts.fetch_models --preset {settings.name} --models.dir {models}\n"
-            "or --scoring.scorer none",
+            f"{fetch_command(settings.name, models)}\nor --scoring.scorer none",
         )
     if settings.device != "cpu":
         if find_spec("gsplat") is None:

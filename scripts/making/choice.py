@@ -7,7 +7,7 @@ from pathlib import Path
 
 from generation.presets import PRESETS, preset
 from generation.settings import GenerationSettings, ScoringSettings
-from generation.weights.store import ModelStore, default_models_dir
+from generation.weights.store import ModelStore, default_models_dir, fetch_command
 from miner.doctor.machine import GB, TAKEN_GB
 from protocol.text import printable
 
@@ -27,12 +27,12 @@ class Machine:
     Attributes:
         gpu_bytes: Free memory of the CUDA device; None without one.
         weights: Names of the presets whose weights are there.
-        models: The models folder, for messages.
+        models_dir: The models folder, for messages; the default one when None.
     """
 
     gpu_bytes: int | None
     weights: Collection[str]
-    models: str
+    models_dir: Path | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def choose_preset(machine: Machine, *, image_only: bool = False) -> Choice:
         if name in there:
             return Choice(name)
     if fitting:
-        return Choice(SMALL, reason=_no_weights(fitting[0], machine.models))
+        return Choice(SMALL, reason=_no_weights(fitting[0], machine.models_dir))
     if gpu_bytes is None:
         reason = "there is no CUDA GPU here"
     else:
@@ -81,7 +81,7 @@ def choose_preset(machine: Machine, *, image_only: bool = False) -> Choice:
         return Choice(SMALL, reason=reason)
     if there:
         return Choice(there[0], "cpu", f"{reason}, so it runs on the CPU")
-    return Choice(SMALL, reason=_no_weights(BEST_FIRST[0], machine.models))
+    return Choice(SMALL, reason=_no_weights(BEST_FIRST[0], machine.models_dir))
 
 
 def look(device: str | None, models_dir: Path | None, *, image_only: bool = False) -> Machine:
@@ -97,15 +97,14 @@ def look(device: str | None, models_dir: Path | None, *, image_only: bool = Fals
     """
     import torch
 
-    folder = models_dir or default_models_dir()
-    store = ModelStore(folder)
+    store = ModelStore(models_dir or default_models_dir())
     weights = [name for name in BEST_FIRST if _has_weights(store, preset(name), image_only)]
     gpu_bytes = None
     if (device is None or device.startswith("cuda")) and torch.cuda.is_available():
         # A device that is not there is named by `require_device`, whichever preset is chosen.
         with contextlib.suppress(RuntimeError, ValueError):
             gpu_bytes = torch.cuda.mem_get_info(device or "cuda")[0]
-    return Machine(gpu_bytes, weights, printable(str(folder)))
+    return Machine(gpu_bytes, weights, models_dir)
 
 
 def _has_weights(store: ModelStore, settings: GenerationSettings, image_only: bool) -> bool:
@@ -119,11 +118,10 @@ def _has_weights(store: ModelStore, settings: GenerationSettings, image_only: bo
     )
 
 
-def _no_weights(name: str, models: str) -> str:
-    return (
-        f"the weights of {name} are not in {models} "
-        f"(python -m scripts.fetch_models --preset {name} downloads them)"
-    )
+def _no_weights(name: str, models_dir: Path | None) -> str:
+    folder = models_dir or default_models_dir()
+    command = fetch_command(name, models_dir)
+    return printable(f"the weights of {name} are not in {folder} ({command} downloads them)", 1000)
 
 
 assert {SMALL, *BEST_FIRST} == set(PRESETS)

@@ -5,7 +5,6 @@ import io
 import json
 import math
 import re
-import shlex
 import statistics
 import time
 from collections import Counter
@@ -34,7 +33,7 @@ from generation.presets import preset
 from generation.settings import GenerationSettings, TextToImageSettings
 from generation.stage import Asset, StepContext, route
 from generation.weights.sources import FLUX_NAMES
-from generation.weights.store import EMBEDDED, ModelStore, default_models_dir
+from generation.weights.store import EMBEDDED, ModelStore, default_models_dir, fetch_command
 from generation.words import known_prompt
 from protocol.errors import SetupError
 from protocol.files import replace_file
@@ -156,12 +155,7 @@ def _folder(model: str, settings: GenerationSettings, models_dir: Path | None) -
         return Path(model)
     store = ModelStore(models_dir or default_models_dir())
     gpu_preset = settings.name if settings.models else "gpu24"
-    more = "" if models_dir is None else f" --models.dir {shlex.quote(str(models_dir))}"
-    store.verify(
-        source,
-        fix=f"python -m scripts.fetch_models --preset {gpu_preset} --text_to_image.model {model}"
-        + more,
-    )
+    store.verify(source, fix=fetch_command(gpu_preset, models_dir, model))
     return store.folder(source)
 
 

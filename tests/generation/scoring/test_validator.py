@@ -310,8 +310,9 @@ def test_a_file_of_another_revision_is_refused(stored: tuple[GenerationSettings,
     model = settings.scoring.quality_model
     assert model is not None
     pinned = model.model_copy(update={"revision": "abad1dea"})
-    with pytest.raises(SetupError, match="at revision c0ffee, abad1dea is wanted"):
+    with pytest.raises(SetupError, match="at revision c0ffee, abad1dea is wanted") as caught:
         load(_changed(settings, quality_model=pinned), folder, CPU, shapes=SHAPES)
+    assert f"--preset {settings.name} --models.dir {folder}" in caught.value.fix
 
 
 @pytest.fixture

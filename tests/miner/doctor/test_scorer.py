@@ -25,6 +25,8 @@ def test_the_scorer_and_what_it_lacks_is_told(
     assert verdict.status is Status.FAILED
     assert f"{needed[0]} not downloaded" in verdict.found
     assert verdict.fix.startswith("python -m scripts.fetch_models --preset gpu80")
+    elsewhere = judge_scorer(GPU80, needed[1:], Path("/my models"))
+    assert "--preset gpu80 --models.dir '/my models'\n" in elsewhere.fix
     assert "--scoring.scorer none" in verdict.fix
     for name in ("CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)

@@ -16,7 +16,7 @@ LARGE, SMALLER = TAKEN_GB["gpu24"], TAKEN_GB["gpu16"]
 
 
 def machine(gigabytes: float | None, weights: tuple[str, ...] = BOTH) -> Machine:
-    return Machine(None if gigabytes is None else int(gigabytes * GB), weights, "/models")
+    return Machine(None if gigabytes is None else int(gigabytes * GB), weights, Path("/models"))
 
 
 def test_every_preset_can_be_chosen() -> None:
@@ -43,14 +43,14 @@ def test_every_preset_can_be_chosen() -> None:
             (),
             "embedded",
             "the weights of gpu16 are not in /models "
-            "(python -m scripts.fetch_models --preset gpu16 downloads them)",
+            "(python -m scripts.fetch_models --preset gpu16 --models.dir /models downloads them)",
         ),
         (
             80.0,
             (),
             "embedded",
             "the weights of gpu24 are not in /models "
-            "(python -m scripts.fetch_models --preset gpu24 downloads them)",
+            "(python -m scripts.fetch_models --preset gpu24 --models.dir /models downloads them)",
         ),
         (None, BOTH, "embedded", "there is no CUDA GPU here"),
         (None, (), "embedded", "there is no CUDA GPU here"),

@@ -13,8 +13,8 @@ from scripts.making.choice import Machine
 from scripts.making.maker import Subject
 from tests.scripts.test_image_to_3d import PICTURE
 
-GPU = Machine(80_000_000_000, ("gpu24", "gpu80"), "/models")
-NO_GPU = Machine(None, ("gpu24", "gpu80"), "/models")
+GPU = Machine(80_000_000_000, ("gpu24", "gpu80"), Path("/models"))
+NO_GPU = Machine(None, ("gpu24", "gpu80"), Path("/models"))
 
 
 class Called:
