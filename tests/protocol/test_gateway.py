@@ -1,0 +1,240 @@
+"""The gateway's wire: what is signed, what a worker sends, and what it takes from strangers."""
+
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import TaskError
+from protocol.gateway import (
+    MAX_NODES,
+    MAX_REQUESTED_TASKS,
+    SPLATS,
+    AddResult,
+    FieldError,
+    GatewayTask,
+    GetTasks,
+    check_models,
+    check_tags,
+    cut_reason,
+    is_fresh,
+    read_tasks,
+    read_timestamp,
+    timestamp_at,
+    wire_seed,
+)
+from protocol.tasks import ImageTask, TextTask
+from tests.support.fakes import picture
+
+REQUEST = {
+    "worker_hotkey": "5W",
+    "signature": "c2ln",
+    "timestamp": "404_GATEWAY_1782345678",
+    "worker_id": "splat-miner",
+    "requested_task_count": 2,
+    "model": SPLATS,
+}
+
+
+def test_a_timestamp_has_whole_seconds_behind_the_prefix() -> None:
+    assert timestamp_at(1782345678.9) == "404_GATEWAY_1782345678"
+    assert read_timestamp("404_GATEWAY_1782345678") == 1782345678
+
+
+@pytest.mark.parametrize(
+    "text", ["", "404_GATEWAY_", "1782345678", "404_GATEWAY_-1", "404_GATEWAY_1.5",
+             "404_GATEWAY_1\n", "404_gateway_1", "404_GATEWAY_٣", "404_GATEWAY_" + "9" * 21],
+)  # fmt: skip
+def test_what_is_no_timestamp_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="Invalid timestamp format"):
+        read_timestamp(text)
+
+
+@pytest.mark.parametrize(
+    ("age", "fresh"), [(-1, False), (0, True), (30, True), (31, False), (3600, False)]
+)
+def test_a_timestamp_is_taken_for_30_s_and_never_from_the_future(age: int, fresh: bool) -> None:
+    assert is_fresh(1_782_345_678 - age, 1_782_345_678.7) is fresh
+
+
+def test_get_tasks_is_the_recorded_json() -> None:
+    """Names, order and types as the sheet has them; `worker_tags` only where there are some."""
+    plain = (
+        b'{"worker_hotkey":"5W","signature":"c2ln","timestamp":"404_GATEWAY_1782345678",'
+        b'"worker_id":"splat-miner","requested_task_count":2,"model":"404-3dgs"}'
+    )
+    assert GetTasks.model_validate(REQUEST).body() == plain
+    tagged = GetTasks.model_validate({**REQUEST, "worker_tags": ["a", "b"]})
+    assert tagged.body() == plain[:-1] + b',"worker_tags":["a","b"]}'
+
+
+def test_get_tasks_is_taken_under_the_older_name_and_with_unknown_fields() -> None:
+    older = {**REQUEST, "validator_hotkey": "5V", "surprise": 1}
+    del older["worker_hotkey"]
+    assert GetTasks.model_validate(older).worker_hotkey == "5V"
+
+
+def test_unknown_models_and_bad_tags_name_their_field() -> None:
+    assert check_models([SPLATS, "404-mesh", SPLATS]) == (SPLATS, "404-mesh")
+    with pytest.raises(FieldError) as caught:
+        check_models("x")
+    assert caught.value.body() == {
+        "error": "invalid_field",
+        "field": "model",
+        "message": "Invalid value 'x'. Expected one of: 404-3dgs, 404-mesh, 404-mesh-v2",
+    }
+    with pytest.raises(FieldError, match="at least one"):
+        check_models([])
+    assert check_tags([" Big-GPU ", "big-gpu", "a_1"]) == ("big-gpu", "a_1")
+    assert check_tags(None) == ()
+    for tag in ("", "bad tag", "x" * 33):
+        with pytest.raises(FieldError) as caught:
+            check_tags(["good", tag])
+        assert caught.value.field == "worker_tags"
+
+
+@pytest.mark.parametrize(
+    ("seed", "wire"),
+    [(7, 7), (-5, -5), (-(2**31), -(2**31)), (2**31, -(2**31)), (2**32 - 1, -1), (2**31 - 1,) * 2],
+)
+def test_a_seed_is_signed_on_the_wire(seed: int, wire: int) -> None:
+    assert wire_seed(seed) == wire
+
+
+@pytest.mark.parametrize("seed", [2**32, -(2**31) - 1])
+def test_a_seed_of_more_than_32_bits_is_refused(seed: int) -> None:
+    with pytest.raises(FieldError, match="Expected -2147483648 to 4294967295"):
+        wire_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("wire", "seed"), [(None, None), (7, 7), (-5, 2**32 - 5), (-(2**31), 2**31), (-1, None)]
+)
+def test_a_negative_seed_is_the_same_32_bits_without_a_sign(
+    wire: int | None, seed: int | None
+) -> None:
+    assert GatewayTask(id="t", prompt="a red car", seed=wire).task().seed == seed
+
+
+def test_a_text_and_a_picture_become_tasks() -> None:
+    text = GatewayTask(id="t", prompt="a red car").task()
+    assert isinstance(text, TextTask)
+    assert (text.id, text.prompt) == ("t", "a red car")
+    shown = GatewayTask(id="i", image=base64.b64encode(picture()).decode()).task()
+    assert isinstance(shown, ImageTask)
+    assert shown.image == picture()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"prompt": "a car", "model": "404-mesh"}, "makes 404-3dgs, not '404-mesh'"),
+        ({}, "either a prompt or an image"),
+        ({"prompt": "a car", "image": "AAAA"}, "either a prompt or an image"),
+        ({"prompt": "a car", "seed": 2**32}, "32 bits"),
+        ({"prompt": "x" * 1025}, "1025 characters, the limit is 1024"),
+        ({"prompt": " "}, "empty"),
+        ({"image": "!!!!"}, "not base64"),
+        ({"image": base64.b64encode(b"GIF89a").decode()}, "neither PNG, JPEG nor WebP"),
+        ({"image": "A" * 3_000_000}, "the limit is"),
+    ],
+)
+def test_a_task_that_cannot_be_made_says_why(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(TaskError, match=words):
+        GatewayTask.model_validate({"id": "t", **fields}).task()
+
+
+def test_a_picture_of_more_than_1024_pixels_a_side_is_refused() -> None:
+    header = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (1025).to_bytes(4) + (8).to_bytes(4)
+    task = GatewayTask(id="t", image=base64.b64encode(header + b"\x08\x02" + bytes(50)).decode())
+    with pytest.raises(TaskError, match="1025 x 8 pixels"):
+        task.task()
+
+
+def answer(**fields: object) -> bytes:
+    return json.dumps({"tasks": [], "gateways": [], **fields}).encode()
+
+
+def test_an_answer_is_read_with_its_nodes() -> None:
+    node = {
+        "node_id": 1, "domain": "eu.example", "ip": "1.2.3.4", "name": "eu", "http_port": 4443,
+        "available_tasks": 5, "last_task_acquisition": 1, "last_update": 2, "later": True,
+    }  # fmt: skip
+    task = {
+        "id": "t", "prompt": "a red car", "model": SPLATS, "seed": -3,
+        "model_params": {"a": [1]}, "assignment_token": "token", "later": True,
+    }  # fmt: skip
+    found = read_tasks(answer(tasks=[task], gateways=[node]))
+    (read,), (listed,) = found.tasks, found.gateways
+    assert (read.id, read.kind, read.seed, read.assignment_token) == ("t", "text", -3, "token")
+    assert (listed.domain, listed.http_port, listed.available_tasks) == ("eu.example", 4443, 5)
+    assert "red" not in repr(read)
+
+
+def test_one_bad_entry_does_not_spoil_the_others() -> None:
+    bad = {"id": "bad", "assignment_token": "token", "prompt": 7, "_fault": "x"}
+    good = {"id": "good", "prompt": "a red car", "_fault": "x"}
+    nodes = [{"domain": "x"}, 7, {"domain": "y", "http_port": 70000}]
+    found = read_tasks(answer(tasks=[good, bad, {"id": ""}, {"prompt": "x"}, 7], gateways=nodes))
+    assert found.gateways == ()
+    assert [task.id for task in found.tasks] == ["good", "bad"]
+    found.tasks[0].task()
+    assert found.tasks[1].assignment_token == "token"
+    with pytest.raises(TaskError, match="its prompt cannot be read"):
+        found.tasks[1].task()
+
+
+def test_lists_without_end_are_cut() -> None:
+    tasks = [{"id": f"t{n}", "prompt": "a car"} for n in range(MAX_REQUESTED_TASKS + 5)]
+    nodes = [{"domain": "x", "http_port": 443}] * (MAX_NODES + 5)
+    found = read_tasks(answer(tasks=tasks, gateways=nodes))
+    assert (len(found.tasks), len(found.gateways)) == (MAX_REQUESTED_TASKS, MAX_NODES)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"null", b"[]", b"{}", b'{"tasks": {}}', b'{"tasks": null}', b"\xff", b"[" * 9999,
+             b'{"tasks": [NaN]}'],
+)  # fmt: skip
+def test_what_is_no_answer_is_a_value_error(body: bytes) -> None:
+    with pytest.raises(ValueError, match="the answer"):
+        read_tasks(body)
+
+
+@given(st.binary(max_size=200) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["tasks", "id", "prompt", "gateways", "seed", "model_params"]), inner),
+    max_leaves=20,
+).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+def test_any_bytes_are_an_answer_or_a_value_error(body: bytes) -> None:
+    try:
+        tasks = read_tasks(body).tasks
+    except ValueError:
+        return
+    for task in tasks:
+        try:
+            task.task()
+        except TaskError:
+            continue
+
+
+def test_the_parts_of_a_result_have_one_order_and_the_asset_is_none_of_them() -> None:
+    form = AddResult("t", "c2ln", "404_GATEWAY_1", "5W", "w", "token", asset=b"spz")
+    common = [
+        ("id", "t"), ("signature", "c2ln"), ("timestamp", "404_GATEWAY_1"),
+        ("worker_hotkey", "5W"), ("worker_id", "w"), ("assignment_token", "token"),
+    ]  # fmt: skip
+    assert list(form.fields()) == [*common, ("status", "success")]
+    failed = AddResult("t", "c2ln", "404_GATEWAY_1", "5W", "w", "token", reason="late")
+    assert list(failed.fields()) == [*common, ("status", "failure"), ("reason", "late")]
+    assert "c2ln" not in repr(form)
+    assert "token" not in repr(form)
+
+
+@given(st.text(max_size=400))
+def test_a_reason_has_at_most_255_bytes_and_whole_characters(reason: str) -> None:
+    cut = cut_reason(reason)
+    assert len(cut.encode()) <= 255
+    assert reason.encode("utf-8", "replace").decode().startswith(cut)
