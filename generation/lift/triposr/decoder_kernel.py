@@ -88,7 +88,10 @@ def decode(
         weight = tl.load(matrix + column[:, None] * WIDTH + column[None, :])
         bias = tl.load(biases + layer * WIDTH + column)
         active = hidden * tl.sigmoid(hidden)
-        hidden = tl.dot(active.to(weight.dtype), weight) + bias[None, :]
+        # As the sum of two numbers of 16 bits, an activation keeps nearly all of its bits.
+        high = active.to(weight.dtype)
+        low = (active - high.to(tl.float32)).to(weight.dtype)
+        hidden = tl.dot(low, weight, tl.dot(high, weight)) + bias[None, :]
     hidden = hidden * tl.sigmoid(hidden)
     for output in tl.static_range(OUTPUTS):
         weight = tl.load(last_weight + output * WIDTH + column)

@@ -172,13 +172,14 @@ def _crossed_edges(
     for axis, shift in enumerate((2, 4, 16)):
         here, before = (touching.narrow(axis, start, touching.shape[axis] - 1) for start in (1, 0))
         touching = torch.add(here, before, alpha=shift)
-    bits = touching.flatten()
-    flat = bits.nonzero()[:, 0]
-    places = torch.stack(torch.unravel_index(flat, touching.shape), dim=-1)
+    places = touching.nonzero()
+    x, y, z = places.unbind(dim=-1)
+    place = (x * side + y) * side + z
+    bits = touching[x, y, z].int()
     blocks = len(places)
 
     wanted, offsets = _block_nodes(k, device)
-    nodes = wanted[bits[flat].int()].flatten().nonzero()[:, 0]
+    nodes = wanted[bits].flatten().nonzero()[:, 0]
 
     def world(of: Tensor) -> Tensor:
         block, local = of // k**3, of % k**3
@@ -186,12 +187,10 @@ def _crossed_edges(
 
     # One more block, the neighbour where there is none. NaN is on neither side of the level.
     values = torch.full((blocks + 1, k**3), math.nan, device=device)
-    x, y, z = places.unbind(dim=-1)
     values[:-1, 0] = coarse[x, y, z] - level
     values.view(-1)[nodes] = field.log_density(world(nodes)) - level
     values = values.view(-1, k, k, k)
     numbers = torch.full((side**3,), blocks, device=device)
-    place = (x * side + y) * side + z
     numbers[place] = torch.arange(blocks, device=device)
     here = values[:-1]
     ahead = []

@@ -176,36 +176,28 @@ def halves() -> tuple[TripoSR, TripoSR, SceneCode]:
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 20_000])
-def test_the_fused_decoder_is_nearer_to_float32_than_the_layers_are(
+def test_the_fused_decoder_computes_what_float32_does(
     halves: tuple[TripoSR, TripoSR, SceneCode], count: int
 ) -> None:
     half, exact, code = halves
     points = somewhere(count, "cuda")
-    expected = exact.query_raw(points, code)
     density, rgb = SceneField(half, code).query(points)
     alone = SceneField(half, code).log_density(points)
     assert half.fused is not None
     assert torch.equal(density, alone)
-    if count < 100:
-        torch.testing.assert_close(density, expected[:, 0] + CONFIG.density_bias, rtol=0, atol=0.3)
-        return
-    by_layers = half.query_raw(points, code)
-    error = (density - CONFIG.density_bias - expected[:, 0]).square().mean().sqrt()
-    assert error <= (by_layers - expected)[:, 0].square().mean().sqrt()
-    error = (rgb - expected[:, 1:].sigmoid()).square().mean().sqrt()
-    assert error <= (by_layers[:, 1:].sigmoid() - expected[:, 1:].sigmoid()).square().mean().sqrt()
+    expected, colours = SceneField(exact, code).query(points)
+    # The layers one by one are 0.03 off on average.
+    torch.testing.assert_close(density, expected, rtol=0, atol=5e-3)
+    torch.testing.assert_close(rgb, colours, rtol=0, atol=1e-3)
 
 
 @pytest.mark.cuda
-def test_the_fused_lattice_is_the_layers_lattice(
-    halves: tuple[TripoSR, TripoSR, SceneCode],
-) -> None:
+def test_the_fused_lattice_is_float32s_lattice(halves: tuple[TripoSR, TripoSR, SceneCode]) -> None:
     half, exact, code = halves
     found = SceneField(half, code).log_density_lattice(40)
     expected = exact.log_density_grid(code, 40)
     assert half.fused is not None
-    assert (found - expected).abs().mean() < 0.02 * expected.std()
-    assert (found - expected).abs().max() < 0.2 * expected.std()
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
 
 
 def _surface(field: SceneField) -> Surface:
@@ -226,11 +218,10 @@ def test_a_surface_by_the_fused_decoder_lies_on_the_level(
     assert half.fused is not None
     assert torch.equal(samples[0].points, samples[1].points)
     assert torch.equal(samples[0].normals, samples[1].normals)
-    off = np.abs(to_host(values[0]) - math.log(25.0))
-    # The layers one by one leave 0.11, and an area 1.5 % off.
-    assert np.quantile(off, 0.99) < 0.12
-    assert samples[0].area.item() == pytest.approx(samples[2].area.item(), rel=0.02)
-    assert abs(len(samples[0].points) - len(samples[2].points)) < 60
+    off, _, least = (np.quantile(np.abs(to_host(v) - math.log(25.0)), 0.99) for v in values)
+    assert off < least + 0.005
+    assert samples[0].area.item() == pytest.approx(samples[2].area.item(), rel=2e-3)
+    assert abs(len(samples[0].points) - len(samples[2].points)) < 10
 
 
 @pytest.mark.parametrize("resolution", [32, 33, 64])
