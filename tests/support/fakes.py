@@ -214,9 +214,9 @@ class FakeEngine:
         scored: bool,
     ) -> Generation:
         pixels = np.zeros((8, 8, 4), np.uint8)
-        worth = self.worth(task) if self.worth is not None else None
+        worth = self.worth(task) if scored and self.worth is not None else None
         seen = start or Cutout(pixels[..., :3], pixels, pixels[..., :3], rating=worth)
-        score = None if worth is None or not scored else Score(worth, {"object": worth}, "fake")
+        score = None if worth is None else Score(worth, {"object": worth}, "fake")
         made: Asset | TriangleMesh | tuple[Cutout, ...]
         match plan.steps[-1].stage:
             case "mesh":

@@ -82,16 +82,12 @@ _BODY = {
 _NO_OBJECT = {
     422: _problem(
         "rejected: the fields can be read, but not used, the networks know no word of the prompt, "
-        "or the picture has no object",
-        _TASK | _WORDS,
+        "or the picture has no object; or completed, and withheld, because the gate is against it "
+        "(`below_threshold`): the same request gives the same object",
+        _TASK | _WORDS | _SCORE,
     ),
     500: _problem("failed: this generation failed, or the miner itself, with an `error_id`"),
-    503: _problem(
-        "dropped: it would be late, or the miner takes nothing at the moment; or completed, and "
-        "withheld, because the gate is against it (`below_threshold`): then without `Retry-After`, "
-        "as the same request gives the same object",
-        _RETRY,
-    ),
+    503: _problem("dropped: it would be late, or the miner takes nothing at the moment", _RETRY),
 }
 
 

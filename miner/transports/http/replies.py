@@ -14,9 +14,8 @@ from miner.request import Answer
 from miner.transports.refusals import RETRY_AFTER_S
 from protocol.tasks import log_safe
 
-# A completed one is withheld.
-_STATUS = {"completed": 503, "dropped": 503, "rejected": 422, "failed": 500}
-
+# A completed one is withheld: like a rejected one, it is another request that would get a file.
+_STATUS = {"completed": 422, "dropped": 503, "rejected": 422, "failed": 500}
 
 _WITHHELD = (
     "the same request gives the same object again: ask with another seed, with more candidates, "
@@ -46,7 +45,7 @@ def without_object(answer: Answer) -> Response:
         "budget_s": answer.budget_s,
     }
     headers = {"X-Task-Id": log_safe(answer.task_id), **answer_headers(answer)}
-    if status == 503 and not withheld:
+    if status == 503:
         headers["Retry-After"] = str(_retry_after(answer))
     return json_reply(
         status, {name: value for name, value in content.items() if value is not None}, headers

@@ -97,7 +97,7 @@ def test_candidates_are_chosen_counted_while_they_are_made_and_scored(
     engine = FakeEngine(worth=lambda task: seen.setdefault(task.seed, next(worths, 0.3)))
     engine.hold_at = "rate"
     miner = serve(engine, candidates=32, send_gated=False)
-    watched = open_page(miner.url, "503", viewport={"width": 360, "height": 740})
+    watched = open_page(miner.url, "422", viewport={"width": 360, "height": 740})
     page = watched.page
     page.get_by_label("Describe one object").fill("a red car")
     expect(page.get_by_label("Candidates")).to_have_value("4")
