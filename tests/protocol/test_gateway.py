@@ -170,7 +170,7 @@ def test_an_answer_is_read_with_its_nodes() -> None:
     (read,), (listed,) = found.tasks, found.gateways
     assert (read.id, read.kind, read.seed, read.assignment_token) == ("t", "text", -3, "token")
     assert (listed.domain, listed.http_port, listed.available_tasks) == ("eu.example", 4443, 5)
-    assert "red" not in repr(read)
+    assert "red car" not in repr(read)
 
 
 def test_one_bad_entry_does_not_spoil_the_others() -> None:

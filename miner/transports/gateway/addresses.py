@@ -19,7 +19,10 @@ def base_address(text: str, *, allow_http: bool = False) -> str:
         ValueError: It is none; says what is wrong with it.
     """
     example = "write https://HOST or https://HOST:PORT"
-    parts = urlsplit(text.strip())
+    try:
+        parts = urlsplit(text.strip())
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("https", "http") or not parts.hostname:
         raise ValueError(f"{text[:80]!r} is no address of a gateway; {example}")
     if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
