@@ -3,12 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+
+_SCHEDULING = Path("/proc/thread-self/schedstat")
+"""What Linux counts of this thread: nanoseconds on a core, and ready to run without one."""
 
 BEAT_S = 0.002
 
 
 class Lag:
     """The largest delay of a heartbeat.
+
+    The time for which the loop's thread was ready to run and other processes had the cores is left
+    out: it says how busy the machine is, and nothing of the calls in the loop.
 
     Attributes:
         largest_s: The longest that the loop was blocked, in seconds.
@@ -21,11 +28,19 @@ class Lag:
         """Runs in the loop that is measured, until it is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + BEAT_S
+            due, queued_s = loop.time() + BEAT_S, without_a_core_s()
             try:
                 await asyncio.sleep(BEAT_S)
             finally:  # Cancelled while a block ends, it counts that block too.
-                self.largest_s = max(self.largest_s, loop.time() - due)
+                late_s = loop.time() - due
+                self.largest_s = max(self.largest_s, late_s - (without_a_core_s() - queued_s))
+
+
+def without_a_core_s() -> float:
+    """Seconds for which this thread has been ready to run without a core; 0 if nothing counts."""
+    if not _SCHEDULING.exists():
+        return 0.0
+    return int(_SCHEDULING.read_text().split()[1]) / 1e9
 
 
 @asynccontextmanager
