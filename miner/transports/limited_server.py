@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
+from urllib.parse import unquote
 
 import h11
 import uvicorn
@@ -62,6 +64,7 @@ _OUT_OF_DESCRIPTORS = Refusal(
     "out_of_files", "no file descriptor was left for a connection; raise the limit: ulimit -n"
 )
 
+_AUTHORITY = re.compile(rb"https?://([^/]+)", re.IGNORECASE)
 _NOT_HTTP = "this is not a valid HTTP/1.1 request"
 
 _quiet = logging.getLogger("uvicorn.error.limited")
@@ -305,7 +308,7 @@ class _Connection(H11Protocol):
                 app = self._refuse(400, Refusal("bad_http", _NOT_HTTP))
             elif not self._limiter.book.has_place(self, self._address):
                 app = self._refuse(503, _OVERLOADED)
-            await app(scope, receive, send)
+            await app(_in_origin_form(scope), receive, send)
         except asyncio.CancelledError:
             if not cycle.response_complete:
                 raise
@@ -350,6 +353,20 @@ class _Connection(H11Protocol):
         if self.conn.trailing_data[0]:
             return Phase.HEAD
         return Phase.NEW if cycle is None else Phase.IDLE
+
+
+def _in_origin_form(scope: Message) -> Message:
+    """Takes `http://HOST/PATH` as PATH asked of HOST, which overrules the header (RFC 9112, 3.2.2).
+
+    Clients of a proxy send it, and every server has to accept it.
+    """
+    authority = _AUTHORITY.match(scope["raw_path"])
+    if authority is None:
+        return scope
+    path = scope["raw_path"][authority.end() :] or b"/"
+    others = [header for header in scope["headers"] if header[0] != b"host"]
+    headers = [(b"host", authority[1]), *others]
+    return {**scope, "raw_path": path, "path": unquote(path.decode("ascii")), "headers": headers}
 
 
 def _is_sound(scope: Message) -> bool:

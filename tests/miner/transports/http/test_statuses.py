@@ -90,6 +90,12 @@ ROWS: list[tuple[str, bytes, int, dict[str, Any]]] = [
         503,
         {"job_limits": JobLimits(running=0)},
     ),
+    ("a whole address", request("GET http://localhost/health", body=b""), 200, {}),
+    ("a server's whole address", request("GET HTTP://127.0.0.1:1", body=b""), 200, {}),
+    ("an escape in one", request("GET http://localhost/%68ealth?x", body=b""), 200, {}),
+    ("nothing at one", request("GET http://localhost/nothing", body=b""), 404, {}),
+    # It overrules the `Host`, which is that of this machine here.
+    ("one of a foreign name", request("POST http://evil.example/generate", FORM), 403, {}),
     ("no HTTP", b"hello\r\n\r\n", 400, {}),
     ("a bad header", request("POST /generate", FORM, "a b"), 400, {}),
     ("no boundary", request("POST /generate", "Content-Type: multipart/form-data"), 400, {}),
