@@ -2,12 +2,13 @@
 
 import gzip
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 
 from loguru import logger
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, gzip_accepted
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -37,6 +38,7 @@ _FORMATS: Mapping[bool, tuple[Callable[[CollectorRegistry], bytes], str]] = {
     True: (openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST),
     False: (generate_latest, CONTENT_TYPE_PLAIN_0_0_4),
 }
+_NEVER = re.compile(r"q\s*=\s*0(\.0*)?")
 _NOT_STORED = {"Cache-Control": "no-store"}
 
 
@@ -158,7 +160,7 @@ class MetricsServer:
             await self._gpu_memory.refresh()
         encode, kind = _FORMATS[wants_open]
         body = self._kept(wants_open, lambda: encode(self._registry))
-        if gzip_accepted(",".join(request.headers.getlist("accept-encoding"))):
+        if _takes_gzip(",".join(request.headers.getlist("accept-encoding"))):
             plain = body
             body = self._kept((wants_open, "gzip"), lambda: gzip.compress(plain, 5))
             headers["Content-Encoding"] = "gzip"
@@ -173,6 +175,15 @@ class MetricsServer:
     def _is_kept(self, key: object) -> bool:
         made_at = self._bodies[key][0] if key in self._bodies else float("-inf")
         return self._clock() - made_at < self._keep_s
+
+
+def _takes_gzip(accept_encoding: str) -> bool:
+    """Whether gzip is named with a weight above 0; the library's `gzip_accepted` overlooks it."""
+    for each in accept_encoding.lower().split(","):
+        coding, *parameters = (part.strip() for part in each.split(";"))
+        if coding == "gzip":
+            return not any(_NEVER.fullmatch(parameter) for parameter in parameters)
+    return False
 
 
 def _json(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:

@@ -139,6 +139,11 @@ async def test_a_scraper_gets_the_format_and_the_compression_that_it_asks_for(
     small = await miner.get("/metrics", Accept_Encoding="gzip, deflate")
     assert small.headers["content-encoding"] == "gzip"
     assert gzip.decompress(small.body) == plain.body
+    for never in ("gzip;q=0", "deflate, GZIP; q=0.000", "x-gzip"):
+        refused = await miner.get("/metrics", Accept_Encoding=never)
+        assert "content-encoding" not in refused.headers
+    rarely = await miner.get("/metrics", Accept_Encoding="gzip;q=0.1")
+    assert rarely.headers["content-encoding"] == "gzip"
     assert len(small.body) < len(plain.body) / 4
     assert plain.headers["vary"] == "Accept, Accept-Encoding"
 
