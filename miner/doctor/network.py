@@ -71,6 +71,7 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
     """Lists the checks of what is around the miner; later ones build on earlier ones."""
     hotkeys: list[str] = []
     neurons: list[Neuron] = []
+    ports = listeners(config)
 
     async def clock() -> Verdict:
         try:
@@ -130,7 +131,7 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
         *([Check("clock", clock, CLOCK_LIMIT_S + 1)] if config.needs_chain else []),
         Check("wallet", wallet, WALLET_LIMIT_S),
         Check("registration", registration, CHAIN_LIMIT_S, if_slow="check --subtensor.network"),
-        *(_port_check(listener) for listener in listeners(config)),
+        *(_port_check(listener, ports[:place]) for place, listener in enumerate(ports)),
     ]
     if "pull" in config.transports:
         checks += [Check("validators", validators), Check("pull state", pull_state)]
@@ -222,8 +223,14 @@ def _chain(config: MinerConfig) -> Chain:
     return SubtensorChain(config.network, config.netuid, time_limit_s=CHAIN_LIMIT_S / 2)
 
 
-def _port_check(listener: Listener) -> Check:
+def _port_check(listener: Listener, earlier: Sequence[Listener]) -> Check:
     async def look() -> Verdict:
+        for other in earlier:
+            if listener.port == other.port and _overlap(listener.ip, other.ip):
+                return failed(
+                    f"{listener.setting} and {other.setting} are both {listener.port}",
+                    f"choose another {listener.setting}",
+                )
         try:
             bound_socket(listener.ip, listener.port, setting=listener.setting).close()
         except SetupError as error:
@@ -236,6 +243,11 @@ def _port_check(listener: Listener) -> Check:
         return ok(f"{listener.ip}:{listener.port} is free")
 
     return Check(f"{listener.name} port", look, CONNECT_LIMIT_S + 1)
+
+
+def _overlap(ip: str, other: str) -> bool:
+    """Whether two sockets on one port would get in each other's way."""
+    return ip == other or not {"0.0.0.0", "::"}.isdisjoint((ip, other))
 
 
 def _ask(listener: Listener) -> bytes:

@@ -210,6 +210,17 @@ async def test_a_free_port(config: Callable[..., MinerConfig]) -> None:
     assert (verdict.status, "is free" in verdict.found) == (Status.OK, True)
 
 
+@pytest.mark.parametrize(("ip", "clash"), [("127.0.0.1", True), ("0.0.0.0", True), ("::1", False)])
+async def test_two_settings_with_one_port(
+    config: Callable[..., MinerConfig], ip: str, clash: bool
+) -> None:
+    settings = config("--axon.port", "18091", "--metrics.port", "18091", "--metrics.ip", ip)
+    assert (await look("axon port", settings)).status is Status.OK
+    verdict = await look("metrics port", settings)
+    told = "--metrics.port and --axon.port are both 18091" in verdict.found
+    assert (verdict.status is Status.FAILED, told) == (clash, clash)
+
+
 async def test_a_port_that_somebody_else_has(config: Callable[..., MinerConfig], web: Any) -> None:
     port = str(web.server_port)
     web.RequestHandlerClass.body = b"welcome to nginx"
