@@ -1,7 +1,9 @@
 """The files that a finished object becomes: their names, and their bytes."""
 
 import io
+import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,9 @@ FORMATS = (*CLOUDS, *MESHES, PICTURE, VIDEO)
 
 NAME = "{name}"
 """What stands for the object in a file's name."""
+
+LEAST_FREE_BYTES = 1_000_000
+"""A disk with less is as good as full: an object of 20,000 Gaussians takes 0.3 MB as SPZ."""
 
 _LONGEST_NAME = 60
 
@@ -70,7 +75,8 @@ def name_files(out: Path, also: Sequence[str], names: Sequence[str]) -> list[lis
 
     Raises:
         SetupError: An end that is no format, no `{name}` for several objects, a folder that is not
-            there, or something in a file's place that is none.
+            there, that cannot be written or whose disk is full, or something in a file's place that
+            is none.
     """
     ends = dict.fromkeys([out.suffix.lower(), *(f".{end.lower().lstrip('.')}" for end in also)])
     for end in ends:
@@ -168,6 +174,18 @@ def _check_place(file: Path) -> None:
             )
         if file.exists() and not file.is_file():
             raise SetupError(f"--out: {_shown(file)} is no plain file", fix="name another")
+        # Files are replaced, so it is the folder that has to be written: that of a link's target.
+        folder = Path(os.path.realpath(file)).parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise SetupError(
+                f"--out: {_shown(folder)} cannot be written by this user", fix="name another"
+            )
+        if (free := shutil.disk_usage(folder).free) < LEAST_FREE_BYTES:
+            raise SetupError(
+                f"--out: the disk of {_shown(folder)} has {free:,} bytes free, at least "
+                f"{LEAST_FREE_BYTES:,} are needed",
+                fix="free some, or name a folder on another disk",
+            )
     except OSError as error:
         raise SetupError(
             f"--out: {_shown(file)}: {reason(error)}", fix="name another file"

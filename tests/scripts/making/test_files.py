@@ -1,5 +1,7 @@
 """Files of objects get the names that the user asks for."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,32 @@ def test_the_name_may_be_a_folder_that_is_there(tmp_path: Path) -> None:
     assert name_files(out, (), ["car"]) == [[tmp_path / "car" / "object.ply"]]
     with pytest.raises(SetupError, match="there is no folder"):
         name_files(out, (), ["car", "mug"])
+
+
+def test_a_full_disk_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (tmp_path / "link.ply").symlink_to(full / "car.ply")
+    usage = shutil.disk_usage
+
+    def of(folder: Path) -> object:
+        return usage(folder)._replace(free=0 if folder == full else 1_000_000)
+
+    monkeypatch.setattr(shutil, "disk_usage", of)
+    assert name_files(tmp_path / "car.ply", (), ["car"]) == [[tmp_path / "car.ply"]]
+    for out in (full / "car.ply", tmp_path / "link.ply"):
+        with pytest.raises(SetupError, match="full has 0 bytes free, at least 1,000,000 are"):
+            name_files(out, (), ["car"])
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda folder, mode: folder != tmp_path)
+    with pytest.raises(SetupError, match="cannot be written by this user"):
+        name_files(tmp_path / "car.ply", (), ["car"])
 
 
 def test_a_video_has_a_picture_at_least() -> None:
