@@ -14,6 +14,7 @@ BITTENSOR_FILES = {
     "protocol/synapses.py",
     "miner/transports/push/axon.py",
     "miner/transports/pull/dendrite.py",
+    "miner/chain/signatures.py",  # Of both mocks, which check what others have signed.
     "miner/chain/subtensor.py",
     "miner/chain/wallets.py",
     "miner/mock_validator/pull_axon.py",

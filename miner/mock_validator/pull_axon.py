@@ -18,15 +18,6 @@ _caller: ContextVar[str] = ContextVar("caller")
 """The hotkey whose signature was verified; the body may name another."""
 
 
-def verify(hotkey: str, payload: bytes, signature: bytes) -> bool:
-    """Whether a signature over a payload, which is UTF-8 text, is a hotkey's."""
-    try:
-        # As a string: the library takes bytes one by one.
-        return bool(bt.Keypair(ss58_address=hotkey).verify(payload.decode(), signature))
-    except ValueError:
-        return False
-
-
 class PullAxon:
     """Serves `PullTask`, `SubmitResults` and `GetVersion` for a trial.
 

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from miner.mock_validator.pull_axon import PullAxon, verify
+from miner.chain.signatures import verify
+from miner.mock_validator.pull_axon import PullAxon
 from miner.mock_validator.pull_rules import Rules
 from miner.mock_validator.pull_trial import PullTrial, Terms
 from miner.mock_validator.records import TrialRecord

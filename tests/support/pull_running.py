@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 
 from miner.chain.metagraph import Neuron
-from miner.mock_validator.pull_axon import PullAxon, verify
+from miner.chain.signatures import verify
+from miner.mock_validator.pull_axon import PullAxon
 from miner.mock_validator.pull_rules import Pulled, Rules
 from miner.mock_validator.pull_trial import PullTrial, Terms
 from miner.mock_validator.tasks import TrialTask

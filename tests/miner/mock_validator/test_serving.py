@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from miner.chain.metagraph import Neuron
-from miner.mock_validator.pull_axon import verify
+from miner.chain.signatures import verify
 from miner.mock_validator.records import TrialRecord
 from miner.mock_validator.serving import serve_all
 from miner.mock_validator.tasks import TrialTask
