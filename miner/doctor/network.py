@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from miner.chain.file_chain import FileChain
 from miner.chain.metagraph import Chain, Neuron
@@ -17,6 +18,7 @@ from miner.doctor.findings import Check, Verdict, failed, ok, unchecked, warning
 from miner.settings.miner import MinerConfig
 from miner.surroundings import starting_up
 from miner.transports.clocks import http_date
+from miner.transports.gateway.state import FILE_NAME as GATEWAY_FILE_NAME
 from miner.transports.pull.state import FILE_NAME
 from miner.transports.pull.validators import Selection
 from miner.transports.push.checks import MAX_AHEAD_S
@@ -70,6 +72,7 @@ def listeners(config: MinerConfig) -> list[Listener]:
 def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[Check]:
     """Lists the checks of what is around the miner; later ones build on earlier ones."""
     hotkeys: list[str] = []
+    keys: list[Any] = []
     neurons: list[Neuron] = []
     ports = listeners(config)
 
@@ -83,21 +86,22 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
         return judge_clock(ahead, uncertainty, time_host)
 
     async def wallet() -> Verdict:
-        def read() -> str:
+        def read() -> Any:
             from miner.chain.wallets import open_wallet
 
             with starting_up():
                 opened = open_wallet(config.wallet.name, config.wallet.hotkey, config.wallet.path)
-                return str(opened.hotkey.ss58_address)
+                return opened.hotkey
 
-        if not config.needs_chain:
+        if not config.needs_wallet:
             return ok("http alone needs no wallet")
-        hotkeys.append(await in_daemon_thread(read, WALLET_LIMIT_S))
+        keys.append(await in_daemon_thread(read, WALLET_LIMIT_S))
+        hotkeys.append(str(keys[0].ss58_address))
         return ok(f"{config.wallet.name}/{config.wallet.hotkey}, hotkey {hotkeys[0]}")
 
     async def registration() -> Verdict:
         if not config.needs_chain:
-            return ok("http alone needs no chain")
+            return ok(f"{config.transports.replace(',', ' and ')} alone needs no chain")
         if not hotkeys:
             return unchecked("there is no hotkey to look for")
         chain = await in_daemon_thread(lambda: _chain(config), CHAIN_LIMIT_S)
@@ -114,7 +118,11 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
         return judge_validators(neurons, Selection(hotkeys[0], config.pull.min_stake))
 
     async def pull_state() -> Verdict:
-        return judge_state_file(config.pull.state or config.log.dir / FILE_NAME)
+        return judge_state_file(config.pull.state or config.log.dir / FILE_NAME, "--pull.state")
+
+    async def gateway_state() -> Verdict:
+        path = config.gateway.state or config.log.dir / GATEWAY_FILE_NAME
+        return judge_state_file(path, "--gateway.state")
 
     async def http_key() -> Verdict:
         from miner.transports.http.access import check_exposure
@@ -137,6 +145,10 @@ def network_checks(config: MinerConfig, *, time_host: str = TIME_HOST) -> list[C
         checks += [Check("validators", validators), Check("pull state", pull_state)]
     if "http" in config.transports:
         checks.append(Check("http key", http_key))
+    if config.serves("gateway"):
+        from miner.doctor.gateway import gateway_check
+
+        checks += [gateway_check(config.gateway, keys), Check("gateway state", gateway_state)]
     if "push" in config.transports and config.chain.file is None:
         checks.append(Check("reachable", reach, 3 * CONNECT_LIMIT_S))
     return checks
@@ -200,9 +212,9 @@ def judge_validators(neurons: Sequence[Neuron], selection: Selection) -> Verdict
     return ok(f"{eligible} of {len(neurons)} neurons can be asked for tasks")
 
 
-def judge_state_file(path: Path) -> Verdict:
-    """Looks whether the state of the pull way can be kept; leaves the file to a running miner."""
-    fix = "give another file with --pull.state"
+def judge_state_file(path: Path, flag: str) -> Verdict:
+    """Looks whether the state of a transport can be kept; leaves the file to a running miner."""
+    fix = f"give another file with {flag}"
     try:
         there = path.exists()
         folder = next(parent for parent in path.absolute().parents if parent.exists())

@@ -17,7 +17,9 @@ from protocol.gateway import (
     ADD_RESULT,
     ASSET_CONTENT_TYPE,
     ASSET_FILE_NAME,
+    GET_ID,
     GET_TASKS,
+    INVALID_AUTHENTICATION,
     SPLATS,
     AddResult,
     GetTasks,
@@ -60,8 +62,6 @@ class GatewayFault(Exception):
         status: HTTP status; 0 without an answer.
         answer: The gateway's text, on one line; empty without one.
         arrived: Whether the gateway may have received the request.
-        clock_moved: Whether the answer has changed what is known of the gateway's clock so far
-            that a new signature may be taken.
         retry_after_s: Seconds that the gateway asks to wait, 0 if it does not say.
     """
 
@@ -72,15 +72,18 @@ class GatewayFault(Exception):
         status: int = 0,
         answer: str = "",
         arrived: bool = True,
-        clock_moved: bool = False,
         retry_after_s: float = 0.0,
     ) -> None:
         super().__init__(printable(reason, 300))
         self.status = status
         self.answer = answer
         self.arrived = arrived
-        self.clock_moved = clock_moved
         self.retry_after_s = retry_after_s
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a new signature may be taken, by the clock that the answer has shown."""
+        return self.status == 401 and INVALID_AUTHENTICATION in self.answer
 
 
 class GatewayCalls:
@@ -142,7 +145,8 @@ class GatewayCalls:
             model=SPLATS,
             worker_tags=self._tags,
         )
-        body = await self._post(
+        body = await self._call(
+            "POST",
             address,
             GET_TASKS,
             data=request.body(),
@@ -180,14 +184,28 @@ class GatewayCalls:
             asset=asset,
             reason=reason,
         )
-        await self._post(
+        await self._call(
+            "POST",
             task.node,
             ADD_RESULT,
             data=multipart(form),
-            headers={},
             limit_s=ADD_RESULT_LIMIT_S,
             limit_bytes=0,
         )
+
+    async def node_id(self, address: str) -> str:
+        """Asks a node for its number, which shows that it is a gateway; nothing is signed.
+
+        Raises:
+            GatewayFault: There is no usable answer.
+        """
+        body = await self._call(
+            "GET", address, GET_ID, limit_s=CONNECT_LIMIT_S, limit_bytes=MAX_TEXT_BYTES
+        )
+        number = body.decode("ascii", "replace").strip()
+        if not (number.isascii() and number.isdigit() and len(number) <= 20):
+            raise GatewayFault(f"{host_of(address)} answers without a node number", status=404)
+        return number
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -203,13 +221,14 @@ class GatewayCalls:
         # Without a date, the gateway's clock is taken to be the wall clock.
         return self._clocks.setdefault(address, RemoteClock(self.clock.behind_wall))
 
-    async def _post(
+    async def _call(
         self,
+        method: str,
         address: str,
         route: str,
         *,
-        data: Any,
-        headers: dict[str, str],
+        data: Any = None,
+        headers: dict[str, str] | None = None,
         limit_s: float,
         limit_bytes: int,
     ) -> bytes:
@@ -221,35 +240,34 @@ class GatewayCalls:
             total=limit_s, sock_connect=CONNECT_LIMIT_S, sock_read=SILENCE_LIMIT_S
         )
         try:
-            async with self._session.post(
+            async with self._session.request(
+                method,
                 address + route,
                 data=data,
-                headers={**_ACCEPT, **headers},
+                headers={**_ACCEPT, **(headers or {})},
                 timeout=limits,
                 allow_redirects=False,
             ) as response:
-                moved = self._dated(address, response, sent_at)
+                self._dated(address, response, sent_at)
                 if response.status == 200:
                     return await _read(response, limit_bytes, cut=limit_bytes == 0)
                 text = (await _read(response, MAX_TEXT_BYTES, cut=True)).decode("utf-8", "replace")
-                raise _refusal(host, response, printable(text, 200), clock_moved=moved)
+                raise _refusal(host, response, printable(text, 200))
         except GatewayFault:
             raise
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             words = _in_words(error, host, limit_s)
             raise GatewayFault(words, arrived=not never_sent(error)) from None
 
-    def _dated(self, address: str, response: ClientResponse, sent_at: float) -> bool:
-        """Learns from the date of an answer; returns whether it moves the timestamps."""
-        clock, now = self._clock_of(address), self.clock()
+    def _dated(self, address: str, response: ClientResponse, sent_at: float) -> None:
+        """Learns from the date of an answer."""
+        now = self.clock()
         date = parse_date(response.headers.get("Date"), self.clock.wall())
-        before = clock.offset(now)
-        clock.dated(date, sent_at=sent_at, answered_at=now)
+        self._clock_of(address).dated(date, sent_at=sent_at, answered_at=now)
         if date is not None:
             behind_wall = self.clock.behind_wall()
             least, most = date - now - behind_wall, date + DATE_STEP_S - sent_at - behind_wall
             self._off[address] = max(0.0, least) + min(0.0, most)
-        return abs(clock.offset(now) - before) >= 1.0
 
 
 def multipart(form: AddResult, *, boundary: str | None = None) -> aiohttp.MultipartWriter:
@@ -298,7 +316,7 @@ async def _read(response: ClientResponse, limit: int, *, cut: bool = False) -> b
     return bytes(body[:limit])
 
 
-def _refusal(host: str, response: ClientResponse, text: str, *, clock_moved: bool) -> GatewayFault:
+def _refusal(host: str, response: ClientResponse, text: str) -> GatewayFault:
     words = f"{host} answered {response.status}"
     if 300 <= response.status < 400:
         words = f"{host} answered {response.status}, a redirect, which is not followed"
@@ -307,7 +325,6 @@ def _refusal(host: str, response: ClientResponse, text: str, *, clock_moved: boo
         f"{words}: {text}" if text else words,
         status=response.status,
         answer=text,
-        clock_moved=clock_moved,
         retry_after_s=min(float(after), 600.0) if after.isascii() and after.isdigit() else 0.0,
     )
 

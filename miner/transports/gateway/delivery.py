@@ -112,11 +112,12 @@ class GatewayDelivery:
                 if fault.status == 401 and NOT_ASSIGNED in fault.answer and arrived:
                     ending: Ending = "delivered" if asset else "reported"
                     return _Settled(ending, "an earlier attempt had arrived", attempts)
+                if fault.is_stale and not signed_anew:
+                    signed_anew = True
+                    continue
                 self._note(task.node, fault)
                 wait = _pause(pauses)
                 match fault.status:
-                    case 401 if fault.clock_moved and not signed_anew:
-                        wait, signed_anew = 0.0, True
                     case 429:
                         wait = fault.retry_after_s or MINUTE_S
                     case status if status in _NOT_STORED:

@@ -93,7 +93,7 @@ class Nodes:
             return None
         chosen = max(ready, key=lambda each: self._nodes[each].claim)
         self._nodes[chosen].asked_at = now
-        self._next_at = now + self._varied(self._pauses.poll_s)
+        self._pause()
         return chosen
 
     def wait(self) -> float:
@@ -106,9 +106,9 @@ class Nodes:
         node = self._nodes[address]
         node.failures = 0
         node.empty = 0 if tasks else node.empty + 1
-        # The last call has set the pause after a task.
         pause = min(self._pauses.idle_s, self._pauses.poll_s * 2.0 ** min(node.empty, 10))
         node.ask_after = self._clock() + self._varied(pause) if node.empty else -inf
+        self._pause()
 
     def failed(self, address: str, *, least_s: float = 0.0) -> float:
         """Notes a call without a usable answer, and returns the seconds of back-off.
@@ -117,11 +117,14 @@ class Nodes:
             address: The node; unknown ones are ignored, such as those of an earlier run.
             least_s: Seconds that it has to rest at least.
         """
-        node = self._nodes.get(address, _Node())
+        node = self._nodes.get(address)
+        if node is None:
+            return 0.0
         backoff = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(node.failures, 30))
         backoff = max(least_s, self._varied(backoff))
         node.failures += 1
         node.ask_after = max(node.ask_after, self._clock() + backoff)
+        self._pause()
         return backoff
 
     def listed(self, told_by: str, entries: Iterable[GatewayNode]) -> None:
@@ -136,6 +139,10 @@ class Nodes:
                     continue
                 self._nodes[address] = _Node()
             self._nodes[address].queued = entry.available_tasks
+
+    def _pause(self) -> None:
+        """Begins the pause between two calls: with a call, and anew with its answer."""
+        self._next_at = self._clock() + self._varied(self._pauses.poll_s)
 
     def _varied(self, seconds: float) -> float:
         return seconds * (1.0 + JITTER * (2.0 * self._chance() - 1.0))

@@ -198,9 +198,9 @@ class GatewayTransport:
         try:
             return await self._calls.get_tasks(address, count)
         except GatewayFault as fault:
-            if fault.status != 401 or not fault.clock_moved:
+            if not fault.is_stale:
                 raise
-        return await self._calls.get_tasks(address, count)  # By the gateway's clock.
+        return await self._calls.get_tasks(address, count)  # By the clock that the answer shows.
 
     def _start(
         self, entry: TakenTask, task: GatewayTask, received_at: float, *, surplus: bool

@@ -275,7 +275,7 @@ async def test_tasks_of_an_earlier_run_are_reported_at_once_to_their_node(tmp_pa
             nodes.append(entry.node)
             await add_result(entry, token, **values)
 
-        second.calls.add_result = watched  # type: ignore[method-assign]
+        second.calls.add_result = watched  # type: ignore[method-assign,assignment]
         await second.transport.serve()  # Its models are still loading.
         await asyncio.sleep(1.0)
         ((_, task_id, token, asset, reason),) = second.calls.sent
@@ -344,8 +344,7 @@ async def test_a_node_that_is_found_in_a_list_is_asked_if_that_is_wanted(tmp_pat
 @in_virtual_time
 async def test_a_signature_that_is_too_old_is_made_again_once(tmp_path: Path) -> None:
     async with working(tmp_path) as worker:
-        moved = fault(401, STALE.answer, clock_moved=True)
-        worker.calls.polls = [moved, task(), moved, moved]
+        worker.calls.polls = [STALE, task(), STALE, STALE]
         await begin(worker)
         await asyncio.sleep(0.8)
         assert len(worker.calls.asked) == 2
