@@ -1,14 +1,14 @@
 """Prompt to pictures: FLUX.1, its networks from diffusers and transformers."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from generation.acceleration.eight_bit import Float8Linear
+from generation.acceleration.eight_bit import Float8Linear, NarrowLinear
 from generation.acceleration.twelve_bit import TwelveBitLinear
 from generation.pictures.drawing import pack, places, unpack
 from generation.pictures.prompt_memory import Embedding
@@ -64,8 +64,7 @@ class Flux1(TextToImage):
         )
 
     def _encoder_blocks(self) -> Iterable[nn.Module]:
-        blocks: nn.ModuleList = self.pipeline.text_encoder_2.encoder.block
-        return blocks
+        return compilable(self.pipeline.text_encoder_2)
 
     def _encode_tokens(self, *tokens: Tensor) -> Embedding:
         """Maps ids (1, 77) and (1, T) to T5's hidden states and CLIP's pooled output."""
@@ -118,3 +117,14 @@ class Flux1(TextToImage):
         if not self.pipeline.transformer.config.guidance_embeds:
             return None
         return torch.full((1,), self.settings.guidance, device=self._device)
+
+
+def compilable(encoder: Any) -> Iterator[nn.Module]:
+    """Yields what can be compiled and then recorded of a `T5EncoderModel`.
+
+    Its whole blocks cannot: compiled for torch 2.11, they fail as a graph is recorded.
+    """
+    for block in encoder.encoder.block:
+        attention, *_, feed_forward = block.layer
+        yield feed_forward
+        yield from (layer for layer in attention.modules() if isinstance(layer, NarrowLinear))

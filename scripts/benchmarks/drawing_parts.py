@@ -10,7 +10,7 @@ from torch import Tensor
 
 from generation.acceleration.streams import to_host
 from generation.pictures.drawing import places
-from generation.pictures.flux1 import Flux1
+from generation.pictures.flux1 import Flux1, compilable
 from generation.pictures.flux2 import (
     Flux2Klein,
     RotaryTables,
@@ -31,7 +31,7 @@ COUNTS = (1, 2, 4, 8)
 def _t5(bench: Bench, way: Way) -> Action:
     network = full_size.t5(bench.device, bench.dtype, bench.sizes, eight_bit="8 bits" in way)
     ids = bench.tokens(_words(bench, Flux1))
-    return bench.action(lambda ids: network(ids)[0], way, network.encoder.block, ids=ids)
+    return bench.action(lambda ids: network(ids)[0], way, compilable(network), ids=ids)
 
 
 def _clip(bench: Bench, way: Way) -> Action:
