@@ -159,3 +159,32 @@ async def test_an_overloaded_machine_keeps_its_promises(machine: Machine) -> Non
     codes = [answer.reason_code for _, answer in answers]
     assert "deadline_passed" not in codes
     assert set(codes) > {"ok"}  # It was overloaded.
+
+
+async def test_a_device_that_is_lost_with_a_score_costs_nobody_the_finished_object(
+    tmp_path: Path,
+) -> None:
+    stages, log = FakeStages(), ScoreLog(tmp_path)
+    engine = TimedEngine(
+        preset("embedded"),
+        functions=stages.functions(),
+        remembers=stages.remembers,
+        progress=False,
+    )
+    service = MinerService([engine], log, budget_s=10.0, margin_s=MARGIN_S)
+    await service.start()
+    stages.faults["score"] = RuntimeError("CUDA error: device-side assert triggered")
+
+    async def ask(number: int) -> Answer:
+        return await service.handle(Request(task(number), Caller("5"), "axon", time.monotonic()))
+
+    answer = await ask(0)
+    assert (answer.outcome, answer.asset, answer.score) == ("completed", b"spz", None)
+    assert answer.reason.endswith(
+        "the engine died: score lost the device: RuntimeError: CUDA error: "
+        "device-side assert triggered"
+    )
+    assert service.died.is_set()
+    assert (await ask(1)).reason_code == "engine_dead"
+    await service.close()
+    log.close()
