@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from generation.acceleration.compiling import keep_compiled_code
-from generation.acceleration.streams import all_to_host, to_host
+from generation.acceleration.streams import all_to_host
 from generation.errors import GenerationError, NoObject, OutOfMemory
 from generation.lift import BACK_ENDS
 from generation.packing import Splats
@@ -349,8 +349,8 @@ def _cut_out(
     # On grey here and not in the back end's first stage: there the GPU would wait for it.
     on_grey = lay_on_grey(framed)
     # Waits for the stream: another thread's may read `on_grey` now, and write over `source`.
-    rgba, grey = all_to_host(framed, on_grey)
-    return Cutout(to_host(shown), rgba, grey, on_device=on_grey)
+    rgba, grey, picture = all_to_host(framed, on_grey, shown)
+    return Cutout(picture, rgba, grey, on_device=on_grey)
 
 
 def _encode(splats: Splats, level: int) -> Asset:
