@@ -28,12 +28,11 @@ def to_host(tensor: Tensor) -> NDArray[Any]:
 
 
 def all_to_host(*tensors: Tensor) -> tuple[NDArray[Any], ...]:
-    """Copies tensors of one device, or of it and the host, to main memory once they are computed.
+    """Copies tensors to main memory once they are computed: of the first one's device, or the host.
 
     The wait comes first and the copies second: a copy that waits in the device's queue holds up the
     copies of other streams behind it. From CUDA they go to page-locked memory, without a detour
-    through the driver's own; torch keeps that memory and gives it out again once the array is gone. The
-    first tensor says which device.
+    through the driver's own; torch keeps that memory and gives it out again once the array is gone.
     """
     device = tensors[0].device
     wait_for_stream(device)
