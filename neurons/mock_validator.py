@@ -1,4 +1,4 @@
-"""A validator to try a miner with: `python -m neurons.mock_validator --help`.
+"""A validator or a gateway to try a miner with: `python -m neurons.mock_validator --help`.
 
 It is a real Bittensor 10 client and needs no internet. `miner.mock_validator.records` describes the
 files that it leaves in its folder.
@@ -50,16 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 argv=argv,
             )
             settle()
-            tasks = collect_tasks(settings.prompts, settings.images, settings.count)
+            tasks = _tasks(settings)
             _make_folder(settings)
             wallet = _wallet(settings)
     except SetupError as error:
         tell(error)
         return NOT_STARTED
     with Progress(SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()) as bar:
-        pulled = settings.protocol == "pull"
-        started = "waiting for the miner to pull" if pulled else f"asking {settings.miner}"
-        ticket = bar.add_task(started, total=len(tasks))
+        ticket = bar.add_task(_beginning(settings), total=len(tasks) or None)
 
         unwritten: list[OSError] = []
 
@@ -126,6 +124,21 @@ def results_table(records: Sequence[TrialRecord]) -> Table:
     return table
 
 
+def _beginning(settings: TrialSettings) -> str:
+    if settings.protocol == "push":
+        return f"asking {settings.miner}"
+    if settings.protocol == "pull":
+        return "waiting for the miner to pull"
+    gateway = settings.gateway
+    return f"waiting for workers on {gateway.ip}:{gateway.port}"
+
+
+def _tasks(settings: TrialSettings) -> list[TrialTask]:
+    if settings.protocol == "gateway" and settings.gateway.open:
+        return []
+    return collect_tasks(settings.prompts, settings.images, settings.count)
+
+
 def _asked(record: TrialRecord) -> Text:
     asked = Text(printable(record.prompt, 1024))
     if record.understood or record.ignored:
@@ -144,6 +157,10 @@ def _trial(
         from miner.mock_validator.serving import serve_all
 
         return serve_all(settings, wallet, tasks, on_record)
+    if settings.protocol == "gateway":
+        from miner.mock_gateway.serving import serve_gateway
+
+        return serve_gateway(settings, tasks, on_record)
     from miner.mock_validator.asking import ask_all
 
     return ask_all(settings, wallet, tasks, on_record)
@@ -152,6 +169,8 @@ def _trial(
 def _wallet(settings: TrialSettings) -> Any:
     from miner.chain.wallets import fresh_keypair, open_wallet
 
+    if settings.protocol == "gateway":
+        return None  # A gateway signs nothing.
     if settings.wallet.ephemeral:
         return fresh_keypair()
     return open_wallet(settings.wallet.name, settings.wallet.hotkey, settings.wallet.path)

@@ -1,6 +1,7 @@
-"""A miner and mock validators on this machine, talking as they would on the subnet.
+"""A miner, mock validators and a mock gateway on this machine, talking as they would on the subnet.
 
-First the miner pulls tasks from a validator, then a validator pushes tasks to the miner.
+First the miner takes tasks from a validator and from a gateway, then a validator pushes tasks to
+the miner.
 
 Usage: python -m scripts.demo [--out DIR] [--preset NAME]
 """
@@ -13,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +35,7 @@ _START_LIMIT_S = 900.0
 _STOP_LIMIT_S = 60.0
 _PICTURE_SIDE = 256
 _MINER_LOG = "miner.txt"
-_PULL = "pull"
+_PULL, _GATEWAY = "pull", "gateway"
 _IMAGES = "images"
 
 
@@ -58,35 +59,38 @@ def main(argv: list[str] | None = None) -> int:
     (options.out / _MINER_LOG).touch()
     shaded_ball(_PICTURE_SIDE).save(options.out / _IMAGES / "green-ball.png")
 
-    port, pull_port = _free_port(), _free_port()
+    port, pull_port, gateway_port = _free_port(), _free_port(), _free_port()
     subnet = create_local_subnet(options.out, port=port, validator_port=pull_port)
     started = time.monotonic()
     with (
         _pull_validator(options.out, subnet, pull_port) as pulled,
-        _miner(options.out, subnet, port, options.preset) as miner,
+        _gateway(options.out, subnet, gateway_port) as gateway,
+        _miner(options.out, subnet, port, gateway_port, options.preset) as miner,
     ):
         if not _wait_until_ready(miner, options.out, console):
             return 1
         console.print(f"The miner is ready after {time.monotonic() - started:.1f} s.")
-        with console.status("the miner pulls tasks from a validator"):
-            fetched = _end_of(pulled, _START_LIMIT_S)
+        with console.status("the miner takes tasks from a validator and from a gateway"):
+            fetched = _end_of(pulled, _START_LIMIT_S) or _end_of(gateway, _START_LIMIT_S)
         asked = _validator(options.out, subnet, port)
         miner.send_signal(signal.SIGTERM)
         stopped = _end_of(miner, _STOP_LIMIT_S)
     try:
-        records = _pulled_records(options.out) + read_records(options.out)
+        taken = [*_records(options.out, _PULL), *_records(options.out, _GATEWAY)]
+        records = taken + read_records(options.out)
     except OSError:
         return fetched or asked or 1
 
     notes = [
-        f"A miner neuron with the preset {options.preset}, pulling from a mock validator and "
-        f"answering another one, over loopback with signed requests; "
+        f"A miner neuron with the preset {options.preset}, pulling from a mock validator, taking "
+        f"tasks from a mock gateway and answering another validator, over loopback with signed "
+        f"requests; "
         f"{time.monotonic() - started:.1f} s from start to stop."
     ]
     knows = PRESETS[options.preset].knows
     if knows:
         notes.append(f"This preset's small networks know only {knows}; a dragon is beyond them.")
-    console.print(results_table(_pulled_records(options.out)))
+    console.print(results_table(taken))
     report = write_report(options.out, records, notes=notes, images=_IMAGES)
     write_overview(options.out, records)
     for note in notes:
@@ -128,28 +132,50 @@ def shaded_ball(side: int) -> Image.Image:
 @contextmanager
 def _pull_validator(out: Path, subnet: LocalSubnet, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A validator that serves tasks until they are done; it listens when this is entered."""
-    folder = out / _PULL
+    options = ["--axon.port", str(port), "--rules.cooldown", "2"]
+    options += ["--wallet.path", str(subnet.wallets), "--wallet.name", "validator"]
+    prompts = ("a green tree", "a yellow chair")
+    with _served(out, _PULL, subnet, port, prompts, options) as process:
+        yield process
+
+
+@contextmanager
+def _gateway(out: Path, subnet: LocalSubnet, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A gateway that hands out tasks until they are done; it listens when this is entered."""
+    options = ["--gateway.port", str(port)]
+    with _served(out, _GATEWAY, subnet, port, ("an orange mushroom",), options) as process:
+        yield process
+
+
+@contextmanager
+def _served(
+    out: Path,
+    protocol: str,
+    subnet: LocalSubnet,
+    port: int,
+    prompts: Sequence[str],
+    options: list[str],
+) -> Iterator[subprocess.Popen[bytes]]:
+    folder = out / protocol
     folder.mkdir()
-    (folder / "prompts.txt").write_text("a green tree\na yellow chair\n")
-    command = [sys.executable, "-m", "neurons.mock_validator", "--protocol", "pull"]
-    command += ["--axon.port", str(port), "--rules.cooldown", "2", "--out", str(folder)]
-    command += ["--miner.hotkey", subnet.miner_hotkey, "--wallet.path", str(subnet.wallets)]
-    command += ["--wallet.name", "validator", "--prompts", str(folder / "prompts.txt")]
-    command += ["--images", str(out / _IMAGES)]
-    with _running(command, folder / "validator.txt") as process:
+    (folder / "prompts.txt").write_text("\n".join(prompts))
+    command = [sys.executable, "-m", "neurons.mock_validator", "--protocol", protocol]
+    command += ["--out", str(folder), "--miner.hotkey", subnet.miner_hotkey, *options]
+    command += ["--prompts", str(folder / "prompts.txt"), "--images", str(out / _IMAGES)]
+    with _running(command, folder / "output.txt") as process:
         while process.poll() is None and not _listens(port):
             time.sleep(0.1)
         yield process
 
 
-def _pulled_records(out: Path) -> list[TrialRecord]:
-    """The records of the pulled tasks, their files named from the demo's folder."""
+def _records(out: Path, protocol: str) -> list[TrialRecord]:
+    """The records of a trial in a folder, their files named from the demo's folder."""
 
     def below(record: TrialRecord) -> dict[str, str | None]:
         files = {"spz": record.spz, "ply": record.ply, "png": record.png}
-        return {kind: name and f"{_PULL}/{name}" for kind, name in files.items()}
+        return {kind: name and f"{protocol}/{name}" for kind, name in files.items()}
 
-    return [record.model_copy(update=below(record)) for record in read_records(out / _PULL)]
+    return [record.model_copy(update=below(record)) for record in read_records(out / protocol)]
 
 
 @contextmanager
@@ -166,13 +192,14 @@ def _running(command: list[str], output: Path) -> Iterator[subprocess.Popen[byte
 
 @contextmanager
 def _miner(
-    out: Path, subnet: LocalSubnet, port: int, preset: str
+    out: Path, subnet: LocalSubnet, port: int, gateway_port: int, preset: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "neurons.miner"]
     command += ["--chain.file", str(subnet.neurons_file), "--axon.port", str(port)]
     command += ["--axon.ip", "127.0.0.1", "--preset", preset, "--log.dir", str(out)]
     command += ["--wallet.path", str(subnet.wallets), "--wallet.name", "miner"]
-    command += ["--transports", "push,pull", "--candidates.max", "2"]
+    command += ["--transports", "push,pull,gateway", "--candidates.max", "2"]
+    command += ["--gateway.nodes", f"http://127.0.0.1:{gateway_port}", "--gateway.idle", "1.5"]
     with _running(command, out / _MINER_LOG) as process:
         yield process
 

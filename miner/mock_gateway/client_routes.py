@@ -120,11 +120,13 @@ class ClientRoutes:
     """Answers clients whose key has been checked.
 
     Attributes:
+        submit: Queues a task; returns False if the queue is full.
         store: The node's tasks.
         new_id: Makes UUIDs.
         chance: Returns 0..1, for random seeds.
     """
 
+    submit: Callable[[StoredTask], bool]
     store: TaskStore
     new_id: Callable[[], str]
     chance: Callable[[], float]
@@ -234,6 +236,18 @@ class ClientRoutes:
 
         return answer
 
+    def seed(self, seed: int | None) -> int:
+        """Returns the seed of a task: signed, 32 bits; a random one for None, -1 and 2**32 - 1.
+
+        Raises:
+            GatewayRefusal: 400, it has more than 32 bits.
+        """
+        if seed is None or seed in (-1, 2**32 - 1):
+            seed = min(int(self.chance() * (2**32 - 1)), 2**32 - 2)
+        if not -(2**31) <= seed < 2**32:
+            raise bad_request("Invalid seed value: number too large or too small for 32 bits")
+        return seed - 2**32 if seed >= 2**31 else seed
+
     def _add(
         self,
         owner: KeyOwner,
@@ -250,12 +264,9 @@ class ClientRoutes:
                 if prompt
                 else "Must provide either prompt or image"
             )
-        if prompt:
-            _check_prompt(prompt)
+        check_content(prompt, image)
         if params is not None:
             _check_params(params)
-        if image:
-            _check_image(image)
         name = known_model(model if model is not None else DEFAULT_MODEL)
         if prompt and name != DEFAULT_MODEL:
             raise invalid_field("model", f"Model '{name}' does not support text input")
@@ -270,22 +281,27 @@ class ClientRoutes:
             id=self.new_id(),
             owner=owner.name,
             model=name,
-            seed=self._seed(seed),
+            seed=self.seed(seed),
             prompt=prompt or None,
             image=image or None,
             params=params,
             tags=owner.tags,
         )
-        if not self.store.add(task):
+        if not self.submit(task):
             raise unavailable("Task queue is full")
         return as_json(200, {"id": task.id})
 
-    def _seed(self, seed: int | None) -> int:
-        if seed is None or seed in (-1, 2**32 - 1):
-            seed = min(int(self.chance() * (2**32 - 1)), 2**32 - 2)
-        if not -(2**31) <= seed < 2**32:
-            raise bad_request("Invalid seed value: number too large or too small for 32 bits")
-        return seed - 2**32 if seed >= 2**31 else seed
+
+def check_content(prompt: str | None, image: bytes | None) -> None:
+    """Checks a prompt, or the header of a picture.
+
+    Raises:
+        GatewayRefusal: 400, the gateway does not take it.
+    """
+    if prompt:
+        _check_prompt(prompt)
+    if image:
+        _check_image(image)
 
 
 def _check_prompt(prompt: str) -> None:
@@ -308,6 +324,8 @@ def _check_params(params: Any) -> None:
 
 
 def _check_image(image: bytes) -> None:
+    if len(image) > MAX_BODY_BYTES:
+        raise bad_request(f"Image too large: {len(image)} bytes (max: {MAX_BODY_BYTES} bytes)")
     try:
         # Reads the header only.
         with Image.open(io.BytesIO(image), formats=("PNG", "JPEG", "WEBP")) as picture:

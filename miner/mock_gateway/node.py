@@ -59,10 +59,17 @@ class MockNode(Collector):
             cluster.rules,
             clock=cluster.clock,
             new_id=cluster.new_id,
-            on_end=cluster.on_end,
-            on_result=cluster.on_result,
+            on_end=lambda task: cluster.on_end(task),
+            on_result=lambda task, result: cluster.on_result(task, result),
         )
-        self.clients = ClientRoutes(self.store, cluster.new_id, cluster.chance)
+        self.clients = ClientRoutes(self.submit, self.store, cluster.new_id, cluster.chance)
+
+    def submit(self, task: StoredTask) -> bool:
+        """Queues a task; False if the queue is full."""
+        added = self.store.add(task)
+        if added:
+            self.cluster.on_submit(task)
+        return added
 
     def get_tasks(self, body: bytes, *, accept: str = "", unstored: bool = False) -> GatewayReply:
         """Answers `POST /get_tasks`; see `worker_routes.get_tasks`."""
@@ -149,7 +156,8 @@ class MockCluster:
         clock: The gateway's clock, in seconds since the epoch.
         faults: Injected into the calls of workers.
         random_numbers: Of ids, seeds and tokens.
-        on_call: Called with every worker that asks for tasks, before it gets any.
+        on_call: Called when a worker asks for tasks, before it gets any.
+        on_submit: Called with every task that is queued.
         on_end: Called with every task that is done or has timed out.
         on_result: Called with every result that counts.
 
@@ -169,12 +177,14 @@ class MockCluster:
         faults: FaultPlan | None = None,
         random_numbers: random.Random | None = None,
         on_call: Callable[[], None] = lambda: None,
+        on_submit: Callable[[StoredTask], None] = lambda task: None,
         on_end: Ends = lambda task: None,
         on_result: Arrives = lambda task, result: None,
     ) -> None:
         self.rules, self.clock = rules, clock
         self.faults = faults or FaultPlan()
-        self.on_call, self.on_end, self.on_result = on_call, on_end, on_result
+        self.on_call, self.on_submit = on_call, on_submit
+        self.on_end, self.on_result = on_end, on_result
         self.nodes: list[MockNode] = []
         self.checks = WorkerChecks(rules, clock, verify, is_hotkey)
         self.keys = ApiKeys(rules, clock)

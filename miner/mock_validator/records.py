@@ -59,23 +59,23 @@ class TrialRecord(BaseModel):
         task_id: The id of the task.
         seed: The seed of the task.
         status: HTTP status of the answer; 408 or 503 without one.
-        protocol: "push" or "pull"; a pulling miner reports no stages, totals and reasons.
+        protocol: "push", "pull" or "gateway"; only a pushed task's miner reports stages and totals.
         outcome: The miner's outcome: "completed", "dropped", "rejected", "failed", or "none"
             without an answer. Of a pulled task: "completed", "skipped" (an empty result), "refused"
-            (a bad signature) or "none".
+            (a bad signature) or "none". Of a gateway's: "completed", "failed" or "none".
         reason_code: The miner's reason code, as in docs/score-log.md.
         reason: The miner's reason, or that of the transport if there was no answer.
         timings: Seconds per stage, as reported by the miner.
         total_s: Seconds from receipt to answer, as reported by the miner.
         elapsed_s: Seconds from sending to the decoded answer, measured by the validator; of a
-            pulled task from its assignment to the arrival of its result.
+            pulled or a gateway's task from its assignment to the arrival of its result.
         gaussians: Size of the decoded cloud.
         size_bytes: Size of the SPZ file.
         checks: Results of the validator's data checks, and advice.
         early_pulls: Of a pulled task: the miner's pulls during a cooldown, since the task before.
         problems: Everything that is wrong with the answer; empty if it is good.
         spz: Name of the file in the folder, if there is one; `ply` and `png` alike.
-        miner_version: The miner's version, as it reports it.
+        miner_version: The miner's version, as it reports it; of a gateway's task its worker_id.
         understood: Words of the prompt that the miner's networks know, as it reports them.
         ignored: The other words.
     """
@@ -87,7 +87,7 @@ class TrialRecord(BaseModel):
     prompt: str
     task_id: str
     seed: int | None = None
-    protocol: Literal["push", "pull"] = "push"
+    protocol: Literal["push", "pull", "gateway"] = "push"
     status: int = 0
     outcome: str = "none"
     reason_code: str = ""
