@@ -17,6 +17,7 @@ from loguru import logger
 from miner.estimates_file import KeptEstimate, KeptEstimates
 from miner.kept_gate import KeptPair, KeptPairs
 from miner.state_file import StateFile
+from miner.transports.gateway.state import GatewayState, TakenTask
 from miner.transports.pull.state import AssignedTask, PullState
 from miner.transports.pull.validators import Standing
 from scripts.benchmarks.fuzz.files import mutate
@@ -43,6 +44,14 @@ SOUND = (
         validators={"5V": Standing(), "5W": Standing(failures=2)},
         tasks=(AssignedTask(validator="5V", id="t", kind="text", prompt="a", assigned_at=1.0),),
     ),
+    GatewayState(
+        hotkey="5F",
+        tasks=(
+            TakenTask(
+                node="https://a.b", id="t", token="x", worker_id="w", kind="text", taken_at=1.0
+            ),
+        ),
+    ),
 )
 
 
@@ -62,7 +71,7 @@ def load(path: Path, model: Any) -> object:
 
 @pytest.mark.parametrize("sound", SOUND, ids=lambda sound: type(sound).__name__)
 def test_a_damaged_file_is_read_or_set_aside(
-    tmp_path: Path, sound: KeptEstimates | KeptPairs | PullState
+    tmp_path: Path, sound: KeptEstimates | KeptPairs | PullState | GatewayState
 ) -> None:
     path = tmp_path / "kept.json"
     said: list[str] = []
@@ -107,7 +116,10 @@ HEALTH = [HealthCheck.function_scoped_fixture]
     documents,
 )
 def test_any_field_may_hold_anything(
-    tmp_path: Path, sound: KeptEstimates | KeptPairs | PullState, name: str, value: object
+    tmp_path: Path,
+    sound: KeptEstimates | KeptPairs | PullState | GatewayState,
+    name: str,
+    value: object,
 ) -> None:
     path = tmp_path / "kept.json"
     content = json.loads(sound.model_dump_json()) | {name: value}
