@@ -42,8 +42,9 @@ PROGRAMS = {
     "compare": Program("scripts.compare_models", "compare text-to-image models by their scores"),
     "inspect": Program("scripts.inspect_asset", "show what a validator makes of a PLY or SPZ"),
     "monitor": Program("scripts.monitor_scores", "report on the score log"),
-    "demo": Program("scripts.demo", "run a miner and mock validators on this machine"),
+    "demo": Program("scripts.demo", "run a miner and mocks of its counterparts on this machine"),
     "mock-validator": Program("neurons.mock_validator", "try a miner as a validator would"),
+    "client": Program("scripts.gateway_client", "submit tasks to the subnet owner's gateway"),
     "benchmark": Program("scripts.benchmark", "measure this machine"),
     "configuration": Program("scripts.configuration", "renew the tables of docs/configuration.md"),
 }

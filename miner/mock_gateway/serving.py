@@ -66,8 +66,8 @@ async def serve_gateway(
                 node,
                 ip=gateway.ip,
                 port=port,
-                slow_s=settings.faults.slow_s,
-                storing_s=settings.faults.storing_s,
+                slow_s=settings.faults.slow_for,
+                storing_s=settings.faults.storing,
             )
             stack.push_async_callback(server.stop)
             servers.append(server)

@@ -78,15 +78,15 @@ class TrialFaultSettings(Part):
     """Everything is stored, and the connection is cut without an answer."""
     slow: Share = 0.0
     """The request is read late."""
-    slow_s: Annotated[float, Field(ge=0.0, le=600.0)] = 5.0
+    slow_for: Annotated[float, Field(ge=0.0, le=600.0)] = 5.0
     """How late, in seconds."""
-    storing_s: Annotated[float, Field(ge=0.0, le=60.0)] = 0.0
+    storing: Annotated[float, Field(ge=0.0, le=60.0)] = 0.0
     """Seconds that every result takes to be stored; a twin gets 503 in the meantime."""
 
     @property
     def shares(self) -> dict[Any, float]:
         """The shares by fault."""
-        return self.model_dump(exclude={"slow_s", "storing_s"})
+        return self.model_dump(exclude={"slow_for", "storing"})
 
 
 class ClockSettings(Part):
