@@ -309,12 +309,13 @@ async def test_no_cookie_and_no_proxy_of_the_environment_is_used(
     assert header(recorder.requests[1][0], "cookie") is None
 
 
-def test_the_session_verifies_certificates() -> None:
+def test_the_session_verifies_certificates_and_unpacks_nothing() -> None:
     async def look() -> SimpleNamespace:
         session = module._new_session()
         connector = session.connector
         await session.close()
         assert isinstance(connector, aiohttp.TCPConnector)
-        return SimpleNamespace(ssl=connector._ssl)
+        return SimpleNamespace(ssl=connector._ssl, unpacks=session.auto_decompress)
 
-    assert asyncio.run(look()).ssl is True
+    seen = asyncio.run(look())
+    assert (seen.ssl, seen.unpacks) == (True, False)

@@ -64,6 +64,21 @@ def test_between_any_two_calls_is_the_pause_however_many_nodes_there_are() -> No
     assert min(b - a for a, b in pairwise(times)) >= 1.5 - 1e-9
 
 
+def test_no_node_is_asked_during_the_pause_and_it_begins_anew_with_an_answer() -> None:
+    clock = Clock()
+    nodes = make(EU, US, clock=clock)
+    first = nodes.choose()
+    assert first is not None
+    assert nodes.choose() is None
+    clock.now += 8.0  # A slow answer.
+    nodes.gave(first, 1)
+    assert nodes.choose() is None
+    clock.now += 1.4
+    assert nodes.choose() is None
+    clock.now += 0.2
+    assert nodes.choose() is not None
+
+
 def test_empty_nodes_are_asked_in_turn() -> None:
     clock = Clock()
     nodes = make(EU, US, ASIA, clock=clock)

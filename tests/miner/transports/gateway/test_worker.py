@@ -10,7 +10,6 @@ import pytest
 from generation.errors import GenerationError
 from generation.scoring.validity import Check, ValidityReport
 from miner.request import Answer, Caller, Request
-from miner.transports.gateway.worker import MAX_UNDELIVERED
 from protocol.gateway import TasksAnswer
 from protocol.tasks import TextTask
 from tests.support.fake_gateway import (
@@ -287,17 +286,21 @@ async def test_tasks_of_an_earlier_run_are_reported_at_once_to_their_node(tmp_pa
 
 
 @in_virtual_time
-async def test_no_task_is_taken_while_too_many_results_wait(tmp_path: Path) -> None:
+async def test_no_task_is_taken_while_too_many_results_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("miner.transports.gateway.worker.MAX_UNDELIVERED", 4)
     async with working(tmp_path) as worker:
-        worker.calls.polls = [task(f"t-{n}") for n in range(100)]
+        worker.calls.polls = [task(f"t-{n}") for n in range(10)]
         worker.engine.seconds = dict.fromkeys(worker.engine.seconds, 0.01)
         worker.calls.answers = [fault(429)] * 10_000
         await begin(worker)
         worker.nodes.failed = lambda address, **values: 0.0  # type: ignore[method-assign]
         await asyncio.sleep(120.0)
-        assert len(worker.saved().tasks) == MAX_UNDELIVERED
+        assert len(worker.saved().tasks) == 4
         worker.calls.answers = []
         await asyncio.sleep(100.0)
+        assert len(worker.ended) == 10
         assert {ending for _, ending in worker.ended} == {"delivered"}
 
 
