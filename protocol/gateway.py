@@ -1,10 +1,10 @@
-"""The wire of the subnet owner's gateway: what workers sign, send and receive. Pure.
+"""The subnet owner's gateway: what its workers sign, send and take. Pure.
 
 Workers take tasks with `POST /get_tasks` (JSON) and deliver with `POST /add_result`
 (multipart/form-data); clients use `POST /add_task`, `GET /get_status` and `GET /get_result`.
 Values that an operator of a gateway can change are the example values of its repository.
 
-Source: 404-Repo/gateway-rs, 2026-06-24. docs/gateway.md describes the whole contract.
+Source: 404-Repo/gateway-rs, 2026-06-24. docs/gateway.md is the page for operators.
 """
 
 import re
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import from_json
 
 from protocol.errors import TaskError
@@ -23,18 +23,14 @@ GET_TASKS, ADD_RESULT = "/get_tasks", "/add_result"
 ADD_TASK, GET_STATUS, GET_RESULT = "/add_task", "/get_status", "/get_result"
 GET_LOAD, GET_ID = "/get_load", "/id"
 SPLATS = "404-3dgs"
-MODELS = (SPLATS, "404-mesh", "404-mesh-v2")
 
 TIMESTAMP_PREFIX = "404_GATEWAY_"
 FRESH_S = 30
 """Seconds up to which a timestamp is taken. One that is ahead of the gateway's clock is not."""
 
 MAX_REQUESTED_TASKS = 500
-MAX_GET_TASKS_BYTES = 4096
-MAX_ADD_TASK_BYTES = 2 * 2**20
 MAX_ADD_RESULT_BYTES = 100 * 2**20
 MAX_REASON_BYTES = 255
-MAX_MODEL_PARAMS_BYTES = 1024
 
 ADD_RESULTS_PER_MINUTE = 120
 """Per IP address and fixed minute, shared by /add_result, /get_load and /get_leader."""
@@ -45,12 +41,7 @@ TASK_LIFE_S = 600.0
 QUEUE_LIFE_S = 1800.0
 RESULT_LIFE_S = 300.0
 """From the last result of a task."""
-COPIES = 3
-"""Copies of a task, each for another hotkey."""
 
-MIN_PROMPT_CHARACTERS, MAX_PROMPT_CHARACTERS = 3, 384
-"""Of a client's prompt. The maximum is enforced for multipart only: longer ones arrive by JSON."""
-PROMPT_PATTERN = re.compile(r"[A-Za-z0-9 .,'():;/?!+%-]*")
 TASK_LIMITS = TaskLimits(image=ImageLimits(bytes=2 * 2**20, pixels=1024 * 1024, side=1024))
 """What a worker takes: pictures as the gateway does, prompts up to this project's own limit."""
 
@@ -63,9 +54,7 @@ ASSET_FILE_NAME, ASSET_CONTENT_TYPE = "result.spz", "application/octet-stream"
 INVALID_AUTHENTICATION = "Invalid worker authentication"
 NOT_WHITELISTED = "Worker hotkey is not whitelisted"
 NOT_ASSIGNED = "Worker hotkey is not assigned to task"
-BAD_TIMESTAMP = "Invalid timestamp format"
 BEING_PROCESSED = "Result is already being processed; please retry"
-INTERNAL_ERROR = "Internal Server Error"
 CONTEXT_UNAVAILABLE: dict[str, str] = {
     "error": "task_context_unavailable",
     "message": "Task context is unavailable on this gateway after restart; the task will be "
@@ -73,45 +62,12 @@ CONTEXT_UNAVAILABLE: dict[str, str] = {
 }
 """The body of a 410."""
 
-MIN_SEED, MAX_SEED = -(2**31), 2**31 - 1
+MIN_SEED = -(2**31)
+"""Of the signed seeds of 32 bits on the wire."""
 
 _TAG = re.compile(r"[a-z0-9_-]{1,32}")
-_TIMESTAMP = re.compile(rf"{TIMESTAMP_PREFIX}(\d{{1,20}})", re.ASCII)
 _NAMES = ("id", "assignment_token")
 _Id = Annotated[str, Field(min_length=1, max_length=64)]
-
-
-class FieldError(ValueError):
-    """A field of a request with a value that the gateway does not take.
-
-    Attributes:
-        field: Its name.
-        message: What is wrong with it.
-    """
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-        self.message = message
-
-    def body(self) -> dict[str, str]:
-        """Returns the JSON of the answer, whose status is 400."""
-        return {"error": "invalid_field", "field": self.field, "message": self.message}
-
-
-def bad_request(text: str) -> str:
-    """Returns the text of an answer with status 400."""
-    return f"Bad request: {text}"
-
-
-def unauthorized(text: str) -> str:
-    """Returns the text of an answer with status 401."""
-    return f"Unauthorized request: {text}"
-
-
-def unavailable(text: str) -> str:
-    """Returns the text of an answer with status 503."""
-    return f"Service unavailable: {text}"
 
 
 def timestamp_at(seconds: float) -> str:
@@ -122,85 +78,40 @@ def timestamp_at(seconds: float) -> str:
     return f"{TIMESTAMP_PREFIX}{int(seconds)}"
 
 
-def read_timestamp(text: str) -> int:
-    """Returns the seconds since the epoch of a signed text.
-
-    Raises:
-        ValueError: It is no timestamp of a gateway.
-    """
-    match = _TIMESTAMP.fullmatch(text)
-    if match is None:
-        raise ValueError(BAD_TIMESTAMP)
-    return int(match[1])
-
-
-def is_fresh(signed_at: int, now: float) -> bool:
-    """Whether a gateway takes a timestamp: not in its future, and not older than 30 s."""
-    return 0 <= int(now) - signed_at <= FRESH_S
-
-
-def check_models(model: str | list[str]) -> tuple[str, ...]:
-    """Returns the models that a request names, each once.
-
-    Raises:
-        FieldError: There is none, or one that the gateway does not know.
-    """
-    names = [model] if isinstance(model, str) else model
-    if not names:
-        raise FieldError("model", f"Expected at least one of: {', '.join(MODELS)}")
-    for name in names:
-        if name not in MODELS:
-            message = f"Invalid value '{name}'. Expected one of: {', '.join(MODELS)}"
-            raise FieldError("model", message)
-    return tuple(dict.fromkeys(names))
-
-
-def check_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Returns a worker's tags trimmed, in lower case, each once.
 
     Raises:
-        FieldError: One is empty, longer than 32 characters, or has others than a-z, 0-9, _ and -.
+        ValueError: One is empty, longer than 32 characters, or has others than a-z, 0-9, _ and -.
     """
-    cleaned = [tag.strip().lower() for tag in tags or ()]
+    cleaned = [tag.strip().lower() for tag in tags]
     for tag in cleaned:
         if not _TAG.fullmatch(tag):
-            message = f"Invalid tag '{tag[:32]}'. Expected 1-32 characters of a-z, 0-9, _ and -"
-            raise FieldError("worker_tags", message)
+            raise ValueError(f"the tag {tag[:32]!r} is not 1-32 characters of a-z, 0-9, _ and -")
     return tuple(dict.fromkeys(cleaned))
 
 
-def wire_seed(seed: int) -> int:
-    """Returns a seed as a gateway keeps it: signed, 32 bits; 2**31..2**32-1 become negative.
-
-    Raises:
-        FieldError: It is outside of -2**31..2**32-1.
-    """
-    if not MIN_SEED <= seed < 2**32:
-        raise FieldError("seed", f"Invalid value {seed}. Expected {MIN_SEED} to {2**32 - 1}")
-    return seed - 2**32 if seed > MAX_SEED else seed
-
-
 class GetTasks(BaseModel):
-    """The body of `POST /get_tasks`. A gateway ignores fields that it does not know.
+    """The body of `POST /get_tasks`.
 
     Attributes:
-        worker_hotkey: SS58 address; also taken under the name `validator_hotkey`.
+        worker_hotkey: SS58 address.
         signature: Base64 of the hotkey's signature over `timestamp`.
         timestamp: See `timestamp_at`.
         worker_id: Any name; the gateway shows it to the client of a delivered task.
         requested_task_count: How many tasks are wanted, 0..500; more count as 500.
-        model: One model or several; see `check_models`.
+        model: What the worker makes.
         worker_tags: See `check_tags`; None for a worker without any.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    worker_hotkey: str = Field(validation_alias=AliasChoices("worker_hotkey", "validator_hotkey"))
+    worker_hotkey: str
     signature: str = Field(repr=False)
     timestamp: str
     worker_id: str
     requested_task_count: int = Field(ge=0)
-    model: str | list[str]
+    model: str = SPLATS
     worker_tags: list[str] | None = None
 
     def body(self) -> bytes:
@@ -215,7 +126,7 @@ class GatewayTask(BaseModel):
         id: The gateway's id, a UUID.
         prompt: The text.
         image: Base64 of the picture's bytes as the client uploaded them.
-        model: One of `MODELS`.
+        model: What the client asked for.
         seed: Signed, 32 bits; may be negative.
         model_params: The client's JSON object, if it gave one.
         assignment_token: A UUID that belongs to this worker's assignment.

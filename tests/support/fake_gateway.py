@@ -21,7 +21,6 @@ from protocol.gateway import (
     GatewayNode,
     GatewayTask,
     TasksAnswer,
-    unauthorized,
 )
 from tests.support.fakes import FakeEngine
 from tests.support.virtual_time import clock
@@ -35,9 +34,9 @@ def fault(status: int = 0, answer: str = "", **fields: Any) -> GatewayFault:
     return GatewayFault(f"eu.example answered {status}", status=status, answer=answer, **fields)
 
 
-CLOSED = fault(401, unauthorized(NOT_WHITELISTED))
-STALE = fault(401, unauthorized("Invalid worker authentication"))
-UNASSIGNED = fault(401, unauthorized(NOT_ASSIGNED))
+CLOSED = fault(401, f"Unauthorized request: {NOT_WHITELISTED}")
+STALE = fault(401, "Unauthorized request: Invalid worker authentication")
+UNASSIGNED = fault(401, f"Unauthorized request: {NOT_ASSIGNED}")
 GONE = fault(410, CONTEXT_UNAVAILABLE["message"])
 CUT_OFF = fault()
 NOT_SENT = fault(arrived=False)

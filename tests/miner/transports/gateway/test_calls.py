@@ -18,7 +18,7 @@ from miner.transports.clocks import SteadyClock
 from miner.transports.gateway import calls as module
 from miner.transports.gateway.calls import GatewayCalls, GatewayFault
 from miner.transports.gateway.state import TakenTask
-from protocol.gateway import read_timestamp
+from protocol.gateway import TIMESTAMP_PREFIX
 from tests.support.fakes import Clock, ball_spz
 from tests.support.running import MINER
 from tests.support.strange_servers import Respond, certificate, http, serving
@@ -191,7 +191,7 @@ async def test_from_the_second_call_on_a_timestamp_fits_the_gateway_s_clock(
         off = calls.clock_off(address)
     stamp = re.search(rb"404_GATEWAY_\d+", recorder.requests[1][1])
     assert stamp is not None
-    age = int(clock() + offset_s) - read_timestamp(stamp[0].decode())
+    age = int(clock() + offset_s) - int(stamp[0].decode().removeprefix(TIMESTAMP_PREFIX))
     assert 0 <= age <= 5
     assert (abs(off) > 5.0) == (abs(offset_s) > 5.0)
     assert off == pytest.approx(offset_s, abs=3.0)

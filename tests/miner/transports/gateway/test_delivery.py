@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from protocol.gateway import BEING_PROCESSED, unavailable
+from protocol.gateway import BEING_PROCESSED
 from tests.support.fake_gateway import (
     CLOSED,
     CUT_OFF,
@@ -25,7 +25,7 @@ from tests.support.virtual_time import in_virtual_time
 
 pytestmark = pytest.mark.usefixtures("inline")
 
-BUSY = fault(503, unavailable(BEING_PROCESSED))
+BUSY = fault(503, f"Service unavailable: {BEING_PROCESSED}")
 LIMITED = fault(429)
 LIMITED_17 = fault(429, retry_after_s=17.0)
 ERROR = fault(500, "Internal Server Error")
