@@ -24,6 +24,8 @@ class Compiled:
         function: Calls the modules.
         modules: Each is compiled alone, so that equal ones share their code and compile quickly.
         backend: What `torch.compile` compiles with.
+        rounds_as_eager: Round after each operation as eager code does, and not only what is stored.
+            A text encoder's 27 layers make 1.6 % of the difference.
     """
 
     def __init__(
@@ -33,14 +35,18 @@ class Compiled:
         modules: Iterable[nn.Module],
         *,
         backend: str | Callable[..., Any] = "inductor",
+        rounds_as_eager: bool = False,
     ) -> None:
         self._name = name
         self._function = function
         self._modules = tuple(modules)
         self._eager = False
         self._compiled_for: set[tuple[object, ...]] = set()
+        options = None
+        if rounds_as_eager and backend == "inductor":
+            options = {"emulate_precision_casts": True}
         for module in self._modules:
-            module.compile(fullgraph=True, dynamic=False, backend=backend)
+            module.compile(fullgraph=True, dynamic=False, backend=backend, options=options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the function; a module that cannot be compiled makes all of them eager."""

@@ -77,7 +77,11 @@ class TextToImage(ABC):
         if accelerate:
             pool = GraphPool()
             encode = Compiled(
-                "prompt encoding", self._encode, self._encoder_blocks(), backend=backend
+                "prompt encoding",
+                self._encode,
+                self._encoder_blocks(),
+                backend=backend,
+                rounds_as_eager=True,
             )
             self._encode = Captured("prompt encoding", encode, pool=pool)
             flux = pipeline.transformer

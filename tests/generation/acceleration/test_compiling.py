@@ -1,6 +1,7 @@
 """What can be compiled is, what cannot runs eagerly, and compiled code is kept."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,6 +38,25 @@ def test_a_compiled_function_gives_the_same(warnings: list[str]) -> None:
     compiled = Compiled("four", modules, modules, backend="eager")
     assert compiled(torch.ones(2)).tolist() == [4.0, 4.0]
     assert all(module._compiled_call_impl is not None for module in modules)
+    assert warnings == []
+
+
+class _TwoRoundings(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 1.1) * 1.3
+
+
+def test_where_it_is_asked_for_compiled_code_rounds_as_eager_code(warnings: list[str]) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("needs a C++ compiler")
+    x = torch.linspace(0.1, 3.0, 1001).bfloat16()
+    expected, found = _TwoRoundings()(x), []
+    for rounds_as_eager in (False, True):
+        torch._dynamo.reset()
+        module = _TwoRoundings()
+        compiled = Compiled("product", module, (module,), rounds_as_eager=rounds_as_eager)
+        found.append(bool((compiled(x) == expected).all()))
+    assert found == [False, True]
     assert warnings == []
 
 
