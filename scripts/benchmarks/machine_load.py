@@ -6,12 +6,9 @@ from collections.abc import Awaitable, Callable, Iterable
 import numpy as np
 
 _PIECE_S = 0.001
-_PIECES = 2_000
 
 
-def cpu_noise(
-    pieces: int = _PIECES, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, float]:
+def cpu_noise(pieces: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
     """Times equal pieces of Python work of about a millisecond each, one after the other.
 
     Returns:

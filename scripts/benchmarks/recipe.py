@@ -52,6 +52,8 @@ CANDIDATE_PICTURES = (1, 4)
 """Values of `CandidateLimits.pictures` that are measured."""
 TRACED = 10
 """Tasks that are traced for `gpu_busy_ms`."""
+NOISE_PIECES, NOISE_PIECES_A_RUN = 2_000, 200
+"""Most pieces of a millisecond for `cpu_noise`, and fewer of them for a measurement of few runs."""
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "brown", "white")
 THINGS = ("cube", "car", "house", "chair", "mug", "rocket", "sphere", "mushroom", "table")
 
@@ -280,7 +282,7 @@ def distinct_prompts() -> Iterator[str]:
 async def _solo(client: _Client, runs: int, figures: Figures) -> None:
     rows: list[dict[str, float]] = []
     sizes, gaussians = [], []
-    figures["cpu_noise"] = cpu_noise()
+    figures["cpu_noise"] = cpu_noise(min(NOISE_PIECES, NOISE_PIECES_A_RUN * runs))
     for _ in range(runs):
         result, total = await client.ask()
         rows.append({**result.timings, "total": total})
