@@ -213,9 +213,9 @@ async def test_an_exposition_after_much_traffic_takes_a_few_milliseconds(
     encode, _ = server._FORMATS[True]
     taken = []
     for _ in range(10):
-        started = time.perf_counter()
+        started = time.thread_time()  # It waits for nothing, and other processes count for nothing.
         encode(miner.metrics._registry)
-        taken.append(time.perf_counter() - started)
+        taken.append(time.thread_time() - started)
     assert min(taken) < 0.02
 
 
