@@ -54,7 +54,7 @@ def test_the_document_names_every_setting_its_variable_and_what_it_does() -> Non
         in (rows["--text_to_image.size"])
     )
     assert "`N`, 1,025 to 65,534 |  |" in rows["--axon.external_port"]
-    assert "`push\\|pull`" in rows["--protocol"]
+    assert "`push\\|pull\\|gateway`" in rows["--protocol"]
 
 
 def test_a_document_without_a_place_for_a_table_is_refused() -> None:
