@@ -7,7 +7,8 @@ from bittensor.utils import is_valid_ss58_address
 def is_hotkey(address: str) -> bool:
     """Whether a text is an SS58 address of Bittensor: format 42, with its checksum."""
     try:
-        return bool(is_valid_ss58_address(address))
+        # The library overlooks spaces around it.
+        return address.isalnum() and bool(is_valid_ss58_address(address))
     except ValueError:
         return False
 

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 from miner.chain.metagraph import Neuron
-from miner.chain.signatures import verify
 from miner.mock_validator.records import TrialRecord
 from miner.mock_validator.serving import serve_all
 from miner.mock_validator.tasks import TrialTask
@@ -18,7 +17,7 @@ from protocol.errors import SetupError
 from tests.miner.mock_validator.test_asking import settings
 from tests.support.fakes import ball_spz
 from tests.support.loopback import free_port
-from tests.support.running import MINER, OTHER, VALIDATOR
+from tests.support.running import MINER, VALIDATOR
 
 # Bittensor 10 reads pydantic's fields through an instance.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
@@ -83,13 +82,3 @@ async def test_a_taken_port_is_a_start_up_message(tmp_path: Path) -> None:
         await serve_all(trial, WALLET, TASKS, lambda record: None)
     serving.cancel()
     await asyncio.wait({serving})
-
-
-def test_a_signature_is_checked_over_the_very_payload() -> None:
-    payload = "déclaration".encode() * 1000
-    signature = MINER.sign(payload)
-    assert verify(MINER.ss58_address, payload, signature)
-    assert not verify(MINER.ss58_address, payload + b"x", signature)
-    assert not verify(OTHER.ss58_address, payload, signature)
-    assert not verify(MINER.ss58_address, payload, b"short")
-    assert not verify("no address", payload, signature)
