@@ -41,6 +41,9 @@ FOLLOW_S = 1.0
 """Seconds between two looks at a status."""
 MINUTE_S = 61.0
 """Seconds after which a gateway's limit of calls per minute has begun anew."""
+ALL_WITHIN_S = 240.0
+"""Seconds after the last success within which all results are fetched, also if further workers are
+at it: a gateway removes them after 300 s."""
 MOST_FAULTS = 10
 """Looks in a row without an answer, after which a task is given up."""
 
@@ -68,7 +71,7 @@ class GatewayClientSettings(Settings):
     """Folder of the results; it is made if it is not there."""
     formats: Names = ("spz",)
     """What to fetch of each task, with commas: spz and ply are the first result, all is a zip of
-    every worker's, which is fetched when the task has ended."""
+    every worker's. It is fetched when all are done, or 240 s after the last of them."""
     seed: Annotated[int, Field(ge=MIN_SEED, le=2**32 - 1)] | None = None
     """Seed of every task; random if not given."""
     model: Literal["404-3dgs", "404-mesh", "404-mesh-v2"] = "404-3dgs"
@@ -249,9 +252,9 @@ async def _followed(
     client: GatewayClient, task_id: str, ends: float, *, waits_for_all: bool, show: Any
 ) -> TaskStatus:
     """Waits for a result; returns the status with which it can be fetched."""
-    faults = 0
-    said = "NoResult"
-    while asyncio.get_running_loop().time() < ends:
+    loop, faults, said = asyncio.get_running_loop(), 0, "NoResult"
+    successes, last_success = 0, loop.time()
+    while loop.time() < ends:
         try:
             status, faults = await client.status(task_id), 0
         except ClientFault as fault:
@@ -265,7 +268,10 @@ async def _followed(
         show(said if status.name != "PartialResult" else f"{status.successes} results so far")
         if status.name == "Failure":
             raise ClientFault(f"it failed: {status.detail}", fix="submit it again")
-        if status.ended or (status.successes and not waits_for_all):
+        if status.successes > successes:
+            successes, last_success = status.successes, loop.time()
+        enough = not waits_for_all or loop.time() - last_success >= ALL_WITHIN_S
+        if status.ended or (status.successes and enough):
             return status
         await asyncio.sleep(FOLLOW_S)
     raise ClientFault(

@@ -97,11 +97,12 @@ class StoredTask:
         taken: Copies that are out, by hotkey.
         staged: Hotkeys whose result is being stored.
         results: In the order of their arrival, until they expire.
-        successes, failures: Counted from the results.
+        successes: Counted from the results.
         first_worker: Name of the worker of the first success.
         last_reason: Of the last failure.
-        results_expire_at: When the results are removed.
-        status: The last status, kept when the results are gone.
+        results_expire_at: When the results are removed, even if the task goes on.
+        kept: The status that the database tells once the node knows no result any more.
+        forgotten: Whether the node knows nothing of the task any more.
     """
 
     id: str
@@ -120,11 +121,11 @@ class StoredTask:
     staged: set[str] = field(default_factory=set)
     results: list[StoredResult] = field(default_factory=list, repr=False)
     successes: int = 0
-    failures: int = 0
     first_worker: str | None = None
     last_reason: str | None = None
     results_expire_at: float | None = None
-    status: dict[str, str] | None = None
+    kept: dict[str, str] | None = None
+    forgotten: bool = False
 
 
 class TaskStore:
@@ -262,7 +263,6 @@ class TaskStore:
             task.first_worker = task.first_worker or copy.worker_id
             self.answer_s.setdefault(copy.hotkey, []).append(now - task.submitted_at)
         else:
-            task.failures += 1
             task.last_reason = reason
         self._note("result_failure" if asset is None else "result_success", task, copy, reason)
         self._on_result(task, result)
@@ -276,7 +276,8 @@ class TaskStore:
         task = self._tasks.get(task_id)
         if task is None:
             return {"status": "NoResult"}
-        return task.status or self._status(task)
+        memory = self._status(task)
+        return task.kept if task.kept and memory["status"] == "NoResult" else memory
 
     def results(self, task_id: str) -> tuple[StoredTask, list[StoredResult]] | None:
         """Returns a task and its results; None if it is unknown."""
@@ -298,10 +299,9 @@ class TaskStore:
         for task in list(self._live.values()):
             if task.expires_at is not None and task.expires_at <= looked_at:
                 self._time_out(task)
-        for task in list(self._ended.values()):
+        for task in [*self._live.values(), *self._ended.values()]:
             if task.results_expire_at is not None and task.results_expire_at <= looked_at:
-                task.status, task.results, task.results_expire_at = self._status(task), [], None
-                del self._ended[task.id]
+                self._forget_results(task)
 
     def _fits(self, task: StoredTask, hotkey: str, tags: frozenset[str]) -> bool:
         expires = task.expires_at
@@ -332,6 +332,12 @@ class TaskStore:
             task.results_expire_at = self._clock() + self._rules.result_life_s
         self._end(task)
 
+    def _forget_results(self, task: StoredTask) -> None:
+        task.kept = self._status(task)
+        task.results, task.results_expire_at = [], None
+        task.successes, task.first_worker, task.last_reason = 0, None, None
+        task.forgotten = self._ended.pop(task.id, None) is not None
+
     def _end(self, task: StoredTask) -> None:
         task.expires_at, task.prompt, task.image = None, None, None
         self._ended[task.id] = self._live.pop(task.id)
@@ -340,6 +346,8 @@ class TaskStore:
 
     def _status(self, task: StoredTask) -> dict[str, str]:
         ended = task.expires_at is None
+        if task.forgotten:
+            return {"status": "NoResult"}
         if not task.results and not ended:
             return {"status": "InProgress" if task.taken else "NoResult"}
         if len(task.results) < self._rules.copies and not ended:

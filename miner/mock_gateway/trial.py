@@ -70,6 +70,7 @@ class GatewayTrial:
         for task in tasks:
             _check(task)
         self._records: dict[str, TrialRecord] = {}
+        self._succeeded: set[str] = set()
         self._judging: set[asyncio.Task[None]] = set()
         self._finished = asyncio.Event()
 
@@ -129,8 +130,9 @@ class GatewayTrial:
             )
 
     def _arrived(self, task: StoredTask, result: StoredResult) -> None:
-        if result.asset is None or task.successes > 1:
+        if result.asset is None or task.id in self._succeeded:
             return
+        self._succeeded.add(task.id)
         judging = asyncio.create_task(self._judge(task, result, result.asset))
         self._judging.add(judging)
         judging.add_done_callback(self._judging.discard)
@@ -149,7 +151,7 @@ class GatewayTrial:
         self._note(judged)
 
     def _over(self, task: StoredTask) -> None:
-        if task.successes:
+        if task.id in self._succeeded:
             return
         reason = printable(task.last_reason or "", 500)
         record = _record(self._tasks[task.id], reason, seed=task.seed)

@@ -93,8 +93,10 @@ def test_the_status_is_the_last_failure_once_all_copies_have_failed(
 
 
 def test_with_fewer_workers_than_copies_it_stays_partial_until_the_life_is_over(
-    node: MockNode, alice: GatewayWorker, clock: Clock
+    clock: Clock,
 ) -> None:
+    node = cluster(clock, copies=3, result_life_s=700.0).nodes[0]
+    alice = GatewayWorker(node, clock)
     task_id = submit(node)
     (task,) = alice.take()
     alice.add_result(task)
@@ -217,3 +219,20 @@ def test_results_are_removed_300_s_after_the_last_and_the_status_is_kept(clock: 
     assert held is not None
     assert held[1] == []
     assert status(node, task_id) == {"status": "Success", "worker_id": "alice-1"}
+
+
+def test_results_are_removed_while_the_task_still_waits_for_other_workers(
+    node: MockNode, alice: GatewayWorker, bob: GatewayWorker, clock: Clock
+) -> None:
+    task_id = submit(node)
+    (task,) = alice.take()
+    alice.add_result(task)
+    clock.now += 330.0
+    held = node.store.results(task_id)
+    assert held is not None
+    assert held[1] == []
+    assert status(node, task_id) == {"status": "PartialResult(1)"}
+    bob.take()
+    assert status(node, task_id) == {"status": "InProgress"}
+    clock.now += 300.0
+    assert status(node, task_id) == {"status": "Failure", "reason": "Task timed out"}

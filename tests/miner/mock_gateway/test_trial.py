@@ -108,6 +108,23 @@ async def test_every_task_has_a_record_of_what_became_of_it(tmp_path: Path) -> N
     assert sorted(record.name for record in done) == [task.name for task in TASKS]
 
 
+async def test_a_good_result_stays_good_when_the_task_times_out_later(tmp_path: Path) -> None:
+    clock = Clock(BEGIN)
+    gateway = cluster(clock, copies=3)
+    trial = GatewayTrial(TASKS[:1], GatewayTerms(30.0, tmp_path), on_record=lambda record: None)
+    trial.watch(gateway)
+    alice = GatewayWorker(gateway.nodes[0], clock)
+    (task,) = alice.take()
+    assert alice.add_result(task, asset=ball_spz()).status == 200
+    await trial.finished(10.0)
+    clock.now += 330.0
+    gateway.nodes[0].store.sweep()
+    clock.now += 300.0
+    gateway.nodes[0].store.sweep()
+    (record,) = trial.records()
+    assert record.good, record.problems
+
+
 async def test_tasks_are_spread_over_the_nodes_and_other_hotkeys_get_none(tmp_path: Path) -> None:
     fields = {"gateway.nodes": 2, "miner.hotkey": MINER.ss58_address}
     trial = settings(tmp_path, **fields)
