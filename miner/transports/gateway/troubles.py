@@ -1,6 +1,6 @@
 """What is wrong between this worker and the gateway: one message with the fix, until it is over."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,6 +17,9 @@ CLOSED_S = 60.0
 
 MINUTE_S = 60.0
 """A gateway counts in minutes."""
+
+BLIPS = 2
+"""Calls in a row without an answer that are not worth a message."""
 
 _LASTING: frozenset[Trouble] = frozenset({"whitelist", "signature", "request"})
 
@@ -53,17 +56,21 @@ class Troubles:
         self._hotkey = hotkey
         self._say = say or (lambda text: logger.warning("{}", text))
         self._places: defaultdict[Trouble, set[str]] = defaultdict(set)
+        self._unanswered: Counter[str] = Counter()
 
     def note(self, place: str, fault: GatewayFault) -> float:
         """Notes a fault; returns the seconds that the node should rest at least."""
         trouble = trouble_of(fault)
-        self._begin(trouble, place, self._words(trouble, fault))
+        self._unanswered[place] = self._unanswered[place] + 1 if trouble == "connection" else 0
+        if trouble != "connection" or self._unanswered[place] > BLIPS:
+            self._begin(trouble, place, self._words(trouble, fault))
         if trouble == "limits":
             return MINUTE_S
         return CLOSED_S if trouble in _LASTING else 0.0
 
     def answered(self, place: str) -> None:
         """Notes that a call was taken: nothing is wrong there but perhaps the clock."""
+        self._unanswered[place] = 0
         for trouble in _OVER:
             if trouble != "clock":
                 self._end(trouble, place)

@@ -48,11 +48,24 @@ def said() -> list[str]:
 def test_each_trouble_has_its_fix(given: Any, trouble: str, fix: str, said: list[str]) -> None:
     assert trouble_of(given) == trouble
     troubles = Troubles("5Worker", said.append)
-    troubles.note(EU, given)
+    for _ in range(3):
+        troubles.note(EU, given)
     (line,) = said
     assert "Fix" in line
     assert fix in line
     assert str(given) in line
+
+
+def test_one_call_or_two_without_an_answer_are_not_worth_a_message(said: list[str]) -> None:
+    troubles = Troubles("5Worker", said.append)
+    for _ in range(20):
+        troubles.note(EU, CUT_OFF)
+        troubles.note(EU, fault(500))
+        troubles.answered(EU)
+    assert said == []
+    for _ in range(5):
+        troubles.note(EU, CUT_OFF)
+    assert len(said) == 1
 
 
 def test_a_trouble_is_said_once_until_the_last_node_is_without_it(said: list[str]) -> None:
