@@ -120,11 +120,8 @@ class Flux1(TextToImage):
 
 
 def compilable(encoder: Any) -> Iterator[nn.Module]:
-    """Yields what can be compiled and then recorded of a `T5EncoderModel`.
+    """Yields what is compiled of a `T5EncoderModel`: layers whose weights are widened.
 
-    Its whole blocks cannot: compiled for torch 2.11, they fail as a graph is recorded.
+    Its whole blocks cannot be: compiled for torch 2.11, they fail as a graph is recorded.
     """
-    for block in encoder.encoder.block:
-        attention, *_, feed_forward = block.layer
-        yield feed_forward
-        yield from (layer for layer in attention.modules() if isinstance(layer, NarrowLinear))
+    return (layer for layer in encoder.modules() if isinstance(layer, NarrowLinear))
