@@ -44,10 +44,9 @@ def test_what_an_encoder_writes_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("alpha_quality", [0, 60, 100])
 def test_the_alpha_of_a_lossy_picture_is_read(alpha_quality: int) -> None:
+    picture = smooth(180, 120, "RGBA", 40)
     for method in range(7):
-        data = encoded(
-            PICTURES["smooth"], "WEBP", quality=70, method=method, alpha_quality=alpha_quality
-        )
+        data = encoded(picture, "WEBP", quality=70, method=method, alpha_quality=alpha_quality)
         assert b"ALPH" in data
         assert decode_image(data).mode == "RGBA"
 
