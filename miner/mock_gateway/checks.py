@@ -16,7 +16,7 @@ from miner.mock_gateway.replies import bad_request, invalid_field, unauthorized
 from miner.mock_gateway.rules import GatewayRules
 
 KNOWN_MODELS = ("404-3dgs", "404-mesh", "404-mesh-v2")
-SIGNATURE_BYTES, SIGNATURE_CHARACTERS = 64, 88
+SIGNATURE_BYTES = 64
 MAX_TAG_CHARACTERS = 32
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
@@ -75,7 +75,8 @@ class WorkerChecks:
             raw = base64.b64decode(signature.encode("ascii"), validate=True)
         except (UnicodeEncodeError, binascii.Error):
             return False
-        exact = len(raw) == SIGNATURE_BYTES and len(signature) == SIGNATURE_CHARACTERS
+        # Only one text is the base64 of these bytes.
+        exact = len(raw) == SIGNATURE_BYTES and base64.b64encode(raw).decode() == signature
         return exact and self.verify(hotkey, timestamp.encode(), raw)
 
 

@@ -85,6 +85,16 @@ def test_models_are_served_in_turn_and_others_are_not(node: MockNode, alice: Gat
     assert alice.take(3, model="404-mesh") == []
 
 
+def test_each_request_begins_with_the_model_after_the_last_one(
+    node: MockNode, alice: GatewayWorker
+) -> None:
+    for _ in range(2):
+        submit(node)
+        node.clients.add_form([("image", picture()), ("model", b"404-mesh")], KeyOwner("o"))
+    models = [alice.take(model=["404-3dgs", "404-mesh"])[0]["model"] for _ in range(4)]
+    assert models == ["404-3dgs", "404-mesh"] * 2
+
+
 @pytest.mark.parametrize(
     ("signed_ago", "status"), [(-3600, 401), (-1, 401), (0, 200), (30, 200), (31, 401)]
 )
@@ -131,6 +141,15 @@ def test_base64_without_padding_or_for_urls_is_401(alice: GatewayWorker, clock: 
             assert alice.get_tasks(**{**good, "signature": urls}).status == 401
             return
     raise AssertionError("no signature had + or /")
+
+
+def test_base64_whose_last_bits_are_not_zero_is_401(alice: GatewayWorker) -> None:
+    good = alice.signed()
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    last = letters[letters.index(good["signature"][85]) + 1]
+    other = good["signature"][:85] + last + "=="
+    assert base64.b64decode(other) == base64.b64decode(good["signature"])
+    assert alice.get_tasks(timestamp=good["timestamp"], signature=other).status == 401
 
 
 def test_another_hotkeys_signature_is_401(alice: GatewayWorker) -> None:
