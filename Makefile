@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  "make install EXTRAS=$(EXTRAS) without PIP_EXTRA_INDEX_URL")')
 	@touch $@
 
-demo: $(STAMP)  ## a miner and a mock validator on loopback; results in demo-output/
+demo: $(STAMP)  ## a miner, mock validators and a mock gateway on loopback; results in demo-output/
 	$(BIN)/python -m scripts.demo
 
 test: $(STAMP)  ## the whole test suite, in JOBS=2 processes
