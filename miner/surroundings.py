@@ -5,7 +5,6 @@ are imported, so every program calls `settle` before it imports them.
 """
 
 import contextlib
-import importlib.util
 import io
 import os
 import sys
@@ -30,7 +29,8 @@ _PROBE_BYTES = 4096
 def settle(folder: Path | None = None) -> Path | None:
     """Points libraries at a folder of ours where their usual places cannot be written.
 
-    Also turns off what they would report to others, and has torch waste less of a GPU's memory.
+    Also turns off what they would report to others and compile in vain, and has torch waste less of
+    a GPU's memory.
 
     What the environment names stays, if it can be written. Compiled code is loaded from there
     again, so a folder that others may write is not used.
@@ -47,6 +47,9 @@ def settle(folder: Path | None = None) -> Path | None:
     """
     # ONNX Runtime reads it as soon as it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # Importing rembg would compile its alpha matting, for half a minute the first time, and nothing
+    # here calls it; nothing else uses numba.
+    os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
     if "PYTORCH_ALLOC_CONF" not in os.environ:
         # Torch's blocks of GPU memory grow in place: gpu24 takes 0.85 GB less.
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
@@ -95,7 +98,6 @@ def _caches() -> dict[str, tuple[str, list[Path]]]:
     """Variables that name a cache, with a name for it and the places used without them."""
     cache = cache_dir().parent
     caches = {
-        "NUMBA_CACHE_DIR": ("numba", [cache / "numba", *_beside_pymatting()]),
         "TORCHINDUCTOR_CACHE_DIR": ("compiled", [cache_dir() / "compiled"]),
         "TORCH_EXTENSIONS_DIR": ("torch_extensions", [cache / "torch_extensions"]),
         "TRITON_CACHE_DIR": ("triton", [Path.home() / ".triton" / "cache"]),
@@ -107,13 +109,6 @@ def _caches() -> dict[str, tuple[str, list[Path]]]:
         if not _named(variable):
             caches[variable] = (name, [hub / name])
     return caches
-
-
-def _beside_pymatting() -> list[Path]:
-    """Where numba keeps the compiled functions of rembg's matting if it can: at their sources."""
-    spec = importlib.util.find_spec("pymatting")
-    folders = spec.submodule_search_locations if spec is not None else None
-    return [Path(folder) / "__pycache__" for folder in folders or ()]
 
 
 def _bittensor_folder() -> Path:

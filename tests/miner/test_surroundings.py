@@ -16,8 +16,9 @@ from miner.surroundings import settle, settle_terminal, starting_up, unforeseen
 from protocol.errors import SetupError
 
 VARIABLES = [*surroundings._caches(), "XDG_CACHE_HOME", "HF_HOME", "READ_ONLY", "TMPDIR", "HOME"]
-VARIABLES += ["ORT_DISABLE_TELEMETRY"]
-STOOD_IN = {"NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "MPLCONFIGDIR"}
+VARIABLES += ["ORT_DISABLE_TELEMETRY", "NUMBA_DISABLE_JIT"]
+VARIABLES += ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"]
+STOOD_IN = {"TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "MPLCONFIGDIR"}
 STOOD_IN |= {"TRITON_CACHE_DIR", "HF_HUB_CACHE", "HF_XET_CACHE"}
 
 
@@ -30,7 +31,6 @@ def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setattr(surroundings, "_beside_pymatting", lambda: [])
     yield
     for name in set(os.environ) - set(before):
         del os.environ[name]
@@ -80,7 +80,9 @@ def changed() -> set[str]:
 def test_where_a_home_can_be_written_nothing_changes(tmp_path: Path) -> None:
     before = dict(os.environ)
     assert settle(tmp_path / "own") is None
-    assert dict(os.environ) == before | {"ORT_DISABLE_TELEMETRY": "1"}
+    switches = {"ORT_DISABLE_TELEMETRY": "1", "NUMBA_DISABLE_JIT": "1"}
+    switches["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+    assert dict(os.environ) == before | switches
     assert list((tmp_path / "home").iterdir()) == []
     assert not (tmp_path / "own").exists()
 
@@ -127,14 +129,14 @@ def test_a_folder_in_which_others_may_plant_code_is_not_used(
 def test_only_what_cannot_be_written_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NUMBA_CACHE_DIR", "/proc/numba")
+    monkeypatch.setenv("MPLCONFIGDIR", "/proc/matplotlib")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
     monkeypatch.setenv("HF_HUB_CACHE", "/proc/models-to-be-read")
     assert settle(tmp_path / "own") == tmp_path / "own"
-    assert os.environ["NUMBA_CACHE_DIR"] == str(tmp_path / "own" / "numba")
+    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "own" / "matplotlib")
     assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "triton")
     assert os.environ["HF_HUB_CACHE"] == "/proc/models-to-be-read"
-    assert changed() == {"NUMBA_CACHE_DIR", "TRITON_CACHE_DIR", "HF_HUB_CACHE"}
+    assert changed() == {"MPLCONFIGDIR", "TRITON_CACHE_DIR", "HF_HUB_CACHE"}
 
 
 def test_a_missing_folder_for_temporary_files_is_replaced(
@@ -206,18 +208,20 @@ def test_a_reason_not_to_start_passes_as_it_is() -> None:
     assert caught.value is error
 
 
-def test_libraries_of_a_user_without_a_home_import_and_cache_in_our_folder(tmp_path: Path) -> None:
+def test_libraries_of_a_user_without_a_home_cache_in_our_folder_and_compile_no_matting(
+    tmp_path: Path,
+) -> None:
     script = (
         "from pathlib import Path\nfrom miner.surroundings import settle\n"
         f"settle(Path({str(tmp_path / 'own')!r}))\n"
-        "import bittensor, numba, huggingface_hub.constants as hub, matplotlib, onnxruntime\n"
-        "@numba.njit(cache=True)\ndef f(x):\n    return x + 1\n"
-        "assert f(1) == 2\n"
-        "print(numba.config.CACHE_DIR, hub.HF_HUB_CACHE, matplotlib.get_cachedir(), sep='\\n')\n"
+        "import bittensor, huggingface_hub.constants as hub, matplotlib, onnxruntime, rembg\n"
+        "from numba.core.dispatcher import Dispatcher\nfrom pymatting.util import kdtree\n"
+        "assert not any(isinstance(each, Dispatcher) for each in vars(kdtree).values())\n"
+        "print(hub.HF_HUB_CACHE, matplotlib.get_cachedir(), sep='\\n')\n"
     )
     (tmp_path / "script.py").write_text(script)
     environ = {**os.environ, "HOME": "/proc/home", "PYTHONPATH": os.getcwd()}
-    environ |= {"NUMBA_CACHE_DIR": "/proc/numba"}
+    environ.pop("NUMBA_DISABLE_JIT", None)
     done = subprocess.run(
         [sys.executable, tmp_path / "script.py"],
         env=environ,
@@ -229,7 +233,6 @@ def test_libraries_of_a_user_without_a_home_import_and_cache_in_our_folder(tmp_p
     assert done.returncode == 0, done.stderr
     assert "telemetry" not in done.stderr
     assert all(line.startswith(str(tmp_path / "own")) for line in done.stdout.split())
-    assert list((tmp_path / "own" / "numba").rglob("*.nbc"))
 
 
 @pytest.mark.parametrize("program", ["neurons.miner", "neurons.mock_validator", "scripts.doctor"])
