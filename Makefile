@@ -30,9 +30,10 @@ demo: $(STAMP)  ## a miner, mock validators and a mock gateway on loopback; resu
 
 test: $(STAMP)  ## the whole test suite, in JOBS=2 processes
 	@# One thread each: several of torch's in several processes wait for each other. Numba, which rembg
-	@# loads, would set torch's number of threads to that of the cores. Compiled Python is kept, even where
-	@# the environment says otherwise: every process would compile the tests and the programs again.
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	@# loads, would compile what nothing calls, and set torch's number of threads to that of the cores.
+	@# Compiled Python is kept, even where the environment says otherwise: every process would compile
+	@# the tests and the programs again.
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device, by name; fails where there is none
 	$(BIN)/python -m pytest -m cuda -v
