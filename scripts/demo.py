@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,8 @@ _PICTURE_SIDE = 256
 _MINER_LOG = "miner.txt"
 _PULL, _GATEWAY = "pull", "gateway"
 _IMAGES = "images"
+
+_Process = subprocess.Popen[bytes]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     with (
         _pull_validator(options.out, subnet, pull_port) as pulled,
         _gateway(options.out, subnet, gateway_port) as gateway,
+        _listening((pulled, pull_port), (gateway, gateway_port)),
         _miner(options.out, subnet, port, gateway_port, options.preset) as miner,
     ):
         if not _wait_until_ready(miner, options.out, console):
@@ -101,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     return fetched or asked or stopped
 
 
-def _end_of(process: subprocess.Popen[bytes], limit_s: float) -> int:
+def _end_of(process: _Process, limit_s: float) -> int:
     """The exit status of a process; one that outstays its limit is killed, which shows in it."""
     try:
         return process.wait(limit_s)
@@ -129,33 +132,23 @@ def shaded_ball(side: int) -> Image.Image:
     return Image.fromarray(picture.astype(np.uint8))
 
 
-@contextmanager
-def _pull_validator(out: Path, subnet: LocalSubnet, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A validator that serves tasks until they are done; it listens when this is entered."""
+def _pull_validator(out: Path, subnet: LocalSubnet, port: int) -> AbstractContextManager[_Process]:
+    """A validator that serves tasks until they are done."""
     options = ["--axon.port", str(port), "--rules.cooldown", "2"]
     options += ["--wallet.path", str(subnet.wallets), "--wallet.name", "validator"]
-    prompts = ("a green tree", "a yellow chair")
-    with _served(out, _PULL, subnet, port, prompts, options) as process:
-        yield process
+    return _serving(out, _PULL, subnet, ("a green tree", "a yellow chair"), options)
 
 
-@contextmanager
-def _gateway(out: Path, subnet: LocalSubnet, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A gateway that hands out tasks until they are done; it listens when this is entered."""
+def _gateway(out: Path, subnet: LocalSubnet, port: int) -> AbstractContextManager[_Process]:
+    """A gateway that hands out tasks until they are done."""
     options = ["--gateway.port", str(port)]
-    with _served(out, _GATEWAY, subnet, port, ("an orange mushroom",), options) as process:
-        yield process
+    return _serving(out, _GATEWAY, subnet, ("an orange mushroom",), options)
 
 
 @contextmanager
-def _served(
-    out: Path,
-    protocol: str,
-    subnet: LocalSubnet,
-    port: int,
-    prompts: Sequence[str],
-    options: list[str],
-) -> Iterator[subprocess.Popen[bytes]]:
+def _serving(
+    out: Path, protocol: str, subnet: LocalSubnet, prompts: Sequence[str], options: list[str]
+) -> Iterator[_Process]:
     folder = out / protocol
     folder.mkdir()
     (folder / "prompts.txt").write_text("\n".join(prompts))
@@ -163,9 +156,16 @@ def _served(
     command += ["--out", str(folder), "--miner.hotkey", subnet.miner_hotkey, *options]
     command += ["--prompts", str(folder / "prompts.txt"), "--images", str(out / _IMAGES)]
     with _running(command, folder / "output.txt") as process:
+        yield process
+
+
+@contextmanager
+def _listening(*servers: tuple[_Process, int]) -> Iterator[None]:
+    """Enters once every process listens on its port, or has ended."""
+    for process, port in servers:
         while process.poll() is None and not _listens(port):
             time.sleep(0.1)
-        yield process
+    yield
 
 
 def _records(out: Path, protocol: str) -> list[TrialRecord]:
@@ -179,7 +179,7 @@ def _records(out: Path, protocol: str) -> list[TrialRecord]:
 
 
 @contextmanager
-def _running(command: list[str], output: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _running(command: list[str], output: Path) -> Iterator[_Process]:
     with output.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -193,7 +193,7 @@ def _running(command: list[str], output: Path) -> Iterator[subprocess.Popen[byte
 @contextmanager
 def _miner(
     out: Path, subnet: LocalSubnet, port: int, gateway_port: int, preset: str
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[_Process]:
     command = [sys.executable, "-m", "neurons.miner"]
     command += ["--chain.file", str(subnet.neurons_file), "--axon.port", str(port)]
     command += ["--axon.ip", "127.0.0.1", "--preset", preset, "--log.dir", str(out)]
@@ -204,7 +204,7 @@ def _miner(
         yield process
 
 
-def _wait_until_ready(miner: subprocess.Popen[bytes], out: Path, console: Console) -> bool:
+def _wait_until_ready(miner: _Process, out: Path, console: Console) -> bool:
     end = time.monotonic() + _START_LIMIT_S
     with console.status("starting the miner") as status:
         while time.monotonic() < end and miner.poll() is None:

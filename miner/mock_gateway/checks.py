@@ -88,11 +88,12 @@ def json_object(body: bytes) -> dict[str, Any]:
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
+        fields: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in fields:
                 raise ValueError(f"duplicate field `{key[:64]}`")
-        return dict(pairs)
+            fields[key] = value
+        return fields
 
     try:
         value = json.loads(body.decode(), object_pairs_hook=once, parse_constant=_no_constant)

@@ -390,3 +390,14 @@ def test_without_encryption_a_far_gateway_must_be_insisted_on(tmp_path: Path) ->
     kept = gateway.settings("a", "--url=http://example.com", "--allow_http=true")
     assert kept.url == "http://example.com"
     assert KEY not in repr(kept)
+
+
+def test_a_result_that_is_missing_shows_in_the_exit_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_API_KEY", KEY)
+    url = f"http://127.0.0.1:{free_port()}"
+    assert main(["a red car", f"--url={url}", f"--out={tmp_path / 'new'}"]) == 1
+    shown = capsys.readouterr()
+    assert "Connection refused" in shown.out
+    assert KEY not in shown.out + shown.err

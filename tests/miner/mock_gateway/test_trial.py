@@ -15,10 +15,11 @@ from pydantic import SecretStr
 
 from miner.mock_gateway.serving import serve_gateway
 from miner.mock_gateway.trial import GatewayTerms, GatewayTrial
-from miner.mock_validator.records import TrialRecord
+from miner.mock_validator.records import TrialRecord, read_records
 from miner.mock_validator.settings import TrialSettings
 from miner.mock_validator.tasks import TrialTask
 from miner.settings.reader import read_settings
+from neurons.mock_validator import main
 from protocol.errors import SetupError
 from protocol.gateway import ADD_RESULT, GET_TASKS
 from tests.miner.mock_gateway.test_server import multipart
@@ -182,6 +183,20 @@ async def test_an_open_gateway_records_the_tasks_of_clients(tmp_path: Path) -> N
     (record,) = done
     assert (record.name, record.prompt) == ("01-a-red-car", "a red car")
     assert record.problems == ("failed: no object",)
+
+
+def test_the_command_reports_what_did_not_come_with_its_exit_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--protocol=gateway", f"--gateway.port={free_port()}", f"--out={tmp_path}"]
+    assert main([*argv, "--wait=0.05"]) == 1
+    records = read_records(tmp_path)
+    assert [record.protocol for record in records] == ["gateway"] * 3
+    assert not any(record.good for record in records)
+    assert "a golden dragon" in capsys.readouterr().out
+    assert main([*argv, "--wait=0.05", "--gateway.open=true"]) == 0
+    assert read_records(tmp_path) == []
+    assert main(["--protocol=gateway", "--gateway.api_key=x"]) == 2
 
 
 async def test_a_task_that_a_gateway_does_not_take_is_a_start_up_message(tmp_path: Path) -> None:
