@@ -14,6 +14,7 @@ from typing import Any
 
 from miner.mock_gateway.replies import bad_request, invalid_field, unauthorized
 from miner.mock_gateway.rules import GatewayRules
+from protocol.text import printable
 
 KNOWN_MODELS = ("404-3dgs", "404-mesh", "404-mesh-v2")
 SIGNATURE_BYTES = 64
@@ -91,12 +92,13 @@ def json_object(body: bytes) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         for key, value in pairs:
             if key in fields:
-                raise ValueError(f"duplicate field `{key[:64]}`")
+                raise ValueError(f"duplicate field `{printable(key, 64)}`")
             fields[key] = value
         return fields
 
     try:
         value = json.loads(body.decode(), object_pairs_hook=once, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # \ud800 alone is no text.
     except (ValueError, RecursionError) as error:
         raise bad_request(f"Parse json failed: {error}") from None
     if not isinstance(value, dict):

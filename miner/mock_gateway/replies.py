@@ -45,7 +45,7 @@ class GatewayRefusal(Exception):
 
 def text(status: int, words: str) -> GatewayReply:
     """An answer in plain text."""
-    return GatewayReply(status, words.encode())
+    return GatewayReply(status, words.encode("utf-8", "replace"))
 
 
 def as_json(status: int, value: object) -> GatewayReply:

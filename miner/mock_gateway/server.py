@@ -6,6 +6,7 @@ from email.utils import formatdate
 
 import zstandard
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from miner.mock_gateway.client_routes import FIELD_BYTES, MAX_BODY_BYTES, origin
@@ -25,6 +26,7 @@ from protocol.gateway import (
     GET_STATUS,
     GET_TASKS,
 )
+from protocol.text import printable
 
 GRACE_S = 1.0
 """Seconds that unfinished requests have when the server stops."""
@@ -97,6 +99,9 @@ class GatewayServer:
                 return self._response(request, await route(request))
             except GatewayRefusal as refusal:
                 return self._response(request, refusal.reply)
+            except (HttpProcessingError, web.RequestPayloadError) as error:
+                words = f"Field error: {printable(str(error), 200)}"
+                return self._response(request, bad_request(words).reply)
 
         return answer
 

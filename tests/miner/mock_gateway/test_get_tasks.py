@@ -238,6 +238,9 @@ def test_a_missing_field_is_400_that_names_it(alice: GatewayWorker, name: str) -
         {"requested_task_count": "1"},
         {"model": 7},
         {"model": [7]},
+        {"model": "\ud800"},
+        {"worker_id": "\ud800"},
+        {"worker_hotkey": f"{ALICE}\ud800"},
         {"worker_tags": "tag"},
         {"worker_hotkey": ALICE, "validator_hotkey": ALICE},
     ],
@@ -251,8 +254,9 @@ def test_a_field_of_another_type_or_given_twice_is_400(
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"null", b"\xff", b'{"model": NaN}', b'{"a":' * 800]
-)
+    "body", [b"", b"{", b"[]", b"null", b"\xff", b'{"model": NaN}', b'{"a":' * 800,
+             b'{"\\ud800": 1, "\\ud800": 2}'],
+)  # fmt: skip
 def test_a_body_that_is_no_json_object_is_400(alice: GatewayWorker, body: bytes) -> None:
     reply = alice.ask(body)
     assert (reply.status, reply.body[:13]) == (400, b"Bad request: ")

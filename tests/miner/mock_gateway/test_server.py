@@ -198,12 +198,30 @@ async def test_a_streamed_asset_beyond_the_limit_is_400(serve: Serve) -> None:
         ("multipart/form-data", b""),
         ("multipart/form-data; boundary=x", b"no boundary here"),
         ("multipart/form-data; boundary=x", b"--x\r\n\r\nwithout a name\r\n--x--\r\n"),
+        ("multipart/form-data; boundary=x", b"--x\r\nno header\r\n\r\nx\r\n--x--\r\n"),
+        (
+            "multipart/form-data; boundary=x",
+            b"--x\r\n" + b"A: b\r\n" * 5000 + b"\r\nx\r\n--x--\r\n",
+        ),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="\xff"\r\n\r\nx\r\n--x--\r\n',
+        ),
     ],
 )
 async def test_what_is_no_form_is_400(serve: Serve, content_type: str, body: bytes) -> None:
     async with serve() as served:
         answer = await served.ask(
             "POST", ADD_RESULT, data=body, headers={"Content-Type": content_type}
+        )
+        assert answer[0] == 400
+        assert answer[1].startswith(b"Bad request: ")
+
+
+async def test_a_body_that_cannot_be_unpacked_is_400(serve: Serve) -> None:
+    async with serve() as served:
+        answer = await served.ask(
+            "POST", GET_TASKS, data=b"not packed", headers={"Content-Encoding": "deflate"}
         )
         assert answer[0] == 400
         assert answer[1].startswith(b"Bad request: ")
