@@ -66,7 +66,6 @@ MIN_SEED = -(2**31)
 """Of the signed seeds of 32 bits on the wire."""
 
 _TAG = re.compile(r"[a-z0-9_-]{1,32}")
-_NAMES = ("id", "assignment_token")
 _Id = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -299,9 +298,11 @@ def _read_task(raw: object) -> GatewayTask | None:
         return GatewayTask.model_validate(raw)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
-    try:
-        named = GatewayTask.model_validate({key: raw.get(key) for key in _NAMES})  # type: ignore[attr-defined]
-    except (ValidationError, AttributeError):
-        return None  # It cannot be named, so nothing can be reported.
-    named._fault = f"its {where[:64]} cannot be read"
-    return named
+    for names in (("id", "assignment_token"), ("id",)):  # A token is optional in a report.
+        try:
+            named = GatewayTask.model_validate({key: raw.get(key) for key in names})  # type: ignore[attr-defined]
+        except (ValidationError, AttributeError):
+            continue
+        named._fault = f"its {where[:64]} cannot be read"
+        return named
+    return None  # It cannot be named, so nothing can be reported.

@@ -132,6 +132,15 @@ def test_one_bad_entry_does_not_spoil_the_others() -> None:
         found.tasks[1].task()
 
 
+@pytest.mark.parametrize("token", [7, "", "t" * 65])
+def test_a_task_whose_token_cannot_be_read_can_be_reported(token: object) -> None:
+    task = {"id": "t", "prompt": "a red car", "assignment_token": token}
+    (read,) = read_tasks(answer(tasks=[task])).tasks
+    assert (read.id, read.assignment_token) == ("t", None)
+    with pytest.raises(TaskError, match="its assignment_token cannot be read"):
+        read.task()
+
+
 def test_lists_without_end_are_cut() -> None:
     tasks = [{"id": f"t{n}", "prompt": "a car"} for n in range(MAX_REQUESTED_TASKS + 5)]
     nodes = [{"domain": "x", "http_port": 443}] * (MAX_NODES + 5)
