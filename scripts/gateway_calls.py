@@ -249,7 +249,7 @@ class GatewayClient:
         code, message = "", text
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if isinstance(value, dict):
             error = value.get("error")

@@ -311,6 +311,8 @@ async def strange(answer: Callable[[web.Request], web.StreamResponse]) -> AsyncI
         (lambda: web.Response(text='{"status": "x"}'), "tells an unknown status: x"),
         (lambda: web.Response(text="<html>", status=404), "answered 404: a web page"),
         (lambda: web.Response(body=bytes(2**20), status=500), "answered 500"),
+        (lambda: web.Response(text="[" * MAX_ANSWER_BYTES, status=400), "answered 400: [["),
+        (lambda: web.Response(text="[" * MAX_ANSWER_BYTES), "is no JSON object"),
         (
             lambda: web.Response(status=302, headers={"Location": "http://other.example/"}),
             "answered 302",
@@ -356,6 +358,7 @@ async def test_the_key_goes_into_its_header_and_nowhere_else() -> None:
     ("argv", "key", "words"),
     [
         (["a red car"], "", "there is no API key"),
+        (["a red car"], f"{KEY}\n", "it holds a control character"),
         ([], KEY, "there is nothing to submit"),
         (["a red car", "--url=ftp://x"], KEY, "--url: 'ftp://x' is no address"),
         (["a red car", "--url=http://example.com"], KEY, "is not encrypted"),
