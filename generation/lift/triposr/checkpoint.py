@@ -41,7 +41,7 @@ def locate(path_or_repo: str | Path, revision: str | None = None) -> CheckpointF
     def find(name: str) -> Path | None:
         if folder.is_dir():
             return folder / name if (folder / name).is_file() else None
-        return _download(str(path_or_repo), name, revision)
+        return download(str(path_or_repo), name, revision, required=name == CONFIG_NAME)
 
     if not folder.is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path_or_repo)):
         raise CheckpointError(
@@ -57,7 +57,15 @@ def locate(path_or_repo: str | Path, revision: str | None = None) -> CheckpointF
     raise CheckpointError(f"{path_or_repo} holds neither {' nor '.join(WEIGHT_NAMES)}")
 
 
-def _download(repo: str, name: str, revision: str | None) -> Path | None:
+def download(repo: str, name: str, revision: str | None, *, required: bool) -> Path | None:
+    """Fetches one file from the hub, unless the cache has it.
+
+    Returns:
+        Its path; None if it is not required and neither the hub nor the cache has it.
+
+    Raises:
+        CheckpointError: It cannot be had.
+    """
     from huggingface_hub import get_token, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -66,7 +74,7 @@ def _download(repo: str, name: str, revision: str | None) -> Path | None:
     # The network can fail with any of several libraries' errors.
     except Exception as cause:
         # Also raised when the hub cannot be reached and the file is not in the cache.
-        if isinstance(cause, EntryNotFoundError) and name != CONFIG_NAME:
+        if isinstance(cause, EntryNotFoundError) and not required:
             return None
         source = HubModel(repo=repo, files=(name,), licence="")
         why = reason(source, cause, get_token())
@@ -113,9 +121,19 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
 
 
 def check_state_dict(
-    file: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+    file: Path,
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    *,
+    config_name: str = CONFIG_NAME,
 ) -> None:
     """Compares keys, shapes and kinds of number.
+
+    Args:
+        file: What messages call the file.
+        found: What it holds.
+        expected: What the network that the config describes needs.
+        config_name: What messages call the config.
 
     Raises:
         CheckpointError: Names each kind of difference with its first keys and shapes.
@@ -141,6 +159,12 @@ def check_state_dict(
             for key, value in found.items()
             if not value.is_floating_point()
         ],
+        # Such weights have scales beside them, which nothing here reads.
+        "narrower than 16 bits": [
+            f"{key} (found {value.dtype})"
+            for key, value in found.items()
+            if value.is_floating_point() and value.itemsize < 2
+        ],
     }
     said = [
         f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
@@ -150,7 +174,7 @@ def check_state_dict(
     if said:
         raise CheckpointError(
             f"{file} does not fit the config: {'; '.join(said)}",
-            fix=f"use the {CONFIG_NAME} that belongs to these weights, or fetch both again",
+            fix=f"use the {config_name} that belongs to these weights, or fetch both again",
         )
 
 

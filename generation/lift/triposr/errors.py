@@ -15,6 +15,6 @@ class CheckpointError(SetupError):
         self,
         problem: str,
         *,
-        fix: str = "fetch the model again (the public one: stabilityai/TripoSR)",
+        fix: str = "fetch the model again (public ones: stabilityai/TripoSR, VAST-AI/TripoSplat)",
     ) -> None:
         super().__init__(problem, fix=fix)
