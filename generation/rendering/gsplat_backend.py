@@ -106,13 +106,14 @@ def is_usable() -> bool:
 
 @lru_cache(maxsize=1)
 def start_trial() -> Future[bool]:
-    """Starts what `is_usable` waits for, in a thread, once: compilers are programs of their own."""
+    """Starts the trial in a thread, once: the compilers it runs are processes of their own."""
     outcome: Future[bool] = Future()
     Thread(target=lambda: outcome.set_result(_try_one()), name="gsplat", daemon=True).start()
     return outcome
 
 
 def _try_one() -> bool:
+    """Returns an outcome after any error: `is_usable` would wait without end for a missing one."""
     if not torch.cuda.is_available() or find_spec("gsplat") is None:
         return False
     zeros = np.zeros((1, 3), dtype=np.float32)
@@ -120,7 +121,7 @@ def _try_one() -> bool:
     one = GaussianCloud(zeros, zeros - 4, rotation, zeros[:, 0], zeros)
     try:
         rasterize(place(one), [validator_camera(0, size=16)])
-    except Exception as error:  # the compiler, the loader and the driver each raise their own
+    except BaseException as error:  # The compiler, the loader and the driver each raise their own.
         logger.warning(
             "gsplat cannot render here, so the CPU will: {}: {}", type(error).__name__, error
         )

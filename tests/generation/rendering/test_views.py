@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from generation.rendering import orbit_camera, render_layers, render_views, validator_camera
+from generation.rendering import (
+    gsplat_backend,
+    orbit_camera,
+    render_layers,
+    render_views,
+    validator_camera,
+)
 from generation.rendering.gsplat_backend import is_usable
 from protocol.errors import SetupError
 from scripts.benchmarks.rendering import sphere
@@ -85,6 +91,22 @@ def test_auto_is_the_cpu_where_gsplat_cannot_run() -> None:
     assert np.array_equal(
         render_layers(cloud, [camera])[0], render_layers(cloud, [camera], backend="cpu")[0]
     )
+
+
+@pytest.mark.timeout(10)
+def test_a_compiler_that_exits_ends_the_wait_for_gsplat(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exits(*arguments: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gsplat_backend, "find_spec", lambda name: object())
+    monkeypatch.setattr(gsplat_backend, "place", lambda cloud: cloud)
+    monkeypatch.setattr(gsplat_backend, "rasterize", exits)
+    gsplat_backend.start_trial.cache_clear()
+    try:
+        assert not is_usable()
+    finally:
+        gsplat_backend.start_trial.cache_clear()
 
 
 @pytest.mark.cuda
