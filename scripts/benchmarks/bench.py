@@ -74,11 +74,19 @@ class Bench:
         function: Callable[..., Any],
         way: Way,
         modules: Iterable[nn.Module],
+        *,
+        rounds_as_eager: bool = False,
         **inputs: Tensor,
     ) -> Callable[..., Any]:
         """The function of these inputs, compiled and recorded if the way says so."""
         if "compiled" in way:
-            function = Compiled("the part", function, modules, backend=self.backend)
+            function = Compiled(
+                "the part",
+                function,
+                modules,
+                backend=self.backend,
+                rounds_as_eager=rounds_as_eager,
+            )
         if "captured" in way:
             function = Captured("the part", function)
         return partial(function, **inputs)

@@ -38,7 +38,7 @@ def test_every_part_is_timed(
 
 def test_a_compiled_way_runs_and_says_how_long_the_first_call_took() -> None:
     rows = parts.run(
-        device="cpu", only=["t5"], sizes=SIZES, settings=tiny_settings(), backend="eager"
+        device="cpu", only=["qwen"], sizes=SIZES, settings=tiny_settings(), backend="eager"
     )
     found = {row["way"]: row for row in rows}
     assert [row.get("failed") for row in rows] == [None] * len(rows)
