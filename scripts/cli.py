@@ -35,16 +35,18 @@ class Program:
 
 PROGRAMS = {
     "run": Program("neurons.miner", "run the miner"),
-    "doctor": Program("scripts.doctor", "tell what is missing on this machine", "run"),
+    "doctor": Program("scripts.doctor", "report what is missing on this machine", "run"),
     "fetch": Program("scripts.fetch_models", "download, pin and verify a preset's weights"),
     "make": Program("scripts.text_to_3d", "make 3D objects from words"),
     "image": Program("scripts.image_to_3d", "make a 3D object from a picture"),
     "compare": Program("scripts.compare_models", "compare text-to-image models by their scores"),
-    "inspect": Program("scripts.inspect_asset", "show what a validator makes of a PLY or SPZ"),
+    "inspect": Program("scripts.inspect_asset", "check a PLY or SPZ as a validator does"),
     "monitor": Program("scripts.monitor_scores", "report on the score log"),
     "demo": Program("scripts.demo", "run a miner and mocks of its counterparts on this machine"),
-    "mock-validator": Program("neurons.mock_validator", "try a miner as a validator would"),
-    "client": Program("scripts.gateway_client", "submit tasks to the subnet owner's gateway"),
+    "mock-validator": Program(
+        "neurons.mock_validator", "try a miner as a validator or the owner's gateway would"
+    ),
+    "client": Program("scripts.gateway_client", "have a gateway, or its mock, make objects"),
     "benchmark": Program("scripts.benchmark", "measure this machine"),
     "configuration": Program("scripts.configuration", "renew the tables of docs/configuration.md"),
 }

@@ -14,7 +14,7 @@ class TwelveBitLinear(NarrowLinear):
     largest of its output by a factor of more than 2 ** 14. Such a one becomes zero.
 
     The weights are widened before each product. Compiled, that is one kernel, which reads 12 bits
-    and writes 16; the memory it writes to is free again behind the product.
+    and writes 16; the memory it writes to is free again after the product.
 
     Args:
         linear: The layer to replace; only its values are used. Weights of other types are rounded

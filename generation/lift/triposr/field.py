@@ -36,7 +36,7 @@ class SceneField:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """What makes the same field again, behind the network."""
+        """What `SceneField` needs besides the network to make the same field again."""
         return (self._scene_code,) if self._terms is None else (self._scene_code, self._terms)
 
     @property

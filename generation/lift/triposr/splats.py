@@ -53,7 +53,7 @@ def extract_gaussians(
     count: int | None = None,
     seed: int | None = None,
 ) -> GaussianTensors:
-    """Makes the Gaussians of `GaussianExtractor`, which does it again and again sooner."""
+    """Makes one cloud; for many clouds of one network, a `GaussianExtractor` is faster."""
     return GaussianExtractor(model, settings).gaussians(scene_code, count=count, seed=seed)
 
 
@@ -123,7 +123,7 @@ class GaussianExtractor:
                 f"the surface found is too small: {sampled} Gaussians fit on it, a validator wants "
                 f"{MIN_GAUSSIANS}; raise splats.resolution (now {settings.resolution})"
             )
-        # A rare number of Gaussians is not worth a recording of its own.
+        # Fewer than `most` come from tiny surfaces only: too rare for a recording of their own.
         cover = self._cover if sampled == most else self._cover_surface
         return GaussianTensors(*cover(*crossings.tensors(), *field.tensors))
 
