@@ -1,4 +1,4 @@
-"""The gateway's wire: what is signed, what a worker sends, and what it takes from strangers."""
+"""The gateway's wire: what is signed, what a worker sends, and what it accepts from a server."""
 
 import base64
 import json
@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol import gateway
 from protocol.errors import TaskError
 from protocol.gateway import (
     MAX_NODES,
@@ -31,6 +32,21 @@ REQUEST = {
     "requested_task_count": 2,
     "model": SPLATS,
 }
+
+
+def test_numbers_and_words_are_the_published_ones() -> None:
+    """The mock takes its numbers from there too, so that no trial of it would show a wrong one."""
+    assert (gateway.FRESH_S, gateway.TASK_LIFE_S) == (30, 600.0)
+    assert (gateway.QUEUE_LIFE_S, gateway.RESULT_LIFE_S) == (1800.0, 300.0)
+    assert (MAX_REQUESTED_TASKS, gateway.MAX_REASON_BYTES) == (500, 255)
+    assert gateway.MAX_ADD_RESULT_BYTES == 104_857_600
+    assert gateway.ADD_RESULTS_PER_MINUTE == 120
+    assert (gateway.ADD_TASKS_PER_MINUTE, gateway.STATUSES_PER_MINUTE) == (30, 1000)
+    assert gateway.TASK_LIMITS.image.bytes == 2_097_152
+    assert gateway.INVALID_AUTHENTICATION == "Invalid worker authentication"
+    assert gateway.NOT_WHITELISTED == "Worker hotkey is not whitelisted"
+    assert gateway.NOT_ASSIGNED == "Worker hotkey is not assigned to task"
+    assert gateway.BEING_PROCESSED == "Result is already being processed; please retry"
 
 
 def test_a_timestamp_has_whole_seconds_behind_the_prefix() -> None:
@@ -119,7 +135,7 @@ def test_an_answer_is_read_with_its_nodes() -> None:
     assert "red car" not in repr(read)
 
 
-def test_one_bad_entry_does_not_spoil_the_others() -> None:
+def test_one_bad_entry_does_not_affect_the_others() -> None:
     bad = {"id": "bad", "assignment_token": "token", "prompt": 7, "_fault": "x"}
     good = {"id": "good", "prompt": "a red car", "_fault": "x"}
     nodes = [{"domain": "x"}, 7, {"domain": "y", "http_port": 70000}]

@@ -116,7 +116,7 @@ class Troubles:
             case "signature":
                 return (
                     f"{fault}. The gateway does not take the signature: the clocks differ by more "
-                    "than 30 s although its Date header was followed, or the hotkey is not an "
+                    "than 30 s and its Date header does not correct that, or the hotkey is not an "
                     "sr25519 key. Fix: timedatectl set-ntp true, then check --wallet.hotkey with "
                     "python -m scripts.doctor"
                 )

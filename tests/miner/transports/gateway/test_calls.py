@@ -163,6 +163,14 @@ async def test_a_failure_is_sent_as_recorded_with_255_bytes_of_reason() -> None:
     )
 
 
+async def test_a_result_has_the_name_under_which_its_task_was_taken() -> None:
+    async with gateway(http(b"Ok", kind="text/plain")) as (calls, recorder, port):
+        await calls.add_result(task(port, worker_id="earlier"), None, asset=None, reason="late")
+    ((_, body),) = recorder.requests
+    assert b'name="worker_id"\r\n\r\nearlier\r\n' in body
+    assert b"assignment_token" not in body
+
+
 async def test_a_real_hotkey_s_signature_verifies_and_is_88_characters() -> None:
     async with gateway(http(EMPTY), key=MINER) as (calls, recorder, port):
         await calls.get_tasks(f"http://127.0.0.1:{port}", 1)
@@ -261,7 +269,7 @@ BOMB = zlib.compress(bytes(50_000_000))
         (http(BOMB, "Content-Encoding: gzip", status="503 No"), "answered 503$"),
     ],
 )
-async def test_no_answer_hurts(
+async def test_no_answer_breaks_the_caller(
     answer: bytes | Respond, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "GET_TASKS_LIMIT_S", 0.2 if answer is silent else 5.0)
@@ -285,7 +293,7 @@ async def test_a_node_that_is_not_there_cannot_have_got_the_result() -> None:
 
 
 @pytest.mark.parametrize("answer", [http(b"Ok"), http(BOMB, "Content-Encoding: gzip"), endless])
-async def test_a_result_is_taken_with_status_200_whatever_follows(answer: bytes | Respond) -> None:
+async def test_a_result_is_taken_with_status_200_and_any_body(answer: bytes | Respond) -> None:
     async with gateway(answer) as (calls, _, port):
         await calls.add_result(task(port), "9f1e", asset=b"spz")
 

@@ -72,6 +72,28 @@ async def test_a_task_is_on_disk_before_anything_is_done_with_it(tmp_path: Path)
 
 
 @in_virtual_time
+async def test_nothing_is_done_with_a_task_while_a_slow_disk_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with working(tmp_path) as worker:
+        book = worker.transport._book
+        add = book.add
+
+        async def slowly(tasks: Any) -> None:
+            await asyncio.sleep(3.0)
+            await add(tasks)
+
+        monkeypatch.setattr(book, "add", slowly)
+        worker.calls.polls = [task()]
+        await begin(worker)
+        await asyncio.sleep(2.0)
+        assert len(worker.calls.asked) == 1
+        assert worker.events("taken") == []
+        await asyncio.sleep(10.0)
+        assert worker.ended == [("t-1", "delivered")]
+
+
+@in_virtual_time
 async def test_only_as_many_tasks_are_asked_for_as_can_be_started_at_once(tmp_path: Path) -> None:
     async with working(tmp_path, workers=3) as worker:
         worker.engine.hold_at = "return"
