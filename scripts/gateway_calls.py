@@ -181,7 +181,7 @@ class GatewayClient:
             return TaskStatus("PartialResult", int(match[1]))
         detail = printable(str(value.get("reason") or value.get("worker_id") or ""), 255)
         if name not in ("NoResult", "InProgress", "Success", "Failure"):
-            raise ClientFault(f"{self._host} tells an unknown status: {name}", status=200)
+            raise ClientFault(f"{self._host} answers with an unknown status: {name}", status=200)
         return TaskStatus(name, int(name == "Success"), detail)
 
     async def result(self, task_id: str, form: Format) -> bytes:

@@ -38,14 +38,14 @@ from scripts.gateway_calls import ClientFault, Format, GatewayClient, TaskStatus
 GOOD, BAD, NOT_STARTED, INTERRUPTED = 0, 1, 2, 130
 
 FOLLOW_S = 1.0
-"""Seconds between two looks at a status."""
+"""Seconds between two requests for a status."""
 MINUTE_S = 61.0
-"""Seconds after which a gateway's limit of calls per minute has begun anew."""
+"""Seconds after which a gateway's limit of calls per minute has begun again."""
 ALL_WITHIN_S = 240.0
 """Seconds after the last success within which all results are fetched, also if further workers are
 at it: a gateway removes them after 300 s."""
 MOST_FAULTS = 10
-"""Looks in a row without an answer, after which a task is given up."""
+"""Failed requests for a status in a row, after which a task is given up."""
 
 _ENDS: dict[Format, str] = {"spz": "spz", "ply": "ply", "all": "zip"}
 
@@ -267,7 +267,10 @@ async def _followed(
         said = status.name
         show(said if status.name != "PartialResult" else f"{status.successes} results so far")
         if status.name == "Failure":
-            raise ClientFault(f"it failed: {status.detail}", fix="submit it again")
+            raise ClientFault(
+                f"it failed: {status.detail}",
+                fix="change it if the reason says why, else submit it again",
+            )
         if status.successes > successes:
             successes, last_success = status.successes, loop.time()
         enough = not waits_for_all or loop.time() - last_success >= ALL_WITHIN_S

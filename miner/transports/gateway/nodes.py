@@ -127,11 +127,11 @@ class Nodes:
         self._pause()
         return backoff
 
-    def listed(self, told_by: str, entries: Iterable[GatewayNode]) -> None:
+    def listed(self, listed_by: str, entries: Iterable[GatewayNode]) -> None:
         """Notes what a gateway says of its nodes: how many tasks are queued, and new ones."""
         for entry in entries:
             try:
-                address = address_of(entry, told_by)
+                address = address_of(entry, listed_by)
             except ValueError:
                 continue
             if address not in self._nodes:
@@ -141,27 +141,27 @@ class Nodes:
             self._nodes[address].queued = entry.available_tasks
 
     def _pause(self) -> None:
-        """Begins the pause between two calls: with a call, and anew with its answer."""
+        """Begins the pause between two calls: with a call, and again with its answer."""
         self._next_at = self._clock() + self._varied(self._pauses.poll_s)
 
     def _varied(self, seconds: float) -> float:
         return seconds * (1.0 + JITTER * (2.0 * self._chance() - 1.0))
 
 
-def address_of(node: GatewayNode, told_by: str) -> str:
+def address_of(node: GatewayNode, listed_by: str) -> str:
     """Returns the base address of a listed node, with the scheme of the gateway that listed it.
 
     Raises:
         ValueError: The entry has no usable host.
     """
-    scheme = urlsplit(told_by).scheme
+    scheme = urlsplit(listed_by).scheme
     host = f"[{node.domain}]" if ":" in node.domain else node.domain
-    # What the operator has allowed for the node that tells is not allowed for any other host.
+    # What the operator has allowed for the node that lists it is not allowed for any other host.
     return base_address(f"{scheme}://{host}:{node.http_port}")
 
 
 class MinuteLimit:
-    """At most so many calls in any 60 s, however the server's minutes begin.
+    """Limits the calls in any 60 s, because it is unknown when the server's minutes begin.
 
     Args:
         most: Calls in 60 s.
