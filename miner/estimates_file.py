@@ -52,7 +52,7 @@ class EstimatesFile:
 
     Args:
         path: The file.
-        problems: Told when the file cannot be written, and when it can again.
+        problems: Notified when the file cannot be written, and when it can again.
     """
 
     def __init__(self, path: Path, problems: Problems | None = None) -> None:

@@ -49,7 +49,7 @@ class KeptGate:
     Args:
         limits: Of the gate.
         path: The file.
-        problems: Told when the file cannot be written, and when it can again.
+        problems: Notified when the file cannot be written, and when it can again.
 
     Attributes:
         gate: With the pairs of earlier runs.

@@ -214,7 +214,7 @@ class TasksAnswer:
 
 
 def read_tasks(body: bytes) -> TasksAnswer:
-    """Reads the answer to `POST /get_tasks`. One bad task or node does not spoil the others.
+    """Reads the answer to `POST /get_tasks`. One bad task or node does not affect the others.
 
     A task with an id that cannot be read otherwise is kept, with its fault, to be reported.
 

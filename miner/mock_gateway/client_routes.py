@@ -53,7 +53,8 @@ REFUSALS: Mapping[str, tuple[int, str]] = {
 """Errors of billing: status and message by code."""
 
 MISSES, MISSES_WITHIN_S, BLOCKED_S = 50, 600.0, 300.0
-"""So many unknown keys of an address within these seconds block it for so long."""
+"""Unknown keys from an address that block it, seconds within which they count, and seconds that it
+stays blocked."""
 
 ORIGINS = frozenset({"discord", "unity", "blender", "gen.404.xyz", "api"})
 

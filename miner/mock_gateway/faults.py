@@ -17,9 +17,9 @@ from protocol.gateway import ADD_RESULT, GET_TASKS
 
 Fault = Literal["unauthorized", "gone", "limited", "failed", "busy", "unstored", "lost", "slow"]
 """unauthorized: 401 for a good signature. gone: 410 for a live task. limited: 429. failed: 500, and
-nothing is stored. busy: 503, as of a twin in flight. unstored: the assignment cannot be stored, so
-200 without tasks. lost: everything is stored, and the connection is cut without an answer. slow:
-the body is read late."""
+nothing is stored. busy: 503, as for a duplicate in flight. unstored: the assignment cannot be
+stored, so 200 without tasks. lost: everything is stored, and the connection is cut without an
+answer. slow: the body is read late."""
 
 APPLIES: Mapping[str, tuple[Fault, ...]] = {
     GET_TASKS: ("unauthorized", "limited", "failed", "unstored", "lost", "slow"),

@@ -6,7 +6,7 @@ WINDOW_S = 60.0
 
 
 class MinuteWindows:
-    """So many calls per address and window; a window begins with its first call.
+    """Limits the calls per address and window; a window begins with its first call.
 
     Args:
         most: Calls in a window.

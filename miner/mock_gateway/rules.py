@@ -49,7 +49,7 @@ class GatewayRules:
         task_life_s: From the client's submission; the waiting counts.
         queue_life_s: In the queue.
         result_life_s: From the last result of a task.
-        sweep_s: Seconds between two looks for tasks that have timed out.
+        sweep_s: Seconds between two checks for tasks that have timed out.
         storing_grace_s: See `STORING_GRACE_S`.
         fresh_s: Seconds that a timestamp may be old.
         queue_limit: Tasks in a node's queue.

@@ -16,7 +16,7 @@ from miner.mock_validator.settings import TrialSettings
 from miner.mock_validator.tasks import TrialTask
 
 LOOK_S = 1.0
-"""Seconds between two looks for tasks that have timed out: nobody may be asking."""
+"""Seconds between two checks for tasks that have timed out, in case no call comes in."""
 
 
 async def serve_gateway(

@@ -101,7 +101,7 @@ class StoredTask:
         first_worker: Name of the worker of the first success.
         last_reason: Of the last failure.
         results_expire_at: When the results are removed, even if the task goes on.
-        kept: The status that the database tells once the node knows no result any more.
+        kept: The status that the database gives once the node knows no result any more.
         forgotten: Whether the node knows nothing of the task any more.
     """
 
@@ -286,7 +286,7 @@ class TaskStore:
         return None if task is None else (task, list(task.results))
 
     def sweep(self) -> None:
-        """Times tasks out and removes results, as of the last look that was due."""
+        """Times tasks out and removes results, as of the last check that was due."""
         now, every = self._clock(), self._rules.sweep_s
         for queue in self._queues.values():
             for task in list(queue.values()):

@@ -125,7 +125,7 @@ class ResultForm:
         """Ends the form and begins to store it.
 
         Returns:
-            What stores it and answers; until it is called, a twin gets 503.
+            What stores it and answers; until it is called, a duplicate gets 503.
 
         Raises:
             GatewayRefusal: Something is missing, or its sender may not deliver this.

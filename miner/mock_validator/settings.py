@@ -71,7 +71,7 @@ class TrialFaultSettings(Part):
     failed: Share = 0.0
     """500; nothing is stored."""
     busy: Share = 0.0
-    """503 for a result, as while a twin is being stored."""
+    """503 for a result, as while a duplicate is being stored."""
     unstored: Share = 0.0
     """No tasks, because the assignment cannot be stored."""
     lost: Share = 0.0
@@ -81,7 +81,7 @@ class TrialFaultSettings(Part):
     slow_for: Annotated[float, Field(ge=0.0, le=600.0)] = 5.0
     """How late, in seconds."""
     storing: Annotated[float, Field(ge=0.0, le=60.0)] = 0.0
-    """Seconds that every result takes to be stored; a twin gets 503 in the meantime."""
+    """Seconds that every result takes to be stored; a duplicate gets 503 in the meantime."""
 
     @property
     def shares(self) -> dict[Any, float]:

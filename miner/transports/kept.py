@@ -86,7 +86,7 @@ class Keeper(Generic[S]):
         file: Where to.
         state: Returns the state as it is now.
         clock: This miner's clock.
-        problems: Told when the file cannot be written, and when it can again.
+        problems: Notified when the file cannot be written, and when it can again.
     """
 
     def __init__(

@@ -161,7 +161,7 @@ async def test_an_overloaded_machine_keeps_its_promises(machine: Machine) -> Non
     assert set(codes) > {"ok"}  # It was overloaded.
 
 
-async def test_a_device_that_is_lost_with_a_score_costs_nobody_the_finished_object(
+async def test_a_device_that_is_lost_with_a_score_leaves_the_finished_object(
     tmp_path: Path,
 ) -> None:
     stages, log = FakeStages(), ScoreLog(tmp_path)

@@ -14,7 +14,7 @@ class GatewayBook:
     Args:
         file: The state file, read now and written at every change.
         clock: This miner's clock.
-        problems: Told when the file cannot be written, and when it can again.
+        problems: Notified when the file cannot be written, and when it can again.
 
     Attributes:
         leftovers: Tasks of an earlier run, which are not settled.

@@ -50,7 +50,7 @@ class GatewayDelivery:
         score_log: Receives one `delivered` line per task.
         troubles: Says what is wrong, once.
         limit: Of the calls in a minute.
-        learn: Is told the bytes and seconds of a result that was taken at once.
+        learn: Called with the bytes and seconds of a result that was taken at once.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class GatewayDelivery:
     ) -> None:
         """Sends a result, or a failure where there is none worth sending.
 
-        Settles the task whatever happens. Only if it is cancelled, the task stays in the book for
+        Settles the task in every case. Only if it is cancelled, the task stays in the book for
         the next start.
 
         Args:
@@ -100,7 +100,7 @@ class GatewayDelivery:
         """Sends until it is settled, at most until the task's life must be over."""
         until = max(task.taken_at + TASK_LIFE_S, self._clock() + LEFTOVER_LIMIT_S)
         attempts = pauses = 0
-        arrived = signed_anew = False
+        arrived = signed_again = False
         while True:
             await asyncio.sleep(self._limit.reserve())
             began, attempts = self._clock(), attempts + 1
@@ -112,8 +112,8 @@ class GatewayDelivery:
                 if fault.status == 401 and NOT_ASSIGNED in fault.answer and arrived:
                     ending: Ending = "delivered" if asset else "reported"
                     return _Settled(ending, "an earlier attempt had arrived", attempts)
-                if fault.is_stale and not signed_anew:
-                    signed_anew = True
+                if fault.is_stale and not signed_again:
+                    signed_again = True
                     continue
                 self._note(task.node, fault)
                 wait = _pause(pauses)

@@ -33,10 +33,10 @@ CALLER = Caller("gateway")
 """A gateway signs nothing, and does not say whose tasks it hands out."""
 
 LOOK_S = 0.5
-"""Seconds between two looks for a place that another transport has left."""
+"""Seconds between two checks for a place that another transport has left."""
 
 MAX_WAIT_S = 5.0
-"""Seconds between two looks for anything else that is to be done."""
+"""Seconds between two checks for anything else that is to be done."""
 
 MAX_UNDELIVERED = 16
 """Results that wait for a gateway; beyond them no task is taken."""

@@ -16,7 +16,7 @@ class PullBook:
         file: The state file, read now and written at every change.
         selection: Which validators to ask.
         clock: This miner's clock, of all times outside the file.
-        problems: Told when the file cannot be written, and when it can again.
+        problems: Notified when the file cannot be written, and when it can again.
 
     Attributes:
         validators: The policy, with the standings of an earlier run. Validators whose tasks are not

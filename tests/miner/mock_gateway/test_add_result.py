@@ -225,7 +225,7 @@ def test_the_signature_of_a_failure_is_checked_at_its_end(
     assert answered(form.complete).status == 401
 
 
-def test_another_hotkey_or_one_beside_the_whitelist_is_401(
+def test_another_hotkey_or_one_outside_the_whitelist_is_401(
     node: MockNode, alice: GatewayWorker, clock: Clock, task: dict[str, Any]
 ) -> None:
     bob = GatewayWorker(node, clock, BOB, "bob-1")
@@ -278,7 +278,7 @@ def test_another_node_and_a_restarted_one_know_nothing_of_a_task(clock: Clock) -
     assert GatewayWorker(first, clock).add_result(task).status == 410
 
 
-def test_a_twin_in_flight_is_503_and_nothing_is_counted_twice(
+def test_a_duplicate_in_flight_is_503_and_nothing_is_counted_twice(
     node: MockNode, alice: GatewayWorker, task: dict[str, Any]
 ) -> None:
     form = node.result_form()
@@ -286,9 +286,11 @@ def test_a_twin_in_flight_is_503_and_nothing_is_counted_twice(
         form.begin(name)
         form.end(field)
     store = form.complete()
-    twin = alice.add_result(task)
-    assert twin.status == 503
-    assert twin.body == (b"Service unavailable: Result is already being processed; please retry")
+    duplicate = alice.add_result(task)
+    assert duplicate.status == 503
+    assert duplicate.body == (
+        b"Service unavailable: Result is already being processed; please retry"
+    )
     assert store().status == 200
     assert alice.add_result(task).status == 410
     assert node.store.counts[ALICE, "result_success"] == 1

@@ -191,7 +191,7 @@ def test_what_billing_refuses_has_its_status_and_code(
     assert (reply.status, value(reply)["error"]) == (status, code)
 
 
-def test_a_guest_has_so_many_tasks_at_once(node: MockNode, alice: GatewayWorker) -> None:
+def test_a_guest_has_a_limit_of_tasks_at_once(node: MockNode, alice: GatewayWorker) -> None:
     guest, body = KeyOwner("guest", most_at_once=2), b'{"prompt": "a red car"}'
     for _ in range(2):
         assert answered(node.clients.add_json, body, guest).status == 200

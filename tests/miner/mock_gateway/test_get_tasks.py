@@ -1,4 +1,4 @@
-"""What the mock's /get_tasks refuses, and whom it hands what."""
+"""What the mock's /get_tasks refuses, and which tasks it hands to a worker."""
 
 import base64
 import json
@@ -163,7 +163,7 @@ def test_a_hotkey_that_is_no_address_is_400(alice: GatewayWorker) -> None:
     assert reply.body.startswith(b"Bad request: Invalid worker_hotkey")
 
 
-def test_a_hotkey_beside_the_whitelist_is_401_before_its_signature_is_looked_at(
+def test_a_hotkey_outside_the_whitelist_is_401_before_its_signature_is_looked_at(
     clock: Clock,
 ) -> None:
     node = cluster(clock, whitelist=frozenset({BOB})).nodes[0]

@@ -136,7 +136,7 @@ def test_a_task_that_has_timed_out_is_not_offered_and_a_live_one_behind_it_is(
     assert [task["id"] for task in alice.take(10)] == [live]
 
 
-def test_a_result_between_the_deadline_and_the_next_look_is_taken_with_200_and_dropped(
+def test_a_result_between_the_deadline_and_the_next_check_is_taken_with_200_and_dropped(
     clock: Clock,
 ) -> None:
     node = cluster(clock).nodes[0]

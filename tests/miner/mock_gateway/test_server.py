@@ -260,7 +260,7 @@ async def test_the_date_is_that_of_the_gateways_clock(serve: Serve) -> None:
             assert http_date(headers["Date"]) == BEGIN
 
 
-async def test_answers_are_packed_for_whoever_takes_zstd(serve: Serve) -> None:
+async def test_answers_are_packed_where_zstd_is_accepted(serve: Serve) -> None:
     async with serve() as served:
         url, headers = served.url + "/get_load", {"Accept-Encoding": "gzip, zstd"}
         async with (
@@ -326,7 +326,7 @@ async def test_a_slow_read_delays_an_answer_and_changes_nothing(serve: Serve) ->
         assert asyncio.get_running_loop().time() - began >= 0.05
 
 
-async def test_a_twin_of_a_result_that_is_being_stored_is_503(serve: Serve) -> None:
+async def test_a_duplicate_of_a_result_that_is_being_stored_is_503(serve: Serve) -> None:
     async with serve(storing_s=0.1) as served:
         submit(served.alice.node)
         (task,) = json.loads((await served.get_tasks())[1])["tasks"]

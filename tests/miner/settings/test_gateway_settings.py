@@ -45,7 +45,7 @@ def test_a_gateway_needs_a_wallet_and_no_chain(transports: str, chain: bool, wal
     assert (config.needs_chain, config.needs_wallet) == (chain, wallet)
 
 
-def test_strangers_get_no_toys_unless_the_operator_insists() -> None:
+def test_embedded_serves_no_remote_gateway_unless_the_operator_allows_it() -> None:
     with pytest.raises(SetupError, match="no default on a gateway"):
         read("--transports", "gateway")
     with pytest.raises(SetupError, match="toy objects"):

@@ -47,7 +47,7 @@ def test_the_name_may_be_a_folder_that_is_there(tmp_path: Path) -> None:
         name_files(out, (), ["car", "mug"])
 
 
-def test_a_full_disk_is_told_before_anything_is_made(
+def test_a_full_disk_is_reported_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = tmp_path / "full"
@@ -65,7 +65,7 @@ def test_a_full_disk_is_told_before_anything_is_made(
             name_files(out, (), ["car"])
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_anything_is_made(
+def test_a_folder_that_cannot_be_written_is_reported_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda folder, mode: folder != tmp_path)

@@ -138,7 +138,7 @@ async def serve(
     seed: int = 1,
     halfway: Callable[[MockCluster], None] = lambda cluster: None,
 ) -> Run:
-    """Lets clients submit a task every so many seconds, and returns what became of them.
+    """Lets clients submit a task every `every_s` seconds, and returns what became of them.
 
     Args:
         folder: Receives the score log.
@@ -261,7 +261,7 @@ async def test_four_hours_with_one_call_in_ten_going_wrong(tmp_path: Path) -> No
 
     assert run.over_limit == 0
     again = [b - a for (a, _), (b, _) in pairwise(run.asked) if b - a < 1.0]
-    # Signed anew at once: after a 401, and at first by this machine's clock, which is 3 s ahead.
+    # Signed again at once: after a 401, and at first by this machine's clock, which is 3 s ahead.
     assert len(again) <= injected[GET_TASKS, "unauthorized"] + len(run.cluster.nodes)
     assert "lost" not in {ending for (ending,) in run.endings.values()}
 

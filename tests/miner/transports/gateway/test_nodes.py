@@ -64,7 +64,7 @@ def test_between_any_two_calls_is_the_pause_however_many_nodes_there_are() -> No
     assert min(b - a for a, b in pairwise(times)) >= 1.5 - 1e-9
 
 
-def test_no_node_is_asked_during_the_pause_and_it_begins_anew_with_an_answer() -> None:
+def test_no_node_is_asked_during_the_pause_and_it_begins_again_with_an_answer() -> None:
     clock = Clock()
     nodes = make(EU, US, clock=clock)
     first = nodes.choose()

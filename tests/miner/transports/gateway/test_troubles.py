@@ -68,7 +68,7 @@ def test_one_call_or_two_without_an_answer_are_not_worth_a_message(said: list[st
     assert len(said) == 1
 
 
-def test_a_trouble_is_said_once_until_the_last_node_is_without_it(said: list[str]) -> None:
+def test_a_trouble_is_logged_once_until_the_last_node_is_without_it(said: list[str]) -> None:
     troubles = Troubles("5Worker", said.append)
     for _ in range(5):
         troubles.note(f"{EU}/get_tasks", CLOSED)
@@ -84,7 +84,7 @@ def test_a_trouble_is_said_once_until_the_last_node_is_without_it(said: list[str
     assert len(said) == 3
 
 
-def test_results_that_are_refused_are_not_said_anew_after_each_poll(said: list[str]) -> None:
+def test_refused_results_are_not_logged_again_after_each_poll(said: list[str]) -> None:
     troubles = Troubles("5Worker", said.append)
     for _ in range(5):
         troubles.note(f"{EU}/add_result", fault(400))
@@ -93,7 +93,7 @@ def test_results_that_are_refused_are_not_said_anew_after_each_poll(said: list[s
 
 
 @pytest.mark.parametrize(("off_s", "words"), [(42.0, "42 s behind"), (-42.0, "42 s ahead of")])
-def test_a_wrong_clock_is_said_once(off_s: float, words: str, said: list[str]) -> None:
+def test_a_wrong_clock_is_logged_once(off_s: float, words: str, said: list[str]) -> None:
     troubles = Troubles("5Worker", said.append)
     for _ in range(5):
         troubles.clock(EU, off_s)
