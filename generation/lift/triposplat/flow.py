@@ -31,7 +31,7 @@ class FlowTransformer(nn.Module):
         self.config = config
         width = config.width
         self.shift_table = nn.Parameter(torch.zeros(1, 2, width))
-        self.t_embedder = Mlp([config.time_size, width, width], nn.SiLU)
+        self.t_embedder = Mlp([config.time_sinusoid.size, width, width], nn.SiLU)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.input_layer = nn.Linear(config.latent_channels, width)
         self.cond_embedder = nn.Linear(config.condition_channels_dino, width)
@@ -47,7 +47,8 @@ class FlowTransformer(nn.Module):
         self.out_layer = nn.Linear(width, config.latent_channels)
         self.cam_out_layer = nn.Linear(width, config.camera_channels)
         # Not in the checkpoint, and on the CPU even when the network is built on `meta`.
-        _, table = sobol_table(config.latent_tokens, width, config.sobol_seed, config.octaves)
+        places = config.positions
+        _, table = sobol_table(config.latent_tokens, width, places.seed, places.octaves)
         self.register_buffer("positions", table, persistent=False)
 
     @property
@@ -91,9 +92,7 @@ class FlowTransformer(nn.Module):
             Of the shapes of `latent` and `camera`, in the network's number format.
         """
         config, count = self.config, latent.shape[1]
-        embedded = self.t_embedder(
-            sinusoid(time, config.time_size, config.time_period).to(self.dtype)
-        )
+        embedded = self.t_embedder(sinusoid(time, config.time_sinusoid).to(self.dtype))
         modulation = self.adaLN_modulation(embedded)
 
         tokens = self.input_layer(latent.to(self.dtype)) + self.positions[:count]

@@ -64,7 +64,7 @@ class GaussianDecoder(nn.Module):
             (B, N, outputs) float32, see `gaussians`.
         """
         config, dtype = self.config, self.in_proj.weight.dtype
-        table = point_table(points, config.width, config.octaves)
+        table = point_table(points, config.width, config.positions.octaves)
         hidden = self.input_layer(self.in_proj(points.to(dtype)) + table.to(dtype))
         for block in self.blocks:
             hidden = block(hidden, latent.to(dtype))
@@ -81,10 +81,13 @@ class GaussianDecoder(nn.Module):
             N times the Gaussians of a point.
         """
         config = self.config
-        shares = [values * config.gaussians_per_point for values in VALUES_PER_GAUSSIAN.values()]
+        count = config.gaussians_per_point
+        shares = [values * count for values in VALUES_PER_GAUSSIAN.values()]
         xyz, dc, scaling, rotation, opacity, offset_scale = (
-            torch.unflatten(part, -1, (config.gaussians_per_point, -1))
-            for part in torch.split(features, shares, dim=-1)
+            torch.unflatten(part, -1, (count, -1)) * config.factors.get(name, 1.0)
+            for name, part in zip(
+                VALUES_PER_GAUSSIAN, torch.split(features, shares, dim=-1), strict=True
+            )
         )
         reach = F.softplus(offset_scale + self.base_offset_scale.float())
         offsets = torch.tanh(xyz + self.points_offset_perturbation.float())
@@ -94,7 +97,7 @@ class GaussianDecoder(nn.Module):
         return PointGaussians(
             positions=positions.flatten(0, 1),
             scales=(scales.square() + config.scale_floor**2).sqrt().flatten(0, 1),
-            rotations=(unturned + config.rotation_factor * rotation).flatten(0, 1),
+            rotations=(unturned + rotation).flatten(0, 1),
             opacity_logits=(opacity + _logit(config.opacity_bias)).flatten(),
             colors_dc=dc.flatten(0, 1),
         )

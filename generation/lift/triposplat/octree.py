@@ -33,7 +33,7 @@ class OctreeDecoder(nn.Module):
         self.config = config
         width = config.width
         self.input_layer = nn.Linear(width, width)
-        self.l_embedder = Mlp([config.level_size, width, width], nn.SiLU)
+        self.l_embedder = Mlp([config.level_sinusoid.size, width, width], nn.SiLU)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(OctreeBlock(config) for _ in range(config.blocks))
         self.out_proj = nn.Linear(width, 8)
@@ -51,10 +51,10 @@ class OctreeDecoder(nn.Module):
             Logits (B, N, 8) float32; child c has the offset (c & 1, c >> 1 & 1, c >> 2).
         """
         config, dtype = self.config, self.in_proj.weight.dtype
-        level = sinusoid(resolution, config.level_size, config.level_period, 2 * math.pi)
+        level = sinusoid(resolution, config.level_sinusoid, turn=2 * math.pi)
         modulation = self.adaLN_modulation(self.l_embedder(level.to(dtype)))
         parts = modulation[:, None].chunk(6, dim=-1)
-        table = point_table(points, config.width, config.octaves)
+        table = point_table(points, config.width, config.positions.octaves)
         hidden = self.input_layer(self.in_proj(points.to(dtype)) + table.to(dtype))
         for block in self.blocks:
             hidden = block(hidden, latent.to(dtype), parts)

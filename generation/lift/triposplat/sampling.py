@@ -71,7 +71,7 @@ class Sampler:
         self.times = times(steps, shift)
         self._flow, self._guidance, self._batch = flow, guidance, len(feature1)
         scaled = torch.tensor(
-            [flow.config.time_factor * t for t in self.times], dtype=torch.float64
+            [flow.config.time_sinusoid.factor * t for t in self.times], dtype=torch.float64
         )
         self._model_times = scaled.float().to(flow.device)
         condition = flow.condition(feature1.to(flow.device), feature2.to(flow.device))

@@ -12,22 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from generation.lift.triposplat.config import Sinusoid
+
 _CPU = torch.device("cpu")
 
 
-def sinusoid(values: Tensor, size: int, period: float, turn: float = 1.0) -> Tensor:
+def sinusoid(values: Tensor, config: Sinusoid, turn: float = 1.0) -> Tensor:
     """Embeds numbers as cosines, then sines, of falling frequencies.
 
     Args:
         values: (B,).
-        size: Entries of a row; even.
-        period: Of the slowest frequency, relative to the fastest.
+        config: Size and period; the caller has applied the factor.
         turn: Multiplies the phases.
 
     Returns:
-        (B, size) float32.
+        (B, config.size) float32.
     """
-    phases = values.float()[:, None] * _falling(size // 2, period, values.device) * turn
+    phases = (
+        values.float()[:, None] * _falling(config.size // 2, config.period, values.device) * turn
+    )
     return torch.cat([phases.cos(), phases.sin()], dim=-1)
 
 
