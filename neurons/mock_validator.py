@@ -130,7 +130,8 @@ def _beginning(settings: TrialSettings) -> str:
     if settings.protocol == "pull":
         return "waiting for the miner to pull"
     gateway = settings.gateway
-    return f"waiting for workers on {gateway.ip}:{gateway.port}"
+    callers = "clients and workers" if gateway.open else "workers"
+    return f"waiting for {callers} on {gateway.ip}:{gateway.port}"
 
 
 def _tasks(settings: TrialSettings) -> list[TrialTask]:

@@ -103,7 +103,7 @@ class Troubles:
         if place in self._places[trouble]:
             self._places[trouble].discard(place)
             if not self._places[trouble]:
-                self._say(f"gateway: over: {_OVER[trouble]} by {host_of(place)}")
+                self._say(f"gateway: resolved: {_OVER[trouble]} by {host_of(place)}")
 
     def _words(self, trouble: Trouble, fault: GatewayFault) -> str:
         match trouble:

@@ -78,7 +78,7 @@ def test_a_trouble_is_logged_once_until_the_last_node_is_without_it(said: list[s
     troubles.answered(f"{EU}/add_result")
     assert len(said) == 1
     troubles.answered(f"{US}/get_tasks")
-    assert said[1:] == ["gateway: over: the hotkey is served by us.example"]
+    assert said[1:] == ["gateway: resolved: the hotkey is served by us.example"]
     troubles.answered(f"{US}/get_tasks")
     troubles.note(f"{EU}/get_tasks", CLOSED)
     assert len(said) == 3
