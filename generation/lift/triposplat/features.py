@@ -1,7 +1,6 @@
 """What the flow model sees of a picture: DINOv3's tokens and the latents of the FLUX.2 VAE."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,55 +10,28 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from generation.lift.triposr.errors import CheckpointError
+from generation.lift.triposplat.config import CONFIG_NAME
+from generation.lift.triposplat.encoder_config import (
+    PUBLIC_ENCODERS,
+    DinoConfig,
+    EncoderConfig,
+    VaeConfig,
+)
+from generation.lift.triposplat.model import locate
+from generation.lift.triposr.checkpoint import check_state_dict, read_state_dict
 from generation.quiet import quiet_libraries
+
+DINO_NAME, VAE_NAME = "dino.safetensors", "vae.safetensors"
+PUBLIC_DINO_NAME = "clip_vision/dino_v3_vit_h.safetensors"
+PUBLIC_VAE_NAME = "vae/flux2-vae.safetensors"
+_NAMES = {DINO_NAME: PUBLIC_DINO_NAME, VAE_NAME: PUBLIC_VAE_NAME}
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PATCH = 2
 """Latents per side of a token."""
 _NORM_EPS = 1e-5
 _DECODER = ("decoder.", "post_quant_conv.")
-_FLOATS = ("F64", "F32", "F16", "BF16")
-_FIX = "fetch the model again (the public one: VAST-AI/TripoSplat), or use the config of this file"
-
-Header = Mapping[str, tuple[str, Sequence[int]]]
-"""Number format, as safetensors names it, and shape of each tensor of a file."""
-
-
-@dataclass(frozen=True)
-class DinoConfig:
-    """Shape of DINOv3, in the words of transformers; the default is ViT-H+/16."""
-
-    hidden_size: int = 1280
-    num_attention_heads: int = 20
-    num_hidden_layers: int = 32
-    patch_size: int = 16
-    num_register_tokens: int = 4
-    intermediate_size: int = 5120
-    hidden_act: str = "silu"
-    use_gated_mlp: bool = True
-    query_bias: bool = True
-    key_bias: bool = False
-    value_bias: bool = True
-    proj_bias: bool = True
-    mlp_bias: bool = True
-    rope_theta: float = 100.0
-    layer_norm_eps: float = 1e-5
-
-
-@dataclass(frozen=True)
-class VaeConfig:
-    """Shape of the VAE, in the words of diffusers; the default is FLUX.2's.
-
-    Attributes:
-        batch_norm_eps: TripoSplat was trained with this one; diffusers has 1e-4.
-    """
-
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
-    latent_channels: int = 32
-    norm_num_groups: int = 32
-    batch_norm_eps: float = 1e-5
+_COUNTER = "bn.num_batches_tracked"
 
 
 class PictureFeatures(NamedTuple):
@@ -82,56 +54,48 @@ class PictureEncoders:
     Args:
         dino: A `DINOv3ViTModel`.
         vae: An `AutoencoderKLFlux2`, whose decoder is not used, on the same device.
-
-    Raises:
-        ValueError: Their tokens are not of the same size.
     """
 
     def __init__(self, dino: Any, vae: Any) -> None:
         self.dino, self.vae = dino, vae
         self._reduction = 2 ** (len(vae.config.block_out_channels) - 1)
         self._side = self._reduction * _PATCH
-        if dino.config.patch_size != self._side:
-            raise ValueError(
-                f"DINOv3's patches have {dino.config.patch_size} pixels per side, expected "
-                f"{self._side}, which the VAE's tokens have"
-            )
         device = vae.bn.running_mean.device
         self._mean, self._std = (
             torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (_MEAN, _STD)
         )
 
     @classmethod
-    def from_files(
+    def from_pretrained(
         cls,
-        dino_file: Path,
-        vae_file: Path,
+        path_or_repo: str | Path,
         *,
-        dino: DinoConfig | None = None,
-        vae: VaeConfig | None = None,
+        revision: str | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> "PictureEncoders":
         """Loads both networks, in eval mode and without gradients.
 
         Args:
-            dino_file: Safetensors with the keys of transformers 4.56 or newer, such as
-                `clip_vision/dino_v3_vit_h.safetensors`.
-            vae_file: Safetensors such as `vae/flux2-vae.safetensors`; a decoder in it is not read.
-            dino: Shape; the public one when None.
-            vae: The same.
+            path_or_repo: A folder or a hub id such as "VAST-AI/TripoSplat". If it holds a
+                `config.json`, `dino.safetensors` and `vae.safetensors` lie beside it; if not, it is
+                the public model, with the names that its files have on the hub. DINOv3 may have
+                the keys of transformers 4.56 or newer. A decoder of the VAE is not used.
+            revision: Branch, tag or commit on the hub; ignored for a folder.
             device: Where to put the weights.
             dtype: Number format of the weights; bfloat16 on CUDA and float32 elsewhere when None.
 
         Raises:
-            CheckpointError: A file is absent or damaged, or does not fit its config.
+            CheckpointError: A file is absent or damaged, or does not fit the config.
         """
+        config_file, files = locate(path_or_repo, _NAMES, revision)
+        config = EncoderConfig.load(config_file) if config_file else PUBLIC_ENCODERS
         device = torch.device(device)
         if dtype is None:
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         with torch.device("meta"):
-            networks = build_dino(dino or DinoConfig()), build_vae(vae or VaeConfig())
-        for network, file in zip(networks, (dino_file, vae_file), strict=True):
+            networks = build_dino(config.dinov3), build_vae(config.vae)
+        for network, file in zip(networks, files, strict=True):
             _load(network, file, device, dtype)
         # Rotary frequencies are in no file, and stay in float32. In training mode they are random.
         rotary = type(networks[0].rope_embeddings)(networks[0].config)
@@ -158,7 +122,9 @@ class PictureEncoders:
         noise = torch.randn(
             (1, self.vae.config.latent_channels, height, width), generator=generator
         )
-        return PictureFeatures(self.dino_tokens(pixels), self.vae_tokens(pixels, noise))
+        return PictureFeatures(
+            self.dino_tokens(pixels), self.vae_tokens(pixels, noise.to(pixels.device))
+        )
 
     def dino_tokens(self, pixels: Tensor) -> Tensor:
         """Maps RGB (1, 3, H, W) float32 in 0..1 to `PictureFeatures.dino`."""
@@ -172,7 +138,7 @@ class PictureEncoders:
         """
         inputs = (2 * pixels - 1).to(self.vae.dtype)
         moments = self.vae.encode(inputs).latent_dist.parameters.float()
-        tokens = latent_tokens(moments, noise.to(moments.device), self.vae.bn)
+        tokens = latent_tokens(moments, noise, self.vae.bn)
         prefix = 1 + self.dino.config.num_register_tokens
         return F.pad(tokens, (0, 0, prefix, 0))
 
@@ -216,7 +182,7 @@ def build_dino(config: DinoConfig) -> Any:
     with quiet_libraries():
         from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-        return DINOv3ViTModel(DINOv3ViTConfig(**asdict(config)))
+        return DINOv3ViTModel(DINOv3ViTConfig(**config.model_dump()))
 
 
 def build_vae(config: VaeConfig) -> Any:
@@ -226,7 +192,7 @@ def build_vae(config: VaeConfig) -> Any:
 
         blocks = len(config.block_out_channels)
         vae = AutoencoderKLFlux2(
-            **asdict(config),
+            **config.model_dump(),
             down_block_types=("DownEncoderBlock2D",) * blocks,
             up_block_types=("UpDecoderBlock2D",) * blocks,
         )
@@ -234,66 +200,33 @@ def build_vae(config: VaeConfig) -> Any:
     return vae
 
 
-def match_keys(file: Path, header: Header, network: nn.Module) -> dict[str, str]:
-    """Finds which tensor of a file is which of a network.
+def fitted(file: Path, found: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Returns a file's tensors by the keys of a network, after comparing keys and shapes.
 
     Transformers 5 has DINOv3's layers below `model.`, where the public file has them at the top.
 
     Args:
         file: What messages call the file.
-        header: What it holds; a VAE's decoder counts as absent.
+        found: What it holds; a VAE's decoder is left out.
         network: What it should fit.
 
-    Returns:
-        Keys of the file by keys of the network.
-
     Raises:
-        CheckpointError: Names missing, surplus and unfit tensors, with what was expected.
+        CheckpointError: See `check_state_dict`.
     """
     expected = network.state_dict()
-    keys = {
-        f"model.{key}" if key not in expected and f"model.{key}" in expected else key: key
-        for key in header
-        if not key.startswith(_DECODER)
+    state = {
+        f"model.{key}" if f"model.{key}" in expected else key: value
+        for key, value in found.items()
+        if not key.startswith(_DECODER) and key != _COUNTER
     }
-    problems = [
-        f"{key} is missing, expected {_shape(expected[key])}" for key in expected.keys() - keys
-    ]
-    for key, stored in keys.items():
-        kind, shape = header[stored]
-        if key not in expected:
-            problems.append(f"{stored} is surplus, found {_shape(shape)}")
-        elif list(shape) != list(expected[key].shape):
-            problems.append(f"{stored} has shape {_shape(shape)}, expected {_shape(expected[key])}")
-        elif expected[key].is_floating_point() and kind not in _FLOATS:
-            problems.append(f"{stored} holds {kind}, expected one of {', '.join(_FLOATS)}")
-    if problems:
-        shown = "; ".join(sorted(problems)[:4]) + ("; ..." if len(problems) > 4 else "")
-        name = type(network).__name__
-        raise CheckpointError(
-            f"{file} does not fit {name}, {len(problems)} of its tensors differ: {shown}", fix=_FIX
-        )
-    return keys
-
-
-def _shape(value: Tensor | Sequence[int]) -> str:
-    return str(tuple(value.shape if isinstance(value, Tensor) else value))
+    counter = expected.pop(_COUNTER, None)
+    check_state_dict(file, state, expected, config_name=CONFIG_NAME)
+    return state if counter is None else state | {_COUNTER: torch.zeros_like(counter, device="cpu")}
 
 
 def _load(network: nn.Module, file: Path, device: torch.device, dtype: torch.dtype) -> None:
     """Fills a network on `meta`; the statistics of batch norms stay as they are."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
-            header = {key: (part.get_dtype(), part.get_shape()) for key, part in slices.items()}
-            keys = match_keys(file, header, network)
-            state = {key: tensors.get_tensor(stored) for key, stored in keys.items()}
-    except (OSError, SafetensorError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{file} cannot be read as safetensors: {first}", fix=_FIX) from error
-    for key, value in state.items():
+    for key, value in (state := fitted(file, read_state_dict(file), network)).items():
         state[key] = value.to(device, None if key.startswith("bn.") else dtype)
     network.load_state_dict(state, strict=True, assign=True)
     network.requires_grad_(False).eval()

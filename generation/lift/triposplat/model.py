@@ -2,8 +2,8 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -17,14 +17,7 @@ from generation.lift.triposr.errors import CheckpointError
 FLOW_NAME, DECODER_NAME = "flow.safetensors", "decoder.safetensors"
 PUBLIC_FLOW_NAME = "diffusion_models/triposplat_fp16.safetensors"
 PUBLIC_DECODER_NAME = "vae/triposplat_vae_decoder_fp16.safetensors"
-
-
-class SplatFiles(NamedTuple):
-    """Where a model's files lie; the public model has no config."""
-
-    config: Path | None
-    flow: Path
-    decoder: Path
+_NAMES = {FLOW_NAME: PUBLIC_FLOW_NAME, DECODER_NAME: PUBLIC_DECODER_NAME}
 
 
 class TripoSplat(nn.Module):
@@ -66,11 +59,10 @@ class TripoSplat(nn.Module):
         Raises:
             CheckpointError: A file is absent, damaged, or does not fit the config.
         """
-        files = locate(path_or_repo, revision)
+        config, files = locate(path_or_repo, _NAMES, revision)
         with torch.device("meta"):
-            model = cls(TripoSplatConfig.load(files.config) if files.config else PUBLIC)
-        parts = ((model.flow, files.flow), (model.decoder, files.decoder))
-        for network, file in parts:
+            model = cls(TripoSplatConfig.load(config) if config else PUBLIC)
+        for network, file in zip((model.flow, model.decoder), files, strict=True):
             state = read_state_dict(file)
             check_state_dict(file, state, network.state_dict(), config_name=CONFIG_NAME)
             state = {key: value.to(device, dtype) for key, value in state.items()}
@@ -90,8 +82,18 @@ class TripoSplat(nn.Module):
         save_file(self.decoder.state_dict(), folder / DECODER_NAME)
 
 
-def locate(path_or_repo: str | Path, revision: str | None = None) -> SplatFiles:
-    """Finds a model's files, fetching them from the hub when no such folder exists.
+def locate(
+    path_or_repo: str | Path, names: Mapping[str, str], revision: str | None = None
+) -> tuple[Path | None, list[Path]]:
+    """Finds files of a model, fetching them from the hub when no such folder exists.
+
+    Args:
+        path_or_repo: See `TripoSplat.from_pretrained`.
+        names: The public model's names of files by their names beside a `config.json`.
+        revision: See `TripoSplat.from_pretrained`.
+
+    Returns:
+        The config, which the public model has not, and the files in the order of their names.
 
     Raises:
         CheckpointError: No such folder or repository, or a file is not in it.
@@ -100,7 +102,7 @@ def locate(path_or_repo: str | Path, revision: str | None = None) -> SplatFiles:
     if not folder.is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path_or_repo)):
         raise CheckpointError(
             f"{path_or_repo} is neither a folder nor a hub id",
-            fix=f"name a folder that holds {FLOW_NAME}, {DECODER_NAME} and {CONFIG_NAME}, or "
+            fix=f"name a folder that holds {', '.join(names)} and {CONFIG_NAME}, or "
             "VAST-AI/TripoSplat",
         )
 
@@ -117,8 +119,5 @@ def locate(path_or_repo: str | Path, revision: str | None = None) -> SplatFiles:
         return None
 
     config = find(CONFIG_NAME, required=False)
-    names = (FLOW_NAME, DECODER_NAME) if config else (PUBLIC_FLOW_NAME, PUBLIC_DECODER_NAME)
-    flow, decoder = (find(name, required=True) for name in names)
-    assert flow is not None
-    assert decoder is not None
-    return SplatFiles(config, flow, decoder)
+    found = [find(name, required=True) for name in (names if config else names.values())]
+    return config, [file for file in found if file is not None]

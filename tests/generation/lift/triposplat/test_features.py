@@ -1,8 +1,8 @@
 """Both encoders against the public code's numbers, and what their files may hold."""
 
 import json
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +13,35 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from generation.lift.triposplat.features import (
+from generation.acceleration.graphs import Captured
+from generation.lift.triposplat.encoder_config import (
     DinoConfig,
-    PictureEncoders,
+    EncoderConfig,
     VaeConfig,
+)
+from generation.lift.triposplat.features import (
+    DINO_NAME,
+    PUBLIC_DINO_NAME,
+    PUBLIC_VAE_NAME,
+    VAE_NAME,
+    PictureEncoders,
     build_dino,
     build_vae,
+    fitted,
     latent_tokens,
-    match_keys,
 )
 from generation.lift.triposr.errors import CheckpointError
 from generation.quiet import quiet_libraries
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "triposplat"
 DINO_FILE = GOLDEN / "tiny" / "dino" / "model.safetensors"
-DINO = DinoConfig(hidden_size=24, num_attention_heads=2, num_hidden_layers=2, intermediate_size=56)
-VAE = VaeConfig(
-    block_out_channels=(4, 4, 4, 4), layers_per_block=1, latent_channels=3, norm_num_groups=2
+CONFIG = EncoderConfig(
+    dinov3=DinoConfig(
+        hidden_size=24, num_attention_heads=2, num_hidden_layers=2, intermediate_size=56
+    ),
+    vae=VaeConfig(
+        block_out_channels=(4, 4, 4, 4), layers_per_block=1, latent_channels=3, norm_num_groups=2
+    ),
 )
 SEED = 42
 
@@ -55,22 +67,34 @@ def whole_vae() -> nn.Module:
         from diffusers import AutoencoderKLFlux2
 
         torch.manual_seed(0)
-        vae: nn.Module = AutoencoderKLFlux2(**asdict(VAE)).eval()
+        vae: nn.Module = AutoencoderKLFlux2(
+            **CONFIG.vae.model_dump(),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        ).eval()
     vae.bn.running_mean.normal_()  # type: ignore[union-attr, operator]
     vae.bn.running_var.uniform_(0.5, 2)  # type: ignore[union-attr, operator]
     return vae
 
 
 @pytest.fixture(scope="module")
-def vae_file(whole_vae: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("vae") / "flux2-vae.safetensors"
-    save_file(whole_vae.state_dict(), file, {"format": "pt"})
-    return file
+def folder(whole_vae: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoders")
+    (folder / "config.json").write_text(CONFIG.model_dump_json())
+    shutil.copy(DINO_FILE, folder / DINO_NAME)
+    save_file(whole_vae.state_dict(), folder / VAE_NAME, {"format": "pt"})
+    return folder
+
+
+@pytest.fixture
+def own_folder(folder: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(folder, tmp_path / "model"))
 
 
 @pytest.fixture(scope="module")
-def encoders(vae_file: Path) -> PictureEncoders:
-    return PictureEncoders.from_files(DINO_FILE, vae_file, dino=DINO, vae=VAE)
+def encoders(folder: Path) -> PictureEncoders:
+    return PictureEncoders.from_pretrained(folder)
 
 
 def seeded() -> torch.Generator:
@@ -90,7 +114,7 @@ def test_dino_tokens_are_the_references(
 
 
 def test_latent_tokens_are_the_references(expected: Arrays) -> None:
-    norm = nn.BatchNorm2d(12, eps=VAE.batch_norm_eps, affine=False).eval()
+    norm = nn.BatchNorm2d(12, eps=CONFIG.vae.batch_norm_eps, affine=False).eval()
     norm.running_mean, norm.running_var = expected["bn_running_mean"], expected["bn_running_var"]
     moments, noise = expected["vae_moments"], expected["vae_noise"]
     assert far(latent_tokens(moments, noise, norm), expected["feature2"][:, 5:]) <= 1e-6
@@ -116,12 +140,12 @@ def test_vae_tokens_are_a_sample_of_the_librarys_behind_five_zeros(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_seed_gives_the_same_noise_in_every_number_format(
     dtype: torch.dtype,
-    vae_file: Path,
+    folder: Path,
     picture: NDArray[np.uint8],
     expected: Arrays,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    encoders = PictureEncoders.from_files(DINO_FILE, vae_file, dino=DINO, vae=VAE, dtype=dtype)
+    encoders = PictureEncoders.from_pretrained(folder, dtype=dtype)
     drawn = []
     tokens = encoders.vae_tokens
 
@@ -139,11 +163,9 @@ def test_a_seed_gives_the_same_noise_in_every_number_format(
 
 
 def test_bfloat16_costs_little_and_keeps_positions_and_statistics(
-    vae_file: Path, encoders: PictureEncoders, picture: NDArray[np.uint8]
+    folder: Path, encoders: PictureEncoders, picture: NDArray[np.uint8]
 ) -> None:
-    narrow = PictureEncoders.from_files(
-        DINO_FILE, vae_file, dino=DINO, vae=VAE, dtype=torch.bfloat16
-    )
+    narrow = PictureEncoders.from_pretrained(folder, dtype=torch.bfloat16)
     assert narrow.dino.dtype == narrow.vae.dtype == torch.bfloat16
     assert narrow.dino.rope_embeddings.inv_freq.dtype == torch.float32
     assert narrow.vae.bn.running_var.dtype == torch.float32
@@ -160,20 +182,28 @@ def test_loaded_networks_are_still_and_hold_no_decoder(encoders: PictureEncoders
     assert not any(key.startswith(("decoder", "post_")) for key in encoders.vae.state_dict())
 
 
-def test_an_encoder_without_a_decoder_in_its_file_is_the_same(
-    vae_file: Path, tmp_path: Path, encoders: PictureEncoders, picture: NDArray[np.uint8]
+def test_the_librarys_own_keys_and_a_vae_without_decoder_load_as_well(
+    own_folder: Path, encoders: PictureEncoders, picture: NDArray[np.uint8]
 ) -> None:
-    save_file(encoders.vae.state_dict(), tmp_path / "half")
-    half = PictureEncoders.from_files(DINO_FILE, tmp_path / "half", dino=DINO, vae=VAE)
-    assert torch.equal(half(picture, seeded()).vae, encoders(picture, seeded()).vae)
+    save_file(encoders.dino.state_dict(), own_folder / DINO_NAME)
+    save_file(encoders.vae.state_dict(), own_folder / VAE_NAME)
+    again = PictureEncoders.from_pretrained(own_folder)
+    for found, wanted in zip(again(picture, seeded()), encoders(picture, seeded()), strict=True):
+        assert torch.equal(found, wanted)
 
 
-def test_dino_may_have_the_librarys_own_keys(
-    vae_file: Path, tmp_path: Path, encoders: PictureEncoders, picture: NDArray[np.uint8]
-) -> None:
-    save_file(encoders.dino.state_dict(), tmp_path / "new")
-    new = PictureEncoders.from_files(tmp_path / "new", vae_file, dino=DINO, vae=VAE)
-    assert torch.equal(new(picture, seeded()).dino, encoders(picture, seeded()).dino)
+def test_without_a_config_files_have_their_public_names(own_folder: Path) -> None:
+    (own_folder / "config.json").unlink()
+    for name, public in ((DINO_NAME, PUBLIC_DINO_NAME), (VAE_NAME, PUBLIC_VAE_NAME)):
+        with pytest.raises(CheckpointError, match=f"holds no {public}"):
+            PictureEncoders.from_pretrained(own_folder)
+        (own_folder / public).parent.mkdir(exist_ok=True)
+        (own_folder / name).rename(own_folder / public)
+    # All are found, and are not of the public model's size.
+    with pytest.raises(CheckpointError, match=r"does not fit the config: \d+ missing") as caught:
+        PictureEncoders.from_pretrained(own_folder)
+    assert PUBLIC_DINO_NAME in caught.value.problem
+    assert len(caught.value.problem) < 1_000
 
 
 @pytest.mark.parametrize(
@@ -188,24 +218,15 @@ def test_the_public_files_fit_the_default_networks(
 ) -> None:
     manifest = json.loads((GOLDEN / "manifest.json").read_text())[name]["tensors"]
     with torch.device("meta"):
+        found = {key: torch.empty(shape) for key, (_, shape) in manifest.items()}
         network = build_dino(DinoConfig()) if "dino" in name else build_vae(VaeConfig())
-    keys = match_keys(Path(name), manifest, network)
+    state = fitted(Path(name), found, network)
     assert len(manifest) == tensors
-    assert len(set(keys.values())) == len(keys) == tensors - left_out
-    assert all(
-        key.startswith(("decoder.", "post_quant_conv.")) for key in manifest.keys() - keys.values()
-    )
-    assert sum(value.numel() for value in network.state_dict().values()) == values
-
-
-def test_the_default_configs_are_the_public_ones() -> None:
-    public = json.loads((GOLDEN / "config.json").read_text())
-    assert asdict(DinoConfig()) == public["dinov3"]
-    vae = asdict(VaeConfig())
-    assert vae.pop("batch_norm_eps") == public["vae_batch_norm_eps"]
-    assert {name: list(v) if isinstance(v, tuple) else v for name, v in vae.items()} == {
-        name: public["vae"][name] for name in vae
-    }
+    assert len(state) == tensors - left_out
+    assert state.keys() == network.state_dict().keys()
+    assert sum(value.numel() for value in state.values()) == values
+    with pytest.raises(CheckpointError, match="does not fit the config"):
+        fitted(Path(name), dict(list(found.items())[1:]), network)
 
 
 def _without(key: str) -> Callable[[State], None]:
@@ -221,46 +242,36 @@ def _with(key: str, value: Tensor) -> Callable[[State], None]:
     [
         (
             _without("layer.1.norm1.weight"),
-            r"1 of its tensors .*model\.layer\.1\.norm1\.weight is missing, expected \(24,\)",
+            r"1 missing: model\.layer\.1\.norm1\.weight \(expected \(24,\)\)",
         ),
-        (_with("head.weight", torch.zeros(2, 3)), r"head\.weight is surplus, found \(2, 3\)"),
+        (_with("head.weight", torch.zeros(2, 3)), r"1 surplus: head\.weight \(found \(2, 3\)\)"),
         (
             _with("layer.0.attention.q_proj.weight", torch.zeros(24, 23)),
-            r"layer\.0\.attention\.q_proj\.weight has shape \(24, 23\), expected \(24, 24\)",
+            r"q_proj\.weight \(found \(24, 23\), expected \(24, 24\)\)",
         ),
         (
             _with("norm.weight", torch.zeros(24, dtype=torch.float8_e4m3fn)),
-            r"norm\.weight holds F8_E4M3, expected one of F64, F32, F16, BF16",
+            r"1 narrower than 16 bits: norm\.weight \(found torch\.float8_e4m3fn\)",
         ),
     ],
     ids=["missing", "surplus", "misshapen", "eight bits"],
 )
 def test_a_file_that_does_not_fit_is_refused(
-    change: Callable[[State], None], message: str, vae_file: Path, tmp_path: Path
+    change: Callable[[State], None], message: str, own_folder: Path
 ) -> None:
     state = load_file(DINO_FILE)
     change(state)
-    file = tmp_path / "dino.safetensors"
-    save_file(state, file)
+    save_file(state, own_folder / DINO_NAME)
     with pytest.raises(CheckpointError, match=message) as caught:
-        PictureEncoders.from_files(file, vae_file, dino=DINO, vae=VAE)
-    assert str(file) in caught.value.problem
-    assert "DINOv3ViTModel" in caught.value.problem
+        PictureEncoders.from_pretrained(own_folder)
+    assert str(own_folder / DINO_NAME) in caught.value.problem
+    assert "config.json" in caught.value.fix
 
 
-def test_another_size_of_the_model_is_refused_with_a_few_of_many_keys(vae_file: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"\d\d of its tensors differ.*; \.\.\.") as caught:
-        PictureEncoders.from_files(DINO_FILE, vae_file, vae=VAE)
-    assert len(caught.value.problem) < 600
-
-
-@pytest.mark.parametrize("content", [None, b"", b"\x08\0\0\0\0\0\0\0{", b"<html>not found</html>"])
-def test_what_is_no_safetensors_file_is_refused(content: bytes | None, tmp_path: Path) -> None:
-    file = tmp_path / "vae.safetensors"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"vae\.safetensors cannot be read as safetensors"):
-        PictureEncoders.from_files(DINO_FILE, file, dino=DINO, vae=VAE)
+def test_what_is_no_safetensors_file_is_refused(own_folder: Path) -> None:
+    (own_folder / VAE_NAME).write_bytes(b"<html>not found</html>")
+    with pytest.raises(CheckpointError, match=r"vae\.safetensors \(22 bytes\) is damaged"):
+        PictureEncoders.from_pretrained(own_folder)
 
 
 @pytest.mark.parametrize(
@@ -279,19 +290,26 @@ def test_a_picture_that_is_not_prepared_is_refused(
         encoders(picture, seeded())
 
 
-def test_encoders_whose_tokens_differ_in_size_are_refused(vae_file: Path) -> None:
-    with pytest.raises(ValueError, match="have 8 pixels per side, expected 16"):
-        PictureEncoders(
-            build_dino(DinoConfig(**(asdict(DINO) | {"patch_size": 8}))), build_vae(VAE)
-        )
-
-
 @pytest.mark.cuda
 def test_on_a_gpu_a_seed_gives_the_same_features(
-    vae_file: Path, encoders: PictureEncoders, picture: NDArray[np.uint8]
+    folder: Path, encoders: PictureEncoders, picture: NDArray[np.uint8]
 ) -> None:
-    on_gpu = PictureEncoders.from_files(DINO_FILE, vae_file, dino=DINO, vae=VAE, device="cuda")
+    on_gpu = PictureEncoders.from_pretrained(folder, device="cuda")
     assert on_gpu.dino.dtype == on_gpu.vae.dtype == torch.bfloat16
     for found, wide in zip(on_gpu(picture, seeded()), encoders(picture, seeded()), strict=True):
         assert found.is_cuda
         assert (found.cpu() - wide).norm() <= 0.03 * wide.norm()
+
+
+@pytest.mark.cuda
+def test_both_encoders_can_be_recorded_as_graphs(
+    folder: Path, picture: NDArray[np.uint8], log: list[str]
+) -> None:
+    encoders = PictureEncoders.from_pretrained(folder, device="cuda")
+    eager = encoders(picture, seeded())
+    encoders.dino_tokens = Captured("DINOv3", encoders.dino_tokens)  # type: ignore[method-assign]
+    encoders.vae_tokens = Captured("VAE", encoders.vae_tokens)  # type: ignore[method-assign]
+    encoders(np.zeros_like(picture), torch.Generator().manual_seed(1))
+    for found, expected in zip(encoders(picture, seeded()), eager, strict=True):
+        assert (found - expected).norm() <= 1e-3 * expected.norm()
+    assert not log, log
