@@ -56,6 +56,30 @@ def _first_problem(error: ValidationError) -> str:
     return f"{'.'.join(place) or 'the whole file'} is {found}, expected {expected}"
 
 
+class Sections(BaseModel):
+    """Sections of a `config.json`; others in it belong to other networks."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Reads the sections of a file.
+
+        Raises:
+            CheckpointError: The file is unreadable, or an entry is missing, unknown or not
+                supported.
+        """
+        try:
+            return cls.model_validate(read_json(file))
+        except DocumentError as error:
+            raise CheckpointError(str(error)) from error
+        except ValidationError as error:
+            raise CheckpointError(
+                f"{file}: {_first_problem(error)}",
+                fix="use the config that belongs to these weights",
+            ) from error
+
+
 class Sinusoid(Frozen):
     """How a number is embedded."""
 
@@ -231,11 +255,11 @@ class GaussianConfig(Network):
         return layout
 
 
-class TripoSplatConfig(BaseModel):
-    """All three networks of a model."""
+class TripoSplatConfig(Sections):
+    """All three networks of a model. Their sections name every size.
 
-    # Other sections of the file belong to other networks.
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    Constants, and what follows from the sizes, may be left out.
+    """
 
     flow: FlowConfig
     octree: OctreeConfig
@@ -254,26 +278,6 @@ class TripoSplatConfig(BaseModel):
                     "flow.latent_channels is"
                 )
         return self
-
-    @classmethod
-    def load(cls, file: Path) -> Self:
-        """Reads the sections `flow`, `octree` and `gaussian` of a file.
-
-        They name every size. Constants, and what follows from the sizes, may be left out.
-
-        Raises:
-            CheckpointError: The file is unreadable, or an entry is missing, unknown or not
-                supported.
-        """
-        try:
-            return cls.model_validate(read_json(file))
-        except DocumentError as error:
-            raise CheckpointError(str(error)) from error
-        except ValidationError as error:
-            raise CheckpointError(
-                f"{file}: {_first_problem(error)}",
-                fix="use the config that belongs to these weights",
-            ) from error
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the content of `config.json`."""

@@ -1,16 +1,11 @@
 """The shapes of the two networks that look at the picture, read from `config.json` as data only."""
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from generation.lift.triposr.errors import CheckpointError
+from generation.lift.triposplat.config import Sections, Size
 from generation.weights.sources import Frozen
-from protocol.documents import DocumentError, read_json
-from protocol.text import printable
-
-Size = Annotated[int, Field(strict=True, ge=1, le=16_384)]
 
 
 class DinoConfig(Frozen):
@@ -33,10 +28,11 @@ class DinoConfig(Frozen):
     layer_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
 
     @model_validator(mode="after")
-    def _has_whole_heads(self) -> "DinoConfig":
+    def _has_whole_heads(self) -> Self:
         if self.hidden_size % (4 * self.num_attention_heads):
             raise ValueError(
-                f"hidden_size must be a multiple of 4 x {self.num_attention_heads} heads"
+                f"hidden_size is {self.hidden_size}, expected a multiple of 4 x "
+                f"{self.num_attention_heads} heads"
             )
         return self
 
@@ -57,23 +53,23 @@ class VaeConfig(Frozen):
     """TripoSplat was trained with this one; diffusers has 1e-4."""
 
     @model_validator(mode="after")
-    def _has_whole_groups(self) -> "VaeConfig":
+    def _has_whole_groups(self) -> Self:
         if any(channels % self.norm_num_groups for channels in self.block_out_channels):
-            raise ValueError(f"block_out_channels must be multiples of {self.norm_num_groups}")
+            raise ValueError(
+                f"block_out_channels is {self.block_out_channels}, expected multiples of "
+                f"norm_num_groups, {self.norm_num_groups}"
+            )
         return self
 
 
-class EncoderConfig(BaseModel):
-    """Both networks; the default is the public model's."""
-
-    # Other sections belong to other networks.
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+class EncoderConfig(Sections):
+    """Both networks. What their sections leave out is as in the public model."""
 
     dinov3: DinoConfig
     vae: VaeConfig
 
     @model_validator(mode="after")
-    def _has_tokens_of_one_size(self) -> "EncoderConfig":
+    def _has_tokens_of_one_size(self) -> Self:
         side = 2 ** len(self.vae.block_out_channels)
         if self.dinov3.patch_size != side:
             raise ValueError(
@@ -81,27 +77,6 @@ class EncoderConfig(BaseModel):
                 "side of the VAE's tokens in pixels"
             )
         return self
-
-    @classmethod
-    def load(cls, file: Path) -> "EncoderConfig":
-        """Reads the sections `dinov3` and `vae` of a file; what they leave out is as in public.
-
-        Raises:
-            CheckpointError: The file is unreadable, a section is missing, or an entry is unknown
-                or not supported.
-        """
-        try:
-            return cls.model_validate(read_json(file))
-        except DocumentError as error:
-            raise CheckpointError(str(error)) from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = printable(".".join(map(str, first["loc"])) or "the whole file", 80)
-            found = printable(repr(first["input"]), 80)
-            raise CheckpointError(
-                f"{file}: {where} is {found}: {first['msg']}",
-                fix="use the config that belongs to these weights",
-            ) from error
 
 
 PUBLIC_ENCODERS = EncoderConfig(dinov3=DinoConfig(), vae=VaeConfig())
