@@ -120,7 +120,7 @@ async def test_an_hour_of_one_trouble_is_one_warning(
         worker.calls.polls = []
         await asyncio.sleep(600.0)
         assert len(warnings) == 2
-        assert "over" in warnings[1]
+        assert "resolved: " in warnings[1]
 
 
 @pytest.mark.usefixtures("inline")
