@@ -30,6 +30,8 @@ FRESH_S = 30
 
 MAX_REQUESTED_TASKS = 500
 MAX_ADD_RESULT_BYTES = 100 * 2**20
+MAX_TAGS = 64
+"""With more, the body of `POST /get_tasks` could exceed the 4,096 bytes that a gateway takes."""
 MAX_REASON_BYTES = 255
 
 ADD_RESULTS_PER_MINUTE = 120
@@ -81,9 +83,12 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Returns a worker's tags trimmed, in lower case, each once.
 
     Raises:
-        ValueError: One is empty, longer than 32 characters, or has others than a-z, 0-9, _ and -.
+        ValueError: One is empty, longer than 32 characters, or has others than a-z, 0-9, _ and -;
+            or they are more than `MAX_TAGS`.
     """
     cleaned = [tag.strip().lower() for tag in tags]
+    if len(cleaned) > MAX_TAGS:
+        raise ValueError(f"{len(cleaned)} tags are too many: a request has room for {MAX_TAGS}")
     for tag in cleaned:
         if not _TAG.fullmatch(tag):
             raise ValueError(f"the tag {tag[:32]!r} is not 1-32 characters of a-z, 0-9, _ and -")

@@ -12,6 +12,7 @@ from miner.settings.model import Part
 from miner.transports.gateway.addresses import base_address, is_this_machine
 
 REGIONS = "https://api-eu.404.xyz,https://api-us-east.404.xyz,https://api-us-west.404.xyz"
+_ALL_REGIONS = "api.dns.404.xyz"
 _WORKER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 WORKER_ID = "splat-miner"
 
@@ -86,7 +87,13 @@ class GatewaySettings(Part):
         given = [part for part in value.split(",") if part.strip()]
         if not given:
             raise ValueError("it names no address; write https://HOST or https://HOST:PORT")
-        return ",".join(base_address(part, allow_http=allow_http) for part in given)
+        addresses = [base_address(part, allow_http=allow_http) for part in given]
+        if any(urlsplit(address).hostname == _ALL_REGIONS for address in addresses):
+            raise ValueError(
+                f"{_ALL_REGIONS} leads to any region, and a task is known only to the node that "
+                f"handed it out; name the regions: {REGIONS}"
+            )
+        return ",".join(addresses)
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -33,11 +33,16 @@ _NOT_STORED = frozenset({0, 200, 500, 502, 503, 504})
 read."""
 
 
+_ASSET_REFUSED = frozenset({400, 413})
+"""Statuses after which a gateway still waits for the task, and can be told that nothing comes."""
+
+
 @dataclass(frozen=True)
 class _Settled:
     ending: Ending
     words: str
     attempts: int
+    status: int = 200
 
 
 class GatewayDelivery:
@@ -88,6 +93,9 @@ class GatewayDelivery:
         """
         try:
             settled = await contained(self._send(task, asset, reason))
+            if asset and settled.status in _ASSET_REFUSED:
+                asset, reason = b"", f"the gateway refused the result: {settled.words}"
+                settled = await contained(self._send(task, asset, reason))
         except Exception as error:
             logger.opt(exception=error).error("task {}: not delivered", log_safe(task.id))
             settled = _Settled("lost", f"given up: unexpected {type(error).__name__}", 0)
@@ -124,7 +132,7 @@ class GatewayDelivery:
                         pauses += 1
                         arrived = arrived or fault.arrived
                     case _:
-                        return _Settled(_ending_of(fault), str(fault), attempts)
+                        return _Settled(_ending_of(fault), str(fault), attempts, fault.status)
                 if self._clock() + wait > until:
                     return _Settled("lost", f"given up: {fault}", attempts)
                 await asyncio.sleep(wait)

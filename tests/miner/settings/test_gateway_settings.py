@@ -31,6 +31,18 @@ def test_the_defaults_are_the_regional_nodes_30_s_and_no_tags() -> None:
     assert not config.gateway.discover
 
 
+def test_the_name_of_all_regions_is_refused_with_the_regions() -> None:
+    with pytest.raises(SetupError, match=r"api-eu\.404\.xyz"):
+        read("--transports", "gateway", "--gateway.nodes", "https://api.dns.404.xyz", *PRESET)
+
+
+def test_more_tags_than_a_request_has_room_for_are_refused() -> None:
+    tags = [f"{n:032}" for n in range(65)]
+    with pytest.raises(SetupError, match=r"65 tags are too many.*64"):
+        read("--gateway.tags", ",".join(tags), *PRESET)
+    assert read("--gateway.tags", ",".join(tags[:64]), *PRESET).gateway.tags
+
+
 @pytest.mark.parametrize(
     ("transports", "chain", "wallet"),
     [

@@ -35,9 +35,6 @@ ERROR = fault(500, "Internal Server Error")
     ("answers", "waits", "ending"),
     [
         ([None], [], "delivered"),
-        # Our fault: never again.
-        ([fault(400, "Bad request: Duplicate id field")], [], "refused"),
-        ([fault(413)], [], "refused"),
         ([fault(404)], [], "refused"),
         ([fault(307)], [], "refused"),
         ([CLOSED], [], "refused"),
@@ -78,6 +75,24 @@ async def test_a_result_is_sent_again_only_where_that_is_of_use(
         assert {asset for *_, asset, _ in sent} == {ball_spz()}  # The same result each time.
         assert worker.ended == [("t-1", ending)]
         assert worker.saved().tasks == ()
+
+
+@pytest.mark.parametrize("status", [400, 413])
+@pytest.mark.parametrize(("again", "ending"), [(False, "reported"), (True, "refused")])
+@in_virtual_time
+async def test_a_result_that_is_refused_is_reported_as_failed_once(
+    tmp_path: Path, status: int, again: bool, ending: str
+) -> None:
+    refusal = fault(status, "Bad request: too large")
+    async with working(tmp_path) as worker:
+        worker.calls.polls = [task()]
+        worker.calls.answers = [refusal, refusal if again else None]
+        await begin(worker)
+        await asyncio.sleep(300.0)
+        (_, *_, first, _), (_, *_, then, reason) = worker.calls.sent
+        assert (first, then) == (ball_spz(), None)
+        assert reason == f"the gateway refused the result: eu.example answered {status}"
+        assert worker.ended == [("t-1", ending)]
 
 
 @in_virtual_time
