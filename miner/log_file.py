@@ -1,4 +1,4 @@
-"""Files of lines: rotated by size, made anew when they are gone, and written by a thread."""
+"""Files of lines: rotated by size, made again when they are gone, and written by a thread."""
 
 import contextlib
 import os

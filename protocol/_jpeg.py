@@ -68,11 +68,13 @@ def check(data: bytes, pixels: int) -> None:
                 ids = data[start + 5 : start + 5 + 2 * data[start + 4] : 2]
                 blocks += sum(components.get(name, 0) for name in ids)
     if scans > MAX_SCANS:
-        raise TaskError(f"image is a JPEG of {scans} scans, the limit is {MAX_SCANS}; save it anew")
+        raise TaskError(
+            f"image is a JPEG of {scans} scans, the limit is {MAX_SCANS}; save it again"
+        )
     if 64 * blocks > MAX_VISITS * pixels:
         raise TaskError(
             f"image is a JPEG whose {scans} scans visit {64 * blocks} samples, the limit is "
-            f"{MAX_VISITS * pixels}; save it anew or smaller"
+            f"{MAX_VISITS * pixels}; save it again, or smaller"
         )
 
 

@@ -39,7 +39,7 @@ def read_size(data: bytes) -> tuple[int, int]:
     """
     width, height = struct.unpack_from(">II", data, 16)
     if data[12:16] != b"IHDR":
-        raise TaskError("image is a PNG that does not begin with IHDR; save it anew")
+        raise TaskError("image is a PNG that does not begin with IHDR; save it again")
     return width, height
 
 
@@ -95,7 +95,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
             return
         yield name, offset + 8, length
         offset += 12 + length
-    raise TaskError(f"image is a PNG of more than {MAX_CHUNKS} chunks; save it anew")
+    raise TaskError(f"image is a PNG of more than {MAX_CHUNKS} chunks; save it again")
 
 
 def _check_sum(data: bytes, name: bytes, body: bytes, end: int) -> None:

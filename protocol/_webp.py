@@ -100,7 +100,7 @@ def _chunks(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int
         name, length = struct.unpack_from("<4sI", data, start)
         yield name, start + 8, length
         start += 8 + length + length % 2
-    raise TaskError(f"image is a WebP of more than {MAX_CHUNKS} chunks; save it anew")
+    raise TaskError(f"image is a WebP of more than {MAX_CHUNKS} chunks; save it again")
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

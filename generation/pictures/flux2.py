@@ -220,7 +220,7 @@ def read_words(encoder: Any, ids: Tensor, mask: Tensor) -> Tensor:
 def shorten(encoder: Any) -> None:
     """Leaves out what is behind the last hidden state that is read: a quarter of `Qwen3-4B`.
 
-    The final norm is removed as well: diffusers, asked to read the last hidden state, would apply it.
+    The final norm is removed as well: diffusers would apply it to the last hidden state.
 
     Args:
         encoder: `Qwen3ForCausalLM`; changed in place.

@@ -20,7 +20,7 @@ DIVISOR = 0.35
 """A cosine of this much counts as an alignment of 1."""
 
 _MOST_WORDS = 20_000
-"""The tokeniser remembers every word that it has met; it starts anew when there are more."""
+"""The tokeniser remembers every word that it has met; it starts over when there are more."""
 
 
 def text_alignment(cosines: NDArray[np.float32]) -> float:
@@ -63,7 +63,7 @@ class ClipNetwork:
         model.visual.to(memory_format=torch.channels_last)
         for block in self.blocks:
             # It does nothing outside training, but its rate differs from block to block, and each
-            # would be compiled anew.
+            # would be compiled again.
             block.drop_path = nn.Identity()
 
     @classmethod

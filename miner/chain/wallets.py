@@ -32,7 +32,7 @@ def open_wallet(name: str, hotkey: str, path: Path) -> Any:
     )
     restore = f"restore it from a copy, or: btcli wallet regen-hotkey {names}"
     readers = {
-        # Unlocked, it stays; `wallet.hotkey` would decrypt it anew each time, for seconds.
+        # Unlocked, it stays; `wallet.hotkey` would decrypt it again each time, for seconds.
         "hotkey": (wallet.hotkey_file, wallet.unlock_hotkey),
         "coldkeypub": (wallet.coldkeypub_file, lambda: wallet.coldkeypub),
     }

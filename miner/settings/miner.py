@@ -347,7 +347,7 @@ class MinerConfig(GeneratingSettings):
             )
         if self.preset == "embedded" and not self.allow_embedded:
             raise SetupError(
-                f"the preset embedded knows a few toy objects and would earn nothing on {real[0]}",
+                f"the preset embedded knows a few toy objects, which are no use on {real[0]}",
                 fix="use --preset gpu16 or gpu24, or insist with --allow_embedded",
             )
         return self

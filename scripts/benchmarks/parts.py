@@ -105,7 +105,7 @@ def _measure(bench: Bench, prepare: Prepare, way: str) -> Iterator[Row]:
     try:
         yield from _rows(bench, prepare, way)
     finally:
-        # The next way builds its network anew, and shall find nothing of this one.
+        # The next way builds its network again, and shall find nothing of this one.
         torch._dynamo.reset()
         gc.collect()
         if torch.cuda.is_available():

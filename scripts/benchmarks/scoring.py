@@ -112,11 +112,11 @@ def run(
         row("score, image task", lambda: scorer.score(asset, image))
     row("rate a picture", lambda: scorer.rate(cutout, text))
 
-    def rate_anew() -> None:
+    def rate_again() -> None:
         scorer.drop_caches()
         scorer.rate(cutout, text)
 
-    row("rate, with a new prompt", rate_anew)
+    row("rate, with a new prompt", rate_again)
     figures = {
         "machine": torch.cuda.get_device_name(on) if is_cuda else "cpu",
         "torch": torch.__version__,

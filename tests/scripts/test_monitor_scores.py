@@ -297,7 +297,7 @@ def test_a_miner_that_holds_its_lock_lives(log: Path) -> None:
     assert f"process {os.getpid()}, last line 00:16:40 UTC (3 s ago)" in words
     assert life(report_of(STOPPED), log)[0] == "starting"  # The next one.
     assert life(report_of(), log)[0] == "starting"
-    # Begun anew after a rotation, the file does not hold the state.
+    # Started again after a rotation, the file does not hold the state.
     assert life(report_of(answered()), log)[0] == "unknown"
     lock.release()
 

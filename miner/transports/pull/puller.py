@@ -147,7 +147,7 @@ class PullTransport:
             Whether there may be more to do at once.
         """
         if self._resumable:
-            # Its result is late but still worth a turn, so its budget begins anew.
+            # Its result is late but still worth a turn, so its budget begins again.
             task, received_at = self._resumable.popleft(), self._monotonic()
             age = self._clock() - task.assigned_at
             logger.info("task {} is resumed, {:.0f} s old", log_safe(task.id), age)

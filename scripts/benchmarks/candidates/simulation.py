@@ -46,7 +46,7 @@ class World:
     Attributes:
         pass_rate: Share of first objects whose true score is at least the threshold.
         correlation: Of the true scores of two candidates of one task.
-        error: Standard deviation of the scorer's error, which is drawn anew for each candidate.
+        error: Standard deviation of the scorer's error, drawn again for each candidate.
         bias: What the scorer says too much, on average.
         spread: Standard deviation of true scores. They are normal around the mean that gives the
             pass rate.

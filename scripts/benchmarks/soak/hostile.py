@@ -81,7 +81,7 @@ class Strangers:
         Args:
             per_second: Pieces of traffic in a second.
             silent: Connections to hold without a word, half of them on each port; one that is
-                closed is opened anew.
+                closed is opened again.
         """
         kinds: tuple[Callable[[], Awaitable[str]], ...] = (
             self.forged_signature,

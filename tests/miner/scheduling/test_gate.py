@@ -184,7 +184,7 @@ def test_after_ten_gated_results_in_a_row_one_is_submitted_as_a_probe() -> None:
     assert probes(gate, 33) == [PROBE_AFTER, 2 * PROBE_AFTER + 1, 3 * PROBE_AFTER + 2]
 
 
-def test_a_result_that_passes_begins_the_row_anew() -> None:
+def test_a_result_that_passes_starts_the_row_again() -> None:
     gate = Gate()
     assert probes(gate, PROBE_AFTER) == []
     assert gate.judge(0.7, "a").passed

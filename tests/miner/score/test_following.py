@@ -167,7 +167,9 @@ def test_a_file_that_is_copied_and_cut_off_loses_nothing(log: Log) -> None:
     assert log.look() == []
 
 
-def test_a_file_that_is_cut_off_and_has_grown_beyond_its_old_size_is_begun_anew(log: Log) -> None:
+def test_a_file_that_was_cut_off_and_is_longer_again_is_read_from_the_start(
+    log: Log,
+) -> None:
     log.write(1)
     log.look()
     os.truncate(log.path, 0)

@@ -241,7 +241,7 @@ def test_on_a_real_chain_a_preset_must_be_chosen() -> None:
 
 def test_on_a_real_chain_the_untrained_preset_must_be_insisted_on() -> None:
     argv = ("--preset", "embedded", "--subtensor.network", "test")
-    with pytest.raises(SetupError, match="would earn nothing on test") as caught:
+    with pytest.raises(SetupError, match="no use on test") as caught:
         read(*argv)
     assert "--allow_embedded" in caught.value.fix
     assert read(*argv, "--allow_embedded").preset_name == "embedded"

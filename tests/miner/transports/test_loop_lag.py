@@ -158,7 +158,7 @@ async def over_axon(folder: Path, start: Start, kind: str) -> AsyncIterator[Way]
         fields = {"task_type": IMAGE, "prompt": picture_base64()} if kind == IMAGE else {}
 
         async def request() -> None:
-            # Signed anew each time, in a thread, because it takes as long as to check it.
+            # Signed again each time, in a thread, because it takes as long as to check it.
             headers, body = await asyncio.to_thread(lambda: miner.signed(**fields))
             data = await asyncio.to_thread(lambda: json.dumps(body).encode())
             headers = {**headers, "content-type": "application/json"}
