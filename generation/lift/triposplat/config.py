@@ -17,7 +17,6 @@ CONFIG_NAME = "config.json"
 # Several times what the public model has: a network is built before weights are compared.
 Size = Annotated[int, Field(strict=True, ge=1, le=16_384)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 
 Attribute = Literal["_xyz", "_features_dc", "_scaling", "_rotation", "_opacity", "_offset_scale"]
 
@@ -81,23 +80,36 @@ class Sections(BaseModel):
 
 
 class Sinusoid(Frozen):
-    """How a number is embedded."""
+    """How the level of a cell is embedded."""
 
-    size: Size
+    size: Size = 256
     """Entries: half of them cosines, half of them sines."""
-    period: Positive
+    period: Positive = 1024.0
     """Of the slowest frequency, relative to the fastest."""
-    factor: Positive = 1.0
-    """Multiplies the number."""
+
+
+class TimeSinusoid(Sinusoid):
+    """How a time is embedded."""
+
+    period: Positive = 10_000.0
+    factor: Positive = 1000.0
+    """The largest time."""
 
 
 class Positions(Frozen):
     """How a point in space is embedded."""
 
-    octaves: Size
-    """Whole powers of two among the frequencies of the flow; the decoder's span as many."""
-    seed: Seed = 123
-    """Of the Sobol sequence that gives the flow's tokens their points."""
+    octaves: Size = 10
+    """Powers of two that the frequencies span."""
+
+
+class TokenPositions(Positions):
+    """How a token of the latent gets a point, and how that is embedded."""
+
+    octaves: Size = 16
+    """Whole powers of two among the frequencies; the rest lie between them."""
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 123
+    """Of the Sobol sequence of the points."""
 
 
 class Network(Frozen):
@@ -120,7 +132,7 @@ class Network(Frozen):
     """Width of the feed-forward networks over C."""
     block_norm_eps: Positive = 1e-6
     final_norm_eps: Positive = 1e-5
-    positions: Positions = Positions(octaves=10)
+    positions: Positions = Positions()
 
     @model_validator(mode="wrap")
     @classmethod
@@ -168,8 +180,8 @@ class FlowConfig(Network):
     rotary_max_frequency: Positive = 16.0
     """The largest of the learned frequencies before training."""
     rotary_norm_eps: Positive = 1e-5
-    time_sinusoid: Sinusoid = Sinusoid(size=256, period=10_000, factor=1000)
-    positions: Positions = Positions(octaves=16)
+    time_sinusoid: TimeSinusoid = TimeSinusoid()
+    positions: TokenPositions = TokenPositions()
 
     @property
     def rotary_hidden(self) -> int:
@@ -201,7 +213,7 @@ class OctreeConfig(Network):
     """Channels of the latent."""
     levels: Annotated[int, Field(strict=True, ge=1, le=10)]
     """The finest cells have a side of 2 ** -levels."""
-    level_sinusoid: Sinusoid = Sinusoid(size=256, period=1024)
+    level_sinusoid: Sinusoid = Sinusoid()
 
 
 class GaussianConfig(Network):

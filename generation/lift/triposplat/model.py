@@ -93,7 +93,7 @@ def locate(
         revision: See `TripoSplat.from_pretrained`.
 
     Returns:
-        The config, which the public model has not, and the files in the order of their names.
+        The config, None for the public model, and the files in the order of their names.
 
     Raises:
         CheckpointError: No such folder or repository, or a file is not in it.

@@ -55,9 +55,9 @@ def test_attributes(made: PointGaussians, gaussians_reference: Tensors) -> None:
 
 
 def test_exported_values(made: PointGaussians, gaussians_reference: Tensors) -> None:
-    positions, normals, dc, logits, log_scales, rotations = gaussians_reference[
-        "ply_identity"
-    ].split((3, 3, 3, 1, 3, 4), dim=-1)
+    positions, normals, dc, logits, log_scales, rotations = torch.split(
+        gaussians_reference["ply_identity"], (3, 3, 3, 1, 3, 4), dim=-1
+    )
     assert not normals.any()
     assert off_by(made.positions, positions) <= 1e-6
     assert off_by(made.colors_dc, dc) <= 2e-5
