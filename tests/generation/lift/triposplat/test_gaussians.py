@@ -56,7 +56,7 @@ def test_attributes(made: PointGaussians, gaussians_reference: Tensors) -> None:
 
 def test_exported_values(made: PointGaussians, gaussians_reference: Tensors) -> None:
     positions, normals, dc, logits, log_scales, rotations = torch.split(
-        gaussians_reference["ply_identity"], (3, 3, 3, 1, 3, 4), dim=-1
+        gaussians_reference["ply_identity"], [3, 3, 3, 1, 3, 4], dim=-1
     )
     assert not normals.any()
     assert off_by(made.positions, positions) <= 1e-6

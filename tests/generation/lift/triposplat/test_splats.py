@@ -61,7 +61,7 @@ def test_the_cloud_is_what_the_public_viewer_shows(
     kept = torch.isin(made.opacity_logits, found.opacity_logits)
     assert 150 < kept.sum() == len(found.positions)
     positions, _, dc, logits, log_scales, rotations = torch.split(
-        given["ply"][kept], (3, 3, 3, 1, 3, 4), dim=-1
+        given["ply"][kept], [3, 3, 3, 1, 3, 4], dim=-1
     )
     seen = positions @ VIEWER.T
     low, high = seen.aminmax(dim=0)
