@@ -96,6 +96,16 @@ def test_a_cloud_off_centre_passes_every_check_of_a_validator() -> None:
     assert (cloud.rotations[:, 0] >= 0).all()
 
 
+def test_ellipsoids_are_turned_with_the_cloud_whichever_sign_their_quaternions_have() -> None:
+    made = of_points(ball(8000))
+    found = to_gaussians(made)
+    assert (made.rotations[:, 0] < 0).sum() > 100
+    size = LARGEST_SIDE / (made.positions.amax(dim=0) - made.positions.amin(dim=0)).max()
+    expected = covariances((made.scales * size).log(), made.rotations).roll((-1, -1), dims=(1, 2))
+    ellipsoids = covariances(found.log_scales, found.rotations)
+    assert off_by(ellipsoids / expected.amax(), expected / expected.amax()) <= 1e-5
+
+
 def test_what_floats_far_from_the_object_is_left_out() -> None:
     floating = torch.tensor([[-0.45, 0.45, 0.45], [0.49, 0.0, -0.49]]).repeat(10, 1)
     made = of_points(torch.cat([ball(8000), floating]))
