@@ -82,7 +82,7 @@ class Sections(BaseModel):
 class Sinusoid(Frozen):
     """How the level of a cell is embedded."""
 
-    size: Size = 256
+    size: Annotated[Size, Field(multiple_of=2)] = 256
     """Entries: half of them cosines, half of them sines."""
     period: Positive = 1024.0
     """Of the slowest frequency, relative to the fastest."""
@@ -122,7 +122,7 @@ class Network(Frozen):
     }
     """What a file may state too: it follows from the settings, or is the same in every model."""
 
-    width: Size
+    width: Annotated[Size, Field(ge=8)]
     """C, channels of a token."""
     heads: Size
     """H, heads of attention."""

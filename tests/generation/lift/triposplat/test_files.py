@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from generation.lift.triposplat import PUBLIC, Sampler, TripoSplat, TripoSplatConfig
+from generation.lift.triposplat import model as model_module
 from generation.lift.triposplat.model import PUBLIC_DECODER_NAME, PUBLIC_FLOW_NAME
 from generation.lift.triposr.errors import CheckpointError
 
@@ -87,6 +88,31 @@ def test_without_a_config_the_files_are_the_public_ones(folder: Path) -> None:
     refused(folder, PUBLIC_FLOW_NAME, "shift_table (found (1, 2, 40), expected (1, 2, 1024))")
 
 
+@pytest.mark.parametrize("has_config", [True, False])
+def test_files_of_the_hub_are_those_of_the_layout_that_it_has(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, has_config: bool
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def download(repo: str, name: str, revision: str | None, *, required: bool) -> Path | None:
+        assert repo == "someone/splats"
+        assert required == (name != "config.json")
+        asked.append((name, revision))
+        if name == "config.json":
+            return folder / name if has_config else None
+        return folder / ("flow.safetensors" if "decoder" not in name else "decoder.safetensors")
+
+    monkeypatch.setattr(model_module, "download", download)
+    if has_config:
+        TripoSplat.from_pretrained("someone/splats", revision="abc")
+        names = ["flow.safetensors", "decoder.safetensors"]
+    else:
+        refused("someone/splats", "expected (1, 2, 1024)")
+        names = [PUBLIC_FLOW_NAME, PUBLIC_DECODER_NAME]
+    assert [name for name, _ in asked] == ["config.json", *names]
+    assert {revision for _, revision in asked} == {"abc" if has_config else None}
+
+
 def test_what_is_neither_a_folder_nor_a_hub_id(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "is neither a folder nor a hub id")
 
@@ -132,6 +158,8 @@ def test_buffers_of_the_decoder_are_required(folder: Path) -> None:
         ("flow.width", None, "flow.width is missing"),
         ("flow.width", "40", "flow.width is '40', expected a valid integer"),
         ("flow.width", 10**9, "flow.width is 1000000000, expected less than or equal to 16384"),
+        ("flow.width", 7, "flow.width is 7, expected greater than or equal to 8"),
+        ("flow.time_sinusoid.size", 3, "flow.time_sinusoid.size is 3, expected a multiple of 2"),
         ("flow.joint_blocks", 0, "flow.joint_blocks is 0, expected greater than or equal to 1"),
         ("flow.joint_blocks", True, "flow.joint_blocks is True, expected a valid integer"),
         ("flow.heads", 4, "flow.head_dim is 20, expected an even number, 40 / 4"),
