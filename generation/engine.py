@@ -354,12 +354,14 @@ def _load(
 
 
 def _prepare_thread(lane: str, device: str) -> None:
-    """Gives the thread of a lane its place on a CUDA device; without one, torch is not loaded."""
-    if "cuda" not in device or lane == CPU:
+    """Gives the thread of a lane its place on a CUDA device, or its share of the cores."""
+    if lane == CPU:
         return
     from generation.acceleration import streams
 
-    if lane == SPLATS:
+    if "cuda" not in device:
+        streams.take_cores(alone=lane != GPU)
+    elif lane == SPLATS:
         # They launch hundreds of small kernels and wait for many of them.
         streams.go_first(device)
     elif lane in (CUTOUT, SCORE):

@@ -11,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+_CORES = torch.get_num_threads()
+"""What torch took before any thread was told otherwise."""
+
 
 def wait_for_stream(device: torch.device) -> None:
     """Waits until the device has finished what this thread launched on it; on a CPU, returns.
@@ -39,6 +42,20 @@ def all_to_host(*tensors: Tensor) -> tuple[NDArray[Any], ...]:
     copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
     wait_for_stream(device)
     return tuple(copy.numpy() for copy in copies)
+
+
+def take_cores(*, alone: bool) -> None:
+    """Lets this thread compute on a CPU with one core, or with all that torch may take.
+
+    In a process, only one thread at a time should have several. Each of them has a team of OpenMP
+    threads of its own; once these are more than the cores, libgomp no longer lets a team spin while
+    it waits for the next operation, and small operations take twice as long.
+
+    Args:
+        alone: Take one core.
+    """
+    # Torch keeps the number by thread, but a new thread begins with the one that was set last.
+    torch.set_num_threads(1 if alone else _CORES)
 
 
 def use_device(device: str) -> None:

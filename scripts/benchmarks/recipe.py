@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -161,7 +162,10 @@ def measure(
         plain = request.recipe == "plain"
         settings = plain_settings(settings) if plain else settings
         memory = DeviceMemory(settings.device, request.memory_gib)
-        networks = _networks(request, settings, Path(folder), sizes)
+        # Not in this thread, which would keep OpenMP threads beside those of the engine's.
+        with ThreadPoolExecutor(1) as thread:
+            loading = thread.submit(_networks, request, settings, Path(folder), sizes)
+            networks = loading.result()
         if networks.scorer is None:
             settings = settings.model_copy(update={"scoring": ScoringSettings()})
         wait(settings.device)
