@@ -5,14 +5,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from generation.lift.triposr.checkpoint import check_state_dict, read_state_dict
-from generation.lift.triposr.errors import CheckpointError
+from generation.weights.checkpoint import CheckpointError, check_state_dict, read_state_dict
 from generation.weights.store import FETCH_AGAIN
 from protocol.errors import SetupError
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Reads tensors alone; see `generation.lift.triposr.checkpoint.read_state_dict`.
+    """Reads tensors alone; see `generation.weights.checkpoint.read_state_dict`.
 
     Raises:
         SetupError: The file is damaged, or holds more than tensors.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from generation.lift.triposr.errors import CheckpointError
+from generation.weights.checkpoint import CheckpointError
 from generation.weights.sources import Frozen
 from protocol.documents import DocumentError, read_json
 from protocol.text import printable

@@ -18,8 +18,8 @@ from generation.lift.triposplat.encoder_config import (
     VaeConfig,
 )
 from generation.lift.triposplat.model import locate
-from generation.lift.triposr.checkpoint import check_state_dict, read_state_dict
 from generation.quiet import quiet_libraries
+from generation.weights.checkpoint import check_state_dict, read_state_dict
 
 DINO_NAME, VAE_NAME = "dino.safetensors", "vae.safetensors"
 PUBLIC_DINO_NAME = "clip_vision/dino_v3_vit_h.safetensors"

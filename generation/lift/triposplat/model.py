@@ -11,8 +11,12 @@ from torch import nn
 from generation.lift.triposplat.config import CONFIG_NAME, PUBLIC, TripoSplatConfig
 from generation.lift.triposplat.decoder import SplatDecoder
 from generation.lift.triposplat.flow import FlowTransformer
-from generation.lift.triposr.checkpoint import check_state_dict, download, read_state_dict
-from generation.lift.triposr.errors import CheckpointError
+from generation.weights.checkpoint import (
+    CheckpointError,
+    check_state_dict,
+    download,
+    read_state_dict,
+)
 
 FLOW_NAME, DECODER_NAME = "flow.safetensors", "decoder.safetensors"
 PUBLIC_FLOW_NAME = "diffusion_models/triposplat_fp16.safetensors"

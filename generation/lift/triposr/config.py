@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from generation.lift.triposr.errors import CheckpointError
+from generation.weights.checkpoint import CheckpointError
 from protocol.documents import DocumentError, read_json, read_yaml
 from protocol.text import printable
 

@@ -27,6 +27,7 @@ from generation.lift.triposr.triplane import (
     point_features,
 )
 from generation.lift.triposr.vit import ImageTokenizer
+from generation.weights.checkpoint import check_state_dict, read_state_dict
 
 if TYPE_CHECKING:
     import trimesh
@@ -96,8 +97,8 @@ class TripoSR(nn.Module):
         config = TripoSRConfig.load(files.config, files.vit_config)
         with torch.device("meta"):
             model = cls(config, query_chunk=query_chunk)
-        state = checkpoint.read_state_dict(files.weights)
-        checkpoint.check_state_dict(files.weights, state, model.state_dict())
+        state = read_state_dict(files.weights)
+        check_state_dict(files.weights, state, model.state_dict(), config_name=files.config.name)
         state = {key: value.to(device, dtype) for key, value in state.items()}
         model.load_state_dict(state, strict=True, assign=True)
         model.fit_positions()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from generation.lift.triposplat.encoder_config import PUBLIC_ENCODERS, EncoderConfig
-from generation.lift.triposr.errors import CheckpointError
+from generation.weights.checkpoint import CheckpointError
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "triposplat"
 

@@ -30,8 +30,8 @@ from generation.lift.triposplat.features import (
     fitted,
     latent_tokens,
 )
-from generation.lift.triposr.errors import CheckpointError
 from generation.quiet import quiet_libraries
+from generation.weights.checkpoint import CheckpointError
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "triposplat"
 DINO_FILE = GOLDEN / "tiny" / "dino" / "model.safetensors"

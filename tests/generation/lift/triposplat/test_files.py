@@ -15,7 +15,7 @@ from torch import Tensor
 from generation.lift.triposplat import PUBLIC, Sampler, TripoSplat, TripoSplatConfig
 from generation.lift.triposplat import model as model_module
 from generation.lift.triposplat.model import PUBLIC_DECODER_NAME, PUBLIC_FLOW_NAME
-from generation.lift.triposr.errors import CheckpointError
+from generation.weights.checkpoint import CheckpointError
 
 
 @pytest.fixture
