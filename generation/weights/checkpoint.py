@@ -75,7 +75,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{file} is no plain file of tensors, and was not run: {_first_line(cause)}"
         ) from cause
-    # The readers report damage with whatever error their parser met; safetensors derives its
+    # The readers report damage with the error that their parser met; safetensors derives its
     # own from Exception alone.
     except Exception as cause:
         size = file.stat().st_size if file.is_file() else 0

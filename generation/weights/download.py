@@ -274,7 +274,7 @@ def _check(plan: _Plan, store: ModelStore) -> None:
 
 
 def _guarded(model: ModelSource, action: Callable[[], T]) -> T:
-    """Runs a network action and turns whatever goes wrong into words and a remedy."""
+    """Runs a network action and turns its errors into words and a remedy."""
     from huggingface_hub import get_token
 
     try:

@@ -72,5 +72,5 @@ def modulate(hidden: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor
 
 
 def linear_in_float32(layer: nn.Linear, hidden: Tensor) -> Tensor:
-    """Applies a last layer in float32, whatever the number format of its weights."""
+    """Applies a last layer in float32, in every number format of its weights."""
     return F.linear(hidden.float(), layer.weight.float(), layer.bias.float())

@@ -112,7 +112,7 @@ class PictureEncoders:
             picture: (H, W, 3) uint8 RGB on black, its sides multiples of DINOv3's patch; see
                 `prepare.prepare`.
             generator: The run's, on the CPU; the noise of the VAE is drawn from it, in float32
-                whatever the networks compute in: one seed gives the same noise on every device.
+                in every number format of the networks: one seed gives the same noise on every device.
 
         Raises:
             ValueError: The picture has another shape or number format.

@@ -71,7 +71,7 @@ class GaussianDecoder(nn.Module):
         return linear_in_float32(self.out_proj, norm(hidden.float(), config.final_norm_eps))
 
     def gaussians(self, points: Tensor, features: Tensor) -> PointGaussians:
-        """Activates features, in float32 whatever the network's number format.
+        """Activates features, in float32, in every number format of the network.
 
         Args:
             points: (N, 3) float32 in 0..1.

@@ -32,7 +32,7 @@ def carol(node: MockNode, clock: Clock) -> GatewayWorker:
     return GatewayWorker(node, clock, CAROL, "carol-1")
 
 
-def test_a_hotkey_gets_one_copy_whatever_its_worker_id_and_other_hotkeys_the_rest(
+def test_a_hotkey_gets_one_copy_under_every_worker_id_and_other_hotkeys_the_rest(
     node: MockNode, alice: GatewayWorker, bob: GatewayWorker, carol: GatewayWorker, clock: Clock
 ) -> None:
     submit(node)

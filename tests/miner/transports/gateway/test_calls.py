@@ -188,7 +188,7 @@ async def test_a_real_hotkey_s_signature_verifies_and_is_88_characters() -> None
 async def test_from_the_second_call_on_a_timestamp_fits_the_gateway_s_clock(
     offset_s: float,
 ) -> None:
-    """Whatever this machine's clock says; and never in the gateway's future."""
+    """In spite of this machine's clock; and never in the gateway's future."""
     clock = Clock(NOW + 0.9)
     dated = http(EMPTY, f"Date: {formatdate(clock() + offset_s, usegmt=True)}")
     async with gateway(dated, clock=clock) as (calls, recorder, port):
