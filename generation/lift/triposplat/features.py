@@ -111,8 +111,8 @@ class PictureEncoders:
         Args:
             picture: (H, W, 3) uint8 RGB on black, its sides multiples of DINOv3's patch; see
                 `prepare.prepare`.
-            generator: The run's, on the CPU; the noise of the VAE is drawn from it, in float32
-                in every number format of the networks: one seed gives the same noise on every device.
+            generator: The run's, on the CPU; the noise of the VAE is drawn from it, always in
+                float32: one seed gives the same noise on every device.
 
         Raises:
             ValueError: The picture has another shape or number format.
