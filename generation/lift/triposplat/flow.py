@@ -1,9 +1,9 @@
 """The flow transformer: the velocity of a latent, given the features of a picture.
 
 Latent and picture tokens are refined apart, then attend to each other in the joint blocks. In
-every block a small network places each token again, for every head, and queries and keys are
-rotated by that place (rotary positions, Su et al. 2021, here learned). One modulation by the time
-serves the whole network; a block adds a table of its own to it. Source: the public facts of
+every block a small network computes positions of each token per head, and queries and keys are
+rotated by them (rotary positions, Su et al. 2021, here learned). One modulation by the time serves
+the whole network; a block adds a table of its own to it. Source: the public facts of
 TripoSplat (VAST 2026). Attribute names are the checkpoint's keys.
 """
 

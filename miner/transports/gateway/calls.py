@@ -89,7 +89,7 @@ class GatewayFault(Exception):
 class GatewayCalls:
     """Calls gateways, each request with its own signature.
 
-    Redirects are not followed: a signature is good for every call, so it stays with its host.
+    Redirects are not followed: a signature is valid for any call, so it is sent to its host alone.
 
     Args:
         keypair: The worker's hotkey.

@@ -1,4 +1,4 @@
-"""A model's files: loaded strictly; what is wrong with one is said with file, key and values."""
+"""A model's files are loaded strictly; errors name file, key and values."""
 
 import json
 import shutil

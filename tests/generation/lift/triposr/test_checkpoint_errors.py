@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint is said with file, key, found and expected; nothing runs."""
+"""Errors of a checkpoint name file, key, found and expected; nothing in it runs."""
 
 import json
 import pickle

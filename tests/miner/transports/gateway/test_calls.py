@@ -218,7 +218,7 @@ async def test_a_wall_clock_that_is_set_moves_no_timestamp() -> None:
 
 
 async def test_a_redirect_is_not_followed() -> None:
-    """A signature is good for every call, so it stays with its host."""
+    """A signature is valid for any call, so it is sent to its host alone."""
     other = Recorder(http(EMPTY))
     async with serving(other) as elsewhere:
         moved = http(b"", f"Location: http://127.0.0.1:{elsewhere}/get_tasks", status="307 Moved")
