@@ -1,7 +1,7 @@
 """What the three networks share: attention with normalised heads, and the feed-forward network."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -69,6 +69,28 @@ def modulate(hidden: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor
         eps: Of the norm.
     """
     return norm(hidden, eps) * (1 + scale) + shift
+
+
+def modulated_block(
+    hidden: Tensor,
+    parts: Sequence[Tensor],
+    eps: float,
+    attention: Callable[[Tensor], Tensor],
+    feed_forward: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Adds attention and feed-forward, each behind a modulated norm and a gate.
+
+    Args:
+        hidden: (B, N, C).
+        parts: (B, 1, C) each: shift, scale and gate of the attention, then of the feed-forward.
+        eps: Of both norms.
+        attention: Maps (B, N, C) to (B, N, C).
+        feed_forward: The same.
+    """
+    shift, scale, gate = parts[:3]
+    hidden = hidden + gate * attention(modulate(hidden, shift, scale, eps))
+    shift, scale, gate = parts[3:]
+    return hidden + gate * feed_forward(modulate(hidden, shift, scale, eps))
 
 
 def linear_in_float32(layer: nn.Linear, hidden: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generation.lift.triposplat.attention import HeadNorm, Mlp, attend, modulate
+from generation.lift.triposplat.attention import HeadNorm, Mlp, attend, modulate, modulated_block
 from generation.lift.triposplat.config import FlowConfig
 from generation.lift.triposplat.tables import sinusoid, sobol_table
 
@@ -175,12 +175,9 @@ class ModulatedBlock(nn.Module):
     def forward(self, tokens: Tensor, rotation: Rotation, modulation: Tensor) -> Tensor:
         """Maps tokens (B, N, C) and the network's modulation (B, 6C) to (B, N, C)."""
         parts = (modulation + self.shift_table)[:, None].chunk(6, dim=-1)
-        shift, scale, gate = parts[:3]
-        normed = modulate(tokens, shift, scale, self.eps)
-        tokens = tokens + gate * self.attn(normed, rotation)
-        shift, scale, gate = parts[3:]
-        out: Tensor = tokens + gate * self.mlp(modulate(tokens, shift, scale, self.eps))
-        return out
+        return modulated_block(
+            tokens, parts, self.eps, lambda normed: self.attn(normed, rotation), self.mlp
+        )
 
 
 class ContextBlock(nn.Module):

@@ -15,7 +15,7 @@ from generation.lift.triposplat.attention import (
     Mlp,
     attend,
     linear_in_float32,
-    modulate,
+    modulated_block,
     norm,
 )
 from generation.lift.triposplat.config import GaussianConfig, OctreeConfig
@@ -72,12 +72,9 @@ class OctreeBlock(nn.Module):
 
     def forward(self, hidden: Tensor, latent: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
         """Maps (B, N, C) to (B, N, C); the six parts of the modulation are (B, 1, C)."""
-        shift, scale, gate = parts[:3]
-        normed = modulate(hidden, shift, scale, self.eps)
-        hidden = hidden + gate * self.cross_attn(normed, latent)
-        shift, scale, gate = parts[3:]
-        out: Tensor = hidden + gate * self.mlp(modulate(hidden, shift, scale, self.eps))
-        return out
+        return modulated_block(
+            hidden, parts, self.eps, lambda normed: self.cross_attn(normed, latent), self.mlp
+        )
 
 
 class LatentAttention(nn.Module):
