@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -216,6 +217,15 @@ def test_tags_divide_the_tasks_between_workers(
     plain, company = submit(node), submit(node, owner=TAGGED)
     taken = [task["id"] for task in alice.take(10, worker_tags=tags)]
     assert taken == [plain] * ordinary + [company] * tagged
+
+
+def test_a_task_keeps_the_tags_that_its_owner_had_at_its_submission(
+    node: MockNode, alice: GatewayWorker
+) -> None:
+    before = submit(node, owner=TAGGED)
+    after = submit(node, owner=replace(TAGGED, tags=("gpu-z",)))
+    assert [task["id"] for task in alice.take(10, worker_tags=["gpu-z"])] == [after]
+    assert [task["id"] for task in alice.take(10, worker_tags=["gpu-a"])] == [before]
 
 
 @pytest.mark.parametrize(
