@@ -174,7 +174,8 @@ async def test_what_a_validator_says_at_each_step(serve: Callable[..., Any]) -> 
         assert done.feedback.task_fidelity_score == 1.0
         early = await calls.pull(validator.neuron)
         assert (early.task, early.violations) == (None, 1)
-        assert early.cooldown_until == pytest.approx(done.cooldown_until, abs=0.5)
+        # The same moment; the date in an answer, by which it is converted, has whole seconds.
+    assert early.cooldown_until == pytest.approx(done.cooldown_until, abs=1.5)
 
 
 async def test_a_stranger_is_put_off_for_an_hour(serve: Callable[..., Any]) -> None:
