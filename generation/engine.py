@@ -15,7 +15,7 @@ from tqdm import tqdm
 from generation import process
 from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
 from generation.lanes import Lane, TurnExpired
-from generation.lift import stages_of
+from generation.lift import outputs_of, stages_of
 from generation.plan import Output, Part, Plan, Rung, Step, Turn
 from generation.result import Generation
 from generation.settings import GenerationSettings
@@ -91,6 +91,7 @@ class Engine:
             for stages in self._stages.values()
             for lane, workers in lane_workers(stages).items()
         }
+        self.outputs: frozenset[Output] = frozenset.intersection(*map(outputs_of, self._stages))
         self._lanes = {
             lane: Lane(lane, workers, prepare=partial(_prepare_thread, lane, settings.device))
             for lane, workers in self.lanes.items()

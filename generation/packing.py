@@ -18,6 +18,10 @@ from generation.scoring.validity import IDENTITY_STEP, Measures, stray_count
 from protocol import spz
 from protocol.gaussians import GaussianCloud
 
+LARGEST_SIDE = 1.6
+"""Largest side of a finished cloud. A validator rescales to 1.5 and divides opacity by the factor,
+so anything of 1.5 or more keeps its opacity; the rest is a margin for its way of measuring."""
+
 
 @dataclass(frozen=True, eq=False)
 class GaussianTensors:

@@ -27,6 +27,7 @@ class Rung:
         gaussians: Most Gaussians in the cloud.
         skip_plain: Cut the object out without a network when the picture's border is plain.
         back_end: What lifts the picture to 3D: a name in `generation.lift.BACK_ENDS`.
+        lift_steps: Denoising steps of the back end; 0 if it takes none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Rung:
     gaussians: int
     skip_plain: bool
     back_end: str
+    lift_steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from generation.settings import (
     CutoutSettings,
     GenerationFields,
     GenerationSettings,
+    LiftSettings,
     MeshSettings,
     RungSettings,
     ScoringSettings,
     SplatSettings,
     TextToImageSettings,
+    TripoSplatSettings,
     TripoSRSettings,
 )
 from generation.weights.sources import (
@@ -22,6 +24,7 @@ from generation.weights.sources import (
     ISNET,
     LLM2CLIP,
     QUALITY_SCORER,
+    TRIPOSPLAT,
     TRIPOSR,
 )
 from protocol.errors import SetupError
@@ -41,6 +44,7 @@ _GPU = GenerationSettings(
         providers=("CUDAExecutionProvider", "CPUExecutionProvider"),
     ),
     triposr=TripoSRSettings(model=TRIPOSR, dtype="bfloat16", chunk_size=1_048_576),
+    triposplat=TripoSplatSettings(model=TRIPOSPLAT, dtype="bfloat16"),
     splats=SplatSettings(),
     scoring=ScoringSettings(
         scorer="validator",
@@ -51,9 +55,13 @@ _GPU = GenerationSettings(
         dtype="float16",
     ),
     rungs=(
-        RungSettings(name="two_steps", steps=2),
-        RungSettings(name="small", steps=2, size=384),
-        RungSettings(name="draft", steps=2, size=384, gaussians=60_000, skip_plain=True),
+        RungSettings(name="two_steps", backend="triposr", steps=2),
+        RungSettings(name="small", backend="triposr", steps=2, size=384),
+        RungSettings(name="half", backend="triposplat", lift_steps=10, gaussians=131_072),
+        RungSettings(name="quarter", backend="triposplat", lift_steps=6, gaussians=65_536),
+        RungSettings(
+            name="draft", steps=2, size=384, gaussians=60_000, lift_steps=6, skip_plain=True
+        ),
     ),
     accelerate=True,
 )
@@ -96,6 +104,12 @@ PRESETS: dict[str, GenerationSettings] = {
     # The same networks: what a larger card has room for, such as FLUX.1-schnell in 16 bits, has not
     # been shown to be better.
     "gpu80": _GPU.model_copy(update={"name": "gpu80"}),
+    "gpu24-splat": _GPU.model_copy(
+        update={"name": "gpu24-splat", "lift": LiftSettings(backend="triposplat")}
+    ),
+    "gpu80-splat": _GPU.model_copy(
+        update={"name": "gpu80-splat", "lift": LiftSettings(backend="triposplat")}
+    ),
 }
 
 
@@ -127,12 +141,16 @@ def changes(settings: GenerationSettings) -> dict[str, Any]:
     )
 
 
+_IRRELEVANT = {"device", "triposplat.accept_dinov3_license"}
+"""Changes that leave what is computed as it is."""
+
+
 def variant(settings: GenerationSettings) -> str:
-    """Returns the preset's name, with a digest of its changes other than the device's.
+    """Returns the preset's name, with a digest of its changes; the device's do not count.
 
     Two settings of the same variant take the same time on the same device.
     """
-    changed = {name: value for name, value in changes(settings).items() if name != "device"}
+    changed = {name: value for name, value in changes(settings).items() if name not in _IRRELEVANT}
     if not changed:
         return settings.name
     text = json.dumps(changed, sort_keys=True)

@@ -23,6 +23,9 @@ DenoisingSteps = Annotated[int, Field(ge=1, le=100)]
 Gaussians = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
+BackEndName = Literal["triposr", "triposplat"]
+"""The 3D back ends: names in `generation.lift.BACK_ENDS`."""
+
 BEST = "full"
 """The name of the best level: the preset itself."""
 
@@ -91,8 +94,10 @@ class CutoutSettings(Frozen):
 class LiftSettings(Frozen):
     """Cut-out to 3D."""
 
-    backend: Literal["triposr"] = "triposr"
-    """What lifts the cut-out: a name in generation.lift.BACK_ENDS."""
+    backend: BackEndName = "triposr"
+    """What lifts the cut-out: triposr makes a field, from which splats or a mesh are extracted;
+    triposplat makes splats, no meshes, and needs --triposplat.accept_dinov3_license with its public
+    weights."""
 
 
 class TripoSRSettings(Frozen):
@@ -105,6 +110,30 @@ class TripoSRSettings(Frozen):
     chunk_size: Annotated[int, Field(ge=1)] = 262_144
     """Points decoded at a time: more takes more memory, and is faster on a GPU. On a CPU, few are
     faster: they stay in its cache."""
+
+
+class TripoSplatSettings(Frozen):
+    """Cut-out to Gaussian cloud: TripoSplat."""
+
+    model: HubModel | None = None
+    """Where the weights come from; null for those shipped in generation/embedded/."""
+    accept_dinov3_license: bool = False
+    """Say true once you have read the DINOv3 License and accept it (docs/weights.md): TripoSplat
+    looks at pictures with DINOv3."""
+    dtype: DType = "float32"
+    """Number format of the weights and the computation."""
+    steps: DenoisingSteps = 20
+    """Denoising steps of the latent; two passes of the network each, with guidance."""
+    guidance: Annotated[float, Field(ge=0.0, le=30.0)] = 3.0
+    """Guidance scale; 1 or less has none, and takes half the time."""
+    shift: Annotated[float, Field(ge=0.1, le=20.0)] = 3.0
+    """More than 1 spends more of the steps near the noise."""
+    max_gaussians: Annotated[int, Field(ge=1, le=262_144)] = 262_144
+    """Most Gaussians in a cloud; the public model was made for 32,768 to 262,144."""
+    eight_bit: bool = False
+    """Hold the large linear layers in 8 bits instead of 16."""
+    seed: Seed = 0
+    """Seed of the noise and of the points when a task brings none."""
 
 
 class SplatSettings(Frozen):
@@ -178,6 +207,10 @@ class RungSettings(Frozen):
     """Most Gaussians."""
     skip_plain: bool | None = None
     """Cut the object out without a network when the picture's border is plain."""
+    lift_steps: DenoisingSteps | None = None
+    """Most denoising steps of the back end; TripoSR takes none."""
+    backend: BackEndName | None = None
+    """The only back end that has this level; null if all have."""
 
 
 def _are_told_apart(rungs: tuple[RungSettings, ...]) -> tuple[RungSettings, ...]:
@@ -197,17 +230,18 @@ class GenerationFields(Frozen):
     cutout: CutoutSettings
     lift: LiftSettings = LiftSettings()
     triposr: TripoSRSettings
+    triposplat: TripoSplatSettings = TripoSplatSettings()
     splats: SplatSettings
     mesh: MeshSettings = MeshSettings()
     scoring: ScoringSettings = ScoringSettings()
     rungs: Annotated[tuple[RungSettings, ...], AfterValidator(_are_told_apart)] = ()
     """Levels below the preset's best, best first; the guard falls back on them before it drops a
-    request. A list of {name, steps, size, gaussians, skip_plain}."""
+    request. A list of {name, steps, size, gaussians, skip_plain, lift_steps, backend}."""
     spz_level: Annotated[int, Field(ge=1, le=22)] = 1
     """zstandard level of the SPZ file."""
     accelerate: bool = False
-    """Compile FLUX and TripoSR and record CUDA graphs of them in the warm-up. Needs a CUDA device,
-    a C compiler and Triton; what cannot be compiled or recorded runs eagerly."""
+    """Compile the large networks and record CUDA graphs of them in the warm-up. Needs a CUDA
+    device, a C compiler and Triton; what cannot be compiled or recorded runs eagerly."""
 
 
 class GenerationSettings(GenerationFields):
@@ -227,7 +261,7 @@ class GenerationSettings(GenerationFields):
         sources = (
             self.text_to_image.model,
             self.cutout.model,
-            self.triposr.model,
+            self.lift_model,
             *(
                 (scoring.quality_model, scoring.text_model, scoring.lpips_model)
                 if scoring.scorer == "validator"
@@ -239,10 +273,16 @@ class GenerationSettings(GenerationFields):
         return tuple(sorted(found, key=lambda m: not (isinstance(m, HubModel) and m.gated)))
 
     @property
+    def lift_model(self) -> HubModel | None:
+        """The weights of the chosen back end; None for those that are shipped."""
+        return self.triposplat.model if self.lift.backend == "triposplat" else self.triposr.model
+
+    @property
     def ladder(self) -> tuple[Rung, ...]:
         """The quality levels, best first: the preset itself, then `rungs`.
 
-        No rung asks for more than the preset, and one that is like the level above it is left out.
+        No rung asks for more than the preset, and one that is like the level above it, or belongs
+        to another back end, is left out.
         """
         best = Rung(
             name=BEST,
@@ -252,8 +292,13 @@ class GenerationSettings(GenerationFields):
             skip_plain=self.cutout.skip_plain,
             back_end=self.lift.backend,
         )
+        if self.lift.backend == "triposplat":
+            most = self.triposplat
+            best = replace(best, gaussians=most.max_gaussians, lift_steps=most.steps)
         ladder = [best]
         for lower in self.rungs:
+            if lower.backend not in (None, best.back_end):
+                continue
             rung = Rung(
                 name=lower.name,
                 steps=min(lower.steps or best.steps, best.steps),
@@ -261,6 +306,7 @@ class GenerationSettings(GenerationFields):
                 gaussians=min(lower.gaussians or best.gaussians, best.gaussians),
                 skip_plain=bool(lower.skip_plain) or best.skip_plain,
                 back_end=best.back_end,
+                lift_steps=min(lower.lift_steps or best.lift_steps, best.lift_steps),
             )
             if replace(rung, name="") != replace(ladder[-1], name=""):
                 ladder.append(rung)

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from generation.plan import Output
 from generation.settings import GenerationSettings
 from generation.stage import (
+    CPU,
     ENCODE,
     GPU,
     PICTURE_STAGES,
@@ -22,7 +24,8 @@ class BackEnd:
 
     Attributes:
         stages: What it adds to plans, in order: the first takes a `Cutout`; the last one of output
-            "splats" returns a `GaussianCloud`, the last one of output "mesh" a `TriangleMesh`.
+            "splats" returns `Splats`, the last one of output "mesh", if there is one, a
+            `TriangleMesh`.
         loader: Module with `load(settings, models_dir, device)`, which returns a dict of
             stage name to `StageFunction`; imported when an engine starts.
     """
@@ -38,14 +41,46 @@ BACK_ENDS: Mapping[str, BackEnd] = {
             Stage(
                 "splats",
                 SPLATS,
-                lambda task, rung, remembered: f"splats:{rung.gaussians}",
+                lambda task, rung, remembered: f"splats:triposr:{rung.gaussians}",
                 output="splats",
             ),
             Stage("mesh", SPLATS, lambda task, rung, remembered: "mesh:triposr", output="mesh"),
         ),
         loader="generation.lift.triposr.loading",
     ),
+    "triposplat": BackEnd(
+        # No mesh: it makes Gaussians, and no surface.
+        stages=(
+            Stage("prepare", CPU, lambda task, rung, remembered: "prepare", output="splats"),
+            Stage("features", GPU, lambda task, rung, remembered: "features", output="splats"),
+            Stage(
+                "flow",
+                GPU,
+                lambda task, rung, remembered: "flow",
+                repeats=lambda rung: rung.lift_steps,
+                output="splats",
+            ),
+            Stage(
+                "gaussians",
+                GPU,
+                lambda task, rung, remembered: f"gaussians:{rung.gaussians}",
+                output="splats",
+            ),
+            Stage(
+                "splats",
+                SPLATS,
+                lambda task, rung, remembered: f"splats:triposplat:{rung.gaussians}",
+                output="splats",
+            ),
+        ),
+        loader="generation.lift.triposplat.loading",
+    ),
 }
+
+
+def outputs_of(back_end: str) -> frozenset[Output]:
+    """Returns what tasks can become with a back end."""
+    return frozenset(s.output for s in BACK_ENDS[back_end].stages if s.output is not None)
 
 
 def stages_of(settings: GenerationSettings, back_end: str) -> tuple[Stage, ...]:

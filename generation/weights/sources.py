@@ -195,6 +195,17 @@ BIREFNET_LITE = ReleaseModel(
 )
 CUTOUT_NAMES = ShortNames({"isnet": ISNET, "birefnet": BIREFNET, "birefnet_lite": BIREFNET_LITE})
 TRIPOSR = HubModel(repo="stabilityai/TripoSR", files=("config.yaml", "model.ckpt"), licence="MIT")
+TRIPOSPLAT = HubModel(
+    repo="VAST-AI/TripoSplat",
+    # The repository also holds a BiRefNet, which our own cut-out makes superfluous.
+    files=(
+        "diffusion_models/triposplat_fp16.safetensors",
+        "vae/triposplat_vae_decoder_fp16.safetensors",
+        "vae/flux2-vae.safetensors",
+        "clip_vision/dino_v3_vit_h.safetensors",
+    ),
+    licence="MIT AND Apache-2.0 AND LicenseRef-DINOv3",
+)
 QUALITY_SCORER = HubModel(
     repo="404-Gen/validation",
     files=("quality_scorer.safetensors",),

@@ -39,12 +39,12 @@ class ModelPaths:
     Attributes:
         text_to_image: Folder in the layout of one of `generation.pictures.loading.PIPELINES`.
         cutout: ONNX file.
-        triposr: Folder with TripoSR's config and weights.
+        lift: Folder with the weights of the 3D back end.
     """
 
     text_to_image: Path
     cutout: Path
-    triposr: Path
+    lift: Path
 
 
 FETCH_AGAIN = "fetch again: python -m scripts.fetch_models with the same --preset and --models.dir"
@@ -90,7 +90,8 @@ def locate_models(
         SetupError: A file is missing or not the one in the lock file.
     """
     if not settings.models:
-        return ModelPaths(EMBEDDED / "flux", EMBEDDED / "background.onnx", EMBEDDED / "triposr")
+        lift = EMBEDDED / settings.lift.backend
+        return ModelPaths(EMBEDDED / "flux", EMBEDDED / "background.onnx", lift)
     store = ModelStore(models_dir or default_models_dir())
     chosen = settings.text_to_image.model
     usual = PRESETS.get(settings.name, settings).text_to_image.model
@@ -110,7 +111,7 @@ def locate_models(
     paths = ModelPaths(
         text_to_image=path(settings.text_to_image.model),
         cutout=path(settings.cutout.model),
-        triposr=path(settings.triposr.model),
+        lift=path(settings.lift_model),
     )
     for model in settings.models:
         if not (image_only and model == settings.text_to_image.model):

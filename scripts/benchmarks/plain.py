@@ -15,8 +15,9 @@ from torch import Tensor
 
 from generation.lift.triposr import SceneCode, TripoSR
 from generation.lift.triposr.mesh import coloured_mesh, marching_cubes
-from generation.lift.triposr.splats import LARGEST_SIDE, TO_SUBNET
+from generation.lift.triposr.splats import TO_SUBNET
 from generation.loading import LoadedStages
+from generation.packing import LARGEST_SIDE
 from generation.scoring.validity import check
 from generation.settings import GenerationSettings, ScoringSettings
 from generation.stage import Asset, StageFunction, StepContext

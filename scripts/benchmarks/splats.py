@@ -23,7 +23,8 @@ from tqdm import tqdm
 from generation import packing
 from generation.lift.triposr import TripoSR, TripoSRConfig, ViTConfig, splats, surface
 from generation.lift.triposr.fused import fused_decoder
-from generation.lift.triposr.splats import LARGEST_SIDE, GaussianExtractor, extract_cloud
+from generation.lift.triposr.splats import GaussianExtractor, extract_cloud
+from generation.packing import LARGEST_SIDE
 from generation.presets import PRESETS
 from generation.rendering.cameras import (
     DISTANCE,

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from scripts.train_embedded.files import write_atomically
 from scripts.train_embedded.objects import SHAPES
 from scripts.train_embedded.shading import Light
-from scripts.train_embedded.world import BACKGROUND, draw_solids, sample_points, trace
+from scripts.train_embedded.world import BACKGROUND, Solid, draw_solids, sample_points, trace
 
 SHADE_UNIT = 1 / 200
 """Brightness of one step of `Bank.shades`."""
@@ -22,7 +22,9 @@ class Bank:
     """V views of solids; all tensors are on one device.
 
     Attributes:
-        objects: (V,) uint8 object numbers.
+        objects: (V,) uint8 object numbers; views of one object lie together.
+        variations: (V, 4) float32, yaws: (V,) float32 radians, of the solids.
+        elevations: (V,) float32 radians, of the cameras.
         normals: (V, S, S, 3) int8, times 127.
         parts: (V, S, S) uint8, BACKGROUND beside the object.
         boxes: (V, 4) float32 left, top, right, bottom of the object, in shares of the side.
@@ -33,6 +35,9 @@ class Bank:
     """
 
     objects: Tensor
+    variations: Tensor
+    yaws: Tensor
+    elevations: Tensor
     normals: Tensor
     parts: Tensor
     boxes: Tensor
@@ -76,6 +81,11 @@ class Bank:
         """The views at an index (W,)."""
         return self.map(lambda tensor: tensor[index])
 
+    def solids(self, number: int) -> Solid:
+        """All solids of one object, in their order."""
+        own = self.objects == number
+        return Solid.posed(SHAPES[number], self.variations[own], self.yaws[own])
+
     def without_points(self) -> "Bank":
         """The pictures alone, for networks that see nothing else."""
         names = ("points", "distances", "point_parts", "shades")
@@ -95,6 +105,9 @@ def _draw_views(
     brightness = Light.canonical(count, generator.device).shade(solid.normals(samples))
     return Bank(
         objects=torch.full_like(elevation, number, dtype=torch.uint8),
+        variations=solid.variation,
+        yaws=solid.yaw,
+        elevations=elevation,
         normals=normals,
         parts=parts,
         boxes=bounding_boxes(parts != BACKGROUND),

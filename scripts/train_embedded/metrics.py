@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from generation.lift.triposr.splats import LARGEST_SIDE
+from generation.packing import LARGEST_SIDE
 from generation.rendering import render_layers, validator_camera
 from generation.rendering.cameras import DUEL_VIEWS
 from protocol.gaussians import GaussianCloud

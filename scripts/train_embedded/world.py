@@ -75,9 +75,12 @@ class Solid:
 
     def select(self, view: int) -> "Solid":
         """One of the solids, as a batch of its own."""
-        one = slice(view, view + 1)
+        return self.part(slice(view, view + 1))
+
+    def part(self, views: slice) -> "Solid":
+        """Some of the solids."""
         variation, yaw, centre, scale = self.variation, self.yaw, self.centre, self.scale
-        return Solid(self.shape, variation[one], yaw[one], centre[one], scale[one])
+        return Solid(self.shape, variation[views], yaw[views], centre[views], scale[views])
 
     def parts(self, points: Tensor) -> Tensor:
         """Distances (V, N, P) of scene points (V, N, 3) to each part."""

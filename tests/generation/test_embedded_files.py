@@ -21,7 +21,7 @@ def test_every_part_is_where_its_loader_looks(embedded_paths: ModelPaths) -> Non
     assert (flux / "model_index.json").is_file()
     assert (flux / "scheduler" / "scheduler_config.json").is_file()
     assert embedded_paths.cutout.is_file()
-    assert (embedded_paths.triposr / "config.yaml").is_file()
+    assert (embedded_paths.lift / "config.yaml").is_file()
 
 
 def test_weights_are_half_precision() -> None:

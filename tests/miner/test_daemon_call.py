@@ -5,10 +5,11 @@ import pytest
 
 from miner.daemon_call import LoneCall, StillRunning, in_daemon_thread, in_words
 from tests.support.fakes import Clock
+from tests.support.waiting import PATIENCE_S, until
 
 
 async def test_a_cancellation_that_comes_with_the_result_is_not_lost() -> None:
-    call = asyncio.create_task(in_daemon_thread(lambda: None, 5.0))
+    call = asyncio.create_task(in_daemon_thread(lambda: None, PATIENCE_S))
     await asyncio.sleep(0)
     threading.Event().wait(0.05)  # The loop stands still until the thread has sent its result.
     asyncio.get_running_loop().call_soon(call.cancel)
@@ -18,14 +19,14 @@ async def test_a_cancellation_that_comes_with_the_result_is_not_lost() -> None:
 
 async def test_what_takes_too_long_is_left_behind() -> None:
     with pytest.raises(TimeoutError) as caught:
-        await in_daemon_thread(lambda: threading.Event().wait(5.0), 0.01)
+        await in_daemon_thread(lambda: threading.Event().wait(PATIENCE_S), 0.01)
     assert in_words(caught.value) == "no answer in time"
 
 
 async def test_results_and_errors_arrive() -> None:
-    assert await in_daemon_thread(lambda: 7, 5.0) == 7
+    assert await in_daemon_thread(lambda: 7, PATIENCE_S) == 7
     with pytest.raises(ZeroDivisionError) as caught:
-        await in_daemon_thread(lambda: 1 // 0, 5.0)
+        await in_daemon_thread(lambda: 1 // 0, PATIENCE_S)
     assert in_words(caught.value).startswith("ZeroDivisionError: ")
 
 
@@ -38,14 +39,14 @@ async def test_a_result_that_comes_late_is_discarded() -> None:
         freed.set()
 
     def slow() -> int:
-        release.wait(5.0)
+        release.wait(PATIENCE_S)
         return 7
 
     with pytest.raises(TimeoutError):
         await in_daemon_thread(slow, 0.01, discard=discard)
     assert discarded == []
     release.set()
-    await asyncio.to_thread(freed.wait, 5.0)
+    await asyncio.to_thread(freed.wait, PATIENCE_S)
     assert discarded == [7]
 
 
@@ -57,13 +58,13 @@ async def test_a_result_that_comes_with_a_cancellation_is_discarded() -> None:
         discarded.append(result)
         freed.set()
 
-    call = asyncio.create_task(in_daemon_thread(lambda: 7, 5.0, discard=discard))
+    call = asyncio.create_task(in_daemon_thread(lambda: 7, PATIENCE_S, discard=discard))
     await asyncio.sleep(0)
     threading.Event().wait(0.05)  # The loop stands still until the thread has sent its result.
     asyncio.get_running_loop().call_soon(call.cancel)
     with pytest.raises(asyncio.CancelledError):
         await call
-    await asyncio.to_thread(freed.wait, 5.0)
+    await asyncio.to_thread(freed.wait, PATIENCE_S)
     assert discarded == [7]
 
 
@@ -75,7 +76,7 @@ def test_a_result_that_comes_after_the_loop_is_discarded() -> None:
         freed.set()
 
     def slow() -> int:
-        release.wait(5.0)
+        release.wait(PATIENCE_S)
         return 7
 
     async def give_up() -> None:
@@ -84,13 +85,13 @@ def test_a_result_that_comes_after_the_loop_is_discarded() -> None:
 
     asyncio.run(give_up())
     release.set()
-    assert freed.wait(5.0)
+    assert freed.wait(PATIENCE_S)
     assert discarded == [7]
 
 
 async def test_a_result_in_time_is_not_discarded() -> None:
     discarded = list[int]()
-    assert await in_daemon_thread(lambda: 7, 5.0, discard=discarded.append) == 7
+    assert await in_daemon_thread(lambda: 7, PATIENCE_S, discard=discarded.append) == 7
     await asyncio.sleep(0.01)
     assert discarded == []
 
@@ -100,7 +101,7 @@ async def test_a_call_that_hangs_is_not_made_again_until_it_returns() -> None:
 
     def slow() -> int:
         made.append(None)
-        release.wait(5.0)
+        release.wait(PATIENCE_S)
         return len(made)
 
     call = LoneCall(slow, "the call", 0.01, clock=clock)
@@ -113,15 +114,13 @@ async def test_a_call_that_hangs_is_not_made_again_until_it_returns() -> None:
     assert in_words(caught.value) == "the call of 33 s ago still hangs, no other is made"
     assert len(made) == 1
     release.set()
-    async with asyncio.timeout(5.0):
-        while call._running_since is not None:
-            await asyncio.sleep(0.001)
-            assert len(made) == 1
+    await until(lambda: call._running_since is None or len(made) > 1)
+    assert len(made) == 1
     assert await call() == 2
 
 
 async def test_a_call_that_fails_can_be_made_again() -> None:
-    call = LoneCall(lambda: 1 // 0, "the call", 5.0)
+    call = LoneCall(lambda: 1 // 0, "the call", PATIENCE_S)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             await call()

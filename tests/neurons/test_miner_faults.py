@@ -66,9 +66,9 @@ async def test_a_client_that_disconnects_frees_its_place(miner: MinerProcess) ->
     before = len(miner.events("answered"))
     admitted = len(miner.events("admitted"))
     writer.write(head.encode() + body)
-    await miner.until(lambda: len(miner.events("admitted")) > admitted, 10.0)
+    await miner.until(lambda: len(miner.events("admitted")) > admitted)
     writer.close()
-    await miner.until(lambda: len(miner.events("answered")) > before, 10.0)
+    await miner.until(lambda: len(miner.events("answered")) > before)
     (line,) = miner.events("answered")[before:]
     assert (line["outcome"], line["reason_code"]) == ("dropped", "caller_left")
     assert await serves(miner)
@@ -78,7 +78,7 @@ async def test_a_stage_that_comes_back_makes_the_miner_healthy_again(miner: Mine
     # A slow machine may have made an earlier step seem to hang.
     before = len(miner.states())
     asking = asyncio.create_task(miner.post("4 s in lift"))
-    await miner.until(lambda: miner.states()[before:] == ["suspect"], 10.0)
+    await miner.until(lambda: miner.states()[before:] == ["suspect"])
     assert await miner.health() == (503, "suspect")
     status, body = await asking
     assert status == 200, body
@@ -100,7 +100,7 @@ async def test_a_stage_that_hangs_is_answered_and_ends_the_process_with_1(tmp_pa
         await miner.ready()
         started = time.monotonic()
         hung = asyncio.create_task(miner.post("hang in lift"))
-        await miner.until(lambda: "suspect" in miner.states(), 10.0)
+        await miner.until(lambda: "suspect" in miner.states())
         assert await miner.health() == (503, "suspect")
         status, body = await miner.post("a blue cube")
         assert (status, json.loads(body)["reason_code"]) == (503, "engine_suspect")
@@ -120,7 +120,7 @@ async def test_sigterm_ends_a_miner_with_a_hung_stage_with_0(tmp_path: Path) -> 
     with running(tmp_path, *flags, module=FAKED, environ=environ) as miner:
         await miner.ready()
         hung = asyncio.create_task(miner.post("hang in lift"))
-        await miner.until(lambda: "suspect" in miner.states(), 10.0)
+        await miner.until(lambda: "suspect" in miner.states())
         started = time.monotonic()
         miner.process.send_signal(signal.SIGTERM)
         status, body = await hung
@@ -136,7 +136,7 @@ async def test_sigterm_ends_a_miner_that_hangs_before_it_is_ready_with_0(
     tmp_path: Path, hangs: str
 ) -> None:
     with running(tmp_path, *HTTP, module=FAKED, environ={"FAKED_HANGS": hangs}) as miner:
-        await miner.until(lambda: miner.states() == ["warming_up"], 60.0)
+        await miner.until(lambda: miner.states() == ["warming_up"])
         assert await miner.health() == (503, "warming_up")
         started = time.monotonic()
         miner.process.send_signal(signal.SIGTERM)
@@ -150,7 +150,7 @@ async def test_sigterm_ends_a_miner_whose_interpreter_is_held(tmp_path: Path) ->
     with running(tmp_path, *flags, module=FAKED) as miner:
         await miner.ready()
         asking = asyncio.create_task(miner.post("hold the interpreter in lift"))
-        await miner.until(lambda: bool(miner.events("admitted")), 10.0)
+        await miner.until(lambda: bool(miner.events("admitted")))
         await asyncio.sleep(0.5)
         started = time.monotonic()
         miner.process.send_signal(signal.SIGTERM)

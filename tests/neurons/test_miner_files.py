@@ -93,12 +93,12 @@ async def test_logs_that_are_deleted_come_back(miner: MinerProcess) -> None:
     for name in ("score.jsonl", "miner.log"):
         (logs(miner) / name).unlink()
     assert await serves(miner)
-    await miner.until(lambda: len(miner.events("answered")) == 1, 10.0)
-    await miner.until((logs(miner) / "miner.log").exists, 10.0)
+    await miner.until(lambda: len(miner.events("answered")) == 1)
+    await miner.until((logs(miner) / "miner.log").exists)
     shutil.rmtree(logs(miner))
     assert await serves(miner)
-    await miner.until(lambda: len(miner.events("answered")) == 1, 10.0)
-    await miner.until((logs(miner) / FOLDER_LOCK).exists, 10.0)
+    await miner.until(lambda: len(miner.events("answered")) == 1)
+    await miner.until((logs(miner) / FOLDER_LOCK).exists)
 
 
 async def test_a_full_disk_costs_no_answer_and_no_line_and_health_says_why(
@@ -115,7 +115,7 @@ async def test_a_full_disk_costs_no_answer_and_no_line_and_health_says_why(
     (problem,) = body["problems"]
     assert "score.jsonl cannot be written: No space left on device" in problem
     log.unlink()
-    await miner.until(lambda: len(miner.events("answered")) == 3, 10.0)
+    await miner.until(lambda: len(miner.events("answered")) == 3)
     assert await health(miner) == (200, {"status": "healthy"})
     said = miner.text()[before:]
     assert said.count("No space left on device") == 1

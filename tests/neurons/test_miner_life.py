@@ -24,6 +24,7 @@ from protocol.errors import SetupError
 from protocol.tasks import TextTask
 from tests.miner.transports.push.test_axon_checks import StaticChain
 from tests.support.fakes import FakeEngine
+from tests.support.waiting import PATIENCE_S, until
 
 
 class Door:
@@ -87,11 +88,7 @@ class Life:
         return asyncio.create_task(_serve(parts, self.chain, self.stop, self.last_resort))
 
     async def until_ready(self) -> None:
-        for _ in range(5000):
-            if self.service.state is State.READY:
-                return
-            await asyncio.sleep(0.001)
-        raise AssertionError(self.service.state)
+        await until(lambda: self.service.state is State.READY)
 
     async def handle(self) -> Any:
         request = Request(TextTask(id="t", prompt="a cube"), Caller("5V"), "axon", received_at=0.0)
@@ -257,7 +254,7 @@ async def test_the_second_signal_is_not_held_back(number: signal.Signals) -> Non
     last_resort = Silent()
     stop = _stop_on_signals(last_resort)
     os.kill(os.getpid(), number)
-    await asyncio.wait_for(stop.wait(), 1.0)
+    await asyncio.wait_for(stop.wait(), PATIENCE_S)
     after = signal.getsignal(number)
     signal.signal(number, before)
     assert after in (signal.SIG_DFL, signal.default_int_handler)

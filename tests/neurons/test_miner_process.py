@@ -73,7 +73,7 @@ def test_sigterm_answers_what_was_admitted_and_exits_0(miner: MinerProcess) -> N
     async def stop_while_asking() -> GenerateAsset:
         before = len(miner.events("admitted"))
         asking = asyncio.create_task(miner.ask(wallet(miner.subnet), task_id="last"))
-        await miner.until(lambda: len(miner.events("admitted")) > before, 30.0)
+        await miner.until(lambda: len(miner.events("admitted")) > before)
         miner.process.send_signal(signal.SIGTERM)
         return await asking
 

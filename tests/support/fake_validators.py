@@ -18,6 +18,7 @@ from miner.transports.pull.validators import Selection
 from protocol.synapses import Feedback, WireTask
 from tests.miner.transports.push.test_axon_checks import StaticChain
 from tests.support.fakes import FakeEngine
+from tests.support.waiting import until
 
 START = 1_800_000_000.0
 VALIDATOR = Neuron(uid=1, hotkey="5V", ip="1.1.1.1", port=8091, stake=900.0, validator_permit=True)
@@ -118,18 +119,11 @@ class Pulling:
 
     async def forgotten(self) -> None:
         """Waits until a result has been submitted and no task is left in the file."""
-        for _ in range(2000):
-            if self.calls.submitted and not self.saved().tasks:
-                return
-            await asyncio.sleep(0.001)
-        raise AssertionError("a task is left in the file")
+        await until(lambda: bool(self.calls.submitted) and not self.saved().tasks)
 
     async def settled(self, count: int = 1) -> list[dict[str, Any]]:
-        for _ in range(2000):
-            if len(feedback := self.events("feedback")) >= count:
-                return feedback
-            await asyncio.sleep(0.001)
-        raise AssertionError("the task was not settled")
+        await until(lambda: len(self.events("feedback")) >= count)
+        return self.events("feedback")
 
 
 StartPulling = Callable[..., Any]
@@ -137,7 +131,8 @@ StartPulling = Callable[..., Any]
 
 async def a_while() -> None:
     """Lets everything happen that can happen while the clock stands still."""
-    await asyncio.sleep(0.05)
+    for _ in range(50):  # Not one sleep: on a busy machine, little may happen in its time.
+        await asyncio.sleep(0.001)
 
 
 def text(task_id: str = "t-1", prompt: str = "a blue cube") -> WireTask:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from miner.transports.limited_server import LimitedServer
 from miner.transports.refusals import RefusalLog
 from miner.transports.sockets import bound_socket
 from tests.support.loopback import RawClient, RawReply, free_port
+from tests.support.waiting import until
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 LIMITS = ConnectionLimits(
@@ -101,19 +102,13 @@ class Server:
         finally:
             client.close()
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Waits for what the server does by itself."""
-        async with asyncio.timeout(5.0):
-            while not condition():  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
-
     async def until_open(self, count: int) -> None:
         """Waits until the server knows that many connections."""
-        await self.until(lambda: len(self.server.book) == count)
+        await until(lambda: len(self.server.book) == count)
 
     async def until_tasks(self, count: int) -> None:
         """Waits until that many requests are being answered."""
-        await self.until(lambda: len(self.server.server_state.tasks) == count)
+        await until(lambda: len(self.server.server_state.tasks) == count)
 
 
 @asynccontextmanager
@@ -121,7 +116,7 @@ async def serving(folder: Path, limits: ConnectionLimits = LIMITS) -> AsyncItera
     server = Server(folder, limits)
     bound = bound_socket("127.0.0.1", server.port)
     task = asyncio.create_task(server.server.serve(sockets=[bound]))
-    await server.until(lambda: server.server.started)
+    await until(lambda: server.server.started)
     try:
         yield server
     finally:

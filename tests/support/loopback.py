@@ -8,6 +8,8 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tests.support.waiting import PATIENCE_S
+
 
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listens on now."""
@@ -46,7 +48,7 @@ class RawClient:
     async def send(self, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self.socket, data)
 
-    async def reply(self, within_s: float = 5.0) -> RawReply:
+    async def reply(self, within_s: float = PATIENCE_S) -> RawReply:
         """Reads one answer with a Content-Length."""
         async with asyncio.timeout(within_s):
             while b"\r\n\r\n" not in self._received:
@@ -62,11 +64,11 @@ class RawClient:
             body, self._received = self._received[:size], self._received[size:]
             return RawReply(int(first.split()[1]), headers, body)
 
-    async def ask(self, data: bytes, within_s: float = 5.0) -> RawReply:
+    async def ask(self, data: bytes, within_s: float = PATIENCE_S) -> RawReply:
         await self.send(data)
         return await self.reply(within_s)
 
-    async def closed(self, within_s: float = 5.0) -> bytes:
+    async def closed(self, within_s: float = PATIENCE_S) -> bytes:
         """Waits until the server has closed the connection; returns what it sent before."""
         with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(within_s):

@@ -1,6 +1,5 @@
 """A miner with metrics that has had every kind of traffic, and what it exposes then."""
 
-import asyncio
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +35,7 @@ from tests.support.fake_validators import Calls, text
 from tests.support.fakes import picture
 from tests.support.http_running import Reply, form
 from tests.support.loopback import free_port
+from tests.support.waiting import until
 
 HOTKEY = "5Miner"
 ACCEPTING, REFUSING, LATER = (
@@ -158,9 +158,7 @@ class MeasuredMiner:
             for score in (0.8, 0.0)
         ]
         await self.pull.serve()
-        async with asyncio.timeout(10.0):
-            while len(self.calls.submitted) < 2 or self.calls.pulled < 3:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until(lambda: len(self.calls.submitted) >= 2 and self.calls.pulled >= 3)
 
     async def close(self) -> None:
         """Closes everything in the program's order."""

@@ -18,6 +18,7 @@ from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
 from miner.transports.pull.dendrite import offline_dendrite
 from protocol.synapses import GenerateAsset
 from tests.support.loopback import free_port
+from tests.support.waiting import PATIENCE_S
 
 FAKED = "tests.support.faked_miner"
 START_LIMIT_S = 100.0
@@ -71,7 +72,7 @@ class MinerProcess:
         """The states, in the order in which they were reached."""
         return [event["state"] for event in self.events("state_changed")]
 
-    async def until(self, condition: Callable[[], bool], limit_s: float) -> None:
+    async def until(self, condition: Callable[[], bool], limit_s: float = PATIENCE_S) -> None:
         """Waits for something that it does while it lives."""
         end = time.monotonic() + limit_s
         while not condition():
@@ -83,7 +84,7 @@ class MinerProcess:
         """Waits until it takes requests."""
         await self.until(lambda: "ready" in self.states(), START_LIMIT_S)
 
-    async def exit_status(self, limit_s: float = 30.0) -> int:
+    async def exit_status(self, limit_s: float = PATIENCE_S) -> int:
         """Waits until it has ended."""
         return await asyncio.to_thread(self.process.wait, limit_s)
 
@@ -93,7 +94,7 @@ class MinerProcess:
         async with offline_dendrite(key) as dendrite:
             request = GenerateAsset(**{"prompt": "a blue cube", **fields})
             reply: GenerateAsset = await dendrite.call(
-                target, request, timeout=30.0, deserialize=False
+                target, request, timeout=PATIENCE_S, deserialize=False
             )
             return reply
 

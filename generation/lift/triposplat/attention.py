@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,19 +40,45 @@ class Mlp(nn.Module):
         return out
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+class Repeated(NamedTuple):
+    """A key that takes the place of several keys that are equal, and whose values are equal too.
+
+    Attributes:
+        place: Its index among the keys.
+        times: How many it counts for.
+    """
+
+    place: int
+    times: int
+
+
+Attend = Callable[..., Tensor]
+"""Takes and returns what `attend` does."""
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, repeated: Repeated | None = None) -> Tensor:
     """Scaled dot-product attention (Vaswani et al. 2017).
 
     Args:
         query: (B, N, H, d), computed in float32.
         key: (B, M, H, d), the same.
         value: (B, M, H, d), whose number format the attention takes.
+        repeated: A key that counts several times, if any; the attention is computed in float32
+            then, because 16 bits round the logarithm of a count by up to 1 %.
 
     Returns:
-        (B, N, H * d).
+        (B, N, H * d) in the values' number format.
     """
+    dtype, mask = value.dtype, None
+    if repeated is not None:
+        value = value.float()
+        # e^(score + log n) = n e^score
+        mask = value.new_zeros(key.shape[1])
+        mask[repeated.place] = math.log(repeated.times)
+        mask = mask[None, None, None]
     query, key, value = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return attended.transpose(1, 2).flatten(2).to(dtype)
 
 
 def norm(hidden: Tensor, eps: float) -> Tensor:

@@ -8,17 +8,42 @@ TripoSplat (VAST 2026). Attribute names are the checkpoint's keys.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generation.lift.triposplat.attention import HeadNorm, Mlp, attend, modulate, modulated_block
+from generation.lift.triposplat.attention import (
+    Attend,
+    HeadNorm,
+    Mlp,
+    Repeated,
+    attend,
+    modulate,
+    modulated_block,
+)
 from generation.lift.triposplat.config import FlowConfig
 from generation.lift.triposplat.tables import sinusoid, sobol_table
 
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines (B, N, H, d / 2), float32."""
+
+
+class Refined(NamedTuple):
+    """What a pass computes before it looks at the condition.
+
+    Attributes:
+        latent: (B, L, C) refined tokens.
+        camera: (B, 1, C) token.
+        embedded: (B, C) time.
+        modulation: (B, 6C) of the blocks, by the time.
+    """
+
+    latent: Tensor
+    camera: Tensor
+    embedded: Tensor
+    modulation: Tensor
 
 
 class FlowTransformer(nn.Module):
@@ -74,11 +99,11 @@ class FlowTransformer(nn.Module):
         tokens: Tensor = self.cond_embedder(feature1.to(self.dtype))
         tokens = tokens + self.cond_embedder2(feature2.to(self.dtype))
         for rotary, block in zip(self.context_repo_layers, self.context_refiner, strict=True):
-            tokens = block(tokens, rotary(tokens))
+            tokens = block(tokens, rotary)
         return tokens
 
     def forward(
-        self, latent: Tensor, camera: Tensor, time: Tensor, condition: Tensor
+        self, latent: Tensor, camera: Tensor, time: Tensor, condition: Tensor, copies: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Computes the velocities of latent and camera.
 
@@ -87,24 +112,68 @@ class FlowTransformer(nn.Module):
             camera: (B, 1, camera channels).
             time: (B,) float32, 1000 x the time in 0..1.
             condition: (B, M, C), see `condition`.
+            copies: Of a single token of the condition, how many equal ones it counts for. Equal
+                tokens remain equal in every block, so one is enough.
 
         Returns:
             Of the shapes of `latent` and `camera`, in the network's number format.
         """
-        config, count = self.config, latent.shape[1]
-        embedded = self.t_embedder(sinusoid(time, config.time_sinusoid).to(self.dtype))
-        modulation = self.adaLN_modulation(embedded)
+        return self.join(self.refine(latent, camera, time), condition, copies)
 
-        tokens = self.input_layer(latent.to(self.dtype)) + self.positions[:count]
+    def velocities(
+        self,
+        latent: Tensor,
+        camera: Tensor,
+        time: Tensor,
+        condition: Tensor,
+        empty: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Computes the velocities under classifier-free guidance (Ho and Salimans 2022).
+
+        Args:
+            latent: See `forward`.
+            camera: See `forward`.
+            time: See `forward`.
+            condition: See `forward`.
+            empty: (1, 1, C), one of the equal tokens of no picture; no guidance if None.
+            guidance: () float32; more than 1 leads away from the empty condition.
+
+        Returns:
+            Of the shapes of `latent` and `camera`, float32.
+        """
+        refined = self.refine(latent, camera, time)
+        towards = [part.float() for part in self.join(refined, condition)]
+        if empty is None or guidance is None:
+            return towards[0], towards[1]
+        without = self.join(refined, empty.expand(len(latent), -1, -1), condition.shape[1])
+        first, second = (
+            guidance * with_it - (guidance - 1) * part.float()
+            for with_it, part in zip(towards, without, strict=True)
+        )
+        return first, second
+
+    def refine(self, latent: Tensor, camera: Tensor, time: Tensor) -> Refined:
+        """Computes what does not depend on the condition; see `forward`."""
+        embedded = self.t_embedder(sinusoid(time, self.config.time_sinusoid).to(self.dtype))
+        modulation = self.adaLN_modulation(embedded)
+        tokens = self.input_layer(latent.to(self.dtype)) + self.positions[: latent.shape[1]]
         for rotary, block in zip(self.noise_repo_layers, self.noise_refiner, strict=True):
-            tokens = block(tokens, rotary(tokens), modulation)
-        tokens = torch.cat([tokens, condition, self.cam_refiner(camera.to(self.dtype))], dim=1)
+            tokens = block(tokens, rotary, modulation)
+        return Refined(tokens, self.cam_refiner(camera.to(self.dtype)), embedded, modulation)
+
+    def join(self, refined: Refined, condition: Tensor, copies: int = 1) -> tuple[Tensor, Tensor]:
+        """Computes the velocities of what has been refined; see `forward`."""
+        latent, camera, embedded, modulation = refined
+        count = latent.shape[1]
+        repeated = Repeated(count, copies) if copies > 1 else None
+        tokens = torch.cat([latent, condition, camera], dim=1)
         for rotary, block in zip(self.repo_layers, self.blocks, strict=True):
-            tokens = block(tokens, rotary(tokens), modulation)
+            tokens = block(tokens, rotary, modulation, repeated)
 
         shift, scale = (self.shift_table + embedded[:, None]).chunk(2, dim=1)
         ends = torch.cat([tokens[:, :count], tokens[:, -1:]], dim=1)
-        ends = modulate(ends, shift, scale, config.final_norm_eps)
+        ends = modulate(ends, shift, scale, self.config.final_norm_eps)
         return self.out_layer(ends[:, :count]), self.cam_out_layer(ends[:, count:])
 
 
@@ -147,18 +216,21 @@ class RotaryAttention(nn.Module):
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
+        self.attend: Attend = attend
         self.heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.q_norm = HeadNorm(config.heads, config.head_dim)
         self.k_norm = HeadNorm(config.heads, config.head_dim)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(self, tokens: Tensor, rotation: Rotation) -> Tensor:
-        """Maps (B, N, C) to (B, N, C)."""
+    def forward(
+        self, tokens: Tensor, rotation: Rotation, repeated: Repeated | None = None
+    ) -> Tensor:
+        """Maps (B, N, C) to (B, N, C); see `attend`."""
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         query = self.q_norm(rotate(query, rotation))
         key = self.k_norm(rotate(key, rotation))
-        out: Tensor = self.out(attend(query, key, value))
+        out: Tensor = self.out(self.attend(query, key, value, repeated))
         return out
 
 
@@ -172,11 +244,18 @@ class ModulatedBlock(nn.Module):
         self.attn = RotaryAttention(config)
         self.mlp = Mlp([config.width, config.mlp_ratio * config.width, config.width])
 
-    def forward(self, tokens: Tensor, rotation: Rotation, modulation: Tensor) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        rotary: LearnedRotary,
+        modulation: Tensor,
+        repeated: Repeated | None = None,
+    ) -> Tensor:
         """Maps tokens (B, N, C) and the network's modulation (B, 6C) to (B, N, C)."""
+        rotation = rotary(tokens)
         parts = (modulation + self.shift_table)[:, None].chunk(6, dim=-1)
         return modulated_block(
-            tokens, parts, self.eps, lambda normed: self.attn(normed, rotation), self.mlp
+            tokens, parts, self.eps, lambda normed: self.attn(normed, rotation, repeated), self.mlp
         )
 
 
@@ -190,8 +269,8 @@ class ContextBlock(nn.Module):
         self.attn = RotaryAttention(config)
         self.mlp = Mlp([config.width, config.mlp_ratio * config.width, config.width])
 
-    def forward(self, tokens: Tensor, rotation: Rotation) -> Tensor:
+    def forward(self, tokens: Tensor, rotary: LearnedRotary) -> Tensor:
         """Maps (B, M, C) to (B, M, C)."""
-        tokens = tokens + self.attn(self.norm1(tokens), rotation)
+        tokens = tokens + self.attn(self.norm1(tokens), rotary(tokens))
         out: Tensor = tokens + self.mlp(self.norm2(tokens))
         return out

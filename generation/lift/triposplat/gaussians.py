@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generation.lift.triposplat.attention import HeadNorm, Mlp, attend, linear_in_float32, norm
+from generation.lift.triposplat.attention import (
+    Attend,
+    HeadNorm,
+    Mlp,
+    attend,
+    linear_in_float32,
+    norm,
+)
 from generation.lift.triposplat.config import VALUES_PER_GAUSSIAN, GaussianConfig
 from generation.lift.triposplat.octree import LatentAttention
 from generation.lift.triposplat.tables import hammersley, point_table
@@ -127,6 +134,7 @@ class PointAttention(nn.Module):
 
     def __init__(self, config: GaussianConfig) -> None:
         super().__init__()
+        self.attend: Attend = attend
         self.heads = config.heads
         self.to_qkv = nn.Linear(config.width, 3 * config.width)
         self.q_rms_norm = HeadNorm(config.heads, config.head_dim)
@@ -136,7 +144,7 @@ class PointAttention(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Maps (B, N, C) to (B, N, C)."""
         query, key, value = self.to_qkv(hidden).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        out: Tensor = self.to_out(attend(self.q_rms_norm(query), self.k_rms_norm(key), value))
+        out: Tensor = self.to_out(self.attend(self.q_rms_norm(query), self.k_rms_norm(key), value))
         return out
 
 

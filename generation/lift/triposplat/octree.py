@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from generation.lift.triposplat.attention import (
+    Attend,
     HeadNorm,
     Mlp,
     attend,
@@ -82,6 +83,7 @@ class LatentAttention(nn.Module):
 
     def __init__(self, config: OctreeConfig | GaussianConfig) -> None:
         super().__init__()
+        self.attend: Attend = attend
         self.heads = config.heads
         self.to_q = nn.Linear(config.width, config.width)
         self.to_kv = nn.Linear(config.context_channels, 2 * config.width)
@@ -93,7 +95,7 @@ class LatentAttention(nn.Module):
         """Maps (B, N, C) and the latent (B, L, latent channels) to (B, N, C)."""
         query = self.to_q(hidden).unflatten(-1, (self.heads, -1))
         key, value = self.to_kv(latent).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        attended = attend(self.q_rms_norm(query), self.k_rms_norm(key), value)
+        attended = self.attend(self.q_rms_norm(query), self.k_rms_norm(key), value)
         out: Tensor = self.to_out(attended)
         return out
 

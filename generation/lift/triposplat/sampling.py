@@ -48,7 +48,6 @@ class Sampler:
         guidance: Of classifier-free guidance (Ho and Salimans 2022); 1 or less saves the passes
             without condition.
         shift: See `times`.
-        batched: Compute the passes with and without condition as one batch, not one by one.
 
     Raises:
         ValueError: There is no step.
@@ -64,26 +63,21 @@ class Sampler:
         steps: int = 20,
         guidance: float = 3.0,
         shift: float = 3.0,
-        batched: bool = True,
     ) -> None:
         if steps < 1:
             raise ValueError(f"steps is {steps}, expected at least 1")
         self.times = times(steps, shift)
-        self._flow, self._guidance, self._batch = flow, guidance, len(feature1)
+        self._flow, self._batch = flow, len(feature1)
         scaled = torch.tensor(
             [flow.config.time_sinusoid.factor * t for t in self.times], dtype=torch.float64
         )
         self._model_times = scaled.float().to(flow.device)
-        condition = flow.condition(feature1.to(flow.device), feature2.to(flow.device))
-        self._conditions = [condition]
+        features = feature1.to(flow.device), feature2.to(flow.device)
+        self._conditions = [flow.condition(*features)]
         if guidance > 1:
-            # All tokens of an empty condition are equal, and remain so: one is enough.
-            nothing = (
-                torch.zeros_like(x[:1, :1], device=flow.device) for x in (feature1, feature2)
-            )
-            self._conditions.append(flow.condition(*nothing).expand_as(condition))
-        if batched:
-            self._conditions = [torch.cat(self._conditions)]
+            nothing = (torch.zeros_like(x[:1, :1]) for x in features)
+            self._conditions.append(flow.condition(*nothing))
+            self._conditions.append(torch.tensor(guidance, device=flow.device))
 
     @property
     def steps(self) -> int:
@@ -109,12 +103,8 @@ class Sampler:
     @torch.inference_mode()
     def velocities(self, state: SamplerState) -> tuple[Tensor, Tensor]:
         """Computes the guided velocities of latent and camera, float32, at a state's time."""
-        time = self._model_times[state.index]
-        passes = [self._pass(state, time, condition) for condition in self._conditions]
-        latent, camera = (torch.cat(parts).float() for parts in zip(*passes, strict=True))
-        if self._guidance <= 1:
-            return latent, camera
-        return self._guided(latent), self._guided(camera)
+        time = self._model_times[state.index].expand(self._batch)
+        return self._flow.velocities(state.latent, state.camera, time, *self._conditions)
 
     @torch.inference_mode()
     def step(self, state: SamplerState, *, last: bool = False) -> SamplerState:
@@ -140,15 +130,3 @@ class Sampler:
         while state.index < self.steps:
             state = self.step(state)
         return state.latent
-
-    def _pass(self, state: SamplerState, time: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        copies = len(condition) // len(state.latent)
-        latent, camera = (x.repeat(copies, 1, 1) for x in (state.latent, state.camera))
-        velocities: tuple[Tensor, Tensor] = self._flow(
-            latent, camera, time.expand(len(condition)), condition
-        )
-        return velocities
-
-    def _guided(self, velocities: Tensor) -> Tensor:
-        towards, without = velocities.chunk(2)
-        return self._guidance * towards - (self._guidance - 1) * without

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from generation.errors import GenerationError
 from generation.lift.triposplat.gaussians import PointGaussians
-from generation.lift.triposr.splats import LARGEST_SIDE
-from generation.packing import GaussianTensors
+from generation.packing import LARGEST_SIDE, GaussianTensors
 from generation.scoring.validity import MIN_GAUSSIANS
 
 _INVISIBLE = 0.5 / 255

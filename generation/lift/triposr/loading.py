@@ -44,7 +44,7 @@ def load_network(
     """Loads the network alone; see `load`."""
     paths = locate_models(settings, models_dir, image_only=True)
     return TripoSR.from_pretrained(
-        paths.triposr,
+        paths.lift,
         device=device,
         dtype=getattr(torch, settings.triposr.dtype),
         query_chunk=settings.triposr.chunk_size,

@@ -12,17 +12,13 @@ from generation.lift.triposr import TripoSR
 from generation.lift.triposr.field import SceneField
 from generation.lift.triposr.lattice import read_lattice, settle
 from generation.lift.triposr.surface import Crossings, Surface, find_crossings, surface_at
-from generation.packing import GaussianTensors, Splats, quantise
+from generation.packing import LARGEST_SIDE, GaussianTensors, Splats, quantise
 from generation.scoring.validity import MIN_GAUSSIANS
 from generation.settings import SplatSettings
 from protocol.gaussians import SH_C0, GaussianCloud
 
 _MOST_COUNTS = 8
 """Numbers of Gaussians, one for each rung, that are recorded."""
-
-LARGEST_SIDE = 1.6
-"""Largest side of a finished cloud. A validator rescales to 1.5 and divides opacity by the factor,
-so anything of 1.5 or more keeps its opacity; the rest is a margin for its way of measuring."""
 
 TO_SUBNET = (1, 2, 0)
 """TripoSR's world has z up and shows the input image from +x with +y to the right; the subnet has

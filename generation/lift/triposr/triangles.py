@@ -17,7 +17,8 @@ from generation.errors import GenerationError
 from generation.lift.triposr import TripoSR
 from generation.lift.triposr.field import SceneField
 from generation.lift.triposr.lattice import EMPTY, active_cells, search_lattice, without_floaters
-from generation.lift.triposr.splats import LARGEST_SIDE, TO_SUBNET
+from generation.lift.triposr.splats import TO_SUBNET
+from generation.packing import LARGEST_SIDE
 from generation.settings import MeshSettings, SplatSettings
 from generation.stage import TriangleMesh
 

@@ -299,6 +299,6 @@ def _old_prior(card: Card, factor: float) -> dict[str, float]:
         ),
         "background": factor * median["cutout:drawn"],
         "scene_code": factor * median["lift:triposr"],
-        "splats": factor * median[f"splats:{best.gaussians}"],
+        "splats": factor * median[f"splats:triposr:{best.gaussians}"],
         "encode": factor * median[f"encode:{best.gaussians}"],
     }

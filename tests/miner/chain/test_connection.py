@@ -13,8 +13,9 @@ from websockets.sync.server import ServerConnection, serve
 from miner.chain import subtensor as subtensor_module
 from miner.chain.subtensor import SubtensorChain, _subtensor, external_ip
 from protocol.errors import SetupError
-from tests.miner.chain.test_subtensor import FakeSubtensor, metagraph, until
+from tests.miner.chain.test_subtensor import FakeSubtensor, metagraph
 from tests.support.fakes import Clock
+from tests.support.waiting import PATIENCE_S, until
 
 
 class Hanging(FakeSubtensor):
@@ -27,7 +28,7 @@ class Hanging(FakeSubtensor):
         self.answer = self.hang
 
     def hang(self) -> Any:
-        self.closing.wait(10.0)
+        self.closing.wait(PATIENCE_S)
         self.ended.set()
         return metagraph("5Late")
 
@@ -41,17 +42,17 @@ class Hanging(FakeSubtensor):
 
 
 def chain(*connections: FakeSubtensor) -> SubtensorChain:
-    """Opens the connections in turn."""
+    """Opens the connections in turn, and the last one again if a slow machine lets it time out."""
     following = iter(connections)
 
     def connect(network: str) -> FakeSubtensor:
-        return next(following)
+        return next(following, connections[-1])
 
     async def no_pause(seconds: float) -> None:
         await asyncio.sleep(0)
 
     return SubtensorChain(
-        "test", 17, connect=connect, refresh_s=0.01, time_limit_s=0.05, sleep=no_pause
+        "test", 17, connect=connect, refresh_s=0.01, time_limit_s=0.3, sleep=no_pause
     )
 
 
@@ -99,7 +100,7 @@ class HangingConnect:
         if self.attempts > 2:
             return self.last
         self.threads.add(threading.current_thread())
-        self.release.wait(10.0)
+        self.release.wait(PATIENCE_S)
         return self.late
 
 
@@ -136,7 +137,7 @@ async def test_a_look_up_of_the_address_that_hangs_is_not_repeated(
 
     def hangs() -> str:
         asked.append(None)
-        release.wait(10.0)
+        release.wait(PATIENCE_S)
         return "1.2.3.4"
 
     monkeypatch.setattr("bittensor.utils.networking.get_external_ip", hangs)
@@ -198,7 +199,7 @@ async def test_a_closed_connection_is_not_opened_again_by_the_call_that_hung_in_
     )
     await until(lambda: len(node.requests) == 1)
     await asyncio.to_thread(subtensor.close)
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(Exception, match="Max retries"):
             await call
     assert node.connections == 1

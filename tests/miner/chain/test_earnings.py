@@ -11,8 +11,9 @@ import pytest
 from miner.chain.earnings import OLD_S, PAUSE_S, EarningsLog
 from miner.chain.metagraph import Neuron, Snapshot
 from miner.score.log import ScoreLog
-from tests.miner.chain.test_subtensor import FakeSubtensor, chain, fails, until
+from tests.miner.chain.test_subtensor import FakeSubtensor, chain, fails
 from tests.support.fakes import Clock
+from tests.support.waiting import until
 
 
 class Watched:

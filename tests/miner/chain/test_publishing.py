@@ -12,6 +12,7 @@ from miner.chain.subtensor import PUBLISH_LIMIT_S, SubtensorChain
 from protocol.errors import SetupError
 from tests.miner.chain.test_subtensor import FakeSubtensor, metagraph
 from tests.support.fakes import Clock
+from tests.support.waiting import PATIENCE_S
 
 AXON = SimpleNamespace(external_ip="9.8.7.6", external_port=8091)
 TAKEN = SimpleNamespace(success=True, message=None)
@@ -144,7 +145,7 @@ async def test_publishing_can_be_cancelled_between_two_attempts() -> None:
 
     publishing.chain._sleep = sleep
     task = asyncio.create_task(publishing.publish())
-    await asyncio.wait_for(waiting.wait(), 5.0)
+    await asyncio.wait_for(waiting.wait(), PATIENCE_S)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -14,6 +14,7 @@ from miner.chain.wallets import open_wallet
 from miner.mock_validator.local_subnet import create_local_subnet
 from protocol.errors import SetupError
 from tests.support.fakes import Clock
+from tests.support.waiting import until
 
 
 def metagraph(*hotkeys: str) -> Any:
@@ -62,14 +63,6 @@ class FakeSubtensor:
 def chain(subtensor: FakeSubtensor, **settings: Any) -> SubtensorChain:
     values = {"connect": subtensor.connect, "refresh_s": 0.01, "time_limit_s": 0.2, **settings}
     return SubtensorChain("test", 17, **values)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("the condition was not met within 5 s")
 
 
 async def test_the_metagraph_becomes_neurons_and_is_kept_fresh() -> None:

@@ -13,8 +13,9 @@ from miner.chain.file_chain import FileChain
 from miner.chain.metagraph import Membership, Neuron, Snapshot
 from miner.chain.subtensor import LOOK_UP_S, REPUBLISH_S, STALE_S, SubtensorChain
 from miner.mock_validator.local_subnet import create_local_subnet
-from tests.miner.chain.test_subtensor import FakeSubtensor, chain, fails, metagraph, until
+from tests.miner.chain.test_subtensor import FakeSubtensor, chain, fails, metagraph
 from tests.support.fakes import Clock
+from tests.support.waiting import PATIENCE_S, until
 
 
 def test_one_reading_without_the_hotkey_is_no_proof() -> None:
@@ -37,7 +38,7 @@ async def test_a_lost_uid_is_noticed(log_lines: list[str]) -> None:
     await contact.start("5A")
     assert not contact.deregistered.is_set()
     subtensor.answer = lambda: metagraph("5B", "5C")
-    await asyncio.wait_for(contact.deregistered.wait(), 5.0)
+    await asyncio.wait_for(contact.deregistered.wait(), PATIENCE_S)
     await contact.close()
     assert "does not list this miner's hotkey" in log_lines[0]
 

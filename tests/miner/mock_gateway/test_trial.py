@@ -59,7 +59,7 @@ class SigningWorker:
 
     async def get_tasks(self, count: int = 9) -> tuple[int, Any]:
         body = {**self._signed(), "requested_task_count": count, "model": "404-3dgs"}
-        for _ in range(500):
+        for _ in range(5000):
             try:
                 async with self._session.post(self.url + GET_TASKS, json=body) as response:
                     return response.status, json.loads(await response.read())

@@ -31,7 +31,7 @@ TASKS = [
 
 async def pull(calls: ValidatorCalls, validator: Neuron) -> PullAnswer:
     """Pulls as soon as the validator listens."""
-    for _ in range(500):
+    for _ in range(5000):
         try:
             return await calls.pull(validator)
         except NoAnswer:

@@ -11,6 +11,7 @@ import pytest
 
 from miner.transports.descriptors import allow_open_files
 from tests.support.loopback import RawClient, free_port, silent_connections
+from tests.support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -60,7 +61,7 @@ class Process:
         self.process = process
         self._errors = errors
 
-    async def honest(self, within_s: float = 5.0) -> bytes:
+    async def honest(self, within_s: float = PATIENCE_S) -> bytes:
         client = RawClient(self.port)
         try:
             reply = await client.ask(HEALTH, within_s)

@@ -12,6 +12,7 @@ from miner.entry import Watch
 from miner.request import Answer, Request
 from tests.support import http_running
 from tests.support.running import Start
+from tests.support.waiting import PATIENCE_S, until
 
 # Bittensor 10 reads pydantic's fields through an instance.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
@@ -47,13 +48,13 @@ async def leave(held: HeldService, url: str, **arguments: Any) -> None:
     """Posts, closes the connection while the request is in the service, and checks the delay."""
     async with aiohttp.ClientSession() as session:
         asking = asyncio.create_task(session.post(url, **arguments).__aenter__())
-        await asyncio.wait_for(held.entered.wait(), 5.0)
+        await asyncio.wait_for(held.entered.wait(), PATIENCE_S)
         await asyncio.sleep(0.02)  # The request is at rest: nothing but the disconnect moves it.
         assert not held.cancelled.is_set()
         left_at = time.monotonic()
         asking.cancel()
         await asyncio.wait({asking})
-    await asyncio.wait_for(held.cancelled.wait(), 5.0)
+    await asyncio.wait_for(held.cancelled.wait(), PATIENCE_S)
     assert held.cancelled_at - left_at < LIMIT_S
 
 
@@ -84,9 +85,9 @@ async def test_an_axon_that_closes_for_good_cancels_what_it_cannot_wait_for(star
         miner.service.handle = held
         miner.transport.axon.fast_config.timeout_graceful_shutdown = 0.05
         asking = asyncio.create_task(miner.post(*miner.signed()))
-        await asyncio.wait_for(held.entered.wait(), 5.0)
+        await asyncio.wait_for(held.entered.wait(), PATIENCE_S)
         await miner.transport.close()
-        await asyncio.wait_for(held.cancelled.wait(), 5.0)
+        await asyncio.wait_for(held.cancelled.wait(), PATIENCE_S)
         await asyncio.wait({asking})
         asking.exception()
 
@@ -99,14 +100,12 @@ async def test_a_caller_that_leaves_frees_its_place_and_is_logged_once(tmp_path:
             asking = asyncio.create_task(
                 session.post(url, data={"prompt": "a blue cube"}).__aenter__()
             )
-            await asyncio.wait_for(miner.engine.holding.wait(), 5.0)
+            await asyncio.wait_for(miner.engine.holding.wait(), PATIENCE_S)
             assert miner.service.active(except_transport="axon") == 1
             asking.cancel()
             await asyncio.wait({asking})
-        for _ in range(2000):
-            if answered := miner.events("answered"):
-                break
-            await asyncio.sleep(0.001)
+        await until(lambda: bool(miner.events("answered")))
+        answered = miner.events("answered")
         assert miner.service.active(except_transport="axon") == 0
         miner.engine.release.set()
         assert (await miner.post(data={"prompt": "a red cube"})).status == 200

@@ -13,6 +13,7 @@ import pytest
 from miner.transports.limited_server import _Connection
 from tests.support.limited_running import HEALTH, LIMITS, PATIENT, serving
 from tests.support.loopback import RawClient, open_descriptors, silent_connections
+from tests.support.waiting import until
 
 
 async def test_silent_connections_are_closed_in_time_counted_and_logged(
@@ -55,7 +56,7 @@ async def test_so_many_silent_connections_keep_nobody_out(tmp_path: Path, count:
                 slowest = max(slowest, time.monotonic() - started)
                 if opening.done() and number > 20:
                     break
-            await server.until(lambda: server.counts.get("too_many_connections", 0) >= count - 256)
+            await until(lambda: server.counts.get("too_many_connections", 0) >= count - 256)
             assert (await server.honest()).status == 200
         finally:
             await opening
@@ -89,7 +90,7 @@ async def test_whatever_a_client_stops_at_others_get_in(tmp_path: Path, start: b
             if number % 5 == 0:
                 assert (await server.honest()).status == 200
                 assert (await server.honest(source="127.0.0.2")).status == 200
-        await server.until(lambda: server.counts["too_many_connections"] >= 40)
+        await until(lambda: server.counts["too_many_connections"] >= 40)
         assert len(server.server.book) == 20
         for client in clients:
             client.close()
@@ -164,7 +165,7 @@ async def test_a_client_that_does_not_read_its_answer_is_given_up(tmp_path: Path
         clients = [RawClient(server.port, receive_buffer=4096) for _ in range(3)]
         for client in clients:
             await client.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
-        await server.until(lambda: server.ended == 3)
+        await until(lambda: server.ended == 3)
         assert (await server.honest()).status == 200  # They hold no place of a request.
         await server.until_open(0)
         assert server.counts == {"slow_reader": 3}

@@ -1,5 +1,6 @@
 """The flow transformer against the public code's numbers, on a small model with random weights."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -95,6 +96,27 @@ def test_an_empty_condition_needs_one_token(
     for name, with_it, without in zip(("latent", "camera"), towards, negative, strict=True):
         guided = 3 * with_it - 2 * without
         assert off_by(guided, given[f"velocity_{name}_guided3"]) <= 2e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_token_of_an_empty_condition_counts_for_all(
+    tiny: TripoSplat, flow_reference: Tensors, dtype: torch.dtype
+) -> None:
+    given = flow_reference
+    flow = copy.deepcopy(tiny.flow).to(dtype)
+    inputs = given["latent"], given["camera"], given["t_model"]
+    features = given["feature1"], given["feature2"]
+    empty = flow.condition(*(torch.zeros_like(x[:, :1]) for x in features))
+    limit = 5e-6 if dtype == torch.float32 else 8e-2
+    negative = flow(*inputs, empty, copies=17)
+    guided = flow.velocities(*inputs, flow.condition(*features), empty, torch.tensor(3.0))
+    for name, without, led in zip(("latent", "camera"), negative, guided, strict=True):
+        assert without.dtype == dtype
+        assert off_by(without.float(), given[f"velocity_{name}_negative"]) <= limit
+        assert off_by(led, given[f"velocity_{name}_guided3"]) <= 4 * limit
+    # The count is not lost in rounding: one more or less shows.
+    other = flow(*inputs, empty, copies=12)[0]
+    assert off_by(other.float(), given["velocity_latent_negative"]) > limit
 
 
 def test_a_batch_of_two_with_different_times(tiny: TripoSplat, flow_reference: Tensors) -> None:

@@ -1,7 +1,6 @@
 """Sampling: the public code's numbers, and what a caller may do between two steps."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -12,22 +11,9 @@ from generation.lift.triposplat.sampling import times
 from tests.generation.lift.triposplat.conftest import Tensors, off_by
 
 
-def sampler(
-    tiny: TripoSplat,
-    given: Tensors,
-    *,
-    steps: int = 4,
-    guidance: float = 3.0,
-    batched: bool = True,
-) -> Sampler:
-    return Sampler(
-        tiny.flow,
-        given["feature1"],
-        given["feature2"],
-        steps=steps,
-        guidance=guidance,
-        batched=batched,
-    )
+def sampler(tiny: TripoSplat, given: Tensors, *, steps: int = 4, guidance: float = 3.0) -> Sampler:
+    features = given["feature1"], given["feature2"]
+    return Sampler(tiny.flow, *features, steps=steps, guidance=guidance)
 
 
 def begin(given: Tensors) -> SamplerState:
@@ -35,22 +21,19 @@ def begin(given: Tensors) -> SamplerState:
 
 
 @pytest.fixture
-def calls(tiny: TripoSplat) -> Iterator[Counter[str]]:
-    """How many items passed through the network, and how often its context refiners ran."""
-    counted: Counter[str] = Counter()
+def tokens(tiny: TripoSplat) -> Iterator[dict[str, list[int]]]:
+    """How many tokens passed through the first block of each kind, pass by pass."""
+    seen: dict[str, list[int]] = {}
 
-    def count_items(module: object, inputs: tuple[Tensor, ...], output: object) -> None:
-        counted["passes"] += 1
-        counted["items"] += len(inputs[0])
+    def hook_of(name: str) -> Callable[..., None]:
+        def count(module: object, inputs: tuple[Tensor, ...], output: object) -> None:
+            seen.setdefault(name, []).append(inputs[0].shape[1])
 
-    def count_context(module: object, inputs: object, output: object) -> None:
-        counted["contexts"] += 1
+        return count
 
-    handles = [
-        tiny.flow.register_forward_hook(count_items),
-        tiny.flow.context_refiner[0].register_forward_hook(count_context),
-    ]
-    yield counted
+    names = ("blocks", "noise_refiner", "context_refiner")
+    handles = [getattr(tiny.flow, name)[0].register_forward_hook(hook_of(name)) for name in names]
+    yield seen
     for handle in handles:
         handle.remove()
 
@@ -65,18 +48,16 @@ def test_times(sampler_reference: Tensors, name: str, steps: int, shift: float) 
     assert found[-1] == 0
 
 
-@pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize(("name", "guidance"), [("guided3", 3.0), ("unguided", 1.0)])
 def test_every_state_of_a_run(
     tiny: TripoSplat,
     sampler_reference: Tensors,
-    calls: Counter[str],
+    tokens: dict[str, list[int]],
     name: str,
     guidance: float,
-    batched: bool,
 ) -> None:
     given = sampler_reference
-    run = sampler(tiny, given, guidance=guidance, batched=batched)
+    run = sampler(tiny, given, guidance=guidance)
     state = begin(given)
     for index in range(run.steps):
         state = run.step(state)
@@ -84,10 +65,14 @@ def test_every_state_of_a_run(
         assert off_by(state.latent, given[f"{name}_latent_steps"][index + 1]) <= 2e-5
         assert off_by(state.camera, given[f"{name}_camera_steps"][index + 1]) <= 2e-5
     assert off_by(state.latent, given[f"{name}_latent"]) <= 2e-5
-    assert calls["items"] == given[f"{name}_passes"]
-    assert calls["passes"] == (4 if batched else given[f"{name}_passes"])
-    # The picture's tokens, and those of no picture, were computed once, not once per step.
-    assert calls["contexts"] == (2 if guidance > 1 else 1)
+    guided = guidance > 1
+    assert len(tokens["blocks"]) == given[f"{name}_passes"]
+    # Without condition, one token counts for all: latent, condition, camera.
+    assert tokens["blocks"] == ([64 + 17 + 1, 64 + 1 + 1] if guided else [64 + 17 + 1]) * 4
+    # What does not depend on the condition is computed once a step.
+    assert tokens["noise_refiner"] == [64] * 4
+    # The picture's tokens, and that of no picture, were computed once, not once per step.
+    assert tokens["context_refiner"] == ([17, 1] if guided else [17])
 
 
 def test_noise_is_drawn_after_the_encoders_from_one_generator(

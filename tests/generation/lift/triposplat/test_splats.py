@@ -12,7 +12,7 @@ from generation.errors import GenerationError
 from generation.lift.triposplat import TripoSplat
 from generation.lift.triposplat.gaussians import PointGaussians
 from generation.lift.triposplat.splats import to_gaussians
-from generation.lift.triposr.splats import LARGEST_SIDE
+from generation.packing import LARGEST_SIDE
 from generation.scoring.validity import check
 from tests.generation.lift.triposplat.conftest import Tensors, off_by
 

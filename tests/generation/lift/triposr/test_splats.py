@@ -10,8 +10,9 @@ from scipy.spatial import cKDTree
 from generation.errors import GenerationError
 from generation.lift.triposr import TripoSR, TripoSRConfig
 from generation.lift.triposr.config import ViTConfig
-from generation.lift.triposr.splats import LARGEST_SIDE, disc_rotations, extract_cloud
+from generation.lift.triposr.splats import disc_rotations, extract_cloud
 from generation.lift.triposr.surface import _even_targets
+from generation.packing import LARGEST_SIDE
 from generation.scoring.validity import check
 from generation.settings import SplatSettings
 from protocol import spz

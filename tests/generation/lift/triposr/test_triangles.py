@@ -17,7 +17,7 @@ from torch.nn import functional
 from generation.errors import GenerationError
 from generation.lift.triposr import SceneCode, TripoSR, lattice
 from generation.lift.triposr.field import SceneField
-from generation.lift.triposr.splats import LARGEST_SIDE, extract_cloud
+from generation.lift.triposr.splats import extract_cloud
 from generation.lift.triposr.triangles import (
     _nodes_of,
     _refined,
@@ -25,6 +25,7 @@ from generation.lift.triposr.triangles import (
     extract_triangles,
     vertex_normals,
 )
+from generation.packing import LARGEST_SIDE
 from generation.pictures.framing import composite_on_grey
 from generation.presets import preset
 from generation.settings import MeshSettings, SplatSettings
@@ -58,7 +59,7 @@ def bodies(mesh: TriangleMesh) -> int:
 @pytest.fixture(scope="module")
 def shipped(embedded_paths: ModelPaths) -> tuple[TripoSR, SceneCode]:
     """A scene of the preset `embedded`, from the golden picture."""
-    model = TripoSR.from_pretrained(embedded_paths.triposr)
+    model = TripoSR.from_pretrained(embedded_paths.lift)
     with Image.open(GOLDEN / "prep" / "input_rgba.png") as picture:
         return model, model.scene_codes(composite_on_grey(picture.convert("RGBA")))
 

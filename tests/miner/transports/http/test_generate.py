@@ -26,6 +26,7 @@ from protocol.tasks import ImageTask
 from tests.support.fakes import Remembering, ball, ball_spz
 from tests.support.http_running import form, running
 from tests.support.running import seconds_by_stage
+from tests.support.waiting import PATIENCE_S
 
 
 def picture() -> bytes:
@@ -319,6 +320,6 @@ async def test_a_preview_that_its_caller_does_not_wait_for_is_given_up(
     monkeypatch.setattr(FileMaker, "preview", endless)
     async with running(tmp_path) as miner:
         asking = asyncio.create_task(miner.post(data={"prompt": "a blue cube", "format": "png"}))
-        await asyncio.wait_for(began.wait(), 5.0)
+        await asyncio.wait_for(began.wait(), PATIENCE_S)
         asking.cancel()
-        await asyncio.wait_for(given_up.wait(), 5.0)
+        await asyncio.wait_for(given_up.wait(), PATIENCE_S)

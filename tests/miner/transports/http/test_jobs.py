@@ -23,6 +23,7 @@ from protocol.tasks import ImageTask
 from tests.support.fakes import Remembering, ball, ball_spz, picture
 from tests.support.http_running import Reply, Running, form, running
 from tests.support.loopback import RawClient
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -62,7 +63,7 @@ async def ended(miner: Running, job_id: str) -> dict[str, Any]:
     return [job async for job in events(miner, job_id)][-1]
 
 
-async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 5.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], within_s: float = PATIENCE_S) -> None:
     async with asyncio.timeout(within_s):
         while not await condition():  # noqa: ASYNC110  # Nothing tells of it.
             await asyncio.sleep(0.01)
@@ -138,7 +139,7 @@ async def test_many_watch_one_job_and_a_late_one_sees_its_end_at_once(tmp_path: 
         miner.engine.hold_at = "lift"
         job = await started(miner)
         watching = [asyncio.create_task(ended(miner, job["id"])) for _ in range(8)]
-        await asyncio.wait_for(miner.engine.holding.wait(), 5.0)
+        await asyncio.wait_for(miner.engine.holding.wait(), PATIENCE_S)
         await until(lambda: streams(miner, 8))
         miner.engine.release.set()
         last = await asyncio.gather(*watching)
@@ -157,7 +158,7 @@ async def test_a_waiting_job_says_how_many_go_before_it(tmp_path: Path) -> None:
     async with running(tmp_path) as miner:
         miner.engine.hold_at = "prompt"
         first = await started(miner)
-        await asyncio.wait_for(miner.engine.holding.wait(), 5.0)
+        await asyncio.wait_for(miner.engine.holding.wait(), PATIENCE_S)
         stream = events(miner, (await started(miner))["id"])
         job = await anext(stream)
         while job["ahead"] is None:
@@ -175,11 +176,11 @@ async def test_a_cancelled_job_frees_its_place_at_once_and_is_gone(tmp_path: Pat
         miner.engine.hold_at = "lift"
         job = await started(miner)
         watching = asyncio.create_task(ended(miner, job["id"]))
-        await asyncio.wait_for(miner.engine.holding.wait(), 5.0)
+        await asyncio.wait_for(miner.engine.holding.wait(), PATIENCE_S)
         await until(lambda: streams(miner, 1))
         address = f"/jobs/{job['id']}"
         assert (await miner.ask("DELETE", address)).status == 204
-        last = await asyncio.wait_for(watching, 5.0)
+        last = await asyncio.wait_for(watching, PATIENCE_S)
         assert (last["state"], last["reason_code"]) == ("dropped", "caller_left")
         for method in ("GET", "DELETE"):
             assert (await miner.ask(method, address)).status == 404
@@ -283,7 +284,7 @@ async def test_a_slow_reader_misses_events_but_never_the_newest(tmp_path: Path) 
         assert record is not None
         changes = own._changes(record)
         assert '"name":"lift"' in await anext(changes)
-        await asyncio.wait_for(miner.engine.holding.wait(), 5.0)  # Some steps later.
+        await asyncio.wait_for(miner.engine.holding.wait(), PATIENCE_S)  # Some steps later.
         assert '"name":"lift","state":"running"' in await anext(changes)
         miner.engine.release.set()  # After which two stages come.
         await until(lambda: over(record))
@@ -320,7 +321,7 @@ async def test_a_silent_stream_is_kept_alive_by_comments(
         job = await started(miner)
         url = f"{miner.transport.url}/jobs/{job['id']}/events"
         async with aiohttp.ClientSession() as session, session.get(url) as stream:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(PATIENCE_S):
                 while not (line := await stream.content.readline()).startswith(b":"):
                     assert line == b"\n" or line.startswith(b"data: ")
 
@@ -336,8 +337,8 @@ async def test_draining_ends_jobs_and_streams(tmp_path: Path) -> None:
         late = await ended(miner, (await started(miner))["id"])
         assert (late["state"], late["reason_code"]) == ("dropped", "draining")
         miner.engine.release.set()
-        await asyncio.wait_for(draining, 5.0)
-        assert (await asyncio.wait_for(watching, 5.0))["state"] == "done"
+        await asyncio.wait_for(draining, PATIENCE_S)
+        assert (await asyncio.wait_for(watching, PATIENCE_S))["state"] == "done"
 
 
 async def test_a_closing_transport_cancels_what_has_not_drained(tmp_path: Path) -> None:
@@ -355,7 +356,7 @@ async def test_a_mesh_is_made_once_of_the_picture_and_the_seed_of_the_job(tmp_pa
         job = await ended(miner, (await started(miner))["id"])
         miner.engine.hold_at = "mesh"
         asking = [asyncio.create_task(file(miner, job, kind)) for kind in ("glb", "obj", "glb")]
-        await asyncio.wait_for(miner.engine.holding.wait(), 5.0)
+        await asyncio.wait_for(miner.engine.holding.wait(), PATIENCE_S)
         miner.engine.release.set()
         assert {reply.status for reply in await asyncio.gather(*asking)} == {200}
         assert (await file(miner, job, "obj")).status == 200
@@ -382,7 +383,7 @@ async def test_a_mesh_that_nobody_waits_for_any_more_is_given_up(tmp_path: Path)
         job = await ended(miner, (await started(miner))["id"])
         miner.engine.hold_at = "lift"
         asking = [asyncio.create_task(file(miner, job, "glb")) for _ in range(2)]
-        await asyncio.wait_for(miner.engine.holding.wait(), 5.0)
+        await asyncio.wait_for(miner.engine.holding.wait(), PATIENCE_S)
         asking.pop().cancel()
         await asyncio.sleep(0.05)
         assert miner.service.snapshot().active == {"http": 1}  # The other one still waits.
@@ -395,7 +396,7 @@ async def test_a_fault_of_the_miner_ends_the_job_and_frees_its_place(tmp_path: P
     async with running(tmp_path, job_limits=JobLimits(running=1)) as miner:
         broken = pytest.MonkeyPatch()
         broken.setattr(miner.service._desk, "log", lambda *arguments: 1 / 0)
-        job = await asyncio.wait_for(ended(miner, (await started(miner))["id"]), 5.0)
+        job = await asyncio.wait_for(ended(miner, (await started(miner))["id"]), PATIENCE_S)
         broken.undo()
         assert (job["state"], job["reason_code"]) == ("failed", "internal_error")
         assert job["message"] == "unexpected ZeroDivisionError"
@@ -458,7 +459,7 @@ async def test_the_status_names_what_the_miner_can_do(tmp_path: Path) -> None:
     async with running(tmp_path) as miner:
         miner.engine.hold_at = "lift"
         await started(miner)
-        await asyncio.wait_for(miner.engine.holding.wait(), 5.0)
+        await asyncio.wait_for(miner.engine.holding.wait(), PATIENCE_S)
         status = (await miner.ask("GET", "/status")).json
         assert (status["state"], status["active"]) == ("ready", 1)
         assert status["predicted_wait_s"] >= 0.0

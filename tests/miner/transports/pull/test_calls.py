@@ -27,6 +27,7 @@ from tests.support.fakes import FakeEngine, ball, ball_spz
 from tests.support.loopback import free_port
 from tests.support.pull_running import SHORT, Validator, tasks
 from tests.support.running import MINER, OTHER, VALIDATOR
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
 
@@ -110,10 +111,7 @@ async def test_text_and_image_tasks_are_done_and_accepted(
         pulling(tmp_path, validator, calls) as log,
     ):
         assert await asyncio.to_thread(validator.trial.finished, 20.0)
-        for _ in range(100):
-            if len(feedback(log)) == 2:
-                break
-            await asyncio.sleep(0.02)
+        await until(lambda: len(feedback(log)) == 2)
         lines = feedback(log)
     assert [each["fate"] for each in lines] == ["accepted", "accepted"]
     assert [each["generations_within_the_window"] for each in lines] == [1, 2]
@@ -136,10 +134,7 @@ async def test_a_result_that_another_key_has_signed_is_refused_and_the_log_says_
         pulling(tmp_path, validator, calls) as log,
     ):
         assert await asyncio.to_thread(validator.trial.finished, 20.0)
-        for _ in range(100):
-            if feedback(log):
-                break
-            await asyncio.sleep(0.02)
+        await until(lambda: feedback(log))
         (line,) = feedback(log)
     (record,) = validator.trial.records()
     assert record.outcome == "refused"

@@ -27,6 +27,7 @@ from tests.support.running import (
     Running,
     Start,
 )
+from tests.support.waiting import until
 
 # Bittensor 10 reads pydantic's fields through an instance.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
@@ -165,10 +166,7 @@ async def test_requests_wait_beside_each_other(miner: Running) -> None:
     asking: list[Awaitable[GenerateAsset]] = [
         asyncio.create_task(miner.ask(task_id=str(number))) for number in range(3)
     ]
-    for _ in range(500):
-        if len(miner.events("admitted")) == 3:
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: len(miner.events("admitted")) == 3)
     refused, _ = await miner.post({}, {})
     assert refused == 403
     miner.engine.release.set()
@@ -182,10 +180,7 @@ async def test_a_client_that_goes_away_is_given_up_and_harms_nobody(miner: Runni
     await miner.engine.holding.wait()
     leaving.cancel()
     await asyncio.wait({leaving})
-    for _ in range(500):
-        if miner.events("answered"):
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: miner.events("answered"))
     (line,) = miner.events("answered")
     assert (line["outcome"], line["reason_code"]) == ("dropped", "caller_left")
     assert miner.service.active(except_transport="pull") == 0
@@ -199,10 +194,7 @@ async def test_the_service_learns_how_long_the_delivery_took(miner: Running) -> 
     learned: list[tuple[str, int, float]] = []
     miner.service.delivered = lambda *values: learned.append(values)  # type: ignore
     assert (await miner.ask()).outcome == "completed"
-    for _ in range(500):
-        if learned:
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: learned)
     ((transport, size, seconds),) = learned
     assert (transport, size) == ("axon", len(ball_spz()))
     assert 0.0 < seconds < 5.0

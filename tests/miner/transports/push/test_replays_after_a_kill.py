@@ -13,6 +13,7 @@ from miner.transports.push import entrance
 from miner.transports.push.checks import MAX_AHEAD_S, NANOSECONDS
 from miner.transports.push.nonce_file import FILE_NAME, NonceFile
 from tests.support.running import OTHER, VALIDATOR, Running, Start
+from tests.support.waiting import until
 
 # Bittensor 10 reads pydantic's fields through an instance.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
@@ -88,10 +89,7 @@ async def test_a_disk_that_hangs_delays_callers_ahead_and_nobody_else(
     monkeypatch.setattr(entrance, "WRITE_LIMIT_S", 0.2)
     async with start() as miner:
         waiting = [asyncio.create_task(miner.post(*miner.signed(nonce=ahead(3.0))))]
-        for _ in range(500):
-            if writes:
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: writes)
         assert (await miner.post(*miner.signed(OTHER)))[0] == 200
         waiting += [
             asyncio.create_task(miner.post(*miner.signed(OTHER, nonce=ahead(3.0))))
