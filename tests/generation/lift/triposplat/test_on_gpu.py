@@ -34,7 +34,8 @@ def test_velocities_and_a_recorded_run(
     # Guidance multiplies the error of a pass by up to 5.
     expected = given["guided3_latent_steps"][1]
     assert off_by(first.latent.cpu(), expected) <= 5 * limit_of(on_gpu)
-    on_gpu.flow.velocities = Captured("flow", on_gpu.flow.velocities)  # type: ignore[method-assign]
+    flow = on_gpu.flow
+    flow.velocities = Captured("flow", flow.velocities)  # type: ignore[assignment, method-assign]
     replayed = Sampler(on_gpu.flow, *features, steps=4)
     again = replayed.step(state)
     torch.testing.assert_close(again.latent, first.latent, rtol=0, atol=limit_of(on_gpu))
