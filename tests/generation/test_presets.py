@@ -1,14 +1,18 @@
 """Presets are frozen values that say what they load and under which licence."""
 
 from fnmatch import fnmatch
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
-from generation.presets import PRESETS, preset
+from generation.lift import BACK_ENDS
+from generation.presets import PRESETS, preset, variant
 from generation.settings import (
+    BackEndName,
     CutoutSettings,
     GenerationSettings,
+    LiftSettings,
     ScoringSettings,
     TextToImageSettings,
 )
@@ -19,6 +23,8 @@ from generation.weights.sources import (
     FLUX_KLEIN,
     FLUX_SCHNELL,
     ISNET,
+    TRIPOSPLAT,
+    TRIPOSR,
     HubModel,
 )
 from protocol.errors import SetupError
@@ -58,6 +64,50 @@ def test_gpu_presets_draw_with_klein_and_the_smallest_holds_it_in_8_bits() -> No
     # Nothing but the name tells the two others apart.
     larger = [preset(name).model_dump(exclude={"name"}) for name in ("gpu24", "gpu80")]
     assert larger[0] == larger[1]
+
+
+def _with_back_end(name: str, back_end: str) -> GenerationSettings:
+    settings = preset(name)
+    lift = LiftSettings.model_validate({"backend": back_end})
+    return settings.model_copy(update={"lift": lift})
+
+
+@pytest.mark.parametrize("size", ["gpu24", "gpu80"])
+def test_the_back_end_is_all_that_a_splat_preset_changes(size: str) -> None:
+    splat = preset(f"{size}-splat")
+    assert splat == _with_back_end(size, "triposplat").model_copy(update={"name": f"{size}-splat"})
+    assert _with_back_end(f"{size}-splat", "triposr").ladder == preset(size).ladder
+
+
+def test_each_back_end_has_its_own_levels_and_weights() -> None:
+    levels = [(rung.name, rung.lift_steps, rung.gaussians) for rung in preset("gpu24-splat").ladder]
+    assert levels == [
+        ("full", 20, 262_144),
+        ("half", 10, 131_072),
+        ("quarter", 6, 65_536),
+        ("draft", 6, 60_000),
+    ]
+    assert {rung.back_end for rung in preset("gpu24-splat").ladder} == {"triposplat"}
+    plain = preset("gpu24").ladder
+    assert [rung.name for rung in plain] == ["full", "two_steps", "small", "draft"]
+    assert {(rung.back_end, rung.lift_steps) for rung in plain} == {("triposr", 0)}
+    assert TRIPOSPLAT in preset("gpu24-splat").models
+    assert TRIPOSPLAT not in preset("gpu24").models
+    assert TRIPOSR in preset("gpu24").models
+    assert TRIPOSR not in preset("gpu24-splat").models
+
+
+def test_an_unknown_back_end_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValidationError, match="'triposr' or 'triposplat'"):
+        _with_back_end("gpu24", "triposg")
+    assert set(get_args(BackEndName)) == set(BACK_ENDS)
+
+
+def test_settings_count_as_another_variant_only_if_something_else_is_computed() -> None:
+    accepted = preset("gpu24-splat").triposplat.model_copy(update={"accept_dinov3_license": True})
+    settings = preset("gpu24-splat").model_copy(update={"triposplat": accepted})
+    assert variant(settings) == "gpu24-splat"
+    assert variant(_with_back_end("gpu24", "triposplat")).startswith("gpu24 changed ")
 
 
 def test_a_model_may_be_given_by_its_short_name() -> None:
