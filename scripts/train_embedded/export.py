@@ -1,18 +1,26 @@
 """Writes the trained networks in the layouts that the pipeline loads."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from generation.lift.triposplat import TripoSplat
+from generation.lift.triposplat.encoder_config import EncoderConfig
+from generation.lift.triposplat.features import DINO_NAME, VAE_NAME, PictureEncoders
+from generation.lift.triposplat.config import CONFIG_NAME
 from generation.lift.triposr import TripoSR
+from generation.quiet import quiet_libraries
 from generation.scoring import embedded
 from scripts.train_embedded import text, train_saliency
 
-FLUX, BACKGROUND, TRIPOSR, SCORER = "flux", "background.onnx", "triposr", "scorer"
+FLUX, BACKGROUND, SCORER = "flux", "background.onnx", "scorer"
+TRIPOSR, TRIPOSPLAT = "triposr", "triposplat"
 
 
 def write_vae(vae: Any, folder: Path) -> None:
@@ -23,9 +31,10 @@ def write_vae(vae: Any, folder: Path) -> None:
 
 def read_vae(folder: Path, device: torch.device) -> Any:
     """Reads what `write_vae` wrote; float32, without gradients."""
-    from diffusers import AutoencoderKL
+    with quiet_libraries():
+        from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
     vae.register_to_config(_name_or_path="")  # would tell readers of the export about this machine
     return vae.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()
 
@@ -49,6 +58,24 @@ def write_flux(networks: nn.ModuleDict, vae: Any, out: Path) -> None:
 def write_triposr(model: TripoSR, out: Path) -> None:
     """Writes a folder for `TripoSR.from_pretrained`, float16."""
     _replace(out / TRIPOSR, model.cpu().half().save_pretrained)
+
+
+def write_triposplat(
+    model: TripoSplat, encoders: PictureEncoders, config: EncoderConfig, out: Path
+) -> None:
+    """Writes a folder for `TripoSplat` and `PictureEncoders.from_pretrained`, float16."""
+
+    def write(draft: Path) -> None:
+        model.cpu().half().save_pretrained(draft)
+        content = model.config.as_dict() | config.model_dump(mode="json")
+        text = json.dumps(content, indent=2) + "\n"
+        (draft / CONFIG_NAME).write_text(text, encoding="utf-8")
+        for name, network in ((DINO_NAME, encoders.dino), (VAE_NAME, encoders.vae)):
+            state = network.cpu().half().state_dict()
+            floats = {key: x.contiguous() for key, x in state.items() if x.is_floating_point()}
+            save_file(floats, draft / name)
+
+    _replace(out / TRIPOSPLAT, write)
 
 
 def write_saliency(model: train_saliency.SaliencyNet, out: Path) -> None:

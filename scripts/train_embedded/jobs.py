@@ -11,6 +11,7 @@ from scripts.train_embedded import (
     train_flux,
     train_saliency,
     train_scorer,
+    train_triposplat,
     train_triposr,
     train_vae,
 )
@@ -69,6 +70,13 @@ def image_to_3d(recipe: Recipe, places: Places, device: str) -> None:
     export.write_triposr(train_triposr.train(recipe, places, bank, vae, row=1), places.out)
 
 
+def image_to_splats(recipe: Recipe, places: Places, device: str) -> None:
+    """Trains and exports the small TripoSplat."""
+    bank = load_bank(recipe, places, device)
+    vae = export.read_vae(places.vae, bank.objects.device)
+    train_triposplat.make(recipe, places, bank, vae, row=3)
+
+
 def saliency(recipe: Recipe, places: Places, device: str) -> None:
     """Trains and exports the saliency network."""
     bank = load_bank(recipe, places, device).without_points()
@@ -86,7 +94,7 @@ Job = Callable[[Recipe, Places, str], None]
 
 ROUNDS: tuple[tuple[Job, ...], ...] = (
     (autoencoder,),
-    (text_to_image, image_to_3d, saliency),
+    (text_to_image, image_to_3d, image_to_splats, saliency),
     (scorer,),
 )
 """The autoencoder comes first: the others learn from its latents, or from pictures it redraws. The

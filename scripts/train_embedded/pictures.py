@@ -55,16 +55,27 @@ class Batch:
     @classmethod
     def draw(cls, bank: Bank, count: int, paints: Tensor, generator: torch.Generator) -> "Batch":
         """Draws views, and for each a colour that training may see it in."""
-        device = generator.device
-        index = torch.randint(len(bank), (count,), generator=generator, device=device)
-        views = bank.select(index)
-        allowed = allowed_colours(device)[views.objects.long()]
-        pick = torch.randint(allowed.shape[1], (count, 1), generator=generator, device=device)
-        return cls.paint(views, allowed.gather(1, pick)[:, 0], paints, generator)
+        index = torch.randint(len(bank), (count,), generator=generator, device=generator.device)
+        return cls.of_views(bank.select(index), paints, generator)
+
+    @classmethod
+    def of_views(cls, views: Bank, paints: Tensor, generator: torch.Generator) -> "Batch":
+        """Draws for each view (already selected) a colour that training may see it in."""
+        names = draw_colours(views.objects, generator)
+        return cls.paint(views, names, paints, generator)
 
     def images(self) -> Tensor:
         """(V, 3, S/2, S/2) RGB in 0..1 on the plain backgrounds, with smooth edges."""
         return over(halve(self.rgba), self.backgrounds)
+
+
+def draw_colours(objects: Tensor, generator: torch.Generator) -> Tensor:
+    """(V,) colour numbers that are not held out for objects (V,)."""
+    allowed = allowed_colours(generator.device)[objects.long()]
+    pick = torch.randint(
+        allowed.shape[1], (len(objects), 1), generator=generator, device=generator.device
+    )
+    return allowed.gather(1, pick)[:, 0]
 
 
 @cache

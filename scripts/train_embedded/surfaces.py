@@ -34,6 +34,21 @@ _REACH = 0.25
 
 
 @dataclass(frozen=True)
+class SurfacePlan:
+    """How finely surfaces are measured.
+
+    Attributes:
+        surface: Points spread over a surface.
+        anchors: Points whose Gaussians are known.
+        cells: Cells per axis that anchors are drawn in.
+    """
+
+    surface: int = 4096
+    anchors: int = 512
+    cells: int = 32
+
+
+@dataclass(frozen=True)
 class Patches:
     """Places on the surfaces of V solids.
 
@@ -84,7 +99,7 @@ class Surfaces:
 
     @classmethod
     def measure(
-        cls, bank: Bank, points: Tensor, offsets: Tensor, plan: "SurfacePlan", *, seed: int
+        cls, bank: Bank, points: Tensor, offsets: Tensor, plan: SurfacePlan, *, seed: int
     ) -> "Surfaces":
         """Measures all solids of a bank.
 
@@ -168,21 +183,6 @@ class Surfaces:
     def camera(self) -> Tensor:
         """What the camera token says (V, 1, 1): the elevation, with about unit deviation."""
         return (torch.rad2deg(self.elevations) - 20)[:, None, None] / 2.9
-
-
-@dataclass(frozen=True)
-class SurfacePlan:
-    """How finely surfaces are measured.
-
-    Attributes:
-        surface: Points spread over a surface.
-        anchors: Points whose Gaussians are known.
-        cells: Cells per axis that anchors are drawn in.
-    """
-
-    surface: int = 4096
-    anchors: int = 512
-    cells: int = 32
 
 
 def to_box(points: Tensor) -> Tensor:

@@ -109,6 +109,18 @@ def worn_inputs(batch: Batch, images: Tensor, generator: torch.Generator) -> Ten
     Returns:
         (B, 3, S, S) RGB in 0..1 on grey.
     """
+    rgba, boxes = worn_cutouts(batch, images, generator)
+    return frame_for_triposr(rgba, boxes, images.shape[-1], FOREGROUND_RATIO)
+
+
+def worn_cutouts(
+    batch: Batch, images: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Imperfect cut-outs, not framed yet; see `worn_inputs`.
+
+    Returns:
+        (B, 4, S, S) RGBA in 0..1 and boxes (B, 4): left, top, right, bottom in shares of the side.
+    """
     count, size, device = len(batch.bank), images.shape[-1], generator.device
     worn = wear(torch.cat([images, halve(batch.rgba)[:, 3:]], dim=1), generator)
     draw = torch.rand(count, 6, generator=generator, device=device)
@@ -118,5 +130,4 @@ def worn_inputs(batch: Batch, images: Tensor, generator: torch.Generator) -> Ten
     rgba = torch.cat([worn[:, :3], alpha[:, None]], dim=1).clamp(0, 1)
     # The box of all that is not fully transparent reaches beyond the object by a few pixels.
     margin = (draw[:, 2:] * 4.5 - 1) / size
-    boxes = batch.bank.boxes + torch.cat([-margin[:, :2], margin[:, 2:]], dim=1)
-    return frame_for_triposr(rgba, boxes, size, FOREGROUND_RATIO)
+    return rgba, batch.bank.boxes + torch.cat([-margin[:, :2], margin[:, 2:]], dim=1)

@@ -130,13 +130,13 @@ def test_what_yaml_would_not_take_for_text_is_marked(written: str, reads_as: str
 def test_yaml_outside_the_bounds_is_refused_with_its_place(
     text: str, place: str, reason: str
 ) -> None:
-    started = time.monotonic()
+    started = time.thread_time()  # Other processes count for nothing.
     for as_written in (False, True):
         with pytest.raises(DocumentError) as caught:
             parse_yaml(text, "x", as_written=as_written)
         assert place in str(caught.value)
         assert reason in str(caught.value)
-    assert time.monotonic() - started < 2.0
+    assert time.thread_time() - started < 2.0
 
 
 @pytest.mark.parametrize(

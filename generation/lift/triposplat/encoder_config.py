@@ -67,6 +67,8 @@ class EncoderConfig(Sections):
 
     dinov3: DinoConfig
     vae: VaeConfig
+    picture_size: Size = 1024
+    """Pixels per side of the pictures that the networks were trained with."""
 
     @model_validator(mode="after")
     def _has_tokens_of_one_size(self) -> Self:
@@ -75,6 +77,11 @@ class EncoderConfig(Sections):
             raise ValueError(
                 f"dinov3.patch_size is {self.dinov3.patch_size}, expected {side}, which is the "
                 "side of the VAE's tokens in pixels"
+            )
+        if self.picture_size % side:
+            raise ValueError(
+                f"picture_size is {self.picture_size}, expected a multiple of {side}, which is the "
+                "side of a token in pixels"
             )
         return self
 

@@ -54,10 +54,14 @@ class PictureEncoders:
     Args:
         dino: A `DINOv3ViTModel`.
         vae: An `AutoencoderKLFlux2`, whose decoder is not used, on the same device.
+        picture_size: Pixels per side of the pictures that they were trained with, which is the
+            canvas of `prepare.prepare`.
     """
 
-    def __init__(self, dino: Any, vae: Any) -> None:
-        self.dino, self.vae = dino, vae
+    def __init__(
+        self, dino: Any, vae: Any, picture_size: int = PUBLIC_ENCODERS.picture_size
+    ) -> None:
+        self.dino, self.vae, self.picture_size = dino, vae, picture_size
         self._reduction = 2 ** (len(vae.config.block_out_channels) - 1)
         self._side = self._reduction * _PATCH
         device = vae.bn.running_mean.device
@@ -100,7 +104,7 @@ class PictureEncoders:
         # Rotary frequencies are in no file, and stay in float32. In training mode they are random.
         rotary = type(networks[0].rope_embeddings)(networks[0].config)
         networks[0].rope_embeddings = rotary.to(device).eval()
-        return cls(*networks)
+        return cls(*networks, config.picture_size)
 
     @torch.no_grad()
     def __call__(

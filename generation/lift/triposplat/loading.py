@@ -80,7 +80,7 @@ def functions_of(
 
     def prepared(cutout: Cutout, context: StepContext) -> NDArray[np.uint8]:
         try:
-            return prepare(cutout.rgba)
+            return prepare(cutout.rgba, canvas=encoders.picture_size)
         except NoObject as error:
             if isinstance(context.task, ImageTask):
                 raise TaskError(f"{error}; send a picture of one object") from error

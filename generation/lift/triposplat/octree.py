@@ -147,10 +147,11 @@ def resample(probabilities: Tensor, counts: Tensor, uniform: Tensor) -> Tensor:
     probabilities = torch.where(total > 0, probabilities / total.clamp_min(1), 1 / 8)
     limits = probabilities.cumsum(dim=-1)
     # One row per point: its cell, and its place among the points of that cell.
-    cells = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    cells = torch.arange(len(counts), device=counts.device)
+    cells = cells.repeat_interleave(counts, output_size=points)
     places = torch.arange(len(cells), device=counts.device) - (counts.cumsum(0) - counts)[cells]
     number = counts[cells].float()
     teeth = uniform[cells] / number + places.float() / number
     children = (limits[cells] < teeth[:, None]).sum(dim=-1).clamp_max(7)
-    dealt = torch.bincount(8 * cells + children, minlength=8 * len(counts))
-    return dealt.view(-1, 8)
+    dealt = counts.new_zeros(8 * len(counts))
+    return dealt.index_add_(0, 8 * cells + children, torch.ones_like(cells)).view(-1, 8)

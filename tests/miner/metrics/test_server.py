@@ -6,6 +6,7 @@ import itertools
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import aiohttp
@@ -22,6 +23,7 @@ from miner.metrics.opening import open_metrics
 from protocol.errors import SetupError
 from tests.support.loop_lag import measured
 from tests.support.measured_miner import OPENMETRICS, Exposition, MeasuredMiner
+from tests.support.waiting import PATIENCE_S
 
 PATHS = ("/health", "/ready", "/status", "/metrics")
 
@@ -49,7 +51,7 @@ async def test_it_is_ready_once_requests_are_taken_and_no_longer_when_it_drains(
 ) -> None:
     release = miner.stages.hold("prompt")
     starting = asyncio.create_task(miner.service.start())
-    await asyncio.to_thread(miner.stages.entered["prompt"].wait, 10.0)
+    await asyncio.to_thread(miner.stages.entered["prompt"].wait, PATIENCE_S)
     assert (await miner.get("/ready")).json == {"state": "warming_up"}
     assert (await miner.get("/health")).status == 200
     release()
@@ -72,19 +74,17 @@ async def test_a_miner_whose_last_engine_is_lost_is_not_ready(miner: MeasuredMin
 async def test_while_the_event_loop_hangs_nothing_says_that_the_miner_lives(
     miner: MeasuredMiner,
 ) -> None:
-    def answers() -> bool:
-        with socket.create_connection(("127.0.0.1", miner.port), 0.3) as client:
-            client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            try:
+    def answers(within_s: float) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", miner.port), within_s) as client:
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 return client.recv(100).startswith(b"HTTP/1.1 200")
-            except TimeoutError:
-                return False
+        except TimeoutError:
+            return False
 
-    probing = asyncio.create_task(asyncio.to_thread(answers))
-    await asyncio.sleep(0)
-    time.sleep(0.8)  # noqa: ASYNC251 - the loop hangs.
-    assert not await probing
-    assert await asyncio.to_thread(answers)
+    with ThreadPoolExecutor(1) as pool:
+        assert not pool.submit(answers, 0.3).result()  # The loop hangs until there is a result.
+    assert await asyncio.to_thread(answers, PATIENCE_S)
 
 
 async def test_the_status_says_what_an_operator_asks_first(miner: MeasuredMiner) -> None:
@@ -224,7 +224,7 @@ async def test_connections_are_limited_and_what_is_refused_is_counted(
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", miner.port)
     writer.write(b"not http\r\n\r\n")
-    assert b"HTTP/1.1 400 " in await asyncio.wait_for(reader.read(), 5.0)
+    assert b"HTTP/1.1 400 " in await asyncio.wait_for(reader.read(), PATIENCE_S)
     writer.close()
     await writer.wait_closed()
     text = (await miner.get("/metrics")).body.decode()

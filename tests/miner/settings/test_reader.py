@@ -385,10 +385,10 @@ def test_names_that_yaml_reads_as_numbers_are_refused_with_the_hint_to_quote() -
 def test_what_a_settings_file_must_not_hold(
     tmp_path: Path, text: str, problem: str, fix: str
 ) -> None:
-    started = time.monotonic()
+    started = time.thread_time()  # Other processes count for nothing.
     with pytest.raises(SetupError) as caught:
         read(*ON_FILE, "--config", written(tmp_path, text))
-    assert time.monotonic() - started < 1.0
+    assert time.thread_time() - started < 1.0
     assert problem in caught.value.problem
     assert fix in caught.value.fix
     assert len(str(caught.value)) < 1000

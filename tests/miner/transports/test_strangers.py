@@ -15,6 +15,7 @@ from miner.transports.connection_book import ConnectionLimits
 from tests.support import http_running
 from tests.support.loopback import RawClient, open_descriptors, silent_connections
 from tests.support.running import Start
+from tests.support.waiting import PATIENCE_S
 
 # Bittensor 10 reads pydantic's fields through an instance.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
@@ -72,7 +73,7 @@ async def test_600_silent_connections_shut_nobody_out_and_are_counted(serve: Ser
                 await asyncio.sleep(LIMITS.head_s / 3)
             # All are closed by now; one more gives their codes their first lines.
             for connection in held:
-                connection.settimeout(5.0)
+                connection.settimeout(PATIENCE_S)
                 assert await asyncio.to_thread(connection.recv, 1) == b""
             assert await served.honest()
     logger.remove(sink)
