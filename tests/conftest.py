@@ -1,6 +1,7 @@
 """What tests of several rooms share: one warm engine with the shipped networks."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,11 +48,26 @@ _OPERATORS = tuple(_declare_operators())
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _time_no_examples()
     if _only_cuda(config) and not torch.cuda.is_available():
         raise pytest.UsageError(
             f"no test was run: torch {torch.__version__} finds no CUDA device (nvidia-smi shows "
             "the machine's; a build of torch without CUDA sees none)"
         )
+
+
+def _time_no_examples() -> None:
+    """Lets Hypothesis take its time: on a machine that many share, one example may be held up.
+
+    What must be fast says so in CPU seconds, and pytest ends a test that hangs.
+    """
+    with contextlib.suppress(ImportError):  # The machine for `-m cuda` may not have it.
+        from hypothesis import HealthCheck, settings
+
+        settings.register_profile(
+            "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        )
+        settings.load_profile("untimed")
 
 
 def _only_cuda(config: pytest.Config) -> bool:

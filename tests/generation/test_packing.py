@@ -54,7 +54,7 @@ def ugly(seed: int, count: int = 500) -> GaussianCloud:
 
 @pytest.mark.parametrize("device", DEVICES)
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_bytes_are_those_of_the_encoder(device: str, seed: int) -> None:
     cloud = ugly(seed)
     splats = on(device, cloud).to_splats()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from generation import process
 from generation.engine import Engine
-from generation.plan import Output, Part
+from generation.plan import Part
 from generation.presets import preset
 from generation.settings import GenerationSettings
 from generation.stage import LARGE_PIXELS, StepContext
@@ -40,7 +40,7 @@ def _keys_of(engine: Engine) -> set[str]:
     keys = set()
     for rung in engine.ladder:
         for given in (task("new"), old, small, large):
-            for output in get_args(Output):
+            for output in engine.outputs:
                 for part in get_args(Part):
                     keys |= {step.cost_key for step in engine.route(given, rung, output, part)}
     return keys
@@ -58,11 +58,14 @@ def _drawing_together(name: str, batch: int) -> GenerationSettings:
     return settings.model_copy(update={"text_to_image": drawing})
 
 
-async def test_every_cost_key_of_the_ladder_is_timed(engine: Engine, fakes: FakeStages) -> None:
+@pytest.mark.parametrize("name", ["gpu80", "gpu80-splat", "embedded"])
+async def test_every_cost_key_of_the_ladder_is_timed(fakes: FakeStages, name: str) -> None:
+    engine = fakes.engine(preset(name))
     seconds = await engine.warm_up()
     fakes.drawn.append("an old prompt")
     assert set(seconds) == _keys_of(engine)
     assert all(value >= 0 for value in seconds.values())
+    assert await engine.close()
 
 
 async def test_what_the_first_visit_costs_is_not_counted(fakes: FakeStages) -> None:
@@ -186,14 +189,22 @@ def test_rungs_that_cost_nothing_new_are_left_out() -> None:
     assert [rung.name for rung in timed] == ["full", "small", "draft"]
 
 
-@pytest.mark.parametrize(("name", "batch"), [("gpu80", 1), ("gpu80", 4), ("embedded", 1)])
+@pytest.mark.parametrize(
+    ("name", "batch"), [("gpu80", 1), ("gpu80", 4), ("gpu24-splat", 4), ("embedded", 1)]
+)
 async def test_the_progress_bar_ends_where_it_says(
     fakes: FakeStages, name: str, batch: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = _drawing_together(name, batch)
     engine = fakes.engine(settings, progress=True)
     await engine.warm_up()
-    total = count_steps(engine.ladder, engine.route, compiles=settings.accelerate, together=batch)
+    total = count_steps(
+        engine.ladder,
+        engine.route,
+        compiles=settings.accelerate,
+        together=batch,
+        meshes="mesh" in engine.outputs,
+    )
     assert total == len(fakes.calls)
     assert f"/{total} [" in capsys.readouterr().err
     assert await engine.close()

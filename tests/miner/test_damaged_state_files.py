@@ -94,10 +94,10 @@ leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 documents = st.recursive(
     leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10
 )
-HEALTH = [HealthCheck.function_scoped_fixture]
+HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-@settings(max_examples=SEEDS, deadline=None, suppress_health_check=HEALTH)
+@settings(max_examples=SEEDS, suppress_health_check=HEALTH)
 @given(
     st.sampled_from(SOUND),
     st.sampled_from(

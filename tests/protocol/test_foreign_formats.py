@@ -118,7 +118,7 @@ def test_a_coloured_point_cloud_is_named() -> None:
         ply.decode(header + b"end_header\n0 0 0 1 1 1\n")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from([data for data, _, _ in FOREIGN.values()]), st.binary(max_size=40))
 def test_any_beginning_is_described_in_a_printable_phrase(start: bytes, rest: bytes) -> None:
     for data in (start[:10] + rest, start + rest, rest):

@@ -119,7 +119,7 @@ def test_a_file_cut_anywhere_is_refused(format: str) -> None:
             decode_image(data[:length])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(["PNG", "JPEG", "WEBP"]),
     st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=8),

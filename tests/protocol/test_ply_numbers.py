@@ -90,7 +90,7 @@ def test_a_count_is_decimal_digits(count: str) -> None:
         ply.decode(data + b"end_header\n" + ROW + b"\n" + ROW)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.from_regex(DECIMAL, fullmatch=True, alphabet=st.characters(codec="ascii")))
 def test_every_decimal_is_read_as_the_nearest_float(token: str) -> None:
     value = np.float64(token).astype(np.float32) if abs(float(token)) < 3e38 else None
@@ -101,7 +101,7 @@ def test_every_decimal_is_read_as_the_nearest_float(token: str) -> None:
         assert ply.decode(with_number(token.encode())).positions[1, 2] == value
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.text(alphabet="0123456789+-.eE_naifNAIFxty,", min_size=1, max_size=8))
 def test_a_token_is_a_decimal_or_refused(token: str) -> None:
     data = with_number(token.encode())

@@ -169,7 +169,7 @@ def test_an_ascii_body_of_short_lines_takes_little_memory(lines: int) -> None:
     assert peak < 32 << 20
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_noise_raises_codec_error_only(noise: bytes) -> None:
     for start in (b"", b"ply\n", HEADER, ASCII_HEADER + b"end_header\n"):
@@ -177,7 +177,7 @@ def test_noise_raises_codec_error_only(noise: bytes) -> None:
             ply.decode(start + noise)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(0, len(HEADER) + 200), st.integers(1, 255))
 def test_a_flipped_byte_gives_a_cloud_or_codec_error(index: int, change: int) -> None:
     damaged = bytearray(SMALL)

@@ -57,7 +57,7 @@ def test_encode_reproduces_the_golden_file(name: str) -> None:
     assert_same(ply.decode(golden(f"{name}.ply")), cloud)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(clouds())
 def test_values_survive_bit_for_bit(cloud: GaussianCloud) -> None:
     for normals in (True, False):

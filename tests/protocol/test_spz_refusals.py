@@ -173,7 +173,7 @@ def test_a_claimed_content_size_is_not_believed() -> None:
     assert refused_with_peak(lambda: spz.decode(tiny)) < MEBIBYTE
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_noise_raises_codec_error_only(noise: bytes) -> None:
     with pytest.raises(CodecError):
@@ -182,7 +182,7 @@ def test_noise_raises_codec_error_only(noise: bytes) -> None:
         spz.decode(FRAME[:9] + noise, max_points=1000)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(0, len(FRAME) - 1), st.integers(1, 255))
 def test_a_flipped_byte_gives_a_cloud_or_codec_error(index: int, change: int) -> None:
     damaged = bytearray(FRAME)
@@ -191,7 +191,7 @@ def test_a_flipped_byte_gives_a_cloud_or_codec_error(index: int, change: int) ->
         assert len(spz.decode(bytes(damaged), max_points=1000)) <= 1000
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(min_size=19, max_size=19 * 20))
 def test_every_payload_of_the_right_size_decodes_to_finite_values(body: bytes) -> None:
     count = len(body) // 19

@@ -17,7 +17,7 @@ def _unit_upper(rotations: Float32Array) -> Float32Array:
     return np.where(unit[:, :1] < 0.0, -unit, unit).astype(np.float32)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(clouds())
 @example(golden_cloud("small"))
 @example(golden_cloud("sh3"))
@@ -43,7 +43,7 @@ def test_error_is_at_most_half_a_step(cloud: GaussianCloud) -> None:
     assert (decoded.rotations[:, 0] >= 0.0).all()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(clouds())
 def test_a_decoded_cloud_encodes_to_the_same_payload(cloud: GaussianCloud) -> None:
     first = spz.payload(cloud)
@@ -53,7 +53,7 @@ def test_a_decoded_cloud_encodes_to_the_same_payload(cloud: GaussianCloud) -> No
     assert spz.payload(decoded)[:rotations] == first[:rotations]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(clouds())
 def test_a_quaternion_and_its_negative_are_one_rotation(cloud: GaussianCloud) -> None:
     flipped = cloud.rotations.copy()

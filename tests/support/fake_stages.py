@@ -9,6 +9,7 @@ import numpy as np
 
 from generation.engine import Engine
 from generation.errors import GenerationError
+from generation.lift import BACK_ENDS
 from generation.plan import Plan, Rung
 from generation.presets import preset
 from generation.scoring.score import Score
@@ -112,15 +113,13 @@ class FakeStages:
     def functions(self) -> Mapping[str, StageFunction]:
         picture = np.zeros((8, 8, 3), np.uint8)
         cutout = Cutout(picture, np.zeros((8, 8, 4), np.uint8), picture)
-        results: Mapping[str, Callable[[Any], Any]] = {
+        results: dict[str, Callable[[Any], Any]] = {
             "prompt": self._begin,
             "denoise": lambda drawing: drawing,
             "decode": lambda drawing: picture,
             "cutout": lambda source: cutout,
-            "lift": lambda cutout: "code",
-            "splats": lambda code: self.result,
+            **self._lifting(),
             "encode": _encode,
-            "mesh": lambda code: tetrahedron(),
             "rate": lambda cutout: replace(cutout, rating=self.worth),
             "score": lambda asset: replace(asset, score=Score(self.worth, scorer="a fake")),
         }
@@ -137,6 +136,17 @@ class FakeStages:
             return run
 
         return {stage: function(stage) for stage in results}
+
+    def _lifting(self) -> dict[str, Callable[[Any], Any]]:
+        """The stages of every back end: each passes something on, the last ones make objects."""
+        results: dict[str, Callable[[Any], Any]] = {}
+        for back_end in BACK_ENDS.values():
+            results |= {stage.name: lambda value: "code" for stage in back_end.stages}
+            last = {stage.output: stage.name for stage in back_end.stages}
+            results[last["splats"]] = lambda value: self.result
+            if "mesh" in last:
+                results[last["mesh"]] = lambda value: tetrahedron()
+        return results
 
     def _drop_caches(self) -> None:
         self.drops += 1

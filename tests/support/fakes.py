@@ -5,21 +5,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from io import BytesIO
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from generation.errors import EngineDead, GenerationStopped
-from generation.lift import stages_of
+from generation.lift import no_output, outputs_of, stages_of
 from generation.plan import Output, Part, Plan, Rung, Step, StepEvent, Turn
 from generation.presets import preset
 from generation.result import Generation
 from generation.scoring.score import Score
 from generation.scoring.validity import check
-from generation.settings import GenerationSettings, ScoringSettings
+from generation.settings import BackEndName, GenerationSettings, LiftSettings, ScoringSettings
 from generation.stage import Asset, Cutout, TriangleMesh, lane_workers, route
 from protocol import spz
+from protocol.errors import TaskError
 from protocol.gaussians import GaussianCloud
 from protocol.tasks import ImageTask, Task, TextTask
 
@@ -34,10 +35,15 @@ SECONDS = {
     "mesh": 2.0,
     "rate": 0.1,
     "score": 0.2,
+    # Of TripoSplat alone.
+    "prepare": 0.1,
+    "features": 0.2,
+    "flow": 0.1,
+    "gaussians": 0.3,
 }
 """What each step of the fake engine is said to take; a text task of the preset embedded: 5.2 s."""
 
-STAGES = tuple(stage for stage in SECONDS if stage not in ("mesh", "rate", "score"))
+STAGES = ("prompt", "denoise", "decode", "cutout", "lift", "splats", "encode")
 """The stages of a text task that becomes splats."""
 
 
@@ -102,6 +108,7 @@ class FakeEngine:
     Args:
         seconds: See the attribute; `SECONDS` when None.
         name: Of the engine.
+        back_end: What lifts pictures to 3D.
         worth: The score of each object and the rating of each picture, by the task with its seed;
             without, nothing is scored.
     """
@@ -111,6 +118,7 @@ class FakeEngine:
         seconds: Mapping[str, float] | None = None,
         *,
         name: str = "fake",
+        back_end: BackEndName = "triposr",
         worth: Callable[[Task], float] | None = None,
     ) -> None:
         self.name = name
@@ -118,9 +126,13 @@ class FakeEngine:
         self.worth = worth
         scoring = ScoringSettings(scorer="none" if worth is None else "embedded")
         embedded = preset("embedded")
-        self.settings: GenerationSettings = embedded.model_copy(update={"scoring": scoring})
+        lift = LiftSettings(backend=back_end)
+        self.settings: GenerationSettings = embedded.model_copy(
+            update={"scoring": scoring, "lift": lift}
+        )
         self.ladder = self.settings.ladder
-        self.stages = stages_of(self.settings, "triposr")
+        self.outputs = outputs_of(back_end)
+        self.stages = stages_of(self.settings, back_end)
         self.lanes = lane_workers(self.stages)
         self.seconds = dict(SECONDS if seconds is None else seconds)
         self.takes_time = False
@@ -147,7 +159,7 @@ class FakeEngine:
             step
             for task in tasks
             for rung in self.ladder
-            for output in get_args(Output)
+            for output in self.outputs
             for step in self.route(task, rung, output)
         ]
         keys = {step.cost_key: self.seconds[step.stage] for step in steps}
@@ -161,6 +173,8 @@ class FakeEngine:
         part: Part = "whole",
         pictures: int = 1,
     ) -> tuple[Step, ...]:
+        if output not in self.outputs:
+            raise TaskError("; ".join(no_output(rung.back_end, output)))
         return route(self.stages, task, rung, output, part, pictures=pictures)
 
     async def run(

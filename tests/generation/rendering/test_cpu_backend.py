@@ -133,7 +133,7 @@ def test_tiles_leave_no_seams_in_pictures_of_any_shape() -> None:
     assert crop_coverage == pytest.approx(coverage[window], abs=2e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([0.1, 1.0, 30.0]))
 def test_wild_clouds_stay_within_bounds(seed: int, spread: float) -> None:
     """Huge, thin, near and far Gaussians: coverage is a share, and colour a mixture."""

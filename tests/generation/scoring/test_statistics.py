@@ -59,14 +59,14 @@ sixteen = st.lists(st.floats(0, 1, width=32), min_size=16, max_size=16)
 some = st.lists(st.floats(-1, 1, width=32), min_size=6, max_size=25)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sixteen)
 def test_of_sixteen_values_at_most_two_go(numbers: list[float]) -> None:
     given = np.array(numbers, dtype=np.float32)
     assert 14 <= len(without_outliers(given)) <= 16
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(some, st.randoms(use_true_random=False))
 def test_the_order_of_the_values_decides_nothing(numbers: list[float], random: Any) -> None:
     given = np.array(numbers)
@@ -76,7 +76,7 @@ def test_the_order_of_the_values_decides_nothing(numbers: list[float], random: A
     assert sorted(kept.tolist()) == sorted(others.tolist())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(some)
 def test_what_stays_keeps_its_order_and_its_values(numbers: list[float]) -> None:
     given = np.array(numbers)
@@ -84,7 +84,7 @@ def test_what_stays_keeps_its_order_and_its_values(numbers: list[float]) -> None
     assert all(any(value == other for other in places) for value in without_outliers(given))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(0, 1), st.integers(6, 25))
 def test_equal_values_all_stay(value: float, count: int) -> None:
     assert len(without_outliers(np.full(count, value))) == count

@@ -95,7 +95,7 @@ def answered(**fields: Any) -> dict[str, Any]:
     return {**base, **rest, **fields}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(EVENTS)
 def test_totals_equal_the_events_counted_one_by_one(events: list[tuple[str, Any]]) -> None:
     metrics = Metrics()
@@ -130,7 +130,7 @@ def test_totals_equal_the_events_counted_one_by_one(events: list[tuple[str, Any]
         assert shown.value("refused_total", transport=transport, reason_code=code) == count
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(some.lists(ANSWERED, max_size=30))
 def test_the_share_in_time_is_that_of_the_monitor(answers: list[dict[str, Any]]) -> None:
     metrics, report = Metrics(), ScoreReport()
@@ -146,7 +146,7 @@ def test_the_share_in_time_is_that_of_the_monitor(answers: list[dict[str, Any]])
     assert report.overall.on_time_share == (in_time / owed if owed else 0.0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     some.lists(
         some.tuples(

@@ -64,7 +64,7 @@ def fits(report: ScoreReport) -> bool:
     return len(lines) <= 24 and all(len(line) <= 80 for line in lines)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_field_may_hold_anything(data: st.DataObject) -> None:
     report = ScoreReport()
@@ -87,7 +87,7 @@ def test_a_field_may_hold_anything(data: st.DataObject) -> None:
     )
 
 
-@settings(max_examples=SEEDS, deadline=None)
+@settings(max_examples=SEEDS)
 @given(st.lists(st.binary() | st.text().map(lambda text: text.encode(errors="replace"))))
 def test_a_file_may_hold_anything(tmp_path_factory: Any, parts: list[bytes]) -> None:
     path = tmp_path_factory.getbasetemp() / "anything.jsonl"

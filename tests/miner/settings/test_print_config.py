@@ -62,7 +62,7 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
 
 
 @given(st.fixed_dictionaries({}, optional=SETTINGS))
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=150)
 def test_what_is_printed_reads_back_as_it_was(values: dict[str, Any]) -> None:
     if "triposr.model.repo" in values:
         values["preset"] = "gpu80"

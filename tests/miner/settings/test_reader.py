@@ -441,13 +441,15 @@ def test_a_path_may_begin_at_home_wherever_it_is_written(
 
 
 @given(st.binary(max_size=200))
-@hypothesis.settings(max_examples=500, deadline=1000)
+@hypothesis.settings(max_examples=500)
 def test_any_bytes_are_settings_or_a_short_refusal(data: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
+        started = time.thread_time()
         with contextlib.suppress(SetupError):
             read(*ON_FILE, "--config", file.name)
+        assert time.thread_time() - started < 1.0
 
 
 @pytest.mark.parametrize("more", [(), ("--preset", "embedded"), ("--preset", "gpu80")])

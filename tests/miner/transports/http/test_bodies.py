@@ -129,7 +129,7 @@ def outcome(content_type: str, body: bytes) -> tuple[int, str]:
 
 
 @given(st.integers(0, 2**63))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_mutated_form_is_a_task_or_a_refusal(seed: int) -> None:
     status, text = outcome(*mutated_form(seed))
     assert status in (200, 400, 415, 422)

@@ -117,7 +117,7 @@ DENDRITE._session = _Session.__new__(_Session)
 DENDRITE._session._session = ANSWER
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(BODY, HEADERS, STATUS)
 def test_whatever_a_validator_answers(body: Any, headers: dict[str, str], status: int) -> None:
     ANSWER.body, ANSWER.headers, ANSWER.status = body, headers, status
