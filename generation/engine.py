@@ -15,7 +15,7 @@ from tqdm import tqdm
 from generation import process
 from generation.errors import EngineDead, GenerationEnded, GenerationError, GenerationStopped
 from generation.lanes import Lane, TurnExpired
-from generation.lift import outputs_of, stages_of
+from generation.lift import no_output, outputs_of, stages_of
 from generation.plan import Output, Part, Plan, Rung, Step, Turn
 from generation.result import Generation
 from generation.settings import GenerationSettings
@@ -142,7 +142,10 @@ class Engine:
         """
         compiles = self.settings.accelerate
         together = self.settings.text_to_image.batch
-        steps = count_steps(self.ladder, self.route, compiles=compiles, together=together)
+        meshes = "mesh" in self.outputs
+        steps = count_steps(
+            self.ladder, self.route, compiles=compiles, together=together, meshes=meshes
+        )
         async with process.one_at_a_time():
             try:
                 with self._bar(steps) as tick:
@@ -154,6 +157,7 @@ class Engine:
                         tick,
                         compiles=compiles,
                         together=together,
+                        meshes=meshes,
                     )
             except (GenerationError, EngineDead, TaskError) as error:
                 raise SetupError(
@@ -187,8 +191,11 @@ class Engine:
                 `text_to_image.batch`, for which the warm-up has prepared.
 
         Raises:
-            TaskError: The header of an image task's picture cannot be read.
+            TaskError: The back end makes no such output, or the header of an image task's picture
+                cannot be read.
         """
+        if output not in self.outputs:
+            raise TaskError("; ".join(no_output(rung.back_end, output)))
         stages = self._stages[rung.back_end]
         if not isinstance(task, TextTask):
             return route(stages, task, rung, output, part, pictures=pictures)

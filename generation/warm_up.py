@@ -65,7 +65,14 @@ def rounds_of(
     return tuple(timed if compiles else timed[:1]), tuple(timed)
 
 
-def count_steps(ladder: Sequence[Rung], route: Route, *, compiles: bool, together: int = 1) -> int:
+def count_steps(
+    ladder: Sequence[Rung],
+    route: Route,
+    *,
+    compiles: bool,
+    together: int = 1,
+    meshes: bool = True,
+) -> int:
     """Returns how many steps `visit_cost_keys` takes if prompts are remembered."""
     probe = _text_task("a brown chair")
     rounds = rounds_of(ladder, route, compiles=compiles)
@@ -73,7 +80,7 @@ def count_steps(ladder: Sequence[Rung], route: Route, *, compiles: bool, togethe
     given = sum(2 * len({rung.skip_plain for rung in rungs}) for rungs in rounds)
     lifted = sum(
         len(_after_cutout(route(probe, rungs[0], "mesh")))
-        for rungs in (rounds if compiles else rounds[1:])
+        for rungs in ((rounds if compiles else rounds[1:]) if meshes else ())
     )
     judged = sum(
         len(_rating(route, probe, rung)) + len(_scoring(route, probe, rung))
@@ -93,14 +100,15 @@ async def visit_cost_keys(
     *,
     compiles: bool,
     together: int = 1,
+    meshes: bool = True,
 ) -> Mapping[str, float]:
     """Visits every cost key of text and image tasks.
 
     A text task with a new prompt runs at every rung of `rounds_of`. Its picture, as a small and as
-    a large JPEG file, visits the cut-outs of image tasks. The small one also becomes a mesh, in the
-    last round; in the first, too, if networks are compiled. What scores visits the picture and, as
-    the picture of an image task, the cloud of each text task. At the best rung, pictures are drawn
-    together, too.
+    a large JPEG file, visits the cut-outs of image tasks. The small one also becomes a mesh, if the
+    back end makes meshes, in the last round; in the first, too, if networks are compiled. What
+    scores visits the picture and, as the picture of an image task, the cloud of each text task. At
+    the best rung, pictures are drawn together, too.
 
     No step is optional here: one that fails now would fail with every request.
 
@@ -112,6 +120,7 @@ async def visit_cost_keys(
         tick: Receives the name of each stage as a step of it starts.
         compiles: Whether networks are compiled or recorded for each shape.
         together: Pictures of further candidates that are drawn together.
+        meshes: Whether tasks can become meshes.
 
     Returns:
         Seconds by cost key: the median of the last round.
@@ -135,7 +144,7 @@ async def visit_cost_keys(
     rounds = rounds_of(ladder, route, compiles=compiles)
     for number, rungs in enumerate(rounds, start=1):
         seconds = defaultdict(list)
-        with_mesh = compiles or number == len(rounds)
+        with_mesh = meshes and (compiles or number == len(rounds))
         for rung in rungs:
             task = _text_task(next(prompts))
             made, cutout = await run(task, rung, route(task, rung, "splats"))
@@ -150,7 +159,7 @@ async def visit_cost_keys(
             small, large = await asyncio.to_thread(_image_tasks, cutout.picture)
             await run(small, rung, _scoring(route, small, rung), made)
             for given in (small, large):
-                steps = route(given, rung, "mesh")
+                steps = route(given, rung, "mesh" if meshes else "splats")
                 if steps[0].cost_key in seconds:
                     continue
                 if not with_mesh or steps[-1].cost_key in seconds:

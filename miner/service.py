@@ -77,12 +77,14 @@ class MinerService:
         self._score_log = score_log
         self._vocabulary = vocabulary
         self._clock = clock
+        self.ladder, self.outputs = engines[0].ladder, engines[0].outputs
+        """Quality levels, best first, and what tasks can become."""
         estimates = Estimates(clock)
         warm_ups = WarmUps(estimates, score_log, budget_s=budget_s, file=estimates_file)
         self._engines = Fleet(engines, warm_ups, score_log)
         self._delivery = DeliveryTimes()
         self._scheduler = Scheduler(
-            engines[0].ladder,
+            self.ladder,
             lambda request, rung, part, pictures=1: engines[0].route(
                 request.task, rung, request.output, part, pictures
             ),

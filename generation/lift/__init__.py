@@ -83,6 +83,23 @@ def outputs_of(back_end: str) -> frozenset[Output]:
     return frozenset(s.output for s in BACK_ENDS[back_end].stages if s.output is not None)
 
 
+def no_output(back_end: str, output: Output) -> tuple[str, str]:
+    """Says that a back end cannot make something: the problem, and what to do about it."""
+    makes = " and ".join(_IN_WORDS[name][0] for name in sorted(outputs_of(back_end)))
+    formats = " or ".join(_IN_WORDS[name][1] for name in sorted(outputs_of(back_end)))
+    others = " or ".join(name for name in BACK_ENDS if output in outputs_of(name))
+    return (
+        f"the 3D back end {back_end} makes {makes}, but no {_IN_WORDS[output][0]}",
+        f"ask for {formats}, or choose another back end with --lift.backend {others}",
+    )
+
+
+_IN_WORDS: Mapping[Output, tuple[str, str]] = {
+    "splats": ("Gaussian splats (ply, spz)", "ply or spz"),
+    "mesh": ("mesh (glb, obj)", "glb or obj"),
+}
+
+
 def stages_of(settings: GenerationSettings, back_end: str) -> tuple[Stage, ...]:
     """Returns all stages in order, with the lanes that the preset's device gives them.
 

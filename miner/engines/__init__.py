@@ -15,11 +15,13 @@ class EngineClient(Protocol):
     Attributes:
         name: Unique among the engines of this miner.
         ladder: Quality levels, best first.
+        outputs: What tasks can become.
         lanes: How many steps each lane runs at once.
     """
 
     name: str
     ladder: tuple[Rung, ...]
+    outputs: frozenset[Output]
     lanes: Mapping[str, int]
 
     @property
@@ -54,6 +56,10 @@ class EngineClient(Protocol):
         """Returns the steps that a task takes at a rung to become splats or a mesh.
 
         A plan of the part "picture" may draw several pictures together.
+
+        Raises:
+            TaskError: The back end makes no such output, or the header of an image task's picture
+                cannot be read.
         """
 
     async def run(
