@@ -14,10 +14,11 @@ class SetupError(RuntimeError):
 
     Args:
         problem: One sentence naming the value that was found and what was expected.
-        fix: What the operator should type or change.
+        fix: What the operator should type or change; it may have several lines.
     """
 
     def __init__(self, problem: str, *, fix: str) -> None:
-        super().__init__(f"{problem}\n  fix: {fix}")
+        indented = fix.replace("\n", "\n       ")
+        super().__init__(f"{problem}\n  fix: {indented}")
         self.problem = problem
         self.fix = fix

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import model_validator
 
 from generation.presets import PRESETS
+from generation.weights.acceptance import require_acceptance
 from generation.weights.download import fetch_models
 from generation.weights.pins import add_pins
 from generation.weights.store import LOCK_NAME, ModelStore, default_models_dir
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None, *, endpoint: str | None = None)
         if not settings.models:
             print(f"preset {settings.name} needs no download")
             return 0
+        require_acceptance(settings)
         root = config.models.dir or default_models_dir()
         print(f"models folder: {root}")
         store = ModelStore(root)

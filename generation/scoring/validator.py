@@ -105,7 +105,7 @@ def load(
                 "needs",
                 fix="--scoring.scorer none, or give scoring a source for each of its models",
             )
-        store.verify(model, fix=fetch_command(settings.name, models_dir))
+        store.verify(model, fix=fetch_command(settings, models_dir))
         path = store.folder(model)
         return path / model.file if isinstance(model, ReleaseModel) else path
 

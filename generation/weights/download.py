@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from generation.weights.pins import inside
 from generation.weights.refusals import reason
-from generation.weights.sources import ModelSource, ReleaseModel
+from generation.weights.sources import FILE_LICENCES, ModelSource, ReleaseModel
 from generation.weights.store import ModelStore
 from protocol.errors import SetupError
 
@@ -90,11 +90,13 @@ def _fetch(
             plans.append(plan)
         else:
             report(f"{model.name}: complete and verified ({_licence_line(model)})")
+            _report_parts(store.lock[model.name].files, report)
     _require_space(plans, store)
     for plan in plans:
         total = sum(plan.sizes.values())
         report(f"{plan.model.name}: {len(plan.sizes)} files, {total / 1e9:.2f} GB")
         report(f"  licence: {_licence_line(plan.model)}")
+        _report_parts(plan.sizes, report)
         report(f"  revision: {plan.revision}")
         _guarded(plan.model, partial(_download, plan, store, endpoint))
         _check(plan, store)
@@ -105,6 +107,12 @@ def _licence_line(model: ModelSource) -> str:
     if model.licence == "NOASSERTION":
         return f"none that we know of; read the publisher's terms, {model.page}"
     return f"{model.licence}, {model.page}"
+
+
+def _report_parts(names: Iterable[str], report: Callable[[str], None]) -> None:
+    for name in names:
+        if name in FILE_LICENCES:
+            report(f"    {name}: {FILE_LICENCES[name]}")
 
 
 def _discard_damaged(model: ModelSource, store: ModelStore) -> bool:

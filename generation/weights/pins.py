@@ -30,12 +30,19 @@ def inside(name: str) -> str:
 
 
 class LockedFile(BaseModel):
-    """Size in bytes and SHA-256, in hexadecimal, of one file."""
+    """One file.
+
+    Attributes:
+        size: In bytes.
+        sha256: In hexadecimal.
+        licence: Its own licence, as an SPDX identifier, where the model's files differ in theirs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    licence: str | None = None
 
 
 class LockedModel(BaseModel):
@@ -43,7 +50,7 @@ class LockedModel(BaseModel):
 
     Attributes:
         revision: Commit of the repository, or the address of a single file.
-        licence: Licence of the weights, as an SPDX identifier.
+        licence: Licence of the weights, as an SPDX expression.
         files: By path inside the model's folder. A lock file holds every file that was downloaded,
             pins hold those that are known beforehand.
     """
@@ -92,7 +99,7 @@ def write_models(file: Path, models: Mapping[str, LockedModel]) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    ordered = {name: models[name].model_dump() for name in sorted(models)}
+    ordered = {name: models[name].model_dump(exclude_none=True) for name in sorted(models)}
     for model in ordered.values():
         model["files"] = dict(sorted(model["files"].items()))
     content = json.dumps({"version": 1, "models": ordered}, indent=1)

@@ -44,7 +44,7 @@ class HubModel(Frozen):
     files: Names
     """Glob patterns of the files that are needed, with commas; nothing else is downloaded."""
     licence: str
-    """Licence of the weights, as an SPDX identifier; NOASSERTION where we know of none."""
+    """Licence of the weights, as an SPDX expression; NOASSERTION where we know of none."""
     gated: bool = False
     """Whether the repository asks its users to accept its terms first."""
     revision: str | None = None
@@ -129,7 +129,7 @@ class ShortNames:
             )
         return self.models[value]
 
-    def name_of(self, model: HubModel | None) -> str | None:
+    def name_of(self, model: ModelSource | None) -> str | None:
         """Returns the short name of a model, if it has one."""
         return next((name for name, known in self.models.items() if known == model), None)
 
@@ -195,15 +195,18 @@ BIREFNET_LITE = ReleaseModel(
 )
 CUTOUT_NAMES = ShortNames({"isnet": ISNET, "birefnet": BIREFNET, "birefnet_lite": BIREFNET_LITE})
 TRIPOSR = HubModel(repo="stabilityai/TripoSR", files=("config.yaml", "model.ckpt"), licence="MIT")
+FILE_LICENCES: Mapping[str, str] = {
+    "diffusion_models/triposplat_fp16.safetensors": "MIT",
+    "vae/triposplat_vae_decoder_fp16.safetensors": "MIT",
+    "vae/flux2-vae.safetensors": "Apache-2.0",
+    "clip_vision/dino_v3_vit_h.safetensors": "LicenseRef-DINOv3",
+}
+"""Files of TripoSplat, by their path in its repository, with the licence of each."""
+
 TRIPOSPLAT = HubModel(
     repo="VAST-AI/TripoSplat",
     # The repository also holds a BiRefNet, which our own cut-out makes superfluous.
-    files=(
-        "diffusion_models/triposplat_fp16.safetensors",
-        "vae/triposplat_vae_decoder_fp16.safetensors",
-        "vae/flux2-vae.safetensors",
-        "clip_vision/dino_v3_vit_h.safetensors",
-    ),
+    files=tuple(FILE_LICENCES),
     licence="MIT AND Apache-2.0 AND LicenseRef-DINOv3",
 )
 QUALITY_SCORER = HubModel(

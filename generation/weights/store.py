@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loguru import logger
 from pydantic import TypeAdapter, ValidationError
 
-from generation.presets import PRESETS
+from generation.presets import changes
 from generation.settings import GenerationSettings
+from generation.weights.acceptance import require_acceptance
 from generation.weights.cache_dir import cache_dir
 from generation.weights.pins import (
     LockedFile,
@@ -20,7 +23,13 @@ from generation.weights.pins import (
     shipped_pins,
     write_models,
 )
-from generation.weights.sources import FLUX_NAMES, ModelSource, ReleaseModel
+from generation.weights.sources import (
+    CUTOUT_NAMES,
+    FILE_LICENCES,
+    FLUX_NAMES,
+    ModelSource,
+    ReleaseModel,
+)
 from protocol.documents import DocumentError, read_json
 from protocol.errors import SetupError
 from protocol.files import replace_file
@@ -50,6 +59,11 @@ class ModelPaths:
 FETCH_AGAIN = "fetch again: python -m scripts.fetch_models with the same --preset and --models.dir"
 """The fix where only a file is known, and not the preset that it belongs to."""
 
+_DECIDES_ON_WEIGHTS = re.compile(
+    r"(\.|_)model(\.|$)|^lift\.backend$|^scoring\.(scorer|image_alignment)$|\.accept_"
+)
+"""Among the names of settings."""
+
 _Verified = TypeAdapter(dict[str, tuple[int, int, str]])
 
 
@@ -63,17 +77,35 @@ def models_option(models_dir: Path | None) -> str:
     return "" if models_dir is None else f" --models.dir {shlex.quote(str(models_dir))}"
 
 
-def fetch_command(preset: str, models_dir: Path | None, model: str | None = None) -> str:
-    """Returns the command that downloads the weights of a preset to the same folder.
+def fetch_command(settings: GenerationSettings, models_dir: Path | None) -> str:
+    """Returns the command that downloads the weights of these settings to the same folder.
 
     Args:
-        preset: Name of the preset.
+        settings: A preset, perhaps changed: the command repeats what decides on weights, such as
+            the back end, and an acceptance that was given.
         models_dir: The models folder; the default one when None.
-        model: Short name of a text-to-image model that is not the preset's.
     """
-    chosen = "" if model is None else f" --text_to_image.model {model}"
-    option = models_option(models_dir)
-    return f"python -m scripts.fetch_models --preset {preset}{chosen}{option}"
+    short = {
+        "text_to_image.model": FLUX_NAMES.name_of(settings.text_to_image.model),
+        "cutout.model": CUTOUT_NAMES.name_of(settings.cutout.model),
+    }
+    chosen: dict[str, str] = {}
+    for name, value in changes(settings).items():
+        known = next((model for model in short if short[model] and name.startswith(model)), None)
+        if known is not None:
+            chosen[known] = str(short[known])
+        elif _DECIDES_ON_WEIGHTS.search(name):
+            chosen[name] = _as_argument(value)
+    options = "".join(f" --{name} {shlex.quote(value)}" for name, value in chosen.items())
+    command = f"python -m scripts.fetch_models --preset {settings.name}"
+    return f"{command}{options}{models_option(models_dir)}"
+
+
+def _as_argument(value: Any) -> str:
+    """Writes a value as it is given on the command line."""
+    if isinstance(value, list):
+        return ",".join(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def locate_models(
@@ -87,16 +119,15 @@ def locate_models(
         image_only: Do not verify text to image, which a start from a picture does not use.
 
     Raises:
-        SetupError: A file is missing or not the one in the lock file.
+        SetupError: A licence has not been accepted, or a file is missing or not the one in the
+            lock file.
     """
     if not settings.models:
         lift = EMBEDDED / settings.lift.backend
         return ModelPaths(EMBEDDED / "flux", EMBEDDED / "background.onnx", lift)
+    require_acceptance(settings)
     store = ModelStore(models_dir or default_models_dir())
-    chosen = settings.text_to_image.model
-    usual = PRESETS.get(settings.name, settings).text_to_image.model
-    short = FLUX_NAMES.name_of(chosen) if chosen != usual else None
-    fetch = fetch_command(settings.name, models_dir, short or None)
+    fetch = fetch_command(settings, models_dir)
 
     def path(model: ModelSource | None) -> Path:
         if model is None:
@@ -244,7 +275,11 @@ class ModelStore:
         """Enters the model's files, as they are now, into the lock file."""
         folder = self.folder(model)
         files = {
-            name: LockedFile(size=(folder / name).stat().st_size, sha256=self.sha256(folder / name))
+            name: LockedFile(
+                size=(folder / name).stat().st_size,
+                sha256=self.sha256(folder / name),
+                licence=FILE_LICENCES.get(name),
+            )
             for name in names
         }
         self.lock[model.name] = LockedModel(revision=revision, licence=model.licence, files=files)

@@ -143,7 +143,10 @@ def machine_checks(
         if not settings.models:
             return ok(f"the preset {settings.name} needs no download")
         await in_daemon_thread(lambda: locate_models(settings, models_dir), HASHING_LIMIT_S)
-        return ok(f"{len(settings.models)} models in {models}, as locked")
+        found = f"{len(settings.models)} models in {models}, as locked"
+        if settings.lift.backend == "triposplat":
+            found += "; the DINOv3 License is accepted"
+        return ok(found)
 
     return [
         Check("python", python),
@@ -164,7 +167,7 @@ def machine_checks(
             "weights",
             weights,
             HASHING_LIMIT_S,
-            if_slow=f"{fetch_command(settings.name, models_dir)} hashes them in peace",
+            if_slow=f"{fetch_command(settings, models_dir)} hashes them in peace",
         ),
     ]
 

@@ -52,7 +52,7 @@ def judge_scorer(settings: GenerationSettings, locked: Collection[str], models: 
     if missing:
         return failed(
             f"validator: {', '.join(missing)} not downloaded to {models}",
-            f"{fetch_command(settings.name, models)}\nor --scoring.scorer none",
+            f"{fetch_command(settings, models)}\nor --scoring.scorer none",
         )
     if settings.device != "cpu":
         if find_spec("gsplat") is None:

@@ -120,7 +120,7 @@ def _has_weights(store: ModelStore, settings: GenerationSettings, image_only: bo
 
 def _no_weights(name: str, models_dir: Path | None) -> str:
     folder = models_dir or default_models_dir()
-    command = fetch_command(name, models_dir)
+    command = fetch_command(preset(name), models_dir)
     return printable(f"the weights of {name} are not in {folder} ({command} downloads them)", 1000)
 
 

@@ -32,6 +32,7 @@ from generation.plan import Rung
 from generation.presets import preset
 from generation.settings import GenerationSettings, TextToImageSettings
 from generation.stage import Asset, StepContext, route
+from generation.weights.acceptance import require_acceptance
 from generation.weights.sources import FLUX_NAMES
 from generation.weights.store import EMBEDDED, ModelStore, default_models_dir, fetch_command
 from generation.words import known_prompt
@@ -112,6 +113,7 @@ def compare(
             fix="leave it out: the presets have one",
         )
     require_device(settings)
+    require_acceptance(settings)
     folders = {model: _folder(model, settings, models_dir) for model in models}
     total = 2 * len(models) * len(prompts) * seeds
     with tqdm(total=total, disable=None, leave=False) as bar:
@@ -154,8 +156,10 @@ def _folder(model: str, settings: GenerationSettings, models_dir: Path | None) -
     if source is None:
         return Path(model)
     store = ModelStore(models_dir or default_models_dir())
-    gpu_preset = settings.name if settings.models else "gpu24"
-    store.verify(source, fix=fetch_command(gpu_preset, models_dir, model))
+    wanted = settings if settings.models else preset("gpu24")
+    drawing = wanted.text_to_image.model_copy(update={"model": source})
+    wanted = wanted.model_copy(update={"text_to_image": drawing})
+    store.verify(source, fix=fetch_command(wanted, models_dir))
     return store.folder(source)
 
 
