@@ -4,6 +4,7 @@ from concurrent.futures import Future
 from functools import lru_cache
 from importlib.util import find_spec
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,9 +75,16 @@ def rasterize_on_device(
     Returns:
         Colour (V, H, W, 3) premultiplied by coverage, and coverage (V, H, W) in 0..1; float32.
     """
+    return rasterize_with_info(cloud, viewmats, intrinsics, width, height)[:2]
+
+
+def rasterize_with_info(
+    cloud: DeviceCloud, viewmats: Tensor, intrinsics: Tensor, width: int, height: int
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Returns gsplat's intermediate results as well; see `rasterize_on_device`."""
     from gsplat.rendering import rasterization
 
-    colour, coverage, _ = rasterization(
+    colour, coverage, info = rasterization(
         means=cloud.positions,
         quats=cloud.rotations / cloud.rotations.norm(dim=1, keepdim=True),
         scales=cloud.scales,
@@ -92,7 +100,7 @@ def rasterize_on_device(
         rasterize_mode="classic",
         packed=False,
     )
-    return colour, coverage[..., 0]
+    return colour, coverage[..., 0], info
 
 
 def is_usable() -> bool:
