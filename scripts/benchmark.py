@@ -105,6 +105,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="true|false",
         help="whether it is held in 8 bits (as the preset says)",
     )
+    pipeline.add_argument(
+        "--triposplat.accept_dinov3_license",
+        dest="accept_dinov3_license",
+        type=_truth,
+        default=False,
+        metavar="true|false",
+        help="accept the DINOv3 License, for TripoSplat with --weights real",
+    )
     parts = command("parts", "each network alone, in every way of running it", device="cuda")
     parts.add_argument("--only", action="append", metavar="NAME", help="one part of them; repeat")
     command("triposr", "TripoSR: forward pass, density, surface", device="cuda")

@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from generation.presets import preset
+from generation.presets import preset, variant
 from generation.settings import GenerationSettings
 from generation.weights.store import locate_models
 from protocol.errors import SetupError
 from scripts.benchmarks import report
+from scripts.benchmarks.changed_preset import changed, model_name
 from scripts.benchmarks.figures import write_figures
-from scripts.benchmarks.recipe import Figures, RecipeName, Request, changed, model_name
+from scripts.benchmarks.recipe import Figures, RecipeName, Request
 
 _DEFAULT_RUNS = {"cpu": 10, "cuda": 30}
 _DEFAULT_CANDIDATES_S = {"cpu": 0, "cuda": 25}
@@ -40,6 +41,7 @@ def run(
     models_dir: Path | None = None,
     model: str | None = None,
     eight_bit: bool | None = None,
+    accept_dinov3_license: bool = False,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Measures recipes over warm text tasks, each in a process of its own, and prints tables.
@@ -62,6 +64,8 @@ def run(
         models_dir: The models folder; the default one when None.
         model: Short name of the text-to-image model; the preset's own when None.
         eight_bit: Whether it is held in 8 bits; as the preset says when None.
+        accept_dinov3_license: Whether the operator accepts the licence of TripoSplat's DINOv3,
+            which a preset with this back end needs for its own weights.
         out: JSON file to write the same figures to, if any.
 
     Returns:
@@ -71,10 +75,12 @@ def run(
         recipe's `machine`, `seconds`, `start_s`, `spz_bytes` and `peak_memory_mb`.
 
     Raises:
-        SetupError: Weights are missing. Or a recipe cannot start, or failed; what was measured is
-            printed all the same.
+        SetupError: Weights are missing, or their licence was not accepted. Or a recipe cannot
+            start, or failed; what was measured is printed all the same.
     """
-    settings = changed(preset(preset_name), model, eight_bit)
+    settings = changed(
+        preset(preset_name), model, eight_bit, accept_dinov3_license=accept_dinov3_license
+    )
     kind = "cpu" if settings.device == "cpu" else "cuda"
     if weights == "random" and kind == "cpu":
         raise SetupError(
@@ -86,7 +92,7 @@ def run(
     runs = _DEFAULT_RUNS[kind] if runs is None else runs
     requests = _DEFAULT_REQUESTS[kind] if requests is None else requests
     own_limit = None
-    if settings == preset(preset_name):
+    if variant(settings) == preset_name:
         own_limit = _DEFAULT_MEMORY_GIB.get(preset_name)
     chosen = sorted(set(recipes or ("fast",)), reverse=True)  # plain is what fast is held against
     candidates = _DEFAULT_CANDIDATES_S[kind] if candidates is None else candidates
@@ -113,6 +119,7 @@ def run(
                 memory_gib=memory_gib or own_limit if fast else None,
                 model=model,
                 eight_bit=eight_bit,
+                accept_dinov3_license=accept_dinov3_license,
                 likeness=str(scratch / name) if len(chosen) == 2 else None,
                 reference=str(scratch / "plain") if (scratch / "plain").exists() else None,
             )

@@ -26,10 +26,9 @@ from generation.plan import Plan, Rung, Step
 from generation.presets import preset
 from generation.quiet import quiet_libraries
 from generation.result import Generation
-from generation.settings import GenerationSettings, ScoringSettings, TextToImageSettings
+from generation.settings import GenerationSettings, ScoringSettings
 from generation.stage import PROMPT_NEW, SCORE_STAGE
 from generation.step_run import OnEvent
-from generation.weights.sources import FLUX_NAMES
 from miner.request import Caller
 from miner.request import Request as MinerRequest
 from miner.scheduling.candidates import CandidateLimits
@@ -37,6 +36,7 @@ from miner.score.log import ScoreLog
 from miner.service import MinerService
 from protocol.errors import SetupError
 from protocol.tasks import TextTask
+from scripts.benchmarks.changed_preset import changed
 from scripts.benchmarks.concurrent import throughput
 from scripts.benchmarks.device_memory import DeviceMemory
 from scripts.benchmarks.kept_warnings import kept_warnings
@@ -80,6 +80,7 @@ class Request:
         reference: Folder of the recording whose inputs are taken.
         model: Short name of the text-to-image model; the preset's own when None.
         eight_bit: Whether it is held in 8 bits; as the preset says when None.
+        accept_dinov3_license: Whether the operator accepts the licence of TripoSplat's DINOv3.
     """
 
     preset: str
@@ -94,33 +95,7 @@ class Request:
     reference: str | None = None
     model: str | None = None
     eight_bit: bool | None = None
-
-
-def changed(
-    settings: GenerationSettings, model: str | None, eight_bit: bool | None
-) -> GenerationSettings:
-    """Returns a preset with another text-to-image model, or the same in another form.
-
-    Args:
-        settings: The preset.
-        model: Short name of the model; None leaves it.
-        eight_bit: Whether it is held in 8 bits; None leaves it.
-    """
-    drawing = settings.text_to_image.model_dump()
-    drawing |= {} if model is None else {"model": model}
-    drawing |= {} if eight_bit is None else {"eight_bit": eight_bit}
-    return settings.model_copy(
-        update={"text_to_image": TextToImageSettings.model_validate(drawing)}
-    )
-
-
-def model_name(settings: GenerationSettings) -> str:
-    """Returns the text-to-image model, in what form it is held, as tables call it."""
-    drawing = settings.text_to_image
-    if drawing.model is None:
-        return "embedded"
-    name = FLUX_NAMES.name_of(drawing.model) or drawing.model.name
-    return f"{name}, 8 bits" if drawing.eight_bit else name
+    accept_dinov3_license: bool = False
 
 
 def measure(
@@ -381,7 +356,12 @@ def main() -> int:
         result_file.write_text(json.dumps(latest), encoding="utf-8")
 
     try:
-        settings = changed(preset(request.preset), request.model, request.eight_bit)
+        settings = changed(
+            preset(request.preset),
+            request.model,
+            request.eight_bit,
+            accept_dinov3_license=request.accept_dinov3_license,
+        )
         measure(request, settings, save)
     except SetupError as error:
         save({"error": error.problem, "fix": error.fix})

@@ -15,6 +15,7 @@ from generation.weights.sources import FLUX_SCHNELL
 from protocol.errors import SetupError
 from scripts.benchmark import main
 from scripts.benchmarks import likeness, pipeline, plain, recipe, report
+from scripts.benchmarks.changed_preset import changed, model_name
 from scripts.benchmarks.concurrent import slowest_step
 from scripts.benchmarks.timing import quantiles
 from tests.support.tiny_networks import SIZES, tiny_settings
@@ -214,12 +215,12 @@ def test_targets_are_met_or_missed() -> None:
 
 def test_a_preset_is_measured_with_another_model_where_one_is_named() -> None:
     settings = preset("gpu24")
-    assert recipe.model_name(settings) == "klein"
-    assert recipe.changed(settings, None, None) == settings
-    schnell = recipe.changed(settings, "schnell", True)
-    assert recipe.model_name(schnell) == "schnell, 8 bits"
+    assert model_name(settings) == "klein"
+    assert changed(settings, None, None) == settings
+    schnell = changed(settings, "schnell", True)
+    assert model_name(schnell) == "schnell, 8 bits"
     assert schnell.text_to_image.model == FLUX_SCHNELL
-    assert recipe.model_name(preset("embedded")) == "embedded"
+    assert model_name(preset("embedded")) == "embedded"
 
 
 def test_no_prompt_comes_twice() -> None:
@@ -229,17 +230,28 @@ def test_no_prompt_comes_twice() -> None:
 
 def test_plain_changes_the_way_and_not_the_networks() -> None:
     settings = tiny_settings()
-    changed = plain.plain_settings(settings)
-    assert changed.triposr.chunk_size == 8192
-    assert changed.triposr.dtype == "float32"
-    without_scorer = settings.model_copy(update={"scoring": changed.scoring})
-    assert changed.models == without_scorer.models
-    assert changed.text_to_image == settings.text_to_image
+    plainer = plain.plain_settings(settings)
+    assert plainer.triposr.chunk_size == 8192
+    assert plainer.triposr.dtype == "float32"
+    without_scorer = settings.model_copy(update={"scoring": plainer.scoring})
+    assert plainer.models == without_scorer.models
+    assert plainer.text_to_image == settings.text_to_image
 
 
 def test_random_weights_need_a_gpu() -> None:
     with pytest.raises(SetupError, match=r"CPU(.|\n)*fix: --preset gpu80"):
         pipeline.run(weights="random")
+
+
+def test_real_weights_of_triposplat_need_their_licence_accepted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["pipeline", "--preset", "gpu24-splat", "--models.dir", str(tmp_path)]
+    flag = "--triposplat.accept_dinov3_license"
+    assert main(command) == main([*command, flag, "false"]) == 1
+    assert f"{flag} true" in capsys.readouterr().err
+    assert main([*command, flag, "true"]) == 1
+    assert "has not been downloaded" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(300)
