@@ -14,6 +14,9 @@ import torch
 
 from generation.acceleration.eight_bit import Float8Linear
 from generation.acceleration.twelve_bit import TwelveBitLinear
+from generation.lift.triposplat import PUBLIC, TripoSplat, TripoSplatConfig
+from generation.lift.triposplat.encoder_config import PUBLIC_ENCODERS, EncoderConfig
+from generation.lift.triposplat.features import PictureEncoders
 from generation.lift.triposr import TripoSR, TripoSRConfig
 from generation.loading import PictureNetworks, require_device, start_compiling
 from generation.pictures.cutout import BackgroundRemover
@@ -25,7 +28,8 @@ from generation.scoring.score import Scorer
 from generation.settings import CutoutSettings, GenerationSettings, TextToImageSettings
 from generation.weights.sources import FLUX_KLEIN
 from generation.weights.store import EMBEDDED
-from scripts.benchmarks.networks import Networks
+from scripts.benchmarks import random_triposplat
+from scripts.benchmarks.networks import Lift, Networks
 from scripts.benchmarks.random_klein import FULL_KLEIN, KleinSizes, klein_pipeline
 from scripts.benchmarks.random_triposr import untrained
 from scripts.benchmarks.random_weights import fill
@@ -43,6 +47,8 @@ class Sizes:
         vae: `AutoencoderKL`.
         klein: FLUX.2-klein, whose networks take the place of these four.
         triposr: TripoSR.
+        triposplat: TripoSplat.
+        triposplat_encoders: What it looks at pictures with.
         background: Which network of rembg's removes the background.
         background_side: Pixels per side of its input; those of rembg's file if None, and wherever
             rembg runs it.
@@ -54,6 +60,8 @@ class Sizes:
     vae: Mapping[str, Any]
     klein: KleinSizes = FULL_KLEIN
     triposr: TripoSRConfig = field(default_factory=TripoSRConfig)
+    triposplat: TripoSplatConfig = PUBLIC
+    triposplat_encoders: EncoderConfig = PUBLIC_ENCODERS
     background: Literal["isnet-general-use", "u2netp"] = "isnet-general-use"
     background_side: int | None = None
 
@@ -95,7 +103,8 @@ FULL = Sizes(
         "shift_factor": 0.1159,
     },
 )
-"""FLUX.1-schnell and FLUX.2-klein-4B, the public TripoSR and rembg's isnet-general-use."""
+"""FLUX.1-schnell and FLUX.2-klein-4B, the public TripoSR and TripoSplat, rembg's
+isnet-general-use."""
 
 
 def build(settings: GenerationSettings, folder: Path, sizes: Sizes = FULL) -> Networks:
@@ -111,11 +120,13 @@ def build(settings: GenerationSettings, folder: Path, sizes: Sizes = FULL) -> Ne
     """
     device = require_device(settings)
     start_compiling(settings, device)
+    # First, because it is drawn in float32: while that is, no other network takes memory.
+    lift = lifting(settings, device, sizes)
     draw = text_to_image(settings.text_to_image, device, sizes, accelerate=settings.accelerate)
     cut_out = background(settings.cutout, device, folder, sizes)
     networks = Networks(
         PictureNetworks(draw, cut_out),
-        triposr(settings, device, sizes),
+        lift,
         _scorer(settings, device) if sizes is FULL else None,
     )
     if device.type == "cuda":
@@ -228,6 +239,27 @@ def vae(device: torch.device, dtype: torch.dtype, sizes: Sizes = FULL) -> Any:
                 use_post_quant_conv=False,
             )
     return fill(network, "vae", device, dtype)
+
+
+def lifting(settings: GenerationSettings, device: torch.device, sizes: Sizes = FULL) -> Lift:
+    """Builds the networks of the preset's back end."""
+    if settings.lift.backend == "triposr":
+        return triposr(settings, device, sizes)
+    networks = triposplat(settings, device, sizes)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return networks
+
+
+def triposplat(
+    settings: GenerationSettings, device: torch.device, sizes: Sizes = FULL
+) -> tuple[TripoSplat, PictureEncoders]:
+    """Builds TripoSplat and its encoders; every picture gives one solid body."""
+    dtype = getattr(torch, settings.triposplat.dtype)
+    return (
+        random_triposplat.untrained(sizes.triposplat, device=device, dtype=dtype),
+        random_triposplat.untrained_encoders(sizes.triposplat_encoders, device=device, dtype=dtype),
+    )
 
 
 def triposr(settings: GenerationSettings, device: torch.device, sizes: Sizes = FULL) -> TripoSR:

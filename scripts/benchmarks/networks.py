@@ -1,10 +1,14 @@
 """The networks of a preset by themselves, for benchmarks that draw them or look into them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from generation.lift.triposplat import TripoSplat
+from generation.lift.triposplat import loading as triposplat_loading
+from generation.lift.triposplat.features import PictureEncoders
 from generation.lift.triposr import TripoSR
-from generation.lift.triposr.loading import functions_of, load_network
+from generation.lift.triposr import loading as triposr_loading
 from generation.loading import (
     LoadedStages,
     PictureNetworks,
@@ -16,6 +20,11 @@ from generation.loading import (
 )
 from generation.scoring.score import Scorer
 from generation.settings import GenerationSettings
+from generation.stage import StageFunction
+from protocol.errors import SetupError
+
+Lift = TripoSR | tuple[TripoSplat, PictureEncoders]
+"""The networks of a back end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +33,28 @@ class Networks:
 
     Attributes:
         pictures: From a task to a cut-out.
-        triposr: From there to a scene code.
+        lift: From there to 3D.
         scorer: What scores objects, if anything does.
     """
 
     pictures: PictureNetworks
-    triposr: TripoSR
+    lift: Lift
     scorer: Scorer | None = None
+
+    @property
+    def triposr(self) -> TripoSR:
+        """From a cut-out to a scene code.
+
+        Raises:
+            SetupError: The preset has another back end.
+        """
+        if not isinstance(self.lift, TripoSR):
+            raise SetupError(
+                "the plain recipe and the likeness to it are of TripoSR, and this preset's back "
+                "end is triposplat",
+                fix="--recipe fast alone, or a preset that lifts with triposr",
+            )
+        return self.lift
 
 
 def load_networks(settings: GenerationSettings, models_dir: Path | None) -> Networks:
@@ -46,11 +70,19 @@ def load_networks(settings: GenerationSettings, models_dir: Path | None) -> Netw
     device = require_device(settings)
     start_compiling(settings, device)
     pictures = load_pictures(settings, models_dir, device)
-    triposr = load_network(settings, models_dir, device)
-    return Networks(pictures, triposr, load_scorer(settings, models_dir, device))
+    lift: Lift
+    if settings.lift.backend == "triposr":
+        lift = triposr_loading.load_network(settings, models_dir, device)
+    else:
+        lift = triposplat_loading.load_networks(settings, models_dir, device)
+    return Networks(pictures, lift, load_scorer(settings, models_dir, device))
 
 
 def fast_stages(settings: GenerationSettings, networks: Networks) -> LoadedStages:
     """Makes a preset's own stages of its networks; accelerates them in place if it says so."""
-    back_ends = {"triposr": functions_of(settings, networks.triposr)}
+    if isinstance(networks.lift, TripoSR):
+        functions = triposr_loading.functions_of(settings, networks.lift)
+    else:
+        functions = triposplat_loading.functions_of(settings, *networks.lift)
+    back_ends: dict[str, Mapping[str, StageFunction]] = {settings.lift.backend: functions}
     return assemble(settings, networks.pictures, back_ends, networks.scorer)

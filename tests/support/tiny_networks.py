@@ -4,6 +4,9 @@ from pathlib import Path
 
 import torch
 
+from generation.lift.triposplat import TripoSplatConfig
+from generation.lift.triposplat.config import FlowConfig, GaussianConfig, OctreeConfig
+from generation.lift.triposplat.encoder_config import DinoConfig, EncoderConfig, VaeConfig
 from generation.lift.triposr import TripoSRConfig, ViTConfig
 from generation.presets import preset
 from generation.quiet import quiet_libraries
@@ -38,6 +41,33 @@ KLEIN = KleinSizes(
         "norm_num_groups": 4,
         "sample_size": 64,
     },
+)
+
+_SPLAT = {"width": 64, "heads": 4, "head_dim": 16, "mlp_ratio": 4}
+
+TRIPOSPLAT = TripoSplatConfig(
+    flow=FlowConfig(
+        **_SPLAT,
+        latent_tokens=64,
+        latent_channels=16,
+        camera_channels=5,
+        refiner_blocks=1,
+        joint_blocks=2,
+        condition_channels_dino=32,
+        condition_channels_vae=16,
+        camera_mlp_layers=2,
+    ),
+    octree=OctreeConfig(**_SPLAT, blocks=1, context_channels=16, levels=8),
+    gaussian=GaussianConfig(**_SPLAT, blocks=1, context_channels=16, gaussians_per_point=32),
+)
+
+TRIPOSPLAT_ENCODERS = EncoderConfig(
+    dinov3=DinoConfig(
+        hidden_size=32, num_attention_heads=2, num_hidden_layers=1, intermediate_size=64
+    ),
+    vae=VaeConfig(
+        block_out_channels=(4, 4, 4, 4), layers_per_block=1, latent_channels=4, norm_num_groups=2
+    ),
 )
 
 SIZES = Sizes(
@@ -96,6 +126,8 @@ SIZES = Sizes(
             patch_size=16,
         ),
     ),
+    triposplat=TRIPOSPLAT,
+    triposplat_encoders=TRIPOSPLAT_ENCODERS,
     background="u2netp",
     background_side=64,
 )

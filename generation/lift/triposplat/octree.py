@@ -120,16 +120,19 @@ def sample_points(network: OctreeDecoder, latent: Tensor, count: int, uniform: U
         centres = (cells + 0.5) / 2**level
         resolution = torch.full((1,), 2 ** (level + 1), device=device)
         logits = network(centres[None], resolution, latent)[0]
-        dealt = resample(logits.softmax(dim=-1), counts, uniform(len(cells)).to(device))
+        numbers = uniform(len(cells)).to(device)
+        dealt = resample(logits.softmax(dim=-1), counts, numbers, points=count)
         parents, children = dealt.nonzero(as_tuple=True)
         cells = 2 * cells[parents] + offsets[children]
         counts = dealt[parents, children]
-    cells = cells.repeat_interleave(counts, dim=0)
+    cells = cells.repeat_interleave(counts, dim=0, output_size=count)
     points: Tensor = (cells + uniform(count, 3).to(device)) / 2**network.config.levels
     return points
 
 
-def resample(probabilities: Tensor, counts: Tensor, uniform: Tensor) -> Tensor:
+def resample(
+    probabilities: Tensor, counts: Tensor, uniform: Tensor, *, points: int | None = None
+) -> Tensor:
     """Deals out the points of cells to their children by systematic resampling.
 
     One random number shifts a comb of n teeth, so that a child's share is off by less than one
@@ -139,6 +142,7 @@ def resample(probabilities: Tensor, counts: Tensor, uniform: Tensor) -> Tensor:
         probabilities: (M, 8) float32; a row of zeros counts as uniform.
         counts: (M,) int64, points of each cell.
         uniform: (M,) float32 in 0..1.
+        points: The sum of the counts, which saves waiting for the device to compute it.
 
     Returns:
         (M, 8) int64; the rows sum to the counts.

@@ -1,0 +1,117 @@
+"""The networks made fast, in place: attention, compiled blocks, CUDA graphs, layers of 8 bits.
+
+Every function that is recorded has fixed shapes. The octree's levels have not: their cells are
+filled up to a few sizes, each with a graph of its own. What lies between the networks, drawing
+points above all, is computed eagerly.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from generation.acceleration.compiling import Compiled
+from generation.acceleration.eight_bit import Float8Linear, quantise
+from generation.acceleration.graphs import Captured, GraphPool
+from generation.lift.triposplat.fast_attention import best_attention
+from generation.lift.triposplat.features import PictureEncoders
+from generation.lift.triposplat.flow import RotaryAttention
+from generation.lift.triposplat.gaussians import PointAttention
+from generation.lift.triposplat.model import TripoSplat
+from generation.lift.triposplat.octree import LatentAttention
+
+_FEWEST_CELLS = 512
+_MOST_SIZES = 8
+"""Sizes of clouds and of levels that have graphs; the public model has four and five."""
+
+
+def accelerate(
+    model: TripoSplat, encoders: PictureEncoders, *, backend: str | Callable[..., Any] = "inductor"
+) -> None:
+    """Compiles the networks and records them, both at the first call of a shape.
+
+    What cannot be compiled or recorded runs eagerly, after a warning. The graphs share their
+    memory, so only one thread may use the networks.
+
+    Args:
+        model: Changed in place.
+        encoders: On the same device; changed in place.
+        backend: What `torch.compile` compiles with.
+    """
+    flow, octree, gs = model.flow, model.decoder.octree, model.decoder.gs
+    attend_fast(model)
+    pool = GraphPool()
+
+    name = "TripoSplat's flow"
+    velocities = Compiled(
+        name, flow.velocities, (*flow.noise_refiner, *flow.blocks), backend=backend
+    )
+    flow.velocities = Captured(name, velocities, pool=pool)  # type: ignore[method-assign, assignment]
+    # Two blocks, once a picture: compiling them takes longer than it saves.
+    condition = Captured("TripoSplat's condition", flow.condition, pool=pool)
+    flow.condition = condition  # type: ignore[method-assign]
+
+    name = "TripoSplat's octree"
+    likely = Compiled(name, octree.forward, octree.blocks, backend=backend, dynamic=True)
+    octree.forward = filled_up(  # type: ignore[method-assign]
+        Captured(name, likely, pool=pool, limit=_MOST_SIZES)
+    )
+    name = "TripoSplat's Gaussians"
+    features = Compiled(name, gs.forward, gs.blocks, backend=backend, dynamic=True)
+    gs.forward = Captured(  # type: ignore[method-assign]
+        name, features, pool=pool, limit=_MOST_SIZES
+    )
+
+    name = "DINOv3"
+    tokens = Compiled(name, encoders.dino_tokens, encoders.dino.model.layer, backend=backend)
+    encoders.dino_tokens = Captured(name, tokens, pool=pool)  # type: ignore[method-assign]
+    name = "TripoSplat's VAE"
+    tokens = Compiled(name, encoders.vae_tokens, (encoders.vae.encoder,), backend=backend)
+    encoders.vae_tokens = Captured(name, tokens, pool=pool)  # type: ignore[method-assign]
+
+
+def attend_fast(model: TripoSplat) -> None:
+    """Lets all blocks attend as fast as the device can, in place.
+
+    The context refiners stay as they are: the empty condition is one token, which not every kernel
+    takes.
+    """
+    flow, octree, gs = model.flow, model.decoder.octree, model.decoder.gs
+    for config, blocks in (
+        *((flow.config, flow.noise_refiner), (flow.config, flow.blocks)),
+        *((octree.config, octree.blocks), (gs.config, gs.blocks)),
+    ):
+        best = best_attention(config.heads, config.head_dim, flow.device, flow.dtype)
+        for module in blocks.modules():
+            if isinstance(module, RotaryAttention | LatentAttention | PointAttention):
+                module.attend = best
+
+
+def hold_in_eight_bits(model: TripoSplat) -> None:
+    """Replaces the large linear layers of the blocks, in place.
+
+    What places tokens, embeds them or is last keeps its 16 bits, and so do the context refiners,
+    which run once a picture.
+    """
+    for block in (
+        *(*model.flow.noise_refiner, *model.flow.blocks),
+        *(*model.decoder.octree.blocks, *model.decoder.gs.blocks),
+    ):
+        quantise(block, Float8Linear, device=model.flow.device)
+
+
+def filled_up(likely: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Lets the octree network see few numbers of cells: powers of two.
+
+    Args:
+        likely: What `OctreeDecoder.forward` does. Cells do not look at each other.
+    """
+
+    def forward(points: Tensor, resolution: Tensor, latent: Tensor) -> Tensor:
+        count = points.shape[1]
+        size = max(_FEWEST_CELLS, 1 << (count - 1).bit_length())
+        filled = F.pad(points, (0, 0, 0, size - count))
+        return likely(filled, resolution, latent)[:, :count]
+
+    return forward
