@@ -1,7 +1,7 @@
 """The files that an object can be downloaded as."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from generation.lift import no_output
 from generation.plan import Output
 from generation.stage import TriangleMesh
 from miner.request import Answer
-from miner.transports.http.models import FormatName
+from miner.service import MinerService
+from miner.transports.http.models import FileKind, FormatName
 from protocol import ply
 from protocol.gaussians import GaussianCloud
 from protocol.orientation import UpAxis, turn_up_axis
@@ -42,6 +44,37 @@ FORMATS: dict[FormatName, Format] = {
     "obj": Format("model/obj", "mesh"),
     "png": Format("image/png"),
 }
+
+FILES: dict[FileKind, str] = {
+    "ply": "asset.ply",
+    "spz": "asset.spz",
+    "glb": "asset.glb",
+    "obj": "asset.obj",
+    "picture": "picture.png",
+    "cutout": "cutout.png",
+    "preview": "preview.png",
+}
+"""The names of a finished job's files."""
+
+_OUTPUTS: Mapping[str, Output] = {name: each.output for name, each in FORMATS.items()}
+
+
+def formats_of(outputs: Collection[Output]) -> list[FormatName]:
+    """Returns the formats of what tasks can become."""
+    return [name for name, each in FORMATS.items() if each.output in outputs]
+
+
+def files_of(outputs: Collection[Output]) -> dict[FileKind, str]:
+    """Returns the names of a job's files, for what tasks can become."""
+    return {kind: name for kind, name in FILES.items() if _OUTPUTS.get(kind, "splats") in outputs}
+
+
+def why_not(service: MinerService, name: FormatName | FileKind) -> str | None:
+    """Says why the miner cannot make a file, and what to do; None if it can."""
+    output = _OUTPUTS.get(name, "splats")
+    if output in service.outputs:
+        return None
+    return "; ".join(no_output(service.ladder[0].back_end, output))
 
 
 class FileMaker:

@@ -4,7 +4,7 @@ import asyncio
 import codecs
 import difflib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
@@ -129,8 +129,11 @@ class Form:
         except TaskError:
             return str(uuid.uuid4())
 
-    def format(self) -> FormatName:
+    def format(self, offered: Sequence[FormatName]) -> FormatName:
         """Returns the file format that is asked for, "ply" if none is.
+
+        Args:
+            offered: What the message about a wrong one names.
 
         Raises:
             TaskError: There is no such format.
@@ -142,7 +145,7 @@ class Form:
         for name in get_args(FormatName):
             if name == text and not given.filename:
                 return cast(FormatName, name)
-        names = ", ".join(get_args(FormatName))
+        names = ", ".join(offered)
         shown = "a file" if given.filename else log_safe(text)
         raise TaskError(f"format must be one of {names}; got {shown}")
 

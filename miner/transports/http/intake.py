@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from miner.request import Caller, Request
 from miner.service import MinerService
-from miner.transports.http.files import FORMATS
+from miner.transports.http.files import FORMATS, formats_of, why_not
 from miner.transports.http.forms import FormReader
 from miner.transports.http.models import FormatName
 from miner.transports.http.replies import without_object
@@ -55,6 +55,7 @@ class Intake:
     ) -> None:
         self._candidates = candidates
         self._service = service
+        self._formats = formats_of(service.outputs)
         self._limits = limits
         self._forms = FormReader(on_full=on_full)
 
@@ -69,7 +70,9 @@ class Intake:
         form = await self._forms.read(http_request)
         task_id = form.task_id()
         try:
-            format_name, candidates = form.format(), form.candidates()
+            format_name, candidates = form.format(self._formats), form.candidates()
+            if (why := why_not(self._service, format_name)) is not None:
+                raise TaskError(f"format {format_name} cannot be made: {why}")
             task = await asyncio.to_thread(form.task, task_id, self._limits)
         except TaskError as error:
             answer = self._service.reject(

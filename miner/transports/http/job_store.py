@@ -1,7 +1,7 @@
 """The jobs of the HTTP transport: which are kept, and for how long. Pure: a clock and values in."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import isfinite
@@ -13,6 +13,7 @@ from generation.plan import Step
 from generation.stage import TriangleMesh
 from miner.request import ActiveRequest, Answer, Request
 from miner.scheduling.candidates import Candidates
+from miner.transports.http.files import FILES
 from miner.transports.http.models import (
     CandidateCounts,
     FileKind,
@@ -22,17 +23,6 @@ from miner.transports.http.models import (
     StageState,
 )
 from protocol.tasks import ImageTask, TextTask
-
-FILES: dict[FileKind, str] = {
-    "ply": "asset.ply",
-    "spz": "asset.spz",
-    "glb": "asset.glb",
-    "obj": "asset.obj",
-    "picture": "picture.png",
-    "cutout": "cutout.png",
-    "preview": "preview.png",
-}
-"""The names of a finished job's files."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +100,7 @@ class JobStore:
         clock: Monotonic clock, in seconds.
         new_id: Makes ids that cannot be guessed.
         send_gated: Whether objects that the gate is against have files all the same.
+        files: The names of a job's files.
     """
 
     def __init__(
@@ -119,7 +110,9 @@ class JobStore:
         new_id: Callable[[], str] = lambda: secrets.token_urlsafe(16),
         *,
         send_gated: bool = True,
+        files: Mapping[FileKind, str] = FILES,
     ) -> None:
+        self._files = files
         self._limits = limits
         self._clock = clock
         self._new_id = new_id
@@ -224,7 +217,7 @@ class JobStore:
             **_scores(job),
             understood=_words(answer, answer.understood) if answer is not None else None,
             ignored=_words(answer, answer.ignored) if answer is not None else None,
-            files={k: f"/jobs/{job.id}/files/{n}" for k, n in FILES.items()} if done else {},
+            files={k: f"/jobs/{job.id}/files/{n}" for k, n in self._files.items()} if done else {},
         )
 
     def _forget(self) -> None:

@@ -17,9 +17,9 @@ from generation.stage import TriangleMesh
 from miner.request import ActiveRequest, Answer, Request
 from miner.service import MinerService
 from miner.transports.connections import while_connected
-from miner.transports.http.files import FORMATS, FileMaker, Shared
+from miner.transports.http.files import FILES, FORMATS, FileMaker, Shared, files_of, why_not
 from miner.transports.http.intake import CALLER, NAME, Intake
-from miner.transports.http.job_store import FILES, JobRecord, JobStore
+from miner.transports.http.job_store import JobRecord, JobStore
 from miner.transports.http.models import FormatName, Job
 from miner.transports.http.replies import json_reply, without_object
 from miner.transports.refusals import Refusal, RefusalLog
@@ -111,7 +111,10 @@ class Jobs:
         job = self._job(http_request)
         kind = _KINDS.get(http_request.path_params["name"])
         if kind is None:
-            raise HTTPException(404, f"there is no such file; the files are {', '.join(_KINDS)}")
+            names = ", ".join(files_of(self._service.outputs).values())
+            raise HTTPException(404, f"there is no such file; the files are {names}")
+        if (why := why_not(self._service, kind)) is not None:
+            raise HTTPException(404, f"there is no such file: {why}")
         answer = job.answer
         if answer is not None and job.state == "withheld":
             return without_object(answer)

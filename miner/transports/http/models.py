@@ -48,7 +48,7 @@ class GenerateFields(TaskFields):
 
     format: FormatName = "ply"
     """What to answer: the Gaussian cloud as PLY or SPZ, a mesh of the same object as binary glTF or
-    OBJ, or a PNG picture of the cloud from four sides."""
+    OBJ, if the 3D back end makes meshes, or a PNG picture of the cloud from four sides."""
 
 
 class StageProgress(_Model):
@@ -132,7 +132,23 @@ class Job(_Model):
     ignored: list[str] | None
     """Its other words."""
     files: dict[FileKind, str]
-    """Addresses of its files, by kind; empty until it is done."""
+    """Addresses of its files, by kind; empty until it is done. Without `glb` and `obj`, if the 3D
+    back end makes no mesh."""
+
+
+class QualityLevel(_Model):
+    """A quality level: what an object is made with at most."""
+
+    name: str
+    """As a job's `rung`."""
+    steps: Annotated[int, Field(ge=1)]
+    """Denoising steps of the picture."""
+    size: Annotated[int, Field(ge=1)]
+    """Side of the picture, in pixels."""
+    lift_steps: Annotated[int, Field(ge=0)]
+    """Denoising steps of the 3D back end; 0 if it takes none."""
+    gaussians: Annotated[int, Field(ge=1)]
+    """Gaussians at most."""
 
 
 class MinerStatus(_Model):
@@ -153,7 +169,12 @@ class MinerStatus(_Model):
     candidates: Annotated[int, Field(ge=1)]
     """Pictures drawn for a prompt at most; 1 without a scorer."""
     formats: list[FormatName]
-    """What `POST /generate` can answer."""
+    """What `POST /generate` can answer: without `glb` and `obj`, if the 3D back end makes no
+    mesh."""
+    back_end: str
+    """What lifts pictures to 3D, such as `triposr`."""
+    rungs: list[QualityLevel]
+    """The quality levels, best first."""
 
 
 class Health(_Model):

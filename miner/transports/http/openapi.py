@@ -1,14 +1,15 @@
 """The document of the API: OpenAPI 3.1, made from the table of operations and its models."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from miner.transports.http.job_store import FILES
+from generation.plan import Output
+from miner.transports.http.files import FORMATS, files_of, formats_of
 from miner.transports.http.models import (
     GenerateFields,
     Health,
@@ -30,24 +31,22 @@ Text or a picture in, a 3D object out: Gaussian splats as PLY or SPZ, a mesh as 
 `POST /generate` waits for the file. `POST /jobs` starts a job that can be watched and whose files
 can be downloaded for about an hour. Every answer that is no success is JSON with a `message`.
 """
-_PARAMETERS = {
-    "id": {
-        "description": "from `POST /jobs`",
-        "schema": {"type": "string"},
-    },
-    "name": {
-        "description": "the file",
-        "schema": {"type": "string", "enum": list(FILES.values())},
-    },
-}
 
 
-def document(*, version: str, with_key: bool) -> Mapping[str, Any]:
-    """Returns the document.
+def document(
+    *,
+    version: str,
+    with_key: bool,
+    outputs: Collection[Output] = get_args(Output),
+    note: str = "",
+) -> Mapping[str, Any]:
+    """Returns the document; it offers only the files that the miner can make.
 
     Args:
         version: Of the miner.
         with_key: Whether callers need a key.
+        outputs: What tasks can become.
+        note: A sentence about what they cannot.
     """
     _, schemas = models_json_schema(
         [(model, "validation") for model in _MODELS],
@@ -59,6 +58,17 @@ def document(*, version: str, with_key: bool) -> Mapping[str, Any]:
             each.pop("title", None)  # The name again.
     for model in (TaskFields, GenerateFields):
         components["schemas"][model.__name__]["oneOf"] = _ONE_OF_TWO
+    formats = formats_of(outputs)
+    schemas["$defs"]["GenerateFields"]["properties"]["format"]["enum"] = formats
+    unable = {each.media_type for each in FORMATS.values()}
+    unable -= {FORMATS[name].media_type for name in formats}
+    parameters = {
+        "id": {"description": "from `POST /jobs`", "schema": {"type": "string"}},
+        "name": {
+            "description": "the file",
+            "schema": {"type": "string", "enum": list(files_of(outputs).values())},
+        },
+    }
     if with_key:
         components["securitySchemes"] = {
             "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -66,25 +76,33 @@ def document(*, version: str, with_key: bool) -> Mapping[str, Any]:
         }
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:
-        described = _operation(operation, components["schemas"])
+        described = _operation(operation, components["schemas"], parameters)
+        for media_type in unable:
+            described["responses"].get("200", {}).get("content", {}).pop(media_type, None)
         if with_key and operation.needs_key:
             described["security"] = [{"key": []}, {"bearer": []}]
         paths.setdefault(operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
-        "info": {"title": "splat-miner", "version": version, "description": _DESCRIPTION},
+        "info": {
+            "title": "splat-miner",
+            "version": version,
+            "description": f"{_DESCRIPTION}\n{note}".strip(),
+        },
         "paths": paths,
         "components": components,
     }
 
 
-def _operation(operation: Operation, schemas: Mapping[str, Any]) -> dict[str, Any]:
+def _operation(
+    operation: Operation, schemas: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.title,
         "description": operation.words,
         "parameters": [
-            {"name": name, "in": "path", "required": True, **_PARAMETERS[name]}
+            {"name": name, "in": "path", "required": True, **parameters[name]}
             for name in re.findall(r"{(\w+)}", operation.path)
         ],
         "responses": {

@@ -77,12 +77,16 @@ _BODY = {
     408: _problem("the body did not arrive in time"),
     413: _problem("the body is too large"),
     415: _problem("the body is neither a form nor JSON, or it is compressed"),
-    422: _problem("rejected: the fields can be read, but not used"),
+    422: _problem(
+        "rejected: the fields can be read, but not used, or the 3D back end makes no mesh, and "
+        "`format` asks for one"
+    ),
 }
 _NO_OBJECT = {
     422: _problem(
-        "rejected: the fields can be read, but not used, the networks know no word of the prompt, "
-        "or the picture has no object; or completed, and withheld, because the gate is against it "
+        "rejected: the fields can be read, but not used, `format` asks for a mesh and the 3D back "
+        "end makes none, the networks know no word of the prompt, or the picture has no object; or "
+        "completed, and withheld, because the gate is against it "
         "(`below_threshold`): the same request gives the same object",
         _TASK | _WORDS | _SCORE,
     ),
@@ -174,7 +178,12 @@ OPERATIONS = (
         _ALWAYS
         | _KEY
         | _NO_OBJECT
-        | {404: _problem("there is no such job or file, or the job is not done")}
+        | {
+            404: _problem(
+                "there is no such job or file, the job is not done, or the file is a mesh and the "
+                "3D back end makes none"
+            )
+        }
         | {200: Reply("the file", _FILE_TYPES)},
         words="A mesh is made when it is asked for first, by a second request of the miner's; the "
         "preview is rendered then. Both take seconds.",

@@ -18,7 +18,7 @@ from miner.transports.connection_book import ConnectionLimits
 from miner.transports.connections import ClientConnections
 from miner.transports.failures import ServerErrors
 from miner.transports.http.access import ApiKey, OwnPages, OwnPagesOnly, check_exposure, check_hosts
-from miner.transports.http.files import FileMaker
+from miner.transports.http.files import FORMATS, FileMaker, files_of, why_not
 from miner.transports.http.forms import max_body_bytes
 from miner.transports.http.generate import Generate
 from miner.transports.http.intake import NAME, Intake
@@ -98,8 +98,20 @@ class HttpTransport:
             candidates=candidates,
         )
         self._generate = Generate(service, intake, self._files, send_gated=send_gated)
-        store = JobStore(job_limits or JobLimits(), time.monotonic, send_gated=send_gated)
+        store = JobStore(
+            job_limits or JobLimits(),
+            time.monotonic,
+            send_gated=send_gated,
+            files=files_of(service.outputs),
+        )
         self._jobs = Jobs(service, store, intake, self._files, self._refusals)
+        unable = {why for name in FORMATS if (why := why_not(service, name)) is not None}
+        self._document = document(
+            version=program_version(),
+            with_key=api_key is not None,
+            outputs=service.outputs,
+            note="".join(f"{why[0].upper()}{why[1:]}.\n" for why in sorted(unable)),
+        )
         self._status = StatusPages(service, score_log.problems, about or About())
         self._port = ServedPort(
             self._application(),
@@ -143,10 +155,9 @@ class HttpTransport:
             "status": self._status.status,
             "health": self._status.health,
         }
-        api = document(version=program_version(), with_key=self._api_key is not None)
 
         async def openapi(http_request: HttpRequest) -> Response:
-            return json_reply(200, api)
+            return json_reply(200, self._document)
 
         application = Starlette(
             routes=[

@@ -12,8 +12,8 @@ from miner.logs import program_version
 from miner.problems import Problems
 from miner.service import MinerService
 from miner.snapshot import ServiceSnapshot
-from miner.transports.http.files import FORMATS
-from miner.transports.http.models import MinerStatus
+from miner.transports.http.files import formats_of
+from miner.transports.http.models import MinerStatus, QualityLevel
 from miner.transports.http.replies import json_reply
 from miner.transports.refusals import RETRY_AFTER_S
 
@@ -84,7 +84,18 @@ class StatusPages:
             predicted_wait_s=now.predicted_wait_s,
             active=sum(now.active.values()),
             candidates=self._about.candidates,
-            formats=list(FORMATS),
+            formats=formats_of(self._service.outputs),
+            back_end=self._service.ladder[0].back_end,
+            rungs=[
+                QualityLevel(
+                    name=rung.name,
+                    steps=rung.steps,
+                    size=rung.size,
+                    lift_steps=rung.lift_steps,
+                    gaussians=rung.gaussians,
+                )
+                for rung in self._service.ladder
+            ],
         )
         return json_reply(200, status.model_dump(), {"Cache-Control": "no-store"})
 

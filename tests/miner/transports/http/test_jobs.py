@@ -16,7 +16,8 @@ from PIL import Image
 from generation.errors import GenerationError
 from miner.request import Request
 from miner.transports.http import files, jobs
-from miner.transports.http.job_store import FILES, JobLimits
+from miner.transports.http.files import FILES
+from miner.transports.http.job_store import JobLimits
 from protocol import ply
 from protocol.errors import TaskError
 from protocol.tasks import ImageTask

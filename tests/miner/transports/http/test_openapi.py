@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from miner.transports.http import files
-from miner.transports.http.job_store import FILES
+from miner.transports.http.files import FILES
 from miner.transports.http.models import FormatName, Job
 from miner.transports.http.openapi import document
 from miner.transports.http.operations import ALIASES, OPERATIONS
