@@ -61,7 +61,7 @@ COMPILERS = ("gcc", "clang")
 LOG_FILES = (FOLDER_LOCK, SCORE_LOG, MINER_LOG)
 LOG_BYTES = 1 * GB
 WEIGHT_BYTES = {"klein": 22 * GB, "schnell": 40 * GB}
-"""The download of a preset for GPUs, by its text-to-image model."""
+"""The download of a preset for GPUs, by its text-to-image model; enough for either back end."""
 
 HASHING_LIMIT_S = 60.0
 IMPORT_LIMIT_S = 60.0

@@ -8,15 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from generation.presets import preset
-from generation.settings import GenerationSettings
+from generation.presets import PRESETS, preset
+from generation.settings import GenerationSettings, ScoringSettings
+from generation.weights.pins import shipped_pins
 from generation.weights.sources import FLUX_SCHNELL
-from generation.weights.store import LOCK_NAME
+from generation.weights.store import LOCK_NAME, ModelStore
 from miner.doctor import machine
 from miner.doctor.findings import Status, Verdict, carry_out, ok
 from miner.doctor.machine import (
     GB,
     TAKEN_GB,
+    WEIGHT_BYTES,
     Device,
     judge_compiler,
     judge_device,
@@ -31,6 +33,9 @@ from miner.file_lock import FOLDER_LOCK, FileLock
 from protocol.errors import SetupError
 
 EMBEDDED, GPU16, GPU24, GPU80 = map(preset, ("embedded", "gpu16", "gpu24", "gpu80"))
+GPU24_SPLAT = preset("gpu24-splat")
+SCORER_BYTES = 1_800_000_000
+"""Its weights; docs/presets.md has the figure."""
 
 
 def _with_schnell(settings: GenerationSettings, **changes: object) -> GenerationSettings:
@@ -139,6 +144,12 @@ def test_what_a_preset_took_is_not_said_of_a_changed_one() -> None:
     assert judge_device(GPU80, card).status is Status.WARNING
     changed = GPU80.model_copy(update={"text_to_image": drawing})
     assert judge_device(changed, card).status is Status.OK
+
+
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - set(TAKEN_GB) - {"embedded"}))
+def test_nothing_is_said_of_what_nobody_has_measured(name: str) -> None:
+    card = Device("2.11", "12.8", "A card", 17 * GB)
+    assert judge_device(preset(name), card).status is Status.OK
 
 
 def test_the_gpu_is_really_asked() -> None:
@@ -312,6 +323,27 @@ async def test_weights_that_are_missing_name_the_command(tmp_path: Path) -> None
     assert verdict.fix == f"python -m scripts.fetch_models --preset gpu80 --models.dir {tmp_path}"
 
 
+async def test_a_licence_that_is_not_accepted_is_a_finding_with_its_conditions(
+    tmp_path: Path, no_pins: None
+) -> None:
+    verdict = await look("weights", GPU24_SPLAT, tmp_path)
+    assert verdict.status is Status.FAILED
+    assert "DINOv3" in verdict.found
+    assert "--triposplat.accept_dinov3_license true" in verdict.fix
+    assert len(verdict.fix.splitlines()) > 9
+    own = GPU24_SPLAT.triposplat.model_copy(update={"accept_dinov3_license": True})
+    accepted = GPU24_SPLAT.model_copy(update={"triposplat": own})
+    verdict = await look("weights", accepted, tmp_path)
+    assert "has not been downloaded" in verdict.found
+    assert "--preset gpu24-splat --triposplat.accept_dinov3_license true --m" in verdict.fix
+    store = ModelStore(tmp_path)
+    for model in accepted.models:
+        store.folder(model).mkdir()
+        (store.folder(model) / "weights").write_bytes(b"12")
+        store.record(model, store.revision(model) or "abc", ["weights"])
+    assert "the DINOv3 License is accepted" in (await look("weights", accepted, tmp_path)).found
+
+
 async def test_weights_that_are_not_as_locked(tmp_path: Path, no_pins: None) -> None:
     for model in GPU80.models:
         folder = tmp_path / model.folder
@@ -342,7 +374,18 @@ async def test_a_scorer_without_its_packages_names_the_extras_that_its_device_ne
     assert verdict.fix == f"make install EXTRAS={extras}, or --scoring.scorer none"
 
 
-@pytest.mark.parametrize(("settings", "needed"), [(GPU24, 22), (SCHNELL, 40)])
+def test_the_room_that_is_asked_for_holds_what_is_pinned_and_the_scorer() -> None:
+    for settings in (GPU24, GPU24_SPLAT, SCHNELL, _with_schnell(GPU24_SPLAT)):
+        sizes = {
+            model.name: sum(file.size for file in shipped_pins()[model.name].files.values())
+            for model in settings.model_copy(update={"scoring": ScoringSettings()}).models
+        }
+        assert all(sizes.values())
+        room = WEIGHT_BYTES["schnell" if FLUX_SCHNELL in settings.models else "klein"]
+        assert sum(sizes.values()) + SCORER_BYTES < room
+
+
+@pytest.mark.parametrize(("settings", "needed"), [(GPU24, 22), (SCHNELL, 40), (GPU24_SPLAT, 22)])
 async def test_the_disk_needs_room_for_the_model_that_is_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: GenerationSettings, needed: int
 ) -> None:
