@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="memory_gib",
         type=_positive,
         metavar="GIB",
-        help="most device memory of the fast recipe (22 for gpu24, 15.5 for gpu16)",
+        help="most device memory of the fast recipe (22 for gpu24 and gpu24-splat, 15.5 for gpu16)",
     )
     pipeline.add_argument(
         "--models.dir", dest="models_dir", type=Path, metavar="DIR", help="the models folder"

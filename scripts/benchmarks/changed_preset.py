@@ -32,9 +32,13 @@ def changed(
 
 
 def model_name(settings: GenerationSettings) -> str:
-    """Returns the text-to-image model, in what form it is held, as tables call it."""
+    """Returns the text-to-image model and in what form it is held, as tables call it.
+
+    A back end other than triposr is named as well.
+    """
     drawing = settings.text_to_image
-    if drawing.model is None:
-        return "embedded"
-    name = FLUX_NAMES.name_of(drawing.model) or drawing.model.name
-    return f"{name}, 8 bits" if drawing.eight_bit else name
+    name = "embedded"
+    if drawing.model is not None:
+        name = FLUX_NAMES.name_of(drawing.model) or drawing.model.name
+        name += ", 8 bits" if drawing.eight_bit else ""
+    return name if settings.lift.backend == "triposr" else f"{name}, {settings.lift.backend}"

@@ -21,7 +21,6 @@ from generation.loading import (
 from generation.scoring.score import Scorer
 from generation.settings import GenerationSettings
 from generation.stage import StageFunction
-from protocol.errors import SetupError
 
 Lift = TripoSR | tuple[TripoSplat, PictureEncoders]
 """The networks of a back end."""
@@ -45,15 +44,9 @@ class Networks:
     def triposr(self) -> TripoSR:
         """From a cut-out to a scene code.
 
-        Raises:
-            SetupError: The preset has another back end.
+        The preset's back end must be triposr.
         """
-        if not isinstance(self.lift, TripoSR):
-            raise SetupError(
-                "the plain recipe and the likeness to it are of TripoSR, and this preset's back "
-                "end is triposplat",
-                fix="--recipe fast alone, or a preset that lifts with triposr",
-            )
+        assert isinstance(self.lift, TripoSR)
         return self.lift
 
 

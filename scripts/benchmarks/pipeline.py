@@ -25,7 +25,7 @@ _DEFAULT_RUNS = {"cpu": 10, "cuda": 30}
 _DEFAULT_CANDIDATES_S = {"cpu": 0, "cuda": 25}
 _DEFAULT_REQUESTS = {"cpu": 0, "cuda": 24}
 _MOST_PLAIN_REQUESTS = 8
-_DEFAULT_MEMORY_GIB = {"gpu16": 15.5, "gpu24": 22.0}
+_DEFAULT_MEMORY_GIB = {"gpu16": 15.5, "gpu24": 22.0, "gpu24-splat": 22.0}
 
 
 def run(
@@ -59,8 +59,8 @@ def run(
         plain_runs: Tasks of the plain recipe one after the other; as `runs` when None.
         candidates: Seconds of one request of the fast recipe in which candidates are made; 25 on
             CUDA, none on the CPU when None.
-        memory_gib: Most device memory of the fast recipe in GiB; 22 for gpu24 and 15.5 for gpu16
-            when None.
+        memory_gib: Most device memory of the fast recipe in GiB; when None 22 for gpu24 and
+            gpu24-splat, 15.5 for gpu16.
         models_dir: The models folder; the default one when None.
         model: Short name of the text-to-image model; the preset's own when None.
         eight_bit: Whether it is held in 8 bits; as the preset says when None.

@@ -22,6 +22,7 @@ from generation.scoring.validity import check
 from generation.settings import GenerationSettings, ScoringSettings
 from generation.stage import Asset, StageFunction, StepContext
 from protocol import ply
+from protocol.errors import SetupError
 from protocol.gaussians import SH_C0, GaussianCloud
 from scripts.benchmarks.networks import Networks, fast_stages
 
@@ -33,7 +34,17 @@ _FINER = 2  # than the first search of the fast recipe: 256 points a side in the
 
 
 def plain_settings(settings: GenerationSettings) -> GenerationSettings:
-    """Returns a preset with nothing made fast or small; networks and device stay."""
+    """Returns a preset with nothing made fast or small; networks and device stay.
+
+    Raises:
+        SetupError: The preset's back end is not triposr, of which the plain recipe is.
+    """
+    if settings.lift.backend != "triposr":
+        raise SetupError(
+            f"the plain recipe lifts with triposr, and preset {settings.name} with "
+            f"{settings.lift.backend}",
+            fix="--recipe fast, or a preset that lifts with triposr",
+        )
     cores = len(os.sched_getaffinity(0))
     return settings.model_copy(
         update={

@@ -6,7 +6,7 @@ from torch import nn
 from generation.lift.triposplat import PUBLIC, SplatDecoder, TripoSplat, TripoSplatConfig
 from generation.lift.triposplat.encoder_config import PUBLIC_ENCODERS, EncoderConfig
 from generation.lift.triposplat.features import PictureEncoders, build_dino, build_vae
-from generation.lift.triposplat.octree import OctreeDecoder
+from generation.lift.triposplat.octree import OctreeBlock, OctreeDecoder
 
 _PULL = 1.2
 """How strongly points are drawn towards the middle: their spread is a sixth of the box then."""
@@ -80,9 +80,11 @@ def _pull_to_the_middle(octree: OctreeDecoder) -> None:
         # The cosine of pi x, which falls from 1 to -1: sines come first, axis by axis.
         first.weight[axis, 2 * axis * per_axis + per_axis] = 1
     for block in octree.blocks:
-        for last in (block.cross_attn.to_out, block.mlp.mlp[-1]):
-            last.weight[:3] = 0
-            last.bias[:3] = 0
+        assert isinstance(block, OctreeBlock)
+        for layer in (block.cross_attn.to_out, block.mlp.mlp[-1]):
+            assert isinstance(layer, nn.Linear)
+            layer.weight[:3] = 0
+            layer.bias[:3] = 0
     last = octree.out_proj
     nn.init.normal_(last.weight, std=_NOISE * width**-0.5)
     last.bias.zero_()

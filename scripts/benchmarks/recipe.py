@@ -326,7 +326,7 @@ class _Started:
     machine = "benchmark"
 
     def __init__(self, engine: Engine) -> None:
-        self.ladder, self.lanes = engine.ladder, engine.lanes
+        self.ladder, self.lanes, self.outputs = engine.ladder, engine.lanes, engine.outputs
         self.route, self.run, self.warm_up = engine.route, engine.run, engine.warm_up
 
     async def start(self) -> None:

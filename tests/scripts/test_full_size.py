@@ -1,5 +1,6 @@
 """The benchmark's random networks have the public models' sizes, and the same weights each time."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,10 +8,15 @@ import pytest
 import torch
 
 from generation.acceleration import eight_bit
+from generation.lift.triposplat.loading import functions_of
 from generation.pictures import text_to_image
 from generation.pictures.flux1 import Flux1
 from generation.pictures.flux2 import Flux2Klein
 from generation.quiet import quiet_libraries
+from generation.scoring.validity import report_on
+from generation.settings import LiftSettings
+from generation.stage import StepContext
+from protocol.tasks import TextTask
 from scripts.benchmarks import full_size, random_klein
 from tests.support.tiny_networks import KLEIN, SIZES, tiny_settings
 
@@ -123,3 +129,25 @@ def test_pictures_are_finite_and_follow_from_the_prompt() -> None:
     assert not np.array_equal(pictures[0], pictures[1])
     highest = max(len(pipeline.tokenizer), len(pipeline.tokenizer_2))
     assert highest < min(full_size.FULL.t5["vocab_size"], full_size.FULL.clip["vocab_size"])
+
+
+def test_random_triposplat_makes_valid_clouds_that_follow_from_the_picture() -> None:
+    settings = tiny_settings()
+    settings = settings.model_copy(update={"lift": LiftSettings(backend="triposplat")})
+    networks = full_size.lifting(settings, CPU, SIZES)
+    assert isinstance(networks, tuple)
+    stages = functions_of(settings, *networks)
+    rung = replace(settings.ladder[0], lift_steps=2, gaussians=9_000)
+    context = StepContext(TextTask(id="one", prompt="a cube", seed=3), rung)
+    rng = np.random.default_rng(0)
+    clouds = []
+    for picture in rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8):
+        value = stages["features"](picture, context)
+        for _ in range(rung.lift_steps):
+            value = stages["flow"](value, context)
+        splats = stages["splats"](stages["gaussians"](value, context), context)
+        assert report_on(splats.measures, wire_bytes=1).passed
+        # What floats is a small share.
+        assert 0.9 * 9_000 < len(splats.cloud) <= 9_000
+        clouds.append(splats.cloud.positions)
+    assert clouds[0].shape != clouds[1].shape or not np.allclose(*clouds)

@@ -213,6 +213,29 @@ def test_targets_are_met_or_missed() -> None:
     assert report.targets(figures | {"model": "embedded"}) == []
 
 
+def test_triposplat_has_targets_of_its_own() -> None:
+    fast = {
+        "seconds": {"total": {"median": 2.0, "p95": 2.1}},
+        "rungs": {"full": {"median": 2.0}, "half": {"median": 1.4}},
+        "peak_memory_mb": {"host": 1.0, "device_in_use": 21.0 * 2**30 / 1e6},
+        "throughput": {
+            "1": {"objects_per_s": 0.5, "own_time_ratio": 1.0},
+            "8": {"objects_per_s": 0.55, "own_time_ratio": 1.1},
+        },
+        "candidates": {"1": {"objects": 13}},
+    }
+    figures = {"preset": "gpu24-splat", "recipes": {"fast": fast}, "model": "klein, triposplat"}
+    assert figures["model"] == model_name(preset("gpu24-splat"))
+    rows = {row["name"]: (row["limit"], row["ok"]) for row in report.targets(figures)}
+    assert rows == {
+        "text to SPZ, median ms": (2400, True),
+        "text to SPZ at rung half, median ms": (1300, False),
+        "p95 / median": (1.1, True),
+        "device memory in use by all processes, GiB": (22, True),
+        "slowest request without waiting / solo": (1.3, True),
+    }
+
+
 def test_a_preset_is_measured_with_another_model_where_one_is_named() -> None:
     settings = preset("gpu24")
     assert model_name(settings) == "klein"
@@ -236,6 +259,11 @@ def test_plain_changes_the_way_and_not_the_networks() -> None:
     without_scorer = settings.model_copy(update={"scoring": plainer.scoring})
     assert plainer.models == without_scorer.models
     assert plainer.text_to_image == settings.text_to_image
+
+
+def test_the_plain_recipe_is_triposrs() -> None:
+    with pytest.raises(SetupError, match=r"gpu24-splat with triposplat(.|\n)*fix: --recipe fast"):
+        plain.plain_settings(preset("gpu24-splat"))
 
 
 def test_random_weights_need_a_gpu() -> None:
