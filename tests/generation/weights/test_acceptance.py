@@ -8,7 +8,13 @@ import pytest
 from generation.loading import load
 from generation.presets import preset
 from generation.settings import GenerationSettings, LiftSettings, TripoSplatSettings
-from generation.weights.acceptance import CONDITIONS, FLAG, LICENCE_PAGE, MODEL_PAGE
+from generation.weights.acceptance import (
+    CONDITIONS,
+    FLAG,
+    LICENCE_PAGE,
+    MODEL_PAGE,
+    require_acceptance,
+)
 from generation.weights.pins import read_models, shipped_pins
 from generation.weights.sources import FILE_LICENCES, TRIPOSPLAT, HubModel
 from generation.weights.store import EMBEDDED, LOCK_NAME, ModelStore, locate_models
@@ -50,6 +56,7 @@ def test_nothing_is_loaded_before(model: HubModel, image_only: bool, tmp_path: P
 
 def test_what_holds_no_dinov3_needs_no_acceptance(tmp_path: Path) -> None:
     shipped = preset("embedded").model_copy(update={"lift": LiftSettings(backend="triposplat")})
+    require_acceptance(shipped)
     assert locate_models(shipped).lift == EMBEDDED / "triposplat"
     other = splat().model_copy(update={"lift": LiftSettings(backend="triposr")})
     with pytest.raises(SetupError, match="has not been downloaded"):
