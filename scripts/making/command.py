@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -17,7 +18,7 @@ from miner.surroundings import settle, settle_terminal, tell
 from protocol.errors import SetupError, TaskError
 from protocol.tasks import Task
 from scripts.making.choice import choose_preset, look
-from scripts.making.files import VIDEO, VideoSettings, name_files
+from scripts.making.files import VIDEO, VideoSettings, name_files, require_outputs
 from scripts.making.maker import NOT_MADE, WRONG, Subject, failed, make_all
 
 INTERRUPTED = 130
@@ -29,14 +30,15 @@ class MakingSettings(GeneratingSettings):
     """Base of the settings of a program that makes objects."""
 
     preset: str | None = None
-    """Generation preset: gpu80, gpu24, gpu16, or embedded (no weights, no GPU); if not given, the
-    best one whose weights are here and that fits the GPU's free memory."""
+    """Generation preset: gpu80, gpu24, gpu16, gpu80-splat, gpu24-splat, or embedded (no weights, no
+    GPU); if not given, the best one with TripoSR whose weights are here and that fits the GPU's
+    free memory."""
     out: Annotated[Path, ANY_NAME] = Path("{name}.ply")
-    """File of an object: .spz or .ply (Gaussian splats), .glb or .obj (a mesh with vertex colours),
-    .png (four views) or .mp4 (a turntable). {name} stands for the prompt in letters and hyphens, or
-    for the picture's name; several objects need it."""
+    """File of an object: .spz or .ply (Gaussian splats), .glb or .obj (a mesh with vertex colours,
+    if the 3D back end makes meshes), .png (four views) or .mp4 (a turntable). {name} stands for the
+    prompt in letters and hyphens, or for the picture's name; several objects need it."""
     also: Names = ()
-    """Further formats, written beside it: glb,mp4."""
+    """Further formats, written beside it: glb,mp4. If one of them cannot be made, nothing is."""
     preview: bool = True
     """Whether to write four views of every object beside it, as NAME.preview.png."""
     seed: Seed | None = None
@@ -119,6 +121,7 @@ def _run(
             _with_preset(config, prog, given, image_only=image_only)  # Prints, and exits.
         things = sources(config)
         files = name_files(config.out, config.also, [thing.name for thing in things])
+        require_outputs(chain.from_iterable(files), config.lift.backend)
         if any(file.suffix.lower() == VIDEO for some in files for file in some):
             _require_video()
     except SetupError as error:

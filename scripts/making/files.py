@@ -4,13 +4,14 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from generation.lift import no_output, outputs_of
 from generation.stage import Asset, TriangleMesh
 from generation.weights.sources import Frozen
 from protocol import ply
@@ -98,6 +99,18 @@ def name_files(out: Path, also: Sequence[str], names: Sequence[str]) -> list[lis
         for file in files[-1]:
             _check_place(file)
     return files
+
+
+def require_outputs(files: Iterable[Path], back_end: str) -> None:
+    """Checks that a 3D back end makes what every file needs.
+
+    Raises:
+        SetupError: It makes no mesh, and a file is one. Then no file is worth beginning.
+    """
+    meshes = [file for file in files if file.suffix.lower() in MESHES]
+    if meshes and "mesh" not in outputs_of(back_end):
+        problem, fix = no_output(back_end, "mesh")
+        raise SetupError(f"{_shown(meshes[0])} cannot be made: {problem}", fix=fix)
 
 
 def preview_of(files: Sequence[Path]) -> Path | None:

@@ -2,18 +2,19 @@
 
 import { overlay } from "./scene.js";
 import {
-  advice, count, fileStem, improvement, isOver, longState, score, seconds, size, stageName,
+  advice, count, fileStem, improvement, isOver, levelLine, longState, score, seconds, size, stageName,
 } from "./words.js";
 
 const element = (id) => document.getElementById(id);
 const MADE_ON_REQUEST = ["glb", "obj"];
-const KINDS = [["ply", "ply"], ["spz", "spz"], ["glb", "glb"], ["obj", "obj"], ["preview", "png"]];
+const SHOWN_AS_PICTURES = ["picture", "cutout"];
 
 export class Details {
   #entries;
   #scene;
   #entry = null;
   #urls = [];
+  #levels = [];
 
   constructor(entries, scene) {
     this.#entries = entries;
@@ -21,6 +22,12 @@ export class Details {
     setInterval(() => {
       if (this.#entry && !isOver(this.#entry.job)) this.#showState();
     }, 100);
+  }
+
+  /** Takes the quality levels that the miner has now. */
+  know(levels) {
+    this.#levels = levels;
+    if (this.#entry) showFacts(this.#entry.job, levels);
   }
 
   /** Shows another entry, or none. */
@@ -48,7 +55,7 @@ export class Details {
     element("again").hidden = !job.prompt || (!isOver(job) && !forgotten);
     this.#showState();
     showStages(job);
-    showFacts(job);
+    showFacts(job, this.#levels);
     if (job.state !== "done") return;
     const files = this.#showDownloads();
     if (!forgotten || files) this.#scene.show(this.#entry);
@@ -91,7 +98,10 @@ export class Details {
   #showDownloads() {
     const box = element("downloads");
     const { job, forgotten } = this.#entry;
-    const kinds = forgotten ? [] : KINDS.filter(([kind]) => kind in job.files);
+    // The job lists what the miner can make of it; not every 3D back end makes meshes.
+    const kinds = Object.entries(forgotten ? {} : job.files)
+      .filter(([kind]) => !SHOWN_AS_PICTURES.includes(kind))
+      .map(([kind, address]) => [kind, address.split(".").pop()]);
     box.hidden = kinds.length === 0;
     if (box.childElementCount && !box.hidden) return true;
     box.replaceChildren(Object.assign(document.createElement("span"), { textContent: "Download" }));
@@ -168,7 +178,7 @@ function showStages(job) {
   });
 }
 
-function showFacts(job) {
+function showFacts(job, levels) {
   const facts = [];
   const add = (name, value) => { if (value !== null && value !== undefined && value !== "") facts.push([name, value]); };
   if (job.state === "done") {
@@ -182,7 +192,7 @@ function showFacts(job) {
   }
   add("words understood", job.understood?.join(", "));
   add("words ignored", job.ignored?.join(", "));
-  add("quality level", job.rung?.replaceAll("_", " "));
+  add("quality level", levelLine(job.rung, levels));
   add("seed", job.seed === null ? null : String(job.seed));
   element("facts").replaceChildren(...facts.map(([name, value]) => {
     const pair = document.createElement("div");

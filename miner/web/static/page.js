@@ -122,6 +122,7 @@ async function askState() {
     element("machine").textContent = `preset ${status.preset}, at most ${Math.round(status.budget_s)} s each`
       + (status.active ? `, ${status.active} running` : "");
     composer.offer(status.candidates);
+    details.know(status.rungs);
     element("knows").hidden = !status.knows;
     element("knows").textContent = status.knows ? `This preset knows only ${status.knows}.` : "";
     if (status.state === "ready") wait = READY_MS;

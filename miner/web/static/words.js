@@ -6,6 +6,10 @@ const STAGES = {
   decode: "Develop the picture",
   cutout: "Cut the object out",
   lift: "Lift to 3D",
+  prepare: "Prepare the cut-out",
+  features: "Look at the object",
+  flow: "Shape it in 3D",
+  gaussians: "Make the Gaussians",
   splats: "Place the Gaussians",
   encode: "Pack the file",
   mesh: "Build the mesh",
@@ -67,6 +71,15 @@ export const seconds = (value) => `${value.toFixed(value < 10 ? 2 : 1)} s`;
 export const count = (value) => value.toLocaleString("en");
 export const size = (bytes) =>
   bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+
+/** A quality level by its name, with its numbers where the miner tells them. */
+export function levelLine(name, levels) {
+  const words = name?.replaceAll("_", " ");
+  const level = levels.find((each) => each.name === name);
+  if (!level) return words;
+  const lift = level.lift_steps ? `, ${level.lift_steps} steps in 3D` : "";
+  return `${words}: ${level.steps} steps of a ${level.size} px picture${lift}, at most ${count(level.gaussians)} Gaussians`;
+}
 
 export const score = (value) => value.toFixed(2);
 

@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from generation.lift import BACK_ENDS
+from generation.stage import ENCODE, PICTURE_STAGES, SCORE_STAGE
+from miner import web
 from tests.miner.web.conftest import OpenPage
 from tests.support.browsing import ServedMiner
 from tests.support.fakes import FakeEngine
 
 Serve = Callable[..., ServedMiner]
+STATIC = Path(web.__file__).parent / "static"
 
 
 @pytest.fixture
@@ -119,6 +123,29 @@ def test_candidates_are_chosen_counted_while_they_are_made_and_scored(
     expect(facts.get_by_text("SPZ")).to_have_count(0)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert watched.errors == []
+
+
+def test_a_miner_that_makes_no_mesh_offers_none_and_its_quality_level_has_the_steps_in_3d(
+    serve: Serve, open_page: OpenPage
+) -> None:
+    watched = open_page(serve(FakeEngine(back_end="triposplat")).url)
+    page = watched.page
+    page.get_by_role("button", name="a red car").click()
+    page.keyboard.press("Enter")
+    expect(page.locator("#sentence")).to_contain_text("Done in")
+    assert page.locator("#downloads button").all_inner_texts() == [".ply", ".spz", ".png"]
+    expect(page.locator("#stages li[data-stage=flow]")).to_contain_text("Shape it in 3D")
+    expect(page.locator("#facts")).to_contain_text(
+        "full: 8 steps of a 128 px picture, 20 steps in 3D, at most 262,144 Gaussians"
+    )
+    assert watched.errors == []
+
+
+def test_the_page_has_words_for_every_stage_of_a_request() -> None:
+    words = (STATIC / "words.js").read_text(encoding="utf-8")
+    lifting = [stage for back_end in BACK_ENDS.values() for stage in back_end.stages]
+    for stage in (*PICTURE_STAGES, *lifting, ENCODE, SCORE_STAGE):
+        assert f'\n  {stage.name}: "' in words, stage.name
 
 
 def test_a_browser_without_webgl_shows_the_preview(serve: Serve, open_page: OpenPage) -> None:

@@ -56,6 +56,32 @@ def test_words_take_the_machines_preset_with_the_users_changes(
     assert capsys.readouterr().err == "preset gpu24\n" * 2
 
 
+@pytest.mark.parametrize(
+    "files",
+    [("--out", "{name}.glb"), ("--out", "{name}.ply", "--also", "spz,obj,png")],
+    ids=["alone", "one of several formats"],
+)
+@pytest.mark.parametrize(
+    "chosen", [("--lift.backend", "triposplat"), ("--preset", "gpu24-splat")], ids=" ".join
+)
+def test_one_mesh_that_the_back_end_cannot_make_stops_everything_before_it_begins(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    chosen: tuple[str, ...],
+    files: tuple[str, ...],
+) -> None:
+    called = Called(monkeypatch, GPU)
+    assert text_to_3d.main(["a", "b", *files, *chosen]) == 2
+    assert image_to_3d.main([str(PICTURE), *files, *chosen]) == 2
+    assert (called.asked, called.settings) == ([], [])
+    error = capsys.readouterr().err
+    assert error.count("triposplat makes Gaussian splats (ply, spz), but no mesh (glb, obj)") == 2
+    fix = "fix: ask for ply or spz, or choose another back end with --lift.backend triposr"
+    assert error.count(fix) == 2
+    # The remedy that it names is one.
+    assert text_to_3d.main(["a", "b", *files, *chosen, "--lift.backend", "triposr"]) == 0
+
+
 def test_the_seed_reaches_every_task(monkeypatch: pytest.MonkeyPatch) -> None:
     called = Called(monkeypatch, GPU)
     assert text_to_3d.main(["a", "b", "--out", "{name}.ply", "--seed", "7"]) == 0
