@@ -38,6 +38,15 @@ class Rung:
     back_end: str
     lift_steps: int = 0
 
+    @property
+    def in_words(self) -> str:
+        """The level with its numbers, for people."""
+        lift = f", {self.lift_steps} steps in 3D" if self.lift_steps else ""
+        return (
+            f"{self.name} ({self.steps} steps of a {self.size} px picture{lift}, at most "
+            f"{self.gaussians:,} Gaussians)"
+        )
+
 
 @dataclass(frozen=True)
 class Step:

@@ -2,7 +2,7 @@
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
@@ -162,6 +162,9 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         logger.info("hotkey {}; no chain is read", wallet.hotkey.ss58_address)
     if config.preset is None:
         logger.warning("no preset is given: it is {}", settings.name)
+    makes = "splats and meshes" if "mesh" in service.outputs else "splats, no meshes"
+    logger.info("3D back end {}: {}", settings.lift.backend, makes)
+    logger.info("quality levels: {}", ", ".join(rung.in_words for rung in service.ladder))
     changed = changes(settings)
     if changed:
         shown = ", ".join(f"{name} {value}" for name, value in changed.items())
@@ -174,6 +177,8 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         "miner_started",
         version=program_version(),
         preset=settings.name,
+        back_end=settings.lift.backend,
+        rungs=[asdict(rung) for rung in service.ladder],
         transports=[transport.name for transport in transports],
         budget_s=config.budget,
         pid=os.getpid(),

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
+from graphlib import TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +96,17 @@ def render(
 
 @cache
 def stage_order() -> tuple[str, ...]:
-    """The stages in the order in which they run, then "total"."""
+    """The stages of every back end in an order in which each runs its own, then "total"."""
     # Imported only when there is something to show, so that --help and --json start at once.
     from generation.lift import BACK_ENDS
     from generation.stage import ENCODE, PICTURE_STAGES, RATE, SCORE_STAGE
 
-    lifting = (stage for back_end in BACK_ENDS.values() for stage in back_end.stages)
-    names = (stage.name for stage in (*PICTURE_STAGES, RATE, *lifting, ENCODE, SCORE_STAGE))
-    return (*dict.fromkeys(names), "total")
+    order = TopologicalSorter[str]()
+    for back_end in BACK_ENDS.values():
+        chain = (*PICTURE_STAGES, RATE, *back_end.stages, ENCODE, SCORE_STAGE)
+        for before, after in pairwise(chain):
+            order.add(after.name, before.name)
+    return (*order.static_order(), "total")
 
 
 def stage_rank(stage: str) -> tuple[int, str]:
@@ -250,11 +255,12 @@ def _seconds(tally: Tally, most: int) -> list[Text]:
     percentiles = tally.percentiles()
     names = sorted(percentiles, key=stage_rank)
     lines = [_title(f"{'seconds':9}{'p50':>8}{'p95':>8}")]
-    if len(names) > most:  # The last one is the total.
-        names = [*names[: most - 1], names[-1]]
+    if len(names) > most:
+        longest = sorted(names, key=lambda name: (name != "total", -percentiles[name][1]))[:most]
+        names = [name for name in names if name in longest]
     for stage in names:
         p50, p95 = percentiles[stage]
-        lines.append(Text(f" {stage[:8]:8} {p50:>8.3f}{p95:>8.3f}"))
+        lines.append(Text(f" {stage[:9]:9}{p50:>8.3f}{p95:>8.3f}"))
     return [_on_one_line(line) for line in lines]
 
 

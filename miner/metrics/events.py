@@ -246,5 +246,5 @@ def _is_owed(fields: Fields, total: float | None) -> bool:
 
 
 def _build(fields: Fields) -> dict[str, str]:
-    names = ("version", "preset", "netuid", "uid", "hotkey")
+    names = ("version", "preset", "back_end", "netuid", "uid", "hotkey")
     return {name: str(fields.get(name, ""))[:128] for name in names}

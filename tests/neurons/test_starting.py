@@ -84,6 +84,12 @@ async def test_http_alone_needs_neither_wallet_nor_chain_nor_home(
     (started,) = lines(tmp_path, "miner_started")
     assert started["transports"] == ["http"]
     assert started["preset"] == "embedded"
+    assert started["back_end"] == "triposr"
+    assert [(rung["name"], rung["lift_steps"]) for rung in started["rungs"]] == [
+        *(("full", 0), ("four_steps", 0), ("draft", 0))
+    ]
+    assert "3D back end triposr: splats and meshes" in output
+    assert "four_steps (4 steps of a 128 px picture, at most 20,000 Gaussians)" in output
     assert not {"hotkey", "uid", "netuid", "network"} & set(started)
     assert "http alone: no wallet is opened and no chain is read" in output
     assert "no preset is given: it is embedded" in output

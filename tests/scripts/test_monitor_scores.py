@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from generation.lift import BACK_ENDS
 from miner.file_lock import FOLDER_LOCK, FileLock
 from miner.score.report import ScoreReport
 from protocol.errors import TaskError
@@ -61,6 +62,30 @@ def test_stages_are_shown_in_the_order_in_which_they_run() -> None:
     in_order = sorted(last_first, key=stage_rank)
     assert in_order[:5] == ["prompt", "denoise", "cutout", "lift", "encode"]
     assert in_order[5:] == ["total", "of_another_version"]
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_the_stages_of_every_back_end_are_shown_in_its_order(back_end: str) -> None:
+    own = [stage.name for stage in BACK_ENDS[back_end].stages]
+    names = ["prompt", "denoise", "decode", "cutout", "rate", *own, "encode", "score", "total"]
+    assert sorted(names[::-1], key=stage_rank) == names
+
+
+def test_of_many_stages_the_longest_are_shown_and_the_total(
+    documented_log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = documented_log.read_text().splitlines()
+    answered = next(json.loads(line) for line in lines if '"answered"' in line)
+    timings = {"prompt": 0.01, "denoise": 0.3, "decode": 0.02, "cutout": 0.03, "prepare": 0.04}
+    timings |= {"features": 0.2, "flow": 2.1, "gaussians": 0.25, "splats": 0.05, "encode": 0.06}
+    answered |= {"timings": timings | {"score": 0.15}, "total_s": 3.2}
+    documented_log.write_text(json.dumps(answered) + "\n")
+    assert monitor_scores.main([str(documented_log)]) == 0
+    shown = capsys.readouterr().out
+    names = ("denoise", "prepare", "features", "flow", "gaussians", "splats", "score", "total")
+    places = [shown.index(f" {name} ") for name in names]
+    assert places == sorted(places)
+    assert " prompt " not in shown
 
 
 def test_a_missing_log_names_the_flag_that_makes_one(

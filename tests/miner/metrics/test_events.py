@@ -337,10 +337,11 @@ def test_what_the_chain_gives_is_missing_until_it_is_read() -> None:
 def test_the_build_names_the_place_on_the_subnet() -> None:
     metrics = Metrics()
     place = {"netuid": 17, "uid": 3, "hotkey": "5H", "budget_s": 25.0}
-    metrics.tell("miner_started", {"version": "1.2", "preset": "gpu24", **place})
+    made = {"version": "1.2", "preset": "gpu24", "back_end": "triposr"}
+    metrics.tell("miner_started", {**made, **place})
     shown = metrics.exposed()
     (labels,) = (s.labels for s in shown.samples if s.name == "splat_miner_build_info")
     assert labels == {
-        "version": "1.2", "preset": "gpu24", "netuid": "17", "uid": "3", "hotkey": "5H",
+        **made, "netuid": "17", "uid": "3", "hotkey": "5H",
     }  # fmt: skip
     assert shown.value("budget_seconds") == 25.0
