@@ -68,7 +68,9 @@ def test_stages_are_shown_in_the_order_in_which_they_run() -> None:
 def test_the_stages_of_every_back_end_are_shown_in_its_order(back_end: str) -> None:
     own = [stage.name for stage in BACK_ENDS[back_end].stages]
     names = ["prompt", "denoise", "decode", "cutout", "rate", *own, "encode", "score", "total"]
-    assert sorted(names[::-1], key=stage_rank) == names
+    last_first = list(names)
+    last_first.reverse()
+    assert sorted(last_first, key=stage_rank) == names
 
 
 def test_of_many_stages_the_longest_are_shown_and_the_total(

@@ -1,0 +1,138 @@
+"""The guard on the ladder of `gpu24-splat`: many long steps in one lane, four quality levels.
+
+`ASSUMED` is what these tests assume of the machine; nobody has measured it as a whole.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import groupby
+
+import pytest
+
+from generation.lift import stages_of
+from generation.plan import Rung
+from generation.presets import preset
+from generation.settings import ScoringSettings
+from miner.request import ActiveRequest, Caller, Request
+from miner.scheduling.estimates import Estimates
+from miner.scheduling.scheduler import Scheduler
+from protocol.tasks import TextTask
+from scripts.benchmarks.guard.policies import make_scheduler, simulate
+from scripts.benchmarks.guard.scenarios import SCENARIOS, Card, Truth, arrivals
+from scripts.benchmarks.guard.simulation import ENGINE
+from tests.support.fakes import Clock
+
+ASSUMED: Mapping[str, float] = {
+    "prompt:new": 0.012,
+    "denoise:512": 0.034,
+    "denoise:384": 0.021,
+    "decode:512": 0.010,
+    "decode:384": 0.006,
+    "cutout:drawn": 0.013,
+    "cutout:drawn:skip_plain": 0.006,
+    "cutout:small": 0.013,
+    "cutout:small:skip_plain": 0.006,
+    "prepare": 0.020,
+    "features": 0.080,
+    "flow": 0.100,
+    "gaussians:262144": 0.350,
+    "gaussians:131072": 0.200,
+    "gaussians:65536": 0.120,
+    "gaussians:60000": 0.110,
+    "splats:triposplat:262144": 0.060,
+    "splats:triposplat:131072": 0.030,
+    "splats:triposplat:65536": 0.020,
+    "splats:triposplat:60000": 0.020,
+    "encode:262144": 0.035,
+    "encode:131072": 0.018,
+    "encode:65536": 0.010,
+    "encode:60000": 0.010,
+}
+"""Seconds by cost key. Those of the picture are an H100's; `flow`, one step of a network of
+TripoSplat's shape, is about what one takes there; the others are guesses."""
+
+SETTINGS = preset("gpu24-splat").model_copy(update={"scoring": ScoringSettings()})
+CARD = Card("assumed", ASSUMED, SETTINGS.ladder, stages_of(SETTINGS, "triposplat"))
+FULL, HALF, QUARTER, DRAFT = range(4)
+
+
+def make(clock: Clock) -> Scheduler:
+    estimates = Estimates(clock)
+    estimates.set_prior(ENGINE, ASSUMED)
+    return make_scheduler(CARD, clock, estimates)  # type: ignore[arg-type]  # Another clock.
+
+
+def request(number: int, allowed_s: float | None = None) -> Request:
+    """Each from a caller of its own, so that nobody's share is the limit."""
+    task = TextTask(id=str(number), prompt="p")
+    return Request(task, Caller(f"caller {number}"), "axon", Clock()(), allowed_s)
+
+
+def gpu_seconds(rung: Rung) -> float:
+    return sum(
+        ASSUMED[step.cost_key] for step in CARD.steps(request(0), rung) if step.lane == "gpu"
+    )
+
+
+def test_the_levels_differ_in_their_steps_in_3d_and_each_is_much_quicker_than_the_one_above() -> (
+    None
+):
+    assert [(rung.name, rung.lift_steps) for rung in CARD.ladder] == [
+        *(("full", 20), ("half", 10), ("quarter", 6), ("draft", 6))
+    ]
+    counts = [
+        Counter(step.stage for step in CARD.steps(request(0), rung))["flow"] for rung in CARD.ladder
+    ]
+    assert counts == [20, 10, 6, 6]
+    full, half, quarter, draft = map(gpu_seconds, CARD.ladder)
+    assert half < 0.6 * full
+    assert quarter < 0.7 * half
+    assert draft < quarter
+
+
+def test_with_less_and_less_time_the_level_goes_down_one_by_one_before_a_drop() -> None:
+    chosen: list[str | None] = []
+    for tenths in range(60, 0, -1):
+        _, verdict = make(Clock()).arrive(request(tenths, allowed_s=1.0 + tenths / 10.0))
+        chosen.append(None if verdict.rung is None else CARD.ladder[verdict.rung].name)
+    assert [name for name, _ in groupby(chosen)] == ["full", "half", "quarter", "draft", None]
+
+
+def test_a_queue_goes_down_the_ladder_and_is_dropped_from_only_when_the_lowest_does_not_fit() -> (
+    None
+):
+    scheduler = make(Clock())
+    admitted: list[ActiveRequest] = []
+    second: list[int] = []
+    for number in range(100):
+        active, verdict = scheduler.arrive(request(number))
+        if verdict.rung is None:
+            break
+        admitted.append(active)
+        assert scheduler.next().given_up == []
+        second += [each.rung for each in admitted[1:2]]
+    assert verdict.reason_code == "predicted_late"
+    assert [rung for rung, _ in groupby(second)] == [FULL, HALF, QUARTER, DRAFT]
+    running, *waiting = admitted
+    assert running.rung == FULL  # What runs is not made worse.
+    assert min(active.rung for active in waiting) >= QUARTER
+    # At the lowest level of all, the lane's seconds end within what delivery and margins take.
+    lowest = gpu_seconds(CARD.ladder[FULL]) + (len(waiting) + 1) * gpu_seconds(CARD.ladder[DRAFT])
+    assert 27.0 < lowest < 30.0
+
+
+@pytest.mark.parametrize("load", [0.5, 2.0])
+def test_in_the_simulation_no_admitted_request_is_late_and_overload_costs_quality_first(
+    load: float,
+) -> None:
+    """Loads are multiples of what the machine does at the best level."""
+    scenario, count = SCENARIOS[0], 100
+    asked = arrivals(scenario, CARD, load, count, 1)
+    records = simulate("guard", scenario, CARD, asked, Truth(scenario, CARD, 1)).records
+    assert not any(record.late for record in records)
+    served = Counter(record.rung for record in records if record.on_time)
+    if load < 1.0:
+        assert served == {FULL: count}
+        return
+    assert set(served) == {FULL, HALF, QUARTER, DRAFT}
+    assert served.total() > 1.5 * count / load
