@@ -116,6 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     parts = command("parts", "each network alone, in every way of running it", device="cuda")
     parts.add_argument("--only", action="append", metavar="NAME", help="one part of them; repeat")
     command("triposr", "TripoSR: forward pass, density, surface", device="cuda")
+    triposplat = command("triposplat", "TripoSplat: each part, TripoSR beside it", device="cuda")
+    triposplat.add_argument(
+        "--only", action="append", metavar="NAME", help="one part of it; repeat"
+    )
     splats = command("splats", "splat clouds: time and likeness to the field", device="cpu")
     splats.add_argument("--size", type=_positive, default=518, help="pixels (%(default)s)")
     splats.add_argument(

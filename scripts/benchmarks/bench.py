@@ -16,8 +16,11 @@ from scripts.benchmarks import full_size
 
 Action = Callable[[], object]
 Way = frozenset[str]
-Prepare = Callable[["Bench", Way], Action | Mapping[int, Action]]
-"""Makes what is timed of a way; by number of pictures, if several are drawn at once."""
+Actions = Action | Mapping[int, Action] | Mapping[str, Action]
+"""What is timed of a way: one action, or several by number of pictures at once or by name."""
+Prepare = Callable[["Bench", Way], Actions]
+Parts = Mapping[str, tuple[Prepare, tuple[str, ...]]]
+"""Parts by name: how to prepare one, and in which ways it is run."""
 
 EAGER, CAPTURED, COMPILED, BOTH = "eager", "captured", "compiled", "compiled, captured"
 

@@ -17,6 +17,7 @@ from generation.acceleration.twelve_bit import TwelveBitLinear
 from generation.lift.triposplat import PUBLIC, TripoSplat, TripoSplatConfig
 from generation.lift.triposplat.encoder_config import PUBLIC_ENCODERS, EncoderConfig
 from generation.lift.triposplat.features import PictureEncoders
+from generation.lift.triposplat.prepare import CANVAS
 from generation.lift.triposr import TripoSR, TripoSRConfig
 from generation.loading import PictureNetworks, require_device, start_compiling
 from generation.pictures.cutout import BackgroundRemover
@@ -49,6 +50,7 @@ class Sizes:
         triposr: TripoSR.
         triposplat: TripoSplat.
         triposplat_encoders: What it looks at pictures with.
+        triposplat_side: Pixels per side of these pictures, where a benchmark prepares them.
         background: Which network of rembg's removes the background.
         background_side: Pixels per side of its input; those of rembg's file if None, and wherever
             rembg runs it.
@@ -62,6 +64,7 @@ class Sizes:
     triposr: TripoSRConfig = field(default_factory=TripoSRConfig)
     triposplat: TripoSplatConfig = PUBLIC
     triposplat_encoders: EncoderConfig = PUBLIC_ENCODERS
+    triposplat_side: int = CANVAS
     background: Literal["isnet-general-use", "u2netp"] = "isnet-general-use"
     background_side: int | None = None
 

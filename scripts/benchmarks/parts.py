@@ -29,7 +29,18 @@ from generation.settings import GenerationSettings
 from protocol import spz
 from protocol.errors import SetupError
 from scripts.benchmarks import drawing_parts, full_size, hand_over_parts
-from scripts.benchmarks.bench import BOTH, CAPTURED, COMPILED, EAGER, Action, Bench, Prepare, Way
+from scripts.benchmarks.bench import (
+    BOTH,
+    CAPTURED,
+    COMPILED,
+    EAGER,
+    Action,
+    Actions,
+    Bench,
+    Parts,
+    Prepare,
+    Way,
+)
 from scripts.benchmarks.figures import write_figures
 from scripts.benchmarks.kept_warnings import kept_warnings
 from scripts.benchmarks.timing import median_ms, wait
@@ -45,6 +56,8 @@ def run(
     sizes: full_size.Sizes = full_size.FULL,
     settings: GenerationSettings | None = None,
     backend: str = "inductor",
+    parts: Parts | None = None,
+    command: str = "parts",
 ) -> list[Row]:
     """Prints a line for every part and way as soon as it is measured.
 
@@ -55,27 +68,31 @@ def run(
         sizes: Shapes of the networks.
         settings: Their settings; those of preset gpu80 when None.
         backend: What `torch.compile` compiles with.
+        parts: What is measured; `PARTS` when None.
+        command: Which of `scripts.benchmark` this is.
 
     Returns:
         Rows with `part` and `way`, and either `median_ms`, `first_s` (the first call, which
-        compiles and records) and `warnings` of the log, or `failed`. Where several pictures are
-        drawn at once, `pictures` is how many and `ms_a_picture` the share of each.
+        compiles and records), on CUDA `peak_gib` (the most that tensors took) and `warnings` of the
+        log, or `failed`. Where several pictures are drawn at once, `pictures` is how many and
+        `ms_a_picture` the share of each; where a way has several actions, `case` is which.
 
     Raises:
         SetupError: There is no such part or device, or a way has taken the device with it.
     """
-    unknown = [name for name in only or () if name not in PARTS]
+    parts = PARTS if parts is None else parts
+    unknown = [name for name in only or () if name not in parts]
     if unknown:
-        raise SetupError(f"there is no part {unknown[0]!r}", fix=f"--only {', '.join(PARTS)}")
+        raise SetupError(f"there is no part {unknown[0]!r}", fix=f"--only {', '.join(parts)}")
     settings = (settings or preset("gpu80")).model_copy(update={"device": device})
     require_device(settings)
     rows: list[Row] = []
-    print(f"{'part':<14}{'way':<36}{'median ms':>10}{'first s':>10}")
+    print(f"{'part':<14}{'way':<44}{'median ms':>10}{'first s':>10}")
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         bench = Bench(settings, sizes, Path(folder), backend)
-        names = list(only or PARTS)
+        names = list(only or parts)
         for number, part in enumerate(names):
-            prepare, ways = PARTS[part]
+            prepare, ways = parts[part]
             for way in ways:
                 for found in _measure(bench, prepare, way):
                     row = {"part": part, "way": way} | found
@@ -83,11 +100,11 @@ def run(
                     print(_line(row), flush=True)
                     write_figures(out, rows)
                 if "failed" in rows[-1]:
-                    _check_device(device, after=f"{part}, {way}", left=names[number + 1 :])
+                    _check_device(command, device, f"{part}, {way}", left=names[number + 1 :])
     return rows
 
 
-def _check_device(device: str, *, after: str, left: Sequence[str]) -> None:
+def _check_device(command: str, device: str, after: str, *, left: Sequence[str]) -> None:
     try:
         torch.randn(1, device=device).sum().item()
     except RuntimeError as error:
@@ -95,7 +112,7 @@ def _check_device(device: str, *, after: str, left: Sequence[str]) -> None:
         raise SetupError(
             f"{device} cannot be used by this process any more, after {after}: "
             f"{str(error).splitlines()[0]}",
-            fix=f"python -m scripts.benchmark parts --device {device} {rest}"
+            fix=f"python -m scripts.benchmark {command} --device {device} {rest}"
             if left
             else "correct that part; no other is left",
         ) from error
@@ -113,7 +130,7 @@ def _measure(bench: Bench, prepare: Prepare, way: str) -> Iterator[Row]:
 
 
 def _rows(bench: Bench, prepare: Prepare, way: str) -> Iterator[Row]:
-    prepared: list[Action | Mapping[int, Action]] = []
+    prepared: list[Actions] = []
 
     def build() -> Row:
         prepared.append(prepare(bench, frozenset(way.split(", "))))
@@ -123,12 +140,15 @@ def _rows(bench: Bench, prepare: Prepare, way: str) -> Iterator[Row]:
     if not prepared:
         yield built
         return
-    actions = prepared[0] if isinstance(prepared[0], Mapping) else {0: prepared[0]}
-    for count, action in actions.items():
+    actions: Actions = prepared[0]
+    if not isinstance(actions, Mapping):
+        yield _watched(partial(_time, bench.settings.device, actions))
+        return
+    for key, action in actions.items():
         row = _watched(partial(_time, bench.settings.device, action))
-        if count and "median_ms" in row:
-            row["ms_a_picture"] = row["median_ms"] / count
-        yield ({"pictures": count} if count else {}) | row
+        if isinstance(key, int) and "median_ms" in row:
+            row["ms_a_picture"] = row["median_ms"] / key
+        yield {"pictures" if isinstance(key, int) else "case": key} | row
 
 
 def _watched(action: Callable[[], Row]) -> Row:
@@ -139,21 +159,31 @@ def _watched(action: Callable[[], Row]) -> Row:
             return action() | {"warnings": warnings}
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
-        return {"failed": f"{type(error).__name__}: {lines[0]}", "warnings": warnings}
+        return {"failed": f"{type(error).__name__}: {lines[0][:200]}", "warnings": warnings}
 
 
 def _time(device: str, action: Action) -> Row:
+    cuda = torch.cuda if device.startswith("cuda") else None
+    if cuda is not None:
+        cuda.reset_peak_memory_stats(device)
     wait(device)
     begin = time.perf_counter()
     action()
     wait(device)
-    first_s = time.perf_counter() - begin
-    return {"median_ms": median_ms(action, device=device), "first_s": first_s}
+    row = {"first_s": time.perf_counter() - begin}
+    row["median_ms"] = median_ms(action, device=device)
+    if cuda is not None:
+        row["peak_gib"] = cuda.max_memory_allocated(device) / 2**30
+    return row
 
 
 def _line(row: Row) -> str:
-    way = f"{row['way']}, {row['pictures']} at once" if "pictures" in row else row["way"]
-    head = f"{row['part']:<14}{way:<36}"
+    way = row["way"]
+    if "pictures" in row:
+        way += f", {row['pictures']} at once"
+    elif "case" in row:
+        way += f": {row['case']}"
+    head = f"{row['part']:<14}{way:<44}"
     if "failed" in row:
         return f"{head}failed: {row['failed']}"
     notes = f"  {row['ms_a_picture']:.1f} a picture" if "ms_a_picture" in row else ""
@@ -217,4 +247,4 @@ PARTS: dict[str, tuple[Prepare, tuple[str, ...]]] = {
     "splats": (_splats, (EAGER,)),
     "encode": (_encode, ("spz",)),
 }
-"""Parts by name: how to prepare one, and in which ways it is run."""
+"""What `run` measures unless told otherwise."""

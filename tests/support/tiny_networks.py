@@ -128,6 +128,7 @@ SIZES = Sizes(
     ),
     triposplat=TRIPOSPLAT,
     triposplat_encoders=TRIPOSPLAT_ENCODERS,
+    triposplat_side=64,
     background="u2netp",
     background_side=64,
 )
@@ -145,6 +146,7 @@ def tiny_settings(dtype: str = "float32", *, model: str = "schnell") -> Generati
     if model == "schnell":
         content["text_to_image"]["max_sequence_length"] = 16
     content["triposr"] |= {"chunk_size": 65_536, "dtype": dtype}
+    content["triposplat"] |= {"dtype": dtype}
     content["splats"] |= {"max_gaussians": 8_000, "resolution": 48}
     return GenerationSettings.model_validate(content)
 

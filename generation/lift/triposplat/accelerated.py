@@ -14,12 +14,16 @@ from torch import Tensor
 from generation.acceleration.compiling import Compiled
 from generation.acceleration.eight_bit import Float8Linear, quantise
 from generation.acceleration.graphs import Captured, GraphPool
+from generation.lift.triposplat.decoder import SplatDecoder
 from generation.lift.triposplat.fast_attention import best_attention
 from generation.lift.triposplat.features import PictureEncoders
-from generation.lift.triposplat.flow import RotaryAttention
+from generation.lift.triposplat.flow import FlowTransformer, RotaryAttention
 from generation.lift.triposplat.gaussians import PointAttention
 from generation.lift.triposplat.model import TripoSplat
 from generation.lift.triposplat.octree import LatentAttention
+
+Backend = str | Callable[..., Any]
+"""What `torch.compile` compiles with."""
 
 _FEWEST_CELLS = 512
 _MOST_SIZES = 8
@@ -27,7 +31,7 @@ _MOST_SIZES = 8
 
 
 def accelerate(
-    model: TripoSplat, encoders: PictureEncoders, *, backend: str | Callable[..., Any] = "inductor"
+    model: TripoSplat, encoders: PictureEncoders, *, backend: Backend = "inductor"
 ) -> None:
     """Compiles the networks and records them, both at the first call of a shape.
 
@@ -39,36 +43,46 @@ def accelerate(
         encoders: On the same device; changed in place.
         backend: What `torch.compile` compiles with.
     """
-    flow, octree, gs = model.flow, model.decoder.octree, model.decoder.gs
     attend_fast(model)
     pool = GraphPool()
+    accelerate_flow(model.flow, pool, backend)
+    accelerate_decoder(model.decoder, pool, backend)
+    accelerate_encoders(encoders, pool, backend)
 
+
+def accelerate_flow(flow: FlowTransformer, pool: GraphPool, backend: Backend) -> None:
+    """One graph of a guided step; the condition's tokens have another."""
     name = "TripoSplat's flow"
-    velocities = Compiled(
-        name, flow.velocities, (*flow.noise_refiner, *flow.blocks), backend=backend
-    )
-    flow.velocities = Captured(name, velocities, pool=pool)  # type: ignore[method-assign, assignment]
+    blocks = (*flow.noise_refiner, *flow.blocks)
+    velocities = Compiled(name, flow.velocities, blocks, backend=backend)
+    flow.velocities = Captured(name, velocities, pool=pool)  # type: ignore[assignment, method-assign]
     # Two blocks, once a picture: compiling them takes longer than it saves.
     condition = Captured("TripoSplat's condition", flow.condition, pool=pool)
     flow.condition = condition  # type: ignore[method-assign]
 
+
+def accelerate_decoder(decoder: SplatDecoder, pool: GraphPool, backend: Backend) -> None:
+    """A graph for each size of a level, and one for each number of points."""
+    octree, gs = decoder.octree, decoder.gs
     name = "TripoSplat's octree"
     likely = Compiled(name, octree.forward, octree.blocks, backend=backend, dynamic=True)
-    octree.forward = filled_up(  # type: ignore[method-assign]
-        Captured(name, likely, pool=pool, limit=_MOST_SIZES)
-    )
+    recorded = Captured(name, likely, pool=pool, limit=_MOST_SIZES)
+    octree.forward = filled_up(recorded)  # type: ignore[method-assign]
     name = "TripoSplat's Gaussians"
     features = Compiled(name, gs.forward, gs.blocks, backend=backend, dynamic=True)
     gs.forward = Captured(  # type: ignore[method-assign]
         name, features, pool=pool, limit=_MOST_SIZES
     )
 
+
+def accelerate_encoders(encoders: PictureEncoders, pool: GraphPool, backend: Backend) -> None:
+    """A graph of each encoder."""
     name = "DINOv3"
-    tokens = Compiled(name, encoders.dino_tokens, encoders.dino.model.layer, backend=backend)
-    encoders.dino_tokens = Captured(name, tokens, pool=pool)  # type: ignore[method-assign]
+    dino = Compiled(name, encoders.dino_tokens, encoders.dino.model.layer, backend=backend)
+    encoders.dino_tokens = Captured(name, dino, pool=pool)  # type: ignore[method-assign]
     name = "TripoSplat's VAE"
-    tokens = Compiled(name, encoders.vae_tokens, (encoders.vae.encoder,), backend=backend)
-    encoders.vae_tokens = Captured(name, tokens, pool=pool)  # type: ignore[method-assign]
+    vae = Compiled(name, encoders.vae_tokens, (encoders.vae.encoder,), backend=backend)
+    encoders.vae_tokens = Captured(name, vae, pool=pool)  # type: ignore[method-assign]
 
 
 def attend_fast(model: TripoSplat) -> None:
