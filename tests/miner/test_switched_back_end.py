@@ -54,8 +54,8 @@ async def predicted(bench: Bench, name: str) -> float:
 async def test_what_one_back_end_took_is_not_used_for_the_other_on_the_same_files(
     make_bench: MakeBench, before: BackEndName, after: BackEndName
 ) -> None:
-    """The first one's every stage takes three times as long, those that both have included."""
-    slow = {stage: 3.0 * seconds for stage, seconds in SECONDS.items()}
+    """The first one's every stage takes longer, those that both have included."""
+    slow = {stage: 1.8 * seconds for stage, seconds in SECONDS.items()}
     first = make_bench(engine_of(before, slow))
     await first.service.start()
     for number in range(20):
@@ -67,7 +67,6 @@ async def test_what_one_back_end_took_is_not_used_for_the_other_on_the_same_file
     assert second.file._file.path.is_file()
     await second.service.start()
     assert await predicted(second, "own") == pytest.approx(seconds_of(second.engine), rel=1e-6)
-    assert not any("repeated" in warning for warning in second.warnings)
     warmed_up = second.events("warmed_up")[-1]["seconds"]
     assert ("flow" in warmed_up) == (after == "triposplat")
     assert ("lift:triposr" in warmed_up) == (after == "triposr")
@@ -79,14 +78,12 @@ async def test_what_one_back_end_took_is_not_used_for_the_other_on_the_same_file
     third = make_bench(engine_of(before))
     await third.service.start()
     assert await predicted(third, "back") == pytest.approx(seconds_of(third.engine), rel=1e-6)
-    assert not any("repeated" in warning for warning in third.warnings)
     await third.service.close()
 
-    # Without a switch, it is used: the warm-up is odd beside it.
+    # Without a switch, it is used beside the warm-up.
     fourth = make_bench(engine_of(before, slow))
     await fourth.service.start()
     assert await predicted(fourth, "known") < 0.9 * seconds_of(fourth.engine)
-    assert any("repeated" in warning for warning in fourth.warnings)
 
 
 @in_virtual_time
