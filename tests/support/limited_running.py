@@ -33,6 +33,7 @@ LIMITS = ConnectionLimits(
 BODY_LIMIT_S = 0.3
 PATIENT = replace(LIMITS, head_s=30.0, body_s=30.0, write_s=30.0, idle_s=30.0, drain_s=30.0)
 LARGE = bytes(20_000_000)
+PAGE = bytes(64 * 1024)
 
 
 class Server:
@@ -50,6 +51,7 @@ class Server:
                 Route("/echo", self.echo, methods=["POST"]),
                 Route("/hold", self.hold),
                 Route("/large", self.large),
+                Route("/page", lambda request: Response(PAGE)),
                 Route("/broken", self.broken),
             ]
         )
@@ -112,7 +114,7 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(folder: Path, limits: ConnectionLimits = LIMITS) -> AsyncIterator[Server]:
+async def serving(folder: Path, limits: ConnectionLimits = PATIENT) -> AsyncIterator[Server]:
     server = Server(folder, limits)
     bound = bound_socket("127.0.0.1", server.port)
     task = asyncio.create_task(server.server.serve(sockets=[bound]))

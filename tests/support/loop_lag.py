@@ -1,6 +1,7 @@
 """How long an event loop cannot run anything, because a call blocks it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -41,6 +42,17 @@ def without_a_core_s() -> float:
     if not _SCHEDULING.exists():
         return 0.0
     return int(_SCHEDULING.read_text().split()[1]) / 1e9
+
+
+class Stopwatch:
+    """Seconds since it was made, less those for which this thread waited for a core."""
+
+    def __init__(self) -> None:
+        self._started, self._queued_s = time.monotonic(), without_a_core_s()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started - (without_a_core_s() - self._queued_s)
 
 
 @asynccontextmanager

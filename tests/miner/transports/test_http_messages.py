@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.limited_running import HEALTH, PATIENT, serving
+from tests.support.limited_running import HEALTH, serving
 from tests.support.loopback import RawClient
 
 
@@ -72,7 +72,7 @@ async def test_what_is_not_http_is_answered_in_json_and_logged_once(
 
 @pytest.mark.parametrize("size", [15_000, 60_000])
 async def test_headers_within_the_limit_are_taken_in_pieces_too(tmp_path: Path, size: int) -> None:
-    async with serving(tmp_path, PATIENT) as server:
+    async with serving(tmp_path) as server:
         client = RawClient(server.port)
         await client.send(HEALTH[:-2] + b"A: " + b"a" * size)
         await asyncio.sleep(0.05)
@@ -84,7 +84,7 @@ async def test_headers_within_the_limit_are_taken_in_pieces_too(tmp_path: Path, 
 async def test_a_body_that_is_too_large_gets_its_answer_though_it_is_still_sent(
     tmp_path: Path, declared: bool
 ) -> None:
-    async with serving(tmp_path, PATIENT) as server:
+    async with serving(tmp_path) as server:
         client = RawClient(server.port)
         size = 12_000_000
         framing = f"Content-Length: {size}" if declared else "Transfer-Encoding: chunked"

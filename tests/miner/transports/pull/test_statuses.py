@@ -14,10 +14,11 @@ from miner.transports.pull import bounded_answer, calls, dendrite
 from miner.transports.pull.calls import NoAnswer
 from protocol.synapses import PullTask
 from tests.miner.transports.pull.test_calls import calling
-from tests.support.fake_validators import ACCEPTED, START, Pulling, StartPulling, a_while, text
+from tests.support.fake_validators import ACCEPTED, START, Pulling, StartPulling, text
 from tests.support.loopback import free_port
 from tests.support.running import VALIDATOR
 from tests.support.strange_servers import certificate, http, serving
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
 
@@ -93,7 +94,7 @@ async def test_what_a_fault_leads_to(
         pulling.calls.pulls = [error]
 
     async with start_pulling(prepare) as pulling:
-        await a_while()
+        await until(lambda: "5V" in pulling.saved().validators)
         standing = pulling.saved().validators["5V"]
         assert (standing.failures, standing.ask_after) == (1, START + 60.0)
         pulling.calls.pulls, pulling.calls.answers = [text()], [error, ACCEPTED]
