@@ -312,7 +312,9 @@ def test_a_file_of_another_revision_is_refused(stored: tuple[GenerationSettings,
     pinned = model.model_copy(update={"revision": "abad1dea"})
     with pytest.raises(SetupError, match="at revision c0ffee, abad1dea is wanted") as caught:
         load(_changed(settings, quality_model=pinned), folder, CPU, shapes=SHAPES)
-    assert f"--preset {settings.name} --models.dir {folder}" in caught.value.fix
+    assert f"--preset {settings.name} --scoring.scorer validator" in caught.value.fix
+    assert "abad1dea" in caught.value.fix
+    assert caught.value.fix.endswith(f" --models.dir {folder}")
 
 
 @pytest.fixture
