@@ -10,13 +10,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from generation.words import in_one_line
 from miner.interpreter import program_name
+from miner.mock_validator.progress import TrialProgress
 from miner.mock_validator.records import (
     LINES_FILE,
     TrialRecord,
@@ -30,14 +29,15 @@ from miner.surroundings import settle, settle_terminal, starting_up, tell
 from protocol.errors import SetupError
 from protocol.text import printable
 
-GOOD, BAD, NOT_STARTED, INTERRUPTED = 0, 1, 2, 130
+GOOD, BAD, NOT_STARTED, NOTHING_CAME, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the trial.
 
     Returns:
-        0 if every answer is good, 1 if not, 2 if it did not start, 130 after Ctrl-C.
+        0 if every answer is good, 1 if not, 2 if it did not start, 3 if it waited for the tasks of
+        clients and none came, 130 after Ctrl-C.
     """
     settle_terminal()
     console = Console()
@@ -56,14 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SetupError as error:
         tell(error)
         return NOT_STARTED
-    with Progress(SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()) as bar:
-        ticket = bar.add_task(_beginning(settings), total=len(tasks) or None)
-
+    with TrialProgress(console, _beginning(settings), len(tasks) or None) as progress:
         unwritten: list[OSError] = []
 
         def on_record(record: TrialRecord) -> None:
-            shown = escape(f"{record.name}: {record.outcome}")
-            bar.update(ticket, advance=1, description=shown)
+            progress.note(record)
             try:
                 append_record(settings.out, record)
             except OSError as error:
@@ -77,7 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print(f"\ninterrupted; {settings.out / LINES_FILE} has what came", file=sys.stderr)
             return INTERRUPTED
-    console.print(results_table(records))
+    if records:
+        console.print(results_table(records))
+    else:
+        print(f"nothing arrived: no client submitted a task within {settings.wait:g} s")
     if settings.protocol == "pull":
         early = sum(record.early_pulls for record in records)
         console.print(f"The miner pulled {early} times during a cooldown.")
@@ -93,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return BAD
+    if not records:
+        return NOTHING_CAME
     return GOOD if all(record.good for record in records) else BAD
 
 

@@ -33,6 +33,8 @@ MAX_ADD_RESULT_BYTES = 100 * 2**20
 MAX_TAGS = 64
 """With more, the body of `POST /get_tasks` could exceed the 4,096 bytes that a gateway takes."""
 MAX_REASON_BYTES = 255
+_ELLIPSIS = "…"
+_LAST_WORD, _BEHIND_A_WORD = re.compile(r"\S*\Z"), re.compile(r"[\s,;:]+\Z")
 
 ADD_RESULTS_PER_MINUTE = 120
 """Per IP address and fixed minute, shared by /add_result, /get_load and /get_leader."""
@@ -294,8 +296,15 @@ class AddResult:
 
 
 def cut_reason(reason: str) -> str:
-    """Returns a reason cut to 255 bytes of UTF-8, at a whole character."""
-    return reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
+    """Returns a reason within 255 bytes of UTF-8; a longer one ends after a word, with "…"."""
+    data = reason.encode("utf-8", "replace")
+    text = data.decode()
+    if len(data) <= MAX_REASON_BYTES:
+        return text
+    start = data[: MAX_REASON_BYTES - len(_ELLIPSIS.encode())].decode("utf-8", "ignore")
+    whole = start if text[len(start)].isspace() else _LAST_WORD.sub("", start)
+    # A text of one word is cut where it has to be.
+    return (_BEHIND_A_WORD.sub("", whole) or start) + _ELLIPSIS
 
 
 def _read_task(raw: object) -> GatewayTask | None:

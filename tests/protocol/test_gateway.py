@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -204,8 +205,31 @@ def test_the_parts_of_a_result_have_one_order_and_the_asset_is_none_of_them() ->
     assert "token" not in repr(form)
 
 
-@given(st.text(max_size=400))
-def test_a_reason_has_at_most_255_bytes_and_whole_characters(reason: str) -> None:
-    cut = cut_reason(reason)
+@given(st.text(max_size=400) | st.text("a,é ", min_size=200, max_size=400))
+def test_a_reason_has_at_most_255_bytes_and_ends_with_a_whole_word(reason: str) -> None:
+    cut, sent = cut_reason(reason), reason.encode("utf-8", "replace").decode()
     assert len(cut.encode()) <= 255
-    assert reason.encode("utf-8", "replace").decode().startswith(cut)
+    if len(sent.encode()) <= 255:
+        assert cut == sent
+        return
+    start = cut.removesuffix("…")
+    assert cut == f"{start}…"
+    assert sent.startswith(start)
+    behind = sent[len(start)]
+    is_one_word = re.fullmatch(r"[\s,;:]*\S*", start) is not None
+    assert behind.isspace() or behind in ",;:" or is_one_word
+
+
+@pytest.mark.parametrize(
+    ("reason", "sent"),
+    [
+        ("late " * 50 + "again, and", "late " * 49 + "late…"),
+        ("late " * 50 + "ab cd", "late " * 50 + "ab cd"),
+        ("late " * 50 + "ab cde", "late " * 50 + "ab…"),
+        ("late " * 50 + "abc de", "late " * 49 + "late…"),
+        ("x" * 256, "x" * 252 + "…"),
+        ("é" * 128, "é" * 126 + "…"),
+    ],
+)
+def test_a_long_reason_is_cut_at_a_word_with_an_ellipsis(reason: str, sent: str) -> None:
+    assert cut_reason(reason) == sent

@@ -19,7 +19,7 @@ from miner.mock_validator.records import TrialRecord, read_records
 from miner.mock_validator.settings import TrialSettings
 from miner.mock_validator.tasks import TrialTask
 from miner.settings.reader import read_settings
-from neurons.mock_validator import main
+from neurons.mock_validator import NOTHING_CAME, main
 from protocol.errors import SetupError
 from protocol.gateway import ADD_RESULT, GET_TASKS
 from tests.miner.mock_gateway.test_server import multipart
@@ -194,7 +194,9 @@ def test_the_command_reports_what_did_not_come_with_its_exit_status(
     assert [record.protocol for record in records] == ["gateway"] * 3
     assert not any(record.good for record in records)
     assert "a golden dragon" in capsys.readouterr().out
-    assert main([*argv, "--wait=0.05", "--gateway.open=true"]) == 0
+    assert main([*argv, "--wait=0.05", "--gateway.open=true"]) == NOTHING_CAME == 3
+    words = "nothing arrived: no client submitted a task within 0.05 s"
+    assert words in capsys.readouterr().out
     assert read_records(tmp_path) == []
     assert main(["--protocol=gateway", "--gateway.api_key=x"]) == 2
 

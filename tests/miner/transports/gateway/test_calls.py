@@ -158,7 +158,7 @@ async def test_a_failure_is_sent_as_recorded_with_255_bytes_of_reason() -> None:
     assert with_boundary(head, body) == COMMON + (
         b"failure\r\n--B\r\nContent-Type: text/plain; charset=utf-8\r\n"
         b'Content-Disposition: form-data; name="reason"\r\n\r\n'
-        + ("ü" * 127).encode()
+        + ("ü" * 126 + "…").encode()
         + b"\r\n--B--\r\n"
     )
 
