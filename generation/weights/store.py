@@ -56,8 +56,8 @@ class ModelPaths:
     lift: Path
 
 
-FETCH_AGAIN = "fetch again: python -m scripts.fetch_models with the same --preset and --models.dir"
-"""The fix where only a file is known, and not the preset that it belongs to."""
+FETCH_AGAIN = "fetch again: python -m scripts.fetch_models with the same settings"
+"""The fix where only a file is known, and not the settings that it belongs to."""
 
 _DECIDES_ON_WEIGHTS = re.compile(
     r"(\.|_)model(\.|$)|^lift\.backend$|^scoring\.(scorer|image_alignment)$|\.accept_"
