@@ -42,8 +42,8 @@ def untrained(
     with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         torch.manual_seed(seed)
         model = TripoSplat(config)
-    _pull_to_the_middle(model.decoder.octree)
-    _show(model.decoder)
+        _pull_to_the_middle(model.decoder.octree)
+        _show(model.decoder)
     return model.to(device, dtype).requires_grad_(False).eval()
 
 
