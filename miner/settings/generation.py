@@ -20,7 +20,8 @@ class ModelsSettings(Part):
 
 class _Preset(Settings):
     preset: str | None = None
-    """Generation preset: gpu16, gpu24, gpu80, or embedded (no weights, no GPU)."""
+    """Generation preset: gpu16, gpu24, gpu80, gpu24-splat, gpu80-splat, or embedded (no weights,
+    no GPU)."""
     models: ModelsSettings = ModelsSettings()
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from miner.scheduling.candidates import CandidateLimits
+from miner.settings.engines import EnginesSettings
 from miner.settings.gateway import GatewaySettings
 from miner.settings.generation import GeneratingSettings
 from miner.settings.model import Part
@@ -257,8 +258,8 @@ class MinerConfig(GeneratingSettings):
     """Runs a miner neuron: answers validators' tasks with 3D Gaussian splats."""
 
     preset: str | None = None
-    """Generation preset: gpu16, gpu24, gpu80, or embedded (no weights, no GPU; the default with
-    --chain.file, and with --transports http alone)."""
+    """Generation preset: gpu16, gpu24, gpu80, gpu24-splat, gpu80-splat, or embedded (no weights, no
+    GPU; the default with --chain.file, and with --transports http alone)."""
     allow_embedded: bool = False
     """Let the preset embedded, which knows a few toy objects, serve on a real chain or gateway."""
     netuid: Annotated[int, Field(ge=0, le=65_535)] = 17
@@ -282,6 +283,7 @@ class MinerConfig(GeneratingSettings):
     gateway: GatewaySettings = GatewaySettings()
     candidates: CandidatesSettings = CandidatesSettings()
     gate: GateSettings = GateSettings()
+    engines: EnginesSettings = EnginesSettings()
     metrics: MetricsSettings = MetricsSettings()
     drain: DrainSettings = DrainSettings()
     log: LogSettings = LogSettings()
