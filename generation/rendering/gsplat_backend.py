@@ -79,9 +79,14 @@ def rasterize_on_device(
 
 
 def rasterize_with_info(
-    cloud: DeviceCloud, viewmats: Tensor, intrinsics: Tensor, width: int, height: int
+    cloud: DeviceCloud,
+    viewmats: Tensor,
+    intrinsics: Tensor,
+    width: int,
+    height: int,
+    blur: float = BLUR,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Returns gsplat's intermediate results as well; see `rasterize_on_device`."""
+    """Returns gsplat's intermediate results as well; see `differentiable.rasterize`."""
     from gsplat.rendering import rasterization
 
     colour, coverage, info = rasterization(
@@ -96,7 +101,7 @@ def rasterize_with_info(
         height=height,
         near_plane=NEAR,
         far_plane=FAR,
-        eps2d=BLUR,
+        eps2d=blur,
         rasterize_mode="classic",
         packed=False,
     )

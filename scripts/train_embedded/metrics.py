@@ -68,9 +68,17 @@ def _voxel(positions: NDArray[np.float32]) -> tuple[NDArray[np.intp], ...]:
 
 
 def _disc_normals(cloud: GaussianCloud) -> NDArray[np.float32]:
-    """The discs' thin axes (N, 3), of either sign."""
+    """The discs' thinnest axes (N, 3), of either sign."""
     w, x, y, z = (cloud.rotations / np.linalg.norm(cloud.rotations, axis=1, keepdims=True)).T
-    return np.stack((2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)), axis=1)
+    axes = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)],
+            [2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)],
+            [2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+    thinnest: NDArray[np.float32] = axes[cloud.log_scales.argmin(1), :, np.arange(len(w))]
+    return thinnest
 
 
 @cache
@@ -84,24 +92,39 @@ def _packed(voxels: Tensor) -> NDArray[np.uint8]:
     return np.packbits(voxels.numpy().reshape(-1))
 
 
-def _framed(solid: Solid) -> Tensor:
+def frame_of(solid: Solid) -> tuple[Tensor, Tensor]:
+    """How one solid is framed as clouds are.
+
+    Returns:
+        The middle (1, 3) of its box in the scene, and what lengths are multiplied by, a scalar.
+    """
     line = torch.linspace(-0.87, 0.87, 48)
     points = torch.cartesian_prod(line, line, line)[None]
     depth = (-solid.distance(points)).clamp_min(0)
     reached = depth > 0
     far = torch.where(reached, depth, -torch.inf)[..., None]
     high, low = (points + far).amax(1), (points - far).amin(1)
-    scale = LARGEST_SIDE / (high - low).amax()
+    return (high + low) / 2, LARGEST_SIDE / (high - low).amax()
+
+
+def _framed(solid: Solid) -> Tensor:
+    middle, scale = frame_of(solid)
     axis = ((torch.arange(GRID) + 0.5) / GRID * 2 - 1) * _HALF
     subnet = torch.cartesian_prod(axis, axis, axis)
     # Subnet (y, z, x) back to the scene's (x, y, z).
-    scene = subnet[:, [2, 0, 1]] / scale + (high + low) / 2
+    scene = subnet[:, [2, 0, 1]] / scale + middle
     return solid.distance(scene[None]) <= 0
 
 
 def best_yaw_iou(cloud: GaussianCloud, number: int) -> float:
     """Intersection over union of the cloud's solid with the true shape at the best yaw."""
     return _best_yaw_iou(np.packbits(solid_of_cloud(cloud).reshape(-1)), number)
+
+
+def posed_iou(cloud: GaussianCloud, solid: Solid) -> float:
+    """The same with one solid in the cloud's own pose."""
+    truth, found = _framed(solid)[0].numpy(), solid_of_cloud(cloud).reshape(-1)
+    return float((truth & found).sum() / (truth | found).sum())
 
 
 def best_yaw_ious(cloud: GaussianCloud) -> Tensor:

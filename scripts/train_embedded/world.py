@@ -152,8 +152,26 @@ def trace(solid: Solid, elevation: Tensor, size: int) -> tuple[Tensor, Tensor]:
         uint8, `BACKGROUND` beside the object.
     """
     origin, direction = camera_rays(elevation, size)
-    start, end = CAMERA_DISTANCE - REACH, CAMERA_DISTANCE + REACH
-    travelled = torch.full(direction.shape[:2], start, device=elevation.device)
+    normals, parts = trace_rays(solid, origin, direction, CAMERA_DISTANCE)
+    return normals.view(-1, size, size, 3), parts.view(-1, size, size)
+
+
+def trace_rays(
+    solid: Solid, origin: Tensor, direction: Tensor, distance: float
+) -> tuple[Tensor, Tensor]:
+    """Traces any rays; see `trace`.
+
+    Args:
+        solid: V solids.
+        origin: (V, 1, 3).
+        direction: (V, N, 3), unit vectors.
+        distance: Of the origins from the scene's.
+
+    Returns:
+        Surface normals (V, N, 3) int8, times 127, and part numbers (V, N) uint8.
+    """
+    start, end = distance - REACH, distance + REACH
+    travelled = torch.full(direction.shape[:2], start, device=direction.device)
     for _ in range(_MARCH_STEPS):
         ahead = solid.distance(origin + travelled[..., None] * direction)
         travelled = travelled + ahead.clamp(-0.05, 0.5)
@@ -161,8 +179,7 @@ def trace(solid: Solid, elevation: Tensor, size: int) -> tuple[Tensor, Tensor]:
     distances, part = solid.parts(points).min(-1)
     hit = (distances < _HIT) & (travelled < end)
     part = torch.where(hit, part, BACKGROUND).to(torch.uint8)
-    normals = (solid.normals(points) * 127 * hit[..., None]).round().to(torch.int8)
-    return normals.view(-1, size, size, 3), part.view(-1, size, size)
+    return (solid.normals(points) * 127 * hit[..., None]).round().to(torch.int8), part
 
 
 def sample_points(
