@@ -245,18 +245,20 @@ def _latent_of(bench: Bench) -> Tensor:
 
 def _decode(bench: Bench, way: Way) -> Mapping[str, Action]:
     """Points drawn, and all of decoding, which draws them first."""
-    decoder = _model(bench, way).decoder
+    decoder, latent = _model(bench, way).decoder, _latent_of(bench)
+    per_point = bench.sizes.triposplat.gaussian.gaussians_per_point
     if "eager" not in way:
-        accelerate_decoder(decoder, GraphPool(), bench.backend)
-    latent = _latent_of(bench)
+        accelerate_decoder(decoder, COUNTS[0] // per_point, GraphPool(), bench.backend)
     generator = torch.Generator()
 
     @torch.inference_mode()
     def points(count: int) -> None:
         generator.manual_seed(0)
-        number = count // bench.sizes.triposplat.gaussian.gaussians_per_point
         sample_points(
-            decoder.octree, latent, number, lambda *shape: torch.rand(shape, generator=generator)
+            decoder.octree,
+            latent,
+            count // per_point,
+            lambda *shape: torch.rand(shape, generator=generator),
         )
 
     timed: dict[str, Action] = {}

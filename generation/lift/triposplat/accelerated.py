@@ -31,7 +31,7 @@ _MOST_SIZES = 8
 
 
 def accelerate(
-    model: TripoSplat, encoders: PictureEncoders, *, backend: Backend = "inductor"
+    model: TripoSplat, encoders: PictureEncoders, points: int, *, backend: Backend = "inductor"
 ) -> None:
     """Compiles the networks and records them, both at the first call of a shape.
 
@@ -41,12 +41,13 @@ def accelerate(
     Args:
         model: Changed in place.
         encoders: On the same device; changed in place.
+        points: The most that a cloud is decoded from.
         backend: What `torch.compile` compiles with.
     """
     attend_fast(model)
     pool = GraphPool()
     accelerate_flow(model.flow, pool, backend)
-    accelerate_decoder(model.decoder, pool, backend)
+    accelerate_decoder(model.decoder, points, pool, backend)
     accelerate_encoders(encoders, pool, backend)
 
 
@@ -61,13 +62,15 @@ def accelerate_flow(flow: FlowTransformer, pool: GraphPool, backend: Backend) ->
     flow.condition = condition  # type: ignore[method-assign]
 
 
-def accelerate_decoder(decoder: SplatDecoder, pool: GraphPool, backend: Backend) -> None:
-    """A graph for each size of a level, and one for each number of points."""
+def accelerate_decoder(
+    decoder: SplatDecoder, points: int, pool: GraphPool, backend: Backend
+) -> None:
+    """A graph for each size of a level, all at the first call, and one for each count of points."""
     octree, gs = decoder.octree, decoder.gs
     name = "TripoSplat's octree"
     likely = Compiled(name, octree.forward, octree.blocks, backend=backend, dynamic=True)
     recorded = Captured(name, likely, pool=pool, limit=_MOST_SIZES)
-    octree.forward = filled_up(recorded)  # type: ignore[method-assign]
+    octree.forward = filled_up(recorded, points)  # type: ignore[method-assign]
     name = "TripoSplat's Gaussians"
     features = Compiled(name, gs.forward, gs.blocks, backend=backend, dynamic=True)
     gs.forward = Captured(  # type: ignore[method-assign]
@@ -115,17 +118,31 @@ def hold_in_eight_bits(model: TripoSplat) -> None:
         quantise(block, Float8Linear, device=model.flow.device)
 
 
-def filled_up(likely: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def filled_up(likely: Callable[..., Tensor], points: int) -> Callable[..., Tensor]:
     """Lets the octree network see few numbers of cells: powers of two.
+
+    How many cells a level has depends on the picture. So the first call prepares for all sizes, and
+    no later one has to.
 
     Args:
         likely: What `OctreeDecoder.forward` does. Cells do not look at each other.
+        points: The most cells that a level has; there may be more, which are prepared for later.
     """
+    unprepared = [_size_for(points)]
+    while unprepared[-1] > _FEWEST_CELLS:
+        unprepared.append(unprepared[-1] // 2)
 
-    def forward(points: Tensor, resolution: Tensor, latent: Tensor) -> Tensor:
-        count = points.shape[1]
-        size = max(_FEWEST_CELLS, 1 << (count - 1).bit_length())
-        filled = F.pad(points, (0, 0, 0, size - count))
+    def forward(cells: Tensor, resolution: Tensor, latent: Tensor) -> Tensor:
+        while unprepared:
+            size = unprepared[-1]
+            likely(cells.new_zeros(1, size, 3), resolution, latent)
+            unprepared.pop()
+        count = cells.shape[1]
+        filled = F.pad(cells, (0, 0, 0, _size_for(count) - count))
         return likely(filled, resolution, latent)[:, :count]
 
     return forward
+
+
+def _size_for(cells: int) -> int:
+    return max(_FEWEST_CELLS, 1 << (cells - 1).bit_length())

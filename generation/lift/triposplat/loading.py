@@ -83,7 +83,8 @@ def functions_of(
     if own.eight_bit:
         hold_in_eight_bits(model)
     if settings.accelerate:
-        accelerate(model, encoders, backend=backend)
+        points = own.max_gaussians // model.config.gaussian.gaussians_per_point
+        accelerate(model, encoders, points, backend=backend)
 
     def seed_of(context: StepContext) -> int:
         return own.seed if context.task.seed is None else context.task.seed

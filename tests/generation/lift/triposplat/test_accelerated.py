@@ -10,8 +10,14 @@ import torch
 from torch import Tensor
 
 from generation.acceleration.eight_bit import Float8Linear, quantise
+from generation.acceleration.graphs import GraphPool
 from generation.lift.triposplat import TripoSplat, accelerated
-from generation.lift.triposplat.accelerated import accelerate, filled_up, hold_in_eight_bits
+from generation.lift.triposplat.accelerated import (
+    accelerate,
+    accelerate_encoders,
+    filled_up,
+    hold_in_eight_bits,
+)
 from generation.lift.triposplat.attention import Repeated, attend
 from generation.lift.triposplat.fast_attention import Kernel, attend_by, best_attention, is_right
 from generation.lift.triposplat.features import PictureEncoders
@@ -126,9 +132,7 @@ def test_accelerated_networks_give_the_public_numbers_and_compile_each_kind_of_b
     compilations: list[int],
     log: list[str],
 ) -> None:
-    picture = torch.randint(256, (32, 48, 3), generator=torch.Generator().manual_seed(1)).byte()
-    plain = encoders(picture, torch.Generator().manual_seed(1))
-    accelerate(own, encoders, backend=backend)
+    accelerate(own, encoders, 2000, backend=backend)
     latent, _ = guided(own, flow_reference)
     assert off_by(latent, flow_reference["velocity_latent_guided3"]) <= 2e-5
     # A block of latent tokens, a joint one with the picture's tokens, and with a single one.
@@ -142,17 +146,25 @@ def test_accelerated_networks_give_the_public_numbers_and_compile_each_kind_of_b
     assert off_by(features, gaussians_reference["features"]) <= 2e-5
     # The first block of a network is given a view, which counts as another kind of tensor.
     assert len(compilations) == 3 + 2 + 2
+    # Other counts of points.
+    for count in (1000, 20_000):
+        own.decoder.decode(given["latent"], count, seed=2)
+    assert len(compilations) == 7
+    assert not log, log
+
+
+def test_accelerated_encoders_see_the_same_and_compile_once(
+    encoders: PictureEncoders, backend: Backend, compilations: list[int], log: list[str]
+) -> None:
+    picture = torch.randint(256, (32, 48, 3), generator=torch.Generator().manual_seed(1)).byte()
+    plain = encoders(picture, torch.Generator().manual_seed(1))
+    accelerate_encoders(encoders, GraphPool(), backend)
     fast = encoders(picture, torch.Generator().manual_seed(1))
     for found, expected in zip(fast, plain, strict=True):
         assert off_by(found, expected) <= 1e-5
-    assert len(compilations) == 7 + 2
-
-    # Other pictures and other counts of points.
-    guided(own, flow_reference)
-    for count in (1000, 20_000):
-        own.decoder.decode(given["latent"], count, seed=2)
     encoders(255 - picture, torch.Generator())
-    assert len(compilations) == 9
+    # A layer of DINOv3, and the VAE's encoder.
+    assert len(compilations) == 2
     assert not log, log
 
 
@@ -163,7 +175,7 @@ def test_networks_that_cannot_be_compiled_run_eagerly_and_each_says_so_once(
         raise RuntimeError("no compiler")
 
     torch._dynamo.reset()
-    accelerate(own, encoders, backend=broken)
+    accelerate(own, encoders, 2000, backend=broken)
     for _ in range(2):
         latent, _ = guided(own, flow_reference)
         own.decoder.decode(torch.zeros(1, 64, 8), 320, seed=1)
@@ -172,18 +184,42 @@ def test_networks_that_cannot_be_compiled_run_eagerly_and_each_says_so_once(
         assert f"TripoSplat's {name} runs eagerly" in line
 
 
-@pytest.mark.parametrize(("count", "size"), [(1, 512), (512, 512), (513, 1024), (5000, 8192)])
-def test_cells_are_filled_up_to_few_numbers(count: int, size: int) -> None:
+def test_cells_are_filled_up_to_few_numbers_all_of_which_are_prepared_at_first() -> None:
     seen: list[int] = []
 
-    def likely(points: Tensor, resolution: Tensor, latent: Tensor) -> Tensor:
-        seen.append(points.shape[1])
-        return points * 2
+    def likely(cells: Tensor, resolution: Tensor, latent: Tensor) -> Tensor:
+        seen.append(cells.shape[1])
+        return cells * 2
 
-    points = torch.rand(1, count, 3)
-    found = filled_up(likely)(points, torch.ones(1), torch.zeros(1, 4, 8))
-    assert torch.equal(found, points * 2)
-    assert seen == [size]
+    network = filled_up(likely, points=5000)
+    for count, sizes in [
+        (1, [512, 1024, 2048, 4096, 8192, 512]),
+        (512, [512]),
+        (513, [1024]),
+        (5000, [8192]),
+        (9000, [16_384]),
+    ]:
+        cells = torch.rand(1, count, 3)
+        assert torch.equal(network(cells, torch.ones(1), torch.zeros(1, 4, 8)), cells * 2)
+        assert seen == sizes
+        seen.clear()
+
+
+def test_sizes_that_ran_out_of_memory_are_prepared_by_the_next_call() -> None:
+    seen: list[int] = []
+
+    def likely(cells: Tensor, resolution: Tensor, latent: Tensor) -> Tensor:
+        seen.append(cells.shape[1])
+        if seen == [512, 1024]:
+            raise torch.OutOfMemoryError("2 GiB")
+        return cells
+
+    network = filled_up(likely, points=2000)
+    inputs = torch.rand(1, 3, 3), torch.ones(1), torch.zeros(1, 4, 8)
+    with pytest.raises(torch.OutOfMemoryError):
+        network(*inputs)
+    network(*inputs)
+    assert seen == [512, 1024, 1024, 2048, 512]
 
 
 def test_blocks_alone_are_held_in_8_bits_and_answer_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def pair() -> Iterator[Pair]:
     encoders = [untrained_encoders(ENCODERS, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
     lines: list[str] = []
     sink = logger.add(lines.append, level="WARNING", format="{message}")
-    accelerate(models[1], encoders[1])
+    accelerate(models[1], encoders[1], COUNTS[0] // 32)
     yield Pair(models[0], models[1], encoders[0], encoders[1], lines)
     logger.remove(sink)
     torch._dynamo.reset()
