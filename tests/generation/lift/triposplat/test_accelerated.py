@@ -122,6 +122,7 @@ def test_a_kernel_is_taken_only_if_it_is_right() -> None:
     assert best_attention(2, 16, CPU, torch.bfloat16) is attend
 
 
+@pytest.mark.timeout(300)
 def test_accelerated_networks_give_the_public_numbers_and_compile_each_kind_of_block_once(
     own: TripoSplat,
     encoders: PictureEncoders,
@@ -153,6 +154,7 @@ def test_accelerated_networks_give_the_public_numbers_and_compile_each_kind_of_b
     assert not log, log
 
 
+@pytest.mark.timeout(300)
 def test_accelerated_encoders_see_the_same_and_compile_once(
     encoders: PictureEncoders, backend: Backend, compilations: list[int], log: list[str]
 ) -> None:
