@@ -20,13 +20,13 @@ from tests.support.pictures import (
 )
 
 PICTURES = {
-    "smooth": smooth(300, 200, "RGBA", 40),
+    "smooth": smooth(150, 100, "RGBA", 40),
     "noise": noise(120, 90),
     "many tiles": Image.merge("RGB", noise(700, 500).split()).resize((1400, 1000), 0),
-    "40 colours": smooth(320, 240).quantize(40).convert("RGB"),
-    "12 colours": smooth(320, 240).quantize(12).convert("RGB"),
-    "4 colours": smooth(320, 240).quantize(4).convert("RGB"),
-    "2 colours": smooth(321, 240, "L").point(lambda level: 255 * (level > 128)).convert("RGB"),
+    "40 colours": smooth(160, 120).quantize(40).convert("RGB"),
+    "12 colours": smooth(160, 120).quantize(12).convert("RGB"),
+    "4 colours": smooth(160, 120).quantize(4).convert("RGB"),
+    "2 colours": smooth(161, 120, "L").point(lambda level: 255 * (level > 128)).convert("RGB"),
     "one colour": Image.new("RGB", (77, 55), (9, 90, 200)),
     "one pixel": Image.new("RGBA", (1, 1), (9, 90, 200, 30)),
 }
@@ -44,7 +44,7 @@ def test_what_an_encoder_writes_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("alpha_quality", [0, 60, 100])
 def test_the_alpha_of_a_lossy_picture_is_read(alpha_quality: int) -> None:
-    picture = smooth(180, 120, "RGBA", 40)
+    picture = smooth(90, 60, "RGBA", 40)
     for method in range(7):
         data = encoded(picture, "WEBP", quality=70, method=method, alpha_quality=alpha_quality)
         assert b"ALPH" in data

@@ -148,6 +148,7 @@ def tiny_settings(dtype: str = "float32", *, model: str = "schnell") -> Generati
     content["triposr"] |= {"chunk_size": 65_536, "dtype": dtype}
     content["triposplat"] |= {"dtype": dtype}
     content["splats"] |= {"max_gaussians": 8_000, "resolution": 48}
+    content["mesh"] |= {"resolution": 48, "triangles": 2_000}
     return GenerationSettings.model_validate(content)
 
 
