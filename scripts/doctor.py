@@ -15,6 +15,7 @@ from rich.text import Text
 from miner.doctor.findings import Check, Finding, Status, carry_out
 from miner.doctor.machine import machine_checks
 from miner.doctor.network import network_checks
+from miner.doctor.summary import preset_check
 from miner.interpreter import program_name
 from miner.logs import configure_logs
 from miner.settings.miner import MinerConfig
@@ -58,9 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         tell(error)
         return UNWELL
     configure_logs("ERROR")
-    checks = machine_checks(
-        settings, config.models.dir, config.log.dir, stands_in=_settle()
-    ) + network_checks(config)
+    checks = [
+        preset_check(settings),
+        *machine_checks(settings, config.models.dir, config.log.dir, stands_in=_settle()),
+        *network_checks(config),
+    ]
     findings = asyncio.run(_carry_out(checks, silent=config.as_json))
     well = all(finding.verdict.status is not Status.FAILED for finding in findings)
     if config.as_json:

@@ -366,7 +366,7 @@ def judge_compiler(
     missing += [] if header.is_file() else [f"{header} is not there"]
     if missing:
         return warning(
-            f"{' and '.join(missing)}: FLUX and TripoSR will run eagerly, which is slower",
+            f"{' and '.join(missing)}: the large networks will run eagerly, which is slower",
             "apt install gcc python3-dev",
         )
     return ok(f"{paths[0]}, {header}")

@@ -1,6 +1,7 @@
 """The miner's own engine with each 3D back end, from the settings to the answer."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,31 +30,36 @@ SMALL = (
 )
 
 
-@pytest.fixture
-def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "embedded"
-    folder.mkdir()
-    monkeypatch.setattr("generation.weights.store.EMBEDDED", embedded_with_triposplat(folder))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What all runs share: the weights, and the log folder with the estimates."""
+    folder = tmp_path_factory.mktemp("miner")
+    (folder / "embedded").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        weights = embedded_with_triposplat(folder / "embedded")
+        patch.setattr("generation.weights.store.EMBEDDED", weights)
+        yield folder
 
 
-@pytest.mark.usefixtures("embedded")
-async def test_one_flag_switches_a_running_configuration_there_and_back(tmp_path: Path) -> None:
-    """The same log folder and estimates, the same other settings, one process after the other."""
-    for back_end in ("triposplat", "triposr"):
-        made, mesh = await served(tmp_path / "logs", back_end)
-        assert (made.outcome, made.rung) == ("completed", "full"), made.reason
-        own = OWN_STAGES[back_end]
-        assert set(made.timings) == {"prompt", "denoise", "decode", "cutout", "encode", *own}
-        assert made.validity is not None
-        assert made.validity.passed
-        assert 7_000 <= made.gaussians <= 8_000
-        assert len(spz.decode(made.asset)) == made.gaussians
-        if back_end == "triposr":
-            assert mesh.outcome == "completed", mesh.reason
-            assert mesh.mesh is not None
-        else:
-            assert (mesh.outcome, mesh.reason_code) == ("rejected", "bad_task")
-            assert "--lift.backend triposr" in mesh.reason
+@pytest.mark.parametrize("back_end", ["triposplat", "triposr"])
+async def test_one_flag_switches_a_running_configuration(
+    folder: Path, back_end: BackEndName
+) -> None:
+    """The same folder and the same other settings, one run after the other."""
+    made, mesh = await served(folder / "logs", back_end)
+    assert (made.outcome, made.rung) == ("completed", "full"), made.reason
+    own = OWN_STAGES[back_end]
+    assert set(made.timings) == {"prompt", "denoise", "decode", "cutout", "encode", *own}
+    assert made.validity is not None
+    assert made.validity.passed
+    assert 7_000 <= made.gaussians <= 8_000
+    assert len(spz.decode(made.asset)) == made.gaussians
+    if back_end == "triposr":
+        assert mesh.outcome == "completed", mesh.reason
+        assert mesh.mesh is not None
+    else:
+        assert (mesh.outcome, mesh.reason_code) == ("rejected", "bad_task")
+        assert "--lift.backend triposr" in mesh.reason
 
 
 async def served(folder: Path, back_end: BackEndName) -> tuple[Answer, Answer]:

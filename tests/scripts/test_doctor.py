@@ -55,7 +55,7 @@ def test_a_machine_on_which_a_miner_can_run(subnet: LocalSubnet, run: Run, tmp_p
     status, text = run("--chain.file", str(subnet.neurons_file))
     assert status == HEALTHY, text
     lines = text.splitlines()
-    names = ["python", "packages", "disk", "memory", "torch, GPU", "compiler"]
+    names = ["preset", "python", "packages", "disk", "memory", "torch, GPU", "compiler"]
     names += ["scorer", "weights", "clock", "wallet", "registration", "axon port"]
     assert [line[12:26].strip() for line in lines] == names
     assert all(line.startswith("ok  ") for line in lines), text
