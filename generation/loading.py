@@ -13,6 +13,7 @@ from generation.acceleration.compiling import keep_compiled_code
 from generation.acceleration.streams import all_to_host
 from generation.errors import GenerationError, NoObject, OutOfMemory
 from generation.lift import BACK_ENDS
+from generation.lift.refine.stage import Refining, refining
 from generation.packing import Splats
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.drawing import Drawing
@@ -139,7 +140,7 @@ def load(
 
 def start_compiling(settings: GenerationSettings, device: torch.device) -> None:
     """Lets gsplat compile itself, once for a minute, while networks are loaded and compiled."""
-    if device.type == "cuda" and settings.scoring.scorer == "validator":
+    if device.type == "cuda" and (settings.scoring.scorer == "validator" or settings.refine.steps):
         gsplat_backend.start_trial()
 
 
@@ -266,7 +267,12 @@ def assemble_image_only(
     def cutout(source: Tensor | ImageTask, context: StepContext) -> Cutout:
         return _cut_out(background, source, skip_plain=context.rung.skip_plain)
 
-    def encode(splats: Splats, context: StepContext) -> Asset:
+    if settings.refine.steps:
+        device = torch.device(settings.device)
+        back_ends = {name: refining(own, settings, device) for name, own in back_ends.items()}
+
+    def encode(made: Splats | Refining, context: StepContext) -> Asset:
+        splats = made.splats() if isinstance(made, Refining) else made
         return _encode(splats, settings.spz_level)
 
     def drop_caches() -> None:

@@ -28,6 +28,7 @@ class Rung:
         skip_plain: Cut the object out without a network when the picture's border is plain.
         back_end: What lifts the picture to 3D: a name in `generation.lift.BACK_ENDS`.
         lift_steps: Denoising steps of the back end; 0 if it takes none.
+        refine_slices: Steps of the stage `refine`; 0 at all levels but the best.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Rung:
     skip_plain: bool
     back_end: str
     lift_steps: int = 0
+    refine_slices: int = 0
 
     @property
     def in_words(self) -> str:

@@ -10,6 +10,7 @@ from generation.settings import (
     GenerationSettings,
     LiftSettings,
     MeshSettings,
+    RefineSettings,
     RungSettings,
     ScoringSettings,
     SplatSettings,
@@ -85,6 +86,7 @@ PRESETS: dict[str, GenerationSettings] = {
         # So few points stay in a CPU core's cache from layer to layer: half the time of 262,144.
         triposr=TripoSRSettings(chunk_size=16_384),
         splats=SplatSettings(max_gaussians=20_000, resolution=64),
+        refine=RefineSettings(slice=1, size=64),
         mesh=MeshSettings(resolution=128, triangles=20_000),
         scoring=ScoringSettings(scorer="embedded"),
         rungs=(

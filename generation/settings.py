@@ -1,5 +1,6 @@
 """The schema of generation settings: frozen, checked values; `presets.py` holds named ones."""
 
+import math
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -162,6 +163,18 @@ class SplatSettings(Frozen):
     """Seed of the surface sampling."""
 
 
+class RefineSettings(Frozen):
+    """Gaussian cloud to one that matches its picture better."""
+
+    steps: Annotated[int, Field(ge=0, le=300)] = 0
+    """Optimisation steps at the best level, where there is time for them; 0 leaves refinement out.
+    On CUDA it needs gsplat."""
+    slice: Annotated[int, Field(ge=1, le=50)] = 10
+    """Steps at a time; other requests wait for one slice at most."""
+    size: Annotated[int, Field(ge=32, le=1024)] = 256
+    """Pixels per side at which the cloud is compared with its picture."""
+
+
 class MeshSettings(Frozen):
     """Scene code to triangle mesh; what finds the surface is among splats."""
 
@@ -232,6 +245,7 @@ class GenerationFields(Frozen):
     triposr: TripoSRSettings
     triposplat: TripoSplatSettings = TripoSplatSettings()
     splats: SplatSettings
+    refine: RefineSettings = RefineSettings()
     mesh: MeshSettings = MeshSettings()
     scoring: ScoringSettings = ScoringSettings()
     rungs: Annotated[tuple[RungSettings, ...], AfterValidator(_are_told_apart)] = ()
@@ -291,6 +305,7 @@ class GenerationSettings(GenerationFields):
             gaussians=self.splats.max_gaussians,
             skip_plain=self.cutout.skip_plain,
             back_end=self.lift.backend,
+            refine_slices=math.ceil(self.refine.steps / self.refine.slice),
         )
         if self.lift.backend == "triposplat":
             most = self.triposplat

@@ -185,6 +185,16 @@ PICTURE_STAGES = (
 )
 """From a task to a framed cut-out; an image task enters at the last one."""
 
+REFINE = Stage(
+    "refine",
+    GPU,
+    lambda task, rung, remembered: f"refine:{rung.gaussians}",
+    repeats=lambda rung: rung.refine_slices,
+    output="splats",
+    optional=True,
+)
+"""From a Gaussian cloud to one that matches the cut-out better; as many slices as there is time."""
+
 ENCODE = Stage(
     "encode", CPU, lambda task, rung, remembered: f"encode:{rung.gaussians}", output="splats"
 )

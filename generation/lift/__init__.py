@@ -11,6 +11,7 @@ from generation.stage import (
     GPU,
     PICTURE_STAGES,
     RATE,
+    REFINE,
     SCORE,
     SCORE_STAGE,
     SPLATS,
@@ -106,7 +107,8 @@ def stages_of(settings: GenerationSettings, back_end: str) -> tuple[Stage, ...]:
     Off CUDA, splats and scores take turns with the other networks: there is no second stream to run
     them on.
     """
-    lift = (*BACK_ENDS[back_end].stages, ENCODE)
+    refine = (REFINE,) if settings.refine.steps else ()
+    lift = (*BACK_ENDS[back_end].stages, *refine, ENCODE)
     if settings.scoring.scorer == "none":
         stages = (*PICTURE_STAGES, *lift)
     else:

@@ -52,12 +52,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class Result:
-    """What refinement did for one object."""
+    """What refinement did for one object; gain and silhouette are those of `Refinement`."""
 
     shape: str
     before: Figures
     after: Figures
     changed: bool
+    gain: float
+    silhouette: float
 
 
 def measure(example: Example, truth: Tensor, cloud: GaussianTensors) -> Figures:
@@ -114,7 +116,9 @@ def measure_example(task: tuple[int, Options]) -> Result:
     after = refinement.result()
     before, refined = (measure(example, truth, cloud) for cloud in (start, after))
     changed = after is not refinement.start
-    return Result(SHAPES[prompt.shape].name, before, refined, changed)
+    return Result(
+        SHAPES[prompt.shape].name, before, refined, changed, refinement.gain, refinement.silhouette
+    )
 
 
 def table(results: Sequence[Result]) -> str:

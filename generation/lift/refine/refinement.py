@@ -21,6 +21,9 @@ CAMERA_SHARE, SHAPE_SHARE = 0.2, 0.6
 WORST_SILHOUETTE = 0.03
 """Mean squared error of coverage beyond which the camera was not found, and nothing is changed."""
 
+LEAST_GAIN = 0.1
+"""Decibels; with less, the start is the result."""
+
 _HELD = ((80, 15), (130, 15), (180, 15), (230, 15), (280, 15), (0, 65))
 """Azimuth and elevation, in degrees, of the views that are held to the starting cloud."""
 
@@ -51,6 +54,8 @@ class Refinement:
         start: A copy of the start.
         steps, done: How many steps there will be, and have been.
         pose: (4,) where the picture is thought to be taken from.
+        silhouette: Mean squared error of coverage once the camera was found.
+        gain: Decibels by which the last result matched the judging part of the picture better.
     """
 
     def __init__(
@@ -88,7 +93,7 @@ class Refinement:
         self._camera_steps = 0 if camera is not None else math.ceil(CAMERA_SHARE * steps)
         self._shape_end = self._camera_steps + math.ceil(SHAPE_SHARE * steps)
         self._fitted = camera is not None
-        self._before = math.inf
+        self._before, self.gain, self.silhouette = math.inf, 0.0, math.inf
         self._optimiser = torch.optim.Adam(
             [
                 {"params": [self.pose], "rate": _CAMERA_RATE},
@@ -114,7 +119,8 @@ class Refinement:
             return self.start
         with torch.inference_mode(False), torch.no_grad():
             moved = self._moved()
-            if not self._judged(moved) < self._before:
+            self.gain = 10 * math.log10(self._before / self._judged(moved))
+            if self.gain < LEAST_GAIN:
                 return self.start
             low, high = torch.aminmax(moved.positions, dim=0)
             scale = LARGEST_SIDE / (high - low).max()
@@ -132,8 +138,8 @@ class Refinement:
     def _begin_shape(self) -> None:
         """The camera has been fitted: is it good enough, and how good is the start?"""
         with torch.no_grad():
-            error = self._silhouette_error(self._cloud, self.pose)
-            self._fitted = error.item() < WORST_SILHOUETTE
+            self.silhouette = self._silhouette_error(self._cloud, self.pose).item()
+            self._fitted = self.silhouette < WORST_SILHOUETTE
             self._before = self._judged(self._cloud)
 
     def _judged(self, cloud: DeviceCloud) -> float:
