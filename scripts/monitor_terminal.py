@@ -99,11 +99,11 @@ def stage_order() -> tuple[str, ...]:
     """The stages of every back end in an order in which each runs its own, then "total"."""
     # Imported only when there is something to show, so that --help and --json start at once.
     from generation.lift import BACK_ENDS
-    from generation.stage import ENCODE, PICTURE_STAGES, RATE, SCORE_STAGE
+    from generation.stage import ENCODE, PICTURE_STAGES, RATE, REFINE, SCORE_STAGE
 
     order = TopologicalSorter[str]()
     for back_end in BACK_ENDS.values():
-        chain = (*PICTURE_STAGES, RATE, *back_end.stages, ENCODE, SCORE_STAGE)
+        chain = (*PICTURE_STAGES, RATE, *back_end.stages, REFINE, ENCODE, SCORE_STAGE)
         for before, after in pairwise(chain):
             order.add(after.name, before.name)
     return (*order.static_order(), "total")

@@ -67,7 +67,18 @@ def test_stages_are_shown_in_the_order_in_which_they_run() -> None:
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 def test_the_stages_of_every_back_end_are_shown_in_its_order(back_end: str) -> None:
     own = [stage.name for stage in BACK_ENDS[back_end].stages]
-    names = ["prompt", "denoise", "decode", "cutout", "rate", *own, "encode", "score", "total"]
+    names = [
+        "prompt",
+        "denoise",
+        "decode",
+        "cutout",
+        "rate",
+        *own,
+        "refine",
+        "encode",
+        "score",
+        "total",
+    ]
     last_first = list(names)
     last_first.reverse()
     assert sorted(last_first, key=stage_rank) == names

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from generation.lift import BACK_ENDS
-from generation.stage import ENCODE, PICTURE_STAGES, SCORE_STAGE
+from generation.stage import ENCODE, PICTURE_STAGES, REFINE, SCORE_STAGE
 from miner import web
 from tests.miner.web.conftest import OpenPage
 from tests.support.browsing import ServedMiner
@@ -144,7 +144,7 @@ def test_a_miner_that_makes_no_mesh_offers_none_and_its_quality_level_has_the_st
 def test_the_page_has_words_for_every_stage_of_a_request() -> None:
     words = (STATIC / "words.js").read_text(encoding="utf-8")
     lifting = [stage for back_end in BACK_ENDS.values() for stage in back_end.stages]
-    for stage in (*PICTURE_STAGES, *lifting, ENCODE, SCORE_STAGE):
+    for stage in (*PICTURE_STAGES, *lifting, REFINE, ENCODE, SCORE_STAGE):
         assert f'\n  {stage.name}: "' in words, stage.name
 
 
