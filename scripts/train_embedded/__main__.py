@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from scripts.train_embedded.drawing import draw_world
 from scripts.train_embedded.evaluate import report, spare_cores
-from scripts.train_embedded.jobs import draw_world, train_all
+from scripts.train_embedded.jobs import train_all
 from scripts.train_embedded.plot import plot_losses
 from scripts.train_embedded.recipe import TINY, Places, Recipe
 

@@ -1,7 +1,8 @@
 """Measures the networks of the preset `embedded` on pairs that training never saw.
 
 Three questions: does a prompt come back in the named colour and shape; is the cut-out's mask
-right; is the 3D right when the picture and its pose are exact.
+right; is the 3D right when the picture and its pose are exact. Both 3D back ends lift the same
+cut-outs.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,10 @@ from torch import Tensor, multiprocessing
 from tqdm import tqdm
 
 from generation.errors import GenerationError
+from generation.lift.triposplat import Sampler, TripoSplat
+from generation.lift.triposplat.features import PictureEncoders
+from generation.lift.triposplat.prepare import prepare
+from generation.lift.triposplat.splats import to_gaussians
 from generation.lift.triposr import TripoSR
 from generation.lift.triposr.splats import extract_cloud
 from generation.pictures.cutout import BackgroundRemover
@@ -42,6 +48,7 @@ from scripts.train_embedded.shading import (
 )
 from scripts.train_embedded.sheet import Row, draw_sheet
 from scripts.train_embedded.text import T5_LENGTH
+from scripts.train_embedded.views import views_psnr
 from scripts.train_embedded.world import Solid, draw_solids, paint_table, trace
 
 FRAMES_PER_OBJECT = 4
@@ -49,11 +56,15 @@ STEPS = 8
 FRAME_SEED = 4242
 
 
+BACK_ENDS = ("triposr", "triposplat")
+
+
 @dataclass(frozen=True)
 class TextResult:
     """What one prompt gave.
 
     Attributes:
+        back_end: What lifted the cut-out.
         prompt: The prompt.
         wanted, found: Names of the colour asked for and of the nearest to the splat's mean.
         shape: Name of the object asked for.
@@ -62,6 +73,7 @@ class TextResult:
         problem: Why there is no valid cloud; empty if there is one.
     """
 
+    back_end: str
     prompt: str
     wanted: str
     found: str
@@ -73,12 +85,22 @@ class TextResult:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What one exact picture gave: mask IoU, and 3D IoU with the exact and with our cut-out."""
+    """What one exact picture gave.
+
+    Attributes:
+        shape: Name of the object.
+        mask_iou: Of our mask with the exact one.
+        exact_iou, own_iou: Of TripoSR's density field with the solid, with the exact and our mask.
+        cloud_ious: Of each back end's cloud with the solid, with our mask.
+        psnrs: In decibels, of 16 views of each back end's cloud, with our mask.
+    """
 
     shape: str
     mask_iou: float
     exact_iou: float
     own_iou: float
+    cloud_ious: dict[str, float]
+    psnrs: dict[str, float]
 
 
 class Networks:
@@ -89,7 +111,7 @@ class Networks:
         update = {"max_sequence_length": T5_LENGTH, "steps": steps}
         drawing = settings.text_to_image.model_copy(update=update)
         cutting = settings.cutout.model_copy(update={"threads": 1})
-        self.splats = settings.splats
+        self.folder, self.settings, self.splats = folder, settings, settings.splats
         self.draw = Flux1.from_pretrained(folder / export.FLUX, drawing, "cpu")
         self.cut = BackgroundRemover(folder / export.BACKGROUND, cutting)
         self.triposr = TripoSR.from_pretrained(folder / export.TRIPOSR)
@@ -101,6 +123,32 @@ class Networks:
     def lift(self, cutout: Image.Image, count: int | None = None) -> GaussianCloud:
         """A framed cut-out to a cloud of at most `count` Gaussians, the preset's if None."""
         return extract_cloud(self.triposr, self.scene_code(cutout), self.splats, count=count)
+
+    def lifted(self, cutout: Image.Image, back_end: str, seed: int) -> GaussianCloud:
+        """A framed cut-out to a cloud, by the back end of that name."""
+        return self.lift(cutout) if back_end == "triposr" else self.sample(cutout, seed)
+
+    def sample(self, cutout: Image.Image, seed: int) -> GaussianCloud:
+        """A framed cut-out to TripoSplat's cloud."""
+        model, encoders = self.triposplat
+        own, generator = self.settings.triposplat, torch.Generator().manual_seed(seed)
+        picture = prepare(cutout, canvas=encoders.picture_size)
+        sampler = Sampler(
+            model.flow,
+            *encoders(picture, generator),
+            steps=own.steps,
+            guidance=own.guidance,
+            shift=own.shift,
+        )
+        latent = sampler.sample(generator)
+        made = model.decoder.decode(latent, own.max_gaussians, seed)
+        return to_gaussians(made).to_splats().cloud
+
+    @cached_property
+    def triposplat(self) -> tuple[TripoSplat, PictureEncoders]:
+        """TripoSplat and what looks at its pictures."""
+        folder = self.folder / export.TRIPOSPLAT
+        return TripoSplat.from_pretrained(folder), PictureEncoders.from_pretrained(folder)
 
     def scene_code(self, cutout: Image.Image) -> Tensor:
         """A framed cut-out to a scene code."""
@@ -118,26 +166,30 @@ def picture_of(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels.numpy())
 
 
-def measure_prompt(networks: Networks, prompt: Prompt, seed: int) -> tuple[TextResult, Row]:
-    """Takes a prompt through every stage."""
-    row = Row(prompt.text, networks.draw(prompt.text, seed))
+def measure_prompt(
+    networks: Networks, prompt: Prompt, seed: int
+) -> tuple[list[TextResult], dict[str, Row]]:
+    """Takes a prompt through every stage; returns results and rows of all back ends."""
+    image = networks.draw(prompt.text, seed)
     wanted, shape = list(COLOURS)[prompt.colour], SHAPES[prompt.shape].name
-    mask_iou = metrics.mask_iou(networks.mask(row.image), metrics.colour_key(tensor_of(row.image)))
-    try:
-        row.cutout = networks.cut(row.image)
-        row.cloud = cloud = networks.lift(row.cutout)
-    except GenerationError as error:
-        return TextResult(prompt.text, wanted, "none", shape, 0.0, mask_iou, str(error)), row
-    report = check(cloud)
-    return TextResult(
-        prompt.text,
-        wanted,
-        list(COLOURS)[int(nearest(metrics.mean_colour(cloud)))],
-        shape,
-        metrics.best_yaw_iou(cloud, prompt.shape),
-        mask_iou,
-        "" if report.passed else report.summary(),
-    ), row
+    mask_iou = metrics.mask_iou(networks.mask(image), metrics.colour_key(tensor_of(image)))
+    results, rows = [], {}
+    for back_end in BACK_ENDS:
+        rows[back_end] = row = Row(prompt.text, image)
+        found, iou = "none", 0.0
+        try:
+            row.cutout = networks.cut(image)
+            row.cloud = cloud = networks.lifted(row.cutout, back_end, seed)
+        except GenerationError as error:
+            problem = str(error)
+        else:
+            report = check(cloud)
+            problem = "" if report.passed else report.summary()
+            found = list(COLOURS)[int(nearest(metrics.mean_colour(cloud)))]
+            iou = metrics.best_yaw_iou(cloud, prompt.shape)
+        result = TextResult(back_end, prompt.text, wanted, found, shape, iou, mask_iou, problem)
+        results.append(result)
+    return results, rows
 
 
 def measure_images(networks: Networks, number: int) -> list[ImageResult]:
@@ -155,12 +207,18 @@ def measure_images(networks: Networks, number: int) -> list[ImageResult]:
     for view in range(FRAMES_PER_OBJECT):
         picture, alpha = picture_of(images[view]), rgba[view, 3]
         exact = picture_of(torch.cat([rgba[view, :3] / alpha.clamp_min(1e-3), alpha[None]]))
-        ious = (
-            _solid_iou(networks, cutout, solids.select(view))
-            for cutout in (resize_foreground(exact), networks.cut(picture))
-        )
         mask_iou = metrics.mask_iou(networks.mask(picture), alpha)
-        results.append(ImageResult(SHAPES[number].name, mask_iou, *ious))
+        solid, cutout = solids.select(view), networks.cut(picture)
+        clouds = {name: networks.lifted(cutout, name, view) for name in BACK_ENDS}
+        result = ImageResult(
+            shape=SHAPES[number].name,
+            mask_iou=mask_iou,
+            exact_iou=_solid_iou(networks, resize_foreground(exact), solid),
+            own_iou=_solid_iou(networks, cutout, solid),
+            cloud_ious={n: metrics.posed_iou(cloud, solid) for n, cloud in clouds.items()},
+            psnrs={n: views_psnr(cloud, solid, colours[view]) for n, cloud in clouds.items()},
+        )
+        results.append(result)
     return results
 
 
@@ -170,7 +228,7 @@ def _solid_iou(networks: Networks, cutout: Image.Image, solid: Solid) -> float:
     return metrics.occupancy_iou(density, threshold, solid, radius)
 
 
-Share = tuple[list[tuple[TextResult, Row]], list[ImageResult]]
+Share = tuple[list[tuple[list[TextResult], dict[str, Row]]], list[ImageResult]]
 
 
 def _measure_object(task: tuple[int, list[tuple[int, Prompt]], Path, int]) -> Share:
@@ -183,11 +241,11 @@ def _measure_object(task: tuple[int, list[tuple[int, Prompt]], Path, int]) -> Sh
 
 def evaluate(
     folder: Path, count: int, jobs: int, steps: int = STEPS
-) -> tuple[list[TextResult], list[ImageResult], list[Row]]:
+) -> tuple[list[TextResult], list[ImageResult], list[dict[str, Row]]]:
     """Measures `count` prompts and 4 exact pictures of every object, `jobs` objects at a time.
 
     Returns:
-        Results, and the first row of every object for the picture grid.
+        Results, and the first rows of every object, by back end, for the picture grids.
     """
     prompts = list(enumerate(evaluation_prompts(count)))
     tasks = [
@@ -196,40 +254,73 @@ def evaluate(
     ]
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         shares = list(tqdm(pool.imap(_measure_object, tasks), total=len(tasks), desc="objects"))
-    texts = [result for share, _ in shares for result, _ in share]
+    texts = [result for share, _ in shares for results, _ in share for result in results]
     rows = [row for share, _ in shares for _, row in share[:1]]
     return texts, [result for _, images in shares for result in images], rows
 
 
-def summary(texts: Sequence[TextResult], images: Sequence[ImageResult]) -> dict[str, float]:
-    """The figures that matter, shares and means in 0..1."""
+def summary(
+    texts: Sequence[TextResult], images: Sequence[ImageResult]
+) -> dict[str, dict[str, float]]:
+    """The figures that matter, by back end: shares and means in 0..1, and decibels."""
+    found = {}
+    for back_end in BACK_ENDS:
+        own = [r for r in texts if r.back_end == back_end]
+        found[back_end] = {
+            "prompts": len(own),
+            "named colour right": statistics.fmean(r.found == r.wanted for r in own),
+            "shape IoU at best yaw": statistics.fmean(r.shape_iou for r in own),
+            "valid assets": statistics.fmean(not r.problem for r in own),
+            "cloud IoU, exact picture, own mask": statistics.fmean(
+                r.cloud_ious[back_end] for r in images
+            ),
+            "PSNR of 16 views, exact picture, own mask": statistics.fmean(
+                r.psnrs[back_end] for r in images
+            ),
+        }
+    return found
+
+
+def field_summary(texts: Sequence[TextResult], images: Sequence[ImageResult]) -> dict[str, float]:
+    """The figures that do not depend on the back end, or that only TripoSR's field has."""
     return {
-        "prompts": len(texts),
-        "named colour right": statistics.fmean(r.found == r.wanted for r in texts),
-        "shape IoU at best yaw": statistics.fmean(r.shape_iou for r in texts),
-        "valid assets": statistics.fmean(not r.problem for r in texts),
         "mask IoU on FLUX's pictures": statistics.fmean(r.mask_iou for r in texts),
         "mask IoU on exact pictures": statistics.fmean(r.mask_iou for r in images),
-        "3D IoU, exact picture and mask": statistics.fmean(r.exact_iou for r in images),
-        "3D IoU, exact picture, own mask": statistics.fmean(r.own_iou for r in images),
+        "3D IoU of TripoSR's field, exact picture and mask": statistics.fmean(
+            r.exact_iou for r in images
+        ),
+        "3D IoU of TripoSR's field, exact picture, own mask": statistics.fmean(
+            r.own_iou for r in images
+        ),
     }
 
 
 def table(texts: Sequence[TextResult], images: Sequence[ImageResult]) -> str:
-    """Markdown: the summary, then every object."""
-    lines = ["| figure | value |", "| --- | --- |"]
-    lines += [f"| {name} | {value:.3f} |" for name, value in summary(texts, images).items()]
-    lines += ["", "| object | colour | shape IoU | mask IoU | 3D IoU |", "|" + " --- |" * 5]
+    """Markdown: the summaries, then every object."""
+    found = summary(texts, images)
+    lines = ["| figure | " + " | ".join(BACK_ENDS) + " |", "|" + " --- |" * (1 + len(BACK_ENDS))]
+    for name in found[BACK_ENDS[0]]:
+        lines.append(f"| {name} | " + " | ".join(f"{found[b][name]:.3f}" for b in BACK_ENDS) + " |")
+    lines += ["", "| figure | value |", "| --- | --- |"]
+    lines += [f"| {name} | {value:.3f} |" for name, value in field_summary(texts, images).items()]
+    heads = [f"{name}, {b}" for b in BACK_ENDS for name in ("colour", "shape IoU", "PSNR")]
+    lines += ["", "| object | mask IoU | 3D IoU | " + " | ".join(heads) + " |"]
+    lines.append("|" + " --- |" * (3 + len(heads)))
     for shape in SHAPES:
         own = [r for r in texts if r.shape == shape.name]
         exact = [r for r in images if r.shape == shape.name]
         if own and exact:
-            figures = (
-                statistics.fmean(r.found == r.wanted for r in own),
-                statistics.fmean(r.shape_iou for r in own),
+            figures = [
                 statistics.fmean([*(r.mask_iou for r in own), *(r.mask_iou for r in exact)]),
                 statistics.fmean(r.exact_iou for r in exact),
-            )
+            ]
+            for back_end in BACK_ENDS:
+                its = [r for r in own if r.back_end == back_end]
+                figures += [
+                    statistics.fmean(r.found == r.wanted for r in its),
+                    statistics.fmean(r.shape_iou for r in its),
+                    statistics.fmean(r.psnrs[back_end] for r in exact),
+                ]
             lines.append(f"| {shape.name} | " + " | ".join(f"{f:.2f}" for f in figures) + " |")
     return "\n".join(lines)
 
@@ -247,15 +338,16 @@ def report(models: Path, out: Path, *, count: int = 200, jobs: int, steps: int =
     texts, images, rows = evaluate(models, count, jobs, steps)
     print(table(texts, images))
     for wrong in (r for r in texts if r.problem or r.found != r.wanted):
-        print(f"{wrong.prompt!r}: {wrong.found}; {wrong.problem or 'valid'}")
+        print(f"{wrong.back_end}, {wrong.prompt!r}: {wrong.found}; {wrong.problem or 'valid'}")
     out.mkdir(parents=True, exist_ok=True)
     content = {
-        "summary": summary(texts, images),
+        "summary": {**summary(texts, images), "both": field_summary(texts, images)},
         "prompts": [asdict(result) for result in texts],
         "pictures": [asdict(result) for result in images],
     }
     (out / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
-    draw_sheet(rows, out / "evaluation.png")
+    draw_sheet([row["triposr"] for row in rows], out / "evaluation.png")
+    draw_sheet([row["triposplat"] for row in rows], out / "evaluation-triposplat.png")
 
 
 def spare_cores() -> int:

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from generation.lift.triposplat import TripoSplat
+from generation.lift.triposplat.config import CONFIG_NAME
 from generation.lift.triposplat.encoder_config import EncoderConfig
 from generation.lift.triposplat.features import DINO_NAME, VAE_NAME, PictureEncoders
-from generation.lift.triposplat.config import CONFIG_NAME
 from generation.lift.triposr import TripoSR
 from generation.quiet import quiet_libraries
 from generation.scoring import embedded

@@ -19,27 +19,17 @@ from scripts.train_embedded.bank import Bank
 from scripts.train_embedded.evaluate import spare_cores
 from scripts.train_embedded.recipe import Places, Recipe
 
-SEED = 17
-
-
-def draw_world(recipe: Recipe, places: Places, device: torch.device) -> None:
-    """Draws the bank, unless an earlier run did."""
-    if not places.bank.is_file():
-        radius = recipe.triposr.radius
-        size = 2 * recipe.image_size
-        bank = Bank.draw(recipe.views, size, recipe.points, radius, seed=SEED, device=device)
-        bank.save(places.bank)
-
 
 def load_bank(recipe: Recipe, places: Places, device: str) -> Bank:
     """Reads the bank; the first thing that every training's process does."""
-    where = torch.device(device)
-    if where.type == "cuda":
-        _set_up_cuda(recipe)
-    return Bank.load(places.bank, where)
+    set_up(recipe, device)
+    return Bank.load(places.bank, torch.device(device))
 
 
-def _set_up_cuda(recipe: Recipe) -> None:
+def set_up(recipe: Recipe, device: str) -> None:
+    """Chooses how a GPU computes."""
+    if torch.device(device).type != "cuda":
+        return
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.enable_cudnn_sdp(False)
     if not recipe.mixed:
@@ -72,9 +62,8 @@ def image_to_3d(recipe: Recipe, places: Places, device: str) -> None:
 
 def image_to_splats(recipe: Recipe, places: Places, device: str) -> None:
     """Trains and exports the small TripoSplat."""
-    bank = load_bank(recipe, places, device)
-    vae = export.read_vae(places.vae, bank.objects.device)
-    train_triposplat.make(recipe, places, bank, vae, row=3)
+    set_up(recipe, device)
+    train_triposplat.make(recipe, places, places.vae, device, row=3)
 
 
 def saliency(recipe: Recipe, places: Places, device: str) -> None:

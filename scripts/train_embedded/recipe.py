@@ -23,7 +23,7 @@ _VAE = Plan(steps=3400, batch=96, rate=1e-3, minutes=4.0, average=0.995)
 _FLUX = Plan(steps=11_000, batch=384, rate=1e-3, minutes=15.0, average=0.999)
 _SALIENCY = Plan(steps=3800, batch=32, rate=2e-3, minutes=4.5)
 _TRIPOSR = Plan(steps=9500, batch=64, rate=6e-4, minutes=15.0, average=0.999)
-_SPLAT_DECODER = Plan(steps=4000, batch=48, rate=2e-3, minutes=3.0)
+_SPLAT_DECODER = Plan(steps=4000, batch=64, rate=2e-3, minutes=3.0)
 _SPLAT_FLOW = Plan(steps=9500, batch=64, rate=1e-3, minutes=12.0, average=0.999)
 _SCORER = Plan(steps=1600, batch=48, rate=2e-3, average=0.99)
 
@@ -93,6 +93,7 @@ def _splat_config() -> TripoSplatConfig:
             context_channels=LATENT_CHANNELS,
             gaussians_per_point=16,
             factors={},
+            perturbation_size=3.0,
             offset_scale=0.06,
             scale_bias=0.008,
             scale_floor=0.0005,
@@ -353,11 +354,6 @@ class Places:
     def surfaces(self) -> Path:
         """The file of the bank's surfaces."""
         return self.state / "surfaces.pt"
-
-    @property
-    def pictures(self) -> Path:
-        """The file of the pictures that the small TripoSplat learns from."""
-        return self.state / "pictures.pt"
 
     @property
     def vae(self) -> Path:

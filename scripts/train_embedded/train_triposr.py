@@ -113,9 +113,7 @@ def worn_inputs(batch: Batch, images: Tensor, generator: torch.Generator) -> Ten
     return frame_for_triposr(rgba, boxes, images.shape[-1], FOREGROUND_RATIO)
 
 
-def worn_cutouts(
-    batch: Batch, images: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def worn_cutouts(batch: Batch, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Imperfect cut-outs, not framed yet; see `worn_inputs`.
 
     Returns:

@@ -9,11 +9,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from generation.lift.triposplat import Sampler, TripoSplat
+from generation.lift.triposplat.features import PictureEncoders
 from generation.lift.triposr import TripoSR
 from generation.pictures.cutout import BackgroundRemover
 from generation.pictures.flux1 import Flux1
 from generation.settings import CutoutSettings, TextToImageSettings
 from scripts.train_embedded import export, jobs, train_flux, train_saliency
+from scripts.train_embedded.drawing import draw_world
 from scripts.train_embedded.recipe import TINY, Places, Recipe
 from scripts.train_embedded.text import T5_LENGTH
 
@@ -27,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with warnings.catch_warnings():
         # The libraries warn of their own future while they save.
         warnings.simplefilter("ignore")
-        jobs.draw_world(TINY, places, torch.device("cpu"))
+        draw_world(TINY, places, torch.device("cpu"))
         jobs.train_all(TINY, places, "cpu")
     return places.out
 
@@ -60,7 +63,7 @@ def test_an_autoencoder_that_is_finished_is_left_alone(trained: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_all_networks_are_written_in_half_precision(trained: Path) -> None:
     files = sorted(trained.rglob("*.safetensors"))
-    assert len(files) == 5
+    assert len(files) == 9
     for file in files:
         assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}, file
 
@@ -127,3 +130,32 @@ def test_the_exported_triposr_loads_and_answers(trained: Path) -> None:
     density = model.density_grid(code, 8)
     assert density.shape == (8, 8, 8)
     assert density.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_exported_triposplat_loads_and_makes_gaussians_of_a_picture(trained: Path) -> None:
+    folder = trained / export.TRIPOSPLAT
+    model = TripoSplat.from_pretrained(folder)
+    encoders = PictureEncoders.from_pretrained(folder)
+    plan = TINY.splat_plan
+    assert model.config == plan.config
+    assert encoders.picture_size == plan.encoders.picture_size
+    generator = torch.Generator().manual_seed(1)
+    picture = np.zeros((encoders.picture_size, encoders.picture_size, 3), np.uint8)
+    latent = Sampler(model.flow, *encoders(picture, generator), steps=2).sample(generator)
+    made = model.decoder.decode(latent, 10, seed=1)
+    assert made.positions.shape == (10, 3)
+    assert made.positions.isfinite().all()
+    # Opacity is set, not learnt.
+    opacity = plan.config.gaussian.opacity_bias
+    torch.testing.assert_close(made.opacity_logits.sigmoid(), torch.full((10,), opacity))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_finished_surfaces_and_pictures_are_left_alone(trained: Path) -> None:
+    places = Places(trained.parent / "state", trained)
+    files = [places.surfaces, *sorted((places.state / "pictures").iterdir())]
+    assert len(files) == 2
+    before = [file.stat().st_mtime_ns for file in files]
+    jobs.image_to_splats(TINY, places, "cpu")
+    assert before == [file.stat().st_mtime_ns for file in files]
