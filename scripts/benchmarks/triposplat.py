@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from generation.acceleration.graphs import GraphPool
@@ -28,6 +29,7 @@ from generation.lift.triposplat.attention import Attend, Repeated, attend
 from generation.lift.triposplat.fast_attention import attend_by, cudnn, flash
 from generation.lift.triposplat.features import PictureEncoders
 from generation.lift.triposplat.octree import sample_points
+from generation.lift.triposplat.prepare import prepare
 from generation.lift.triposplat.splats import to_gaussians
 from generation.lift.triposr.loading import functions_of
 from generation.packing import GaussianTensors
@@ -91,7 +93,7 @@ def run(
 
 
 def totals(rows: Sequence[Row]) -> list[str]:
-    """Adds up the fastest way of every part: from a prepared picture to the SPZ file."""
+    """Adds up the fastest way of every part: from a cut-out to the SPZ file."""
     found = {(r["part"], r["way"], r.get("case")): r for r in rows if "median_ms" in r}
 
     def ms(part: str, way: str, *cases: str) -> float:
@@ -103,6 +105,7 @@ def totals(rows: Sequence[Row]) -> list[str]:
             name = f"{count:,}"
             try:
                 shares = {
+                    "prepare": ms("features", EAGER, "prepare"),
                     "features": ms("features", BOTH, "DINOv3", "VAE"),
                     f"{steps} steps": ms("latent", way, f"{steps} steps"),
                     "decode": ms("decode", way, name),
@@ -196,7 +199,7 @@ def _flow(bench: Bench, way: Way) -> Mapping[str, Action]:
         "with condition": bench.action(flow.velocities, way, (), **state, condition=condition),
         "without condition": bench.action(without, way, (), **state, empty=empty),
     }
-    if "8 bits" not in way:
+    if way & {"eager", "captured"} and "8 bits" not in way:
         full = torch.cat([condition, empty.expand_as(condition)])
         twice: dict[str, Any] = {"condition": full, "guidance": guidance}
         timed[ONE_BATCH] = bench.action(batch_of_two, way, (), **state, **twice)
@@ -231,11 +234,23 @@ def _features(bench: Bench, way: Way) -> Mapping[str, Action]:
     latents = side // 2 ** (len(vae.block_out_channels) - 1)
     noise = bench.random(1, vae.latent_channels, latents, latents).float()
     features = _random_features(bench)
-    return {
+    timed: dict[str, Action] = {
         "DINOv3": lambda: encoders.dino_tokens(pixels),
         "VAE": lambda: encoders.vae_tokens(pixels, noise),
         "condition": lambda: flow.condition(*features),
     }
+    if "eager" in way:
+        # On the host, with Pillow.
+        timed["prepare"] = partial(prepare, cutout_picture(bench.size), canvas=side)
+    return timed
+
+
+def cutout_picture(side: int) -> NDArray[np.uint8]:
+    """A disc of noise, (side, side, 4) uint8."""
+    line = np.linspace(-1, 1, side)
+    picture = np.random.default_rng(0).integers(0, 256, (side, side, 4), dtype=np.uint8)
+    picture[..., 3] = 255 * (np.hypot(line[:, None], line) < 0.85)
+    return picture
 
 
 def _latent_of(bench: Bench) -> Tensor:

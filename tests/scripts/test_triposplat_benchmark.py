@@ -41,6 +41,7 @@ def test_every_part_is_timed_and_added_up(
     assert list(dict.fromkeys(row["part"] for row in rows)) == list(triposplat.PARTS)
     cases = {(row["part"], row["way"], row["case"]): row["median_ms"] for row in rows}
     parts = [
+        ("features", EAGER, "prepare"),
         *(("features", BOTH, "DINOv3"), ("features", BOTH, "VAE"), ("latent", BOTH, "2 steps")),
         *(("decode", BOTH, "1,024"), ("cloud", EAGER, "1,024 finished")),
         ("cloud", EAGER, "1,024 packed"),
