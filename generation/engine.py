@@ -207,6 +207,10 @@ class Engine:
             self._text_routes[key] = steps
         return steps
 
+    def remembers(self, prompt: str) -> bool:
+        """Whether the encoding of a prompt is still in memory."""
+        return self._remembers(prompt)
+
     async def run(
         self,
         task: Task,

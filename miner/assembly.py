@@ -114,7 +114,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
         SetupError: Something is missing; names the command that fixes it.
     """
     from generation.presets import changes
-    from miner.engines.local import LocalEngine
+    from miner.engines.making import make_engines
     from miner.estimates_file import FILE_NAME, EstimatesFile
     from miner.service import MinerService
 
@@ -128,7 +128,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
     wallet = _wallet(config) if config.needs_wallet else None
     member = await _join(wallet, chain, score_log) if chain is not None else None
     service = MinerService(
-        [LocalEngine(settings, models_dir=config.models.dir)],
+        make_engines(config.engines, settings, config.models.dir),
         score_log,
         budget_s=config.budget,
         margin_s=config.budget_margin,

@@ -61,6 +61,27 @@ class Entry:
         """The object that the request can be answered with now; None if there is none."""
         return self.best or self.unscored
 
+    async def outcome(self, clock: Callable[[], float]) -> End:
+        """Waits for the end, at most until the answer would come too late.
+
+        Args:
+            clock: Monotonic clock, in seconds.
+        """
+        active = self.active
+        for until in (active.deadline, active.limit_at):
+            await asyncio.wait({self.end}, timeout=max(0.0, until - clock()))
+            if self.end.done():
+                return self.end.result()
+            if self.answerable is not None:
+                break
+        budget = active.limit_at - active.request.received_at
+        reason = f"not done after {budget:.2f} s"
+        late = End("dropped", "deadline_passed", reason, stage_of(active))
+        if active.lost_engine is not None:
+            reason = f"engine {active.lost_engine} was lost, and then it was {reason}"
+            late = End("failed", "engine_lost", reason, stage_of(active))
+        return self.with_object(late, clock())
+
     def with_object(self, end: End, now: float) -> End:
         """Returns how the request ends: if it has an object, then with that, else as given."""
         if self.answerable is None:
@@ -156,6 +177,7 @@ def answer_of(entry: Entry, end: End, now: float) -> Answer:
         stage=end.stage,
         rung=active.plan.rung.name,
         engine=active.engine,
+        lost_engine=active.lost_engine,
         predicted_s=active.predicted_s,
         budget_s=active.budget_s,
         timings=dict(active.ran),

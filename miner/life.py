@@ -31,6 +31,7 @@ class Life:
 
     def __init__(self, score_log: ScoreLog) -> None:
         self._score_log = score_log
+        self._reason = ""
         self.state = State.STARTING
 
     def move(self, state: State, reason: str | None = None) -> None:
@@ -40,10 +41,11 @@ class Life:
         if order.index(state) <= order.index(self.state) and not back:
             return
         previous, self.state = self.state, state
+        self._reason = reason or ""
         logger.info("state: {}", state)
         self._score_log.write("state_changed", state=state, previous=previous, reason=reason)
 
-    def refusal(self, cause_of_death: str) -> tuple[ReasonCode, str] | None:
+    def refusal(self) -> tuple[ReasonCode, str] | None:
         """Returns why no request is taken in this state, as code and sentence; None if it is."""
         match self.state:
             case State.READY:
@@ -51,8 +53,8 @@ class Life:
             case State.DRAINING:
                 return "draining", "the miner is shutting down"
             case State.SUSPECT:
-                return "engine_suspect", "a stage hangs; the miner takes no request until it ends"
+                return "engine_suspect", f"no engine can be used at present: {self._reason}"
             case State.DEAD:
-                return "engine_dead", f"the engine died: {cause_of_death}"
+                return "engine_dead", self._reason
             case _:
                 return "not_ready", f"the miner is not ready ({self.state})"

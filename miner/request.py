@@ -34,6 +34,7 @@ ReasonCode = Literal[
     "generation_error",
     "engine_suspect",
     "engine_dead",
+    "engine_lost",
     "internal_error",
 ]
 """Why a request ended as it did; docs/score-log.md explains each."""
@@ -97,6 +98,7 @@ class Answer:
         stage: The stage that was not started, that ran out of time, or that failed.
         rung: Name of the quality level, if it was admitted.
         engine: Name of the engine that had it, if one had.
+        lost_engine: Name of the engine that was lost with it before, if one was.
         predicted_s: Seconds from its receipt to its answer without further candidates, as expected
             on arrival, if it came so far; comparable with `total_s` less `candidates_s`.
         budget_s: Seconds that it had, if it came so far.
@@ -128,6 +130,7 @@ class Answer:
     stage: str | None = None
     rung: str | None = None
     engine: str | None = None
+    lost_engine: str | None = None
     predicted_s: float | None = None
     budget_s: float | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -176,6 +179,8 @@ class ActiveRequest:
         position: Index of the step in `plan` that runs or comes next.
         step_since: When that step started (monotonic seconds); None while it waits.
         predicted_s: Seconds from its receipt to its answer, as expected on arrival.
+        lost_engine: Name of the engine that was lost while it had the request, which was then
+            placed again.
         probe: Whether it was let in only to observe the machine.
         ran: Seconds of the steps that have run, by stage.
         block_ran: Seconds of the last steps that ran one after the other in one lane.
@@ -200,6 +205,7 @@ class ActiveRequest:
     position: int = 0
     step_since: float | None = None
     predicted_s: float = 0.0
+    lost_engine: str | None = None
     probe: bool = False
     ran: dict[str, float] = field(default_factory=dict)
     block_ran: float = 0.0
@@ -211,6 +217,13 @@ class ActiveRequest:
     candidates: Candidates | None = None
     parent: "ActiveRequest | None" = None
     group: tuple[Candidate, ...] = ()
+
+    def begin_again(self) -> None:
+        """Forgets what it did on an engine that is lost."""
+        self.lost_engine, self.engine = self.engine, None
+        self.position, self.step_since = 0, None
+        self.block_ran = self.block_predicted = self.block_left = 0.0
+        self.ran.clear()
 
     @property
     def turn(self) -> Turn:

@@ -11,9 +11,11 @@ from loguru import logger
 
 from generation.errors import EngineDead
 from generation.plan import StepEvent
+from miner.alarm import Alarm, Seldom
 from miner.answering import AnswerDesk, OnAnswer
-from miner.engines import EngineClient
+from miner.engines import EngineClient, EngineLost, RemoteEngine
 from miner.engines.fleet import Fleet
+from miner.engines.renewal import renew_engines
 from miner.engines.warming_up import WarmUps
 from miner.entry import (
     End,
@@ -27,7 +29,7 @@ from miner.entry import (
 )
 from miner.estimates_file import EstimatesFile
 from miner.life import Life, State
-from miner.request import ActiveRequest, Answer, Caller, ReasonCode, Request
+from miner.request import ActiveRequest, Answer, Caller, Outcome, ReasonCode, Request
 from miner.scheduling.candidates import CandidateLimits
 from miner.scheduling.estimates import DeliveryTimes, Estimates
 from miner.scheduling.gate import Gate
@@ -81,13 +83,14 @@ class MinerService:
         """Quality levels, best first, and what tasks can become."""
         estimates = Estimates(clock)
         warm_ups = WarmUps(estimates, score_log, budget_s=budget_s, file=estimates_file)
-        self._engines = Fleet(engines, warm_ups, score_log)
+        self._engines = Fleet(engines, warm_ups, score_log, clock)
+        self._engines.on_ready = self._take_in
+        self._engines.on_lost = lambda name, reason: self._lose(name, reason, None)
+        self._engines.on_given_up = self._settle
         self._delivery = DeliveryTimes()
         self._scheduler = Scheduler(
             self.ladder,
-            lambda request, rung, part, pictures=1: engines[0].route(
-                request.task, rung, request.output, part, pictures
-            ),
+            self._engines.route,
             estimates=estimates,
             delivery=self._delivery,
             budget_s=budget_s,
@@ -101,10 +104,10 @@ class MinerService:
         )
         self._entries: dict[str, Entry] = {}
         self._life = Life(self._score_log)
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._proceed, clock)
         self._door = asyncio.Lock()
-        self._warned_at = -WARN_EVERY_S
-        self._cause_of_death = ""
+        self._warn = Seldom(WARN_EVERY_S, logger.warning, clock)
+        self._cause = ""
         self.died = asyncio.Event()
         """Set once no engine can serve any more; the process should then end non-zero."""
 
@@ -143,16 +146,23 @@ class MinerService:
         )
 
     async def start(self) -> None:
-        """Loads the engines and warms them up; those that cannot start are left out.
+        """Loads the engines and warms them up; returns once one of them can be used.
 
         Raises:
             SetupError: None of them can start.
         """
         self._life.move(State.WARMING_UP)
-        await self._engines.start(
-            lambda engine: self._scheduler.add_engine(engine.name, engine.lanes)
-        )
+        await self._engines.start()
         self._life.move(State.READY)
+
+    async def renew_engines(self) -> None:
+        """Starts the engines that have processes of their own again, one after the other."""
+        await renew_engines(
+            self._engines,
+            self._scheduler,
+            ready=lambda: self._life.state is State.READY,
+            proceed=self._proceed,
+        )
 
     async def handle(self, request: Request, *, watch: Watch | None = None) -> Answer:
         """Returns the answer of a request, also if it fails; logs exactly one `answered` line.
@@ -168,13 +178,10 @@ class MinerService:
         try:
             answer = await self._handle(request, admitted, watch)
         except asyncio.CancelledError:
-            reason = "the caller closed the connection"
+            left = End("dropped", "caller_left", "the caller closed the connection")
+            answer = Answer(left.outcome, left.code, left.reason, request.task.id)
             if admitted:
-                answer = answer_of(
-                    admitted[0], End("dropped", "caller_left", reason), self._clock()
-                )
-            else:
-                answer = Answer("dropped", "caller_left", reason, request.task.id)
+                answer = answer_of(admitted[0], left, self._clock())
             self._desk.hand_over(request, answer)
             raise
         except Exception as error:
@@ -207,8 +214,7 @@ class MinerService:
 
     async def close(self) -> None:
         """Ends the engines' threads; waits only seconds for a step that hangs."""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._alarm.set(None)
         await self._engines.close()
 
     async def _handle(self, request: Request, admitted: list[Entry], watch: Watch | None) -> Answer:
@@ -222,7 +228,7 @@ class MinerService:
         try:
             self._proceed()
             entry.tell()
-            end = await self._end_of(entry)
+            end = await entry.outcome(self._clock)
         finally:
             del self._entries[request.id]
             entry.end.cancel()  # Draining waits for it.
@@ -234,7 +240,7 @@ class MinerService:
     def _admit(self, request: Request, watch: Watch | None) -> Answer | Entry:
         """Returns the answer of a request that is not admitted, or the entry of one that is."""
         task_id = request.task.id
-        refusal = self._life.refusal(self._cause_of_death)
+        refusal = self._life.refusal()
         if refusal is not None:
             return Answer("dropped", *refusal, task_id)
         unknown = unknown_words(request.task, self._vocabulary)
@@ -246,28 +252,14 @@ class MinerService:
             return Answer("rejected", "bad_task", str(error), task_id)
         if verdict.rung is None:
             if not self._entries:  # No other request is the cause.
-                self._warn(f"a request was dropped although the machine is idle: {verdict.reason}")
+                self._warn("a request was dropped although the machine is idle", verdict.reason)
             return refused_by(verdict, active)
         if verdict.probe:
-            self._warn(f"a request is let in to see what the machine takes now: {verdict.reason}")
+            self._warn("a request is let in to see what the machine takes now", verdict.reason)
         entry = Entry(active, asyncio.get_running_loop().create_future(), watch)
         self._entries[request.id] = entry
         self._score_log.admitted(active, pending=len(self._entries))
         return entry
-
-    async def _end_of(self, entry: Entry) -> End:
-        """Waits for the end of a request, at most until its answer would come too late."""
-        active = entry.active
-        for until in (active.deadline, active.limit_at):
-            await asyncio.wait({entry.end}, timeout=max(0.0, until - self._clock()))
-            if entry.end.done():
-                return entry.end.result()
-            if entry.answerable is not None:
-                break
-        budget = active.limit_at - active.request.received_at
-        reason = f"not done after {budget:.2f} s"
-        late = End("dropped", "deadline_passed", reason, stage_of(active))
-        return entry.with_object(late, self._clock())
 
     def _proceed(self) -> None:
         """Does what the scheduler says is due now, and sets the alarm for the next time."""
@@ -276,10 +268,9 @@ class MinerService:
         self._watch()
         due = self._scheduler.next()
         for given_up in due.given_up:
-            active = given_up.active
-            self._end(
-                active, End("dropped", given_up.reason_code, given_up.reason, stage_of(active))
-            )
+            active, code = given_up.active, given_up.reason_code
+            outcome: Outcome = "failed" if code == "engine_lost" else "dropped"
+            self._end(active, End(outcome, code, given_up.reason, stage_of(active)))
             entry = self._entries.get(active.request.id)
             if entry is not None:
                 # Now: by the time that its handler leaves, its next step would have started.
@@ -293,15 +284,7 @@ class MinerService:
             entry = self._entry_of(active)
             run = self._run(entry, dispatch, self._engines[dispatch.engine])
             entry.runs[active.request.id] = asyncio.create_task(run)
-        self._set_alarm()
-
-    def _set_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        if (wake_at := self._scheduler.wake_up_at()) is not None:
-            delay = max(0.001, wake_at - self._clock() + 0.001)
-            self._alarm = asyncio.get_running_loop().call_later(delay, self._proceed)
+        self._alarm.set(self._scheduler.wake_up_at())
 
     async def _run(self, entry: Entry, dispatch: Dispatch, engine: EngineClient) -> None:
         active = dispatch.active
@@ -313,11 +296,12 @@ class MinerService:
                 start=entry.start_of(active),
                 seconds_left=active.deadline - self._clock(),
                 turn=active.turn,
-                on_event=partial(self._on_event, entry, active),
+                on_event=partial(self._on_event, entry, active, dispatch.engine),
                 on_made=entry.keep if active.parent is None else lambda made: None,
             )
         except EngineDead as error:
-            self._lose(dispatch.engine, str(error), entry)
+            blamed = None if isinstance(error, EngineLost) else entry
+            self._lose(dispatch.engine, str(error), blamed)
             return
         except Exception as error:
             end = end_of(error, entry.failed_stage) or End(
@@ -335,17 +319,18 @@ class MinerService:
         entry.tell()
         self._proceed()
 
-    def _on_event(self, entry: Entry, active: ActiveRequest, event: StepEvent) -> None:
+    def _on_event(self, entry: Entry, active: ActiveRequest, engine: str, event: StepEvent) -> None:
+        if active.engine != engine:
+            return  # It was placed again: what its first engine still does counts no more.
         self._scheduler.on_event(active, event)
         if event.kind == "failed":
             entry.failed_stage = event.step.stage
-        name, task = event.step.stage, active.request.task.log_id
+        stage, task = event.step.stage, active.request.task.log_id
+        logger.debug("{} {} for {} in {:.3f} s", stage, event.kind, task, event.ran_s)
         if event.kind == "started":
-            logger.debug("{} started for {} after {:.3f} s", name, task, event.waited_s)
-            self._set_alarm()  # The step has a limit from now on.
+            self._alarm.set(self._scheduler.wake_up_at())  # The step has a limit from now on.
             entry.tell()
             return
-        logger.debug("{} {} for {} in {:.3f} s", name, event.kind, task, event.ran_s)
         if event.fatal:
             # Also if the caller has left, and nobody awaits the run.
             self._lose(active.engine or "", event.error, entry)
@@ -357,28 +342,50 @@ class MinerService:
         overruns = self._scheduler.overruns()
         for name, reason in self._engines.watch(overruns).items():
             self._lose(name, reason, None, hangs=True)
-        if self._life.state is State.READY and not self._engines.usable:
-            self._life.move(State.SUSPECT, "; ".join(str(overrun) for overrun in overruns))
+        self._settle("; ".join(map(str, overruns)))
+
+    def _take_in(self, engine: EngineClient) -> None:
+        self._scheduler.add_engine(engine.name, engine.lanes, far=isinstance(engine, RemoteEngine))
+        self._settle()
+        self._proceed()
+
+    def _settle(self, reason: str = "") -> None:
+        """Moves to the state that follows from the engines that are left."""
+        if self._life.state in (State.STARTING, State.WARMING_UP):
+            return
+        if not self._engines and self._life.state is not State.DEAD:
+            self._life.move(State.DEAD, self._cause)
+            self.died.set()
+            for other in list(self._entries.values()):
+                self._end(other.active, End("failed", "engine_dead", self._cause))
+        elif self._life.state is State.READY and not self._engines.usable:
+            self._life.move(State.SUSPECT, reason or "the engines are being started again")
         elif self._life.state is State.SUSPECT and self._engines.usable:
             self._life.move(State.READY)
 
     def _lose(self, name: str, reason: str, entry: Entry | None, *, hangs: bool = False) -> None:
-        """Goes on without an engine, or dies with the last one."""
+        """Goes on without an engine, or dies with the last one.
+
+        What it had waits for another engine once. A request whose step ended the engine does not,
+        and none does if a step hangs: its time is over.
+        """
         if not self._engines.lose(name, reason, hangs=hangs):
             return
-        end = End("failed", "engine_dead", f"the engine died: {reason}")
+        self._cause = f"the engine died: {reason}"
+        end = End("failed", "engine_dead", self._cause)
         if entry is not None:
             self._end(entry.active, replace(end, stage=entry.failed_stage))
         for active in self._scheduler.remove_engine(name):
-            self._end(active, end)
-        if self._engines:
-            self._proceed()
-            return
-        self._cause_of_death = reason
-        self._life.move(State.DEAD, reason)
-        self.died.set()
-        for other in list(self._entries.values()):
-            self._end(other.active, end)
+            held = self._entries.get(active.request.id)
+            if held is None or held is entry or hangs or not self._engines or held.answerable:
+                self._end(active, end)
+            elif self._scheduler.place_again(active):
+                held.cancel()
+            else:
+                lost = f"engine {name} was lost with it: {reason}"
+                self._end(active, End("failed", "engine_lost", lost, held.failed_stage))
+        self._settle()
+        self._proceed()
 
     def _entry_of(self, active: ActiveRequest) -> Entry:
         return self._entries[(active.parent or active).request.id]
@@ -391,9 +398,3 @@ class MinerService:
     def _unexpected(self, request: Request, error: Exception) -> tuple[ReasonCode, str]:
         logger.opt(exception=error).error("request {} failed", request.id)
         return "internal_error", f"unexpected {type(error).__name__}"
-
-    def _warn(self, text: str) -> None:
-        now = self._clock()
-        if now - self._warned_at >= WARN_EVERY_S:
-            self._warned_at = now
-            logger.warning("{}", text)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from generation.errors import EngineDead
 from generation.plan import Output, Part, Plan, Rung, Step, StepEvent, Turn
 from generation.result import Generation
 from generation.stage import Cutout
@@ -94,3 +95,22 @@ class EngineClient(Protocol):
 
     async def close(self) -> bool:
         """Ends the threads; returns whether all have ended: it does not wait for one that hangs."""
+
+
+class EngineLost(EngineDead):
+    """The process that held an engine is gone: no request is to blame for it."""
+
+
+class RemoteEngine:
+    """Base of engines in other processes. Once one is lost, `start` may be called again.
+
+    Handing a request over takes time, so that one more of them is sent ahead to a lane that is
+    about to be free.
+
+    Attributes:
+        on_lost: Called in the event loop with the reason once a started engine is lost, whether or
+            not it has a request.
+    """
+
+    def __init__(self) -> None:
+        self.on_lost: Callable[[str], None] = lambda reason: None

@@ -1,47 +1,70 @@
-"""The engines of a miner: which can be used, which are suspected to hang, which are lost."""
+"""The engines of a miner: which can be used, which are suspected to hang, lost or coming back."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from loguru import logger
 
-from miner.engines import EngineClient
+from generation.plan import Part, Rung, Step
+from miner.engines import EngineClient, RemoteEngine
 from miner.engines.warming_up import WarmUps
+from miner.request import Request
+from miner.scheduling.restarts import Restarts
 from miner.scheduling.watchdog import Overrun
 from miner.score.log import ScoreLog
 from protocol.errors import SetupError
 
 
 class Fleet:
-    """Starts engines, watches their steps, and closes them.
+    """Starts engines, watches their steps, starts lost ones again, and closes them.
 
     Args:
         engines: Not started yet; their names are different.
         warm_ups: Warms each of them up.
-        score_log: Receives a line when one is suspect, comes back or is lost.
+        score_log: Receives a line when one is suspect, comes back, is lost or is started again.
+        clock: Monotonic clock, in seconds.
 
     Attributes:
         names: Of all engines, those that are lost included.
         hung: Whether a thread is left that will not end: the process must end by `os._exit`.
+        on_ready: Receives each engine that can be used from now on.
+        on_lost: Receives the name of an engine that is gone without being told to, and why.
+        on_given_up: Is called when an engine will not come back any more.
     """
 
     def __init__(
-        self, engines: Sequence[EngineClient], warm_ups: WarmUps, score_log: ScoreLog
+        self,
+        engines: Sequence[EngineClient],
+        warm_ups: WarmUps,
+        score_log: ScoreLog,
+        clock: Callable[[], float],
     ) -> None:
-        self._alive = {engine.name: engine for engine in engines}
+        self._engines = {engine.name: engine for engine in engines}
+        self._any = engines[0]
         self._warm_ups = warm_ups
         self._score_log = score_log
-        self._to_close: list[EngineClient] = []
+        self._up: set[str] = set()
         self._suspect: set[str] = set()
-        self.names = tuple(engine.name for engine in engines)
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._failed: dict[str, Exception] = {}
+        self._restarts = {name: Restarts(clock) for name in self._engines}
+        self._to_close: list[EngineClient] = []
+        self.names = tuple(self._engines)
         self.hung = False
+        self.on_ready: Callable[[EngineClient], None] = lambda engine: None
+        self.on_lost: Callable[[str, str], None] = lambda name, reason: None
+        self.on_given_up: Callable[[], None] = lambda: None
+        for engine in engines:
+            if isinstance(engine, RemoteEngine):
+                engine.on_lost = partial(self._report, engine.name)
 
     def __len__(self) -> int:
-        """How many are not lost."""
-        return len(self._alive)
+        """How many serve, or may serve again."""
+        return len(self._up | self._starting.keys())
 
     def __getitem__(self, name: str) -> EngineClient:
-        return self._alive[name]
+        return self._engines[name]
 
     @property
     def suspect(self) -> frozenset[str]:
@@ -51,32 +74,47 @@ class Fleet:
     @property
     def usable(self) -> bool:
         """Whether there is one that is neither lost nor suspect."""
-        return not self._alive.keys() <= self._suspect
+        return not self._up <= self._suspect
 
-    async def start(self, on_ready: Callable[[EngineClient], None]) -> None:
-        """Loads them and warms them up, beside each other; one that cannot start is left out.
+    @property
+    def renewable(self) -> Sequence[str]:
+        """The engines that serve and can be started again."""
+        return [name for name in self._engines if name in self._up and self._is_remote(name)]
 
-        Args:
-            on_ready: Receives each engine that can be used.
+    def route(
+        self,
+        request: Request,
+        rung: Rung,
+        part: Part,
+        pictures: int = 1,
+        engine: str | None = None,
+    ) -> tuple[Step, ...]:
+        """Returns the steps of a request; see `RequestRoute`."""
+        chosen = self._engines.get(engine or "", self._any)
+        return chosen.route(request.task, rung, request.output, part, pictures)
+
+    async def start(self) -> None:
+        """Loads them and warms them up, beside each other; returns once one of them can be used.
+
+        The others follow by themselves. One that cannot start is left out, or tried again if it has
+        a process of its own.
 
         Raises:
             SetupError: None of them can start.
         """
-
-        async def start(engine: EngineClient) -> None:
-            await engine.start()
-            await self._warm_ups.run(engine)
-            on_ready(engine)
-
-        engines = list(self._alive.values())
-        results = await asyncio.gather(*map(start, engines), return_exceptions=True)
-        for engine, error in zip(engines, results, strict=True):
-            if error is None:
-                continue
-            if not isinstance(error, SetupError) or len(self._alive) == 1:
-                raise error
-            logger.error("engine {} does not start, the others serve: {}", engine.name, error)
-            self._to_close.append(self._alive.pop(engine.name))
+        for engine in self._engines.values():
+            self._starting[engine.name] = asyncio.create_task(self._first(engine))
+        starting = set(self._starting.values())
+        try:
+            while starting and not self._up:
+                _, starting = await asyncio.wait(starting, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self._stop_starting()
+            raise
+        if not self._up:
+            raise next(iter(self._failed.values()))
+        for name in list(self._failed):
+            self._leave_out(name)
         self._warm_ups.start_saving()
 
     def watch(self, overruns: Iterable[Overrun]) -> Mapping[str, str]:
@@ -103,28 +141,128 @@ class Fleet:
         }
 
     def lose(self, name: str, reason: str, *, hangs: bool) -> bool:
-        """Takes an engine out for good; returns False if it was out already.
+        """Takes an engine out; one with a process of its own is started again.
 
         Args:
             name: Of the engine.
             reason: Why it cannot be used.
             hangs: One of its threads does not end; closing it would wait for that.
+
+        Returns:
+            False if it was out already.
         """
-        engine = self._alive.pop(name, None)
-        if engine is None:
+        if name not in self._up:
             return False
         logger.error("engine {} is lost: {}", name, reason)
         self._score_log.write("engine_lost", engine=name, reason=reason)
+        self._up.discard(name)
         self._suspect.discard(name)
-        if hangs:
+        if self._is_remote(name):
+            self._starting[name] = asyncio.create_task(self._again(self._engines[name]))
+        elif hangs:
             self.hung = True
+            del self._engines[name]
         else:
-            self._to_close.append(engine)
+            self._to_close.append(self._engines.pop(name))
         return True
+
+    async def renew(self, name: str) -> bool:
+        """Ends an engine that has nothing to do, and starts it again.
+
+        Returns:
+            Whether it serves again. If not, it is tried again as a lost one.
+        """
+        self._up.discard(name)
+        self._starting[name] = task = asyncio.create_task(self._renew(self._engines[name]))
+        await asyncio.wait({task})
+        return name in self._up
 
     async def close(self) -> None:
         """Ends the threads; waits only seconds for a step that hangs."""
+        await self._stop_starting()
         await self._warm_ups.stop_saving()
-        engines = (*self._alive.values(), *self._to_close)
+        engines = (*self._engines.values(), *self._to_close)
         if not all(await asyncio.gather(*(engine.close() for engine in engines))):
             self.hung = True
+
+    async def _first(self, engine: EngineClient) -> None:
+        """Starts an engine for the first time."""
+        try:
+            await self._bring_up(engine)
+        except Exception as error:
+            del self._starting[engine.name]
+            self._failed[engine.name] = error
+            if self._up:
+                self._leave_out(engine.name)
+
+    def _leave_out(self, name: str) -> None:
+        """Goes on without an engine that did not start."""
+        error = self._failed.pop(name)
+        self._explain(error, f"engine {name} does not start, the others serve")
+        if self._is_remote(name):
+            self._starting[name] = asyncio.create_task(self._again(self._engines[name]))
+        else:
+            self._give_up(name)
+
+    async def _renew(self, engine: EngineClient) -> None:
+        try:
+            await engine.close()
+            await self._bring_up(engine)
+        except Exception as error:
+            self._explain(error, f"engine {engine.name} does not start again")
+            self._starting[engine.name] = asyncio.create_task(self._again(engine))
+
+    async def _again(self, engine: EngineClient) -> None:
+        """Starts an engine again, more and more slowly, until it serves or is given up."""
+        restarts = self._restarts[engine.name]
+        began = restarts.lost()
+        await engine.close()
+        while True:
+            await asyncio.sleep(restarts.pause_s)
+            try:
+                await self._bring_up(engine)
+            except Exception as error:
+                restarts.failed()
+                self._explain(error, f"engine {engine.name} does not start again")
+                if restarts.hopeless and not self._up:
+                    self._give_up(engine.name)
+                    return
+            else:
+                seconds = restarts.served() - began
+                logger.info("engine {} serves again after {:.0f} s", engine.name, seconds)
+                self._score_log.write("engine_restarted", engine=engine.name, seconds=seconds)
+                return
+
+    @staticmethod
+    def _explain(error: Exception, what: str) -> None:
+        if isinstance(error, SetupError):
+            logger.error("{}: {}", what, error)
+        else:
+            logger.opt(exception=error).error("{}", what)
+
+    async def _bring_up(self, engine: EngineClient) -> None:
+        await engine.start()
+        await self._warm_ups.run(engine)
+        self._restarts[engine.name].served()
+        self._starting.pop(engine.name, None)
+        self._up.add(engine.name)
+        self.on_ready(engine)
+
+    def _give_up(self, name: str) -> None:
+        self._starting.pop(name, None)
+        self._to_close.append(self._engines.pop(name))
+        self.on_given_up()
+
+    def _report(self, name: str, reason: str) -> None:
+        if name in self._up:
+            self.on_lost(name, reason)
+
+    def _is_remote(self, name: str) -> bool:
+        return isinstance(self._engines.get(name), RemoteEngine)
+
+    async def _stop_starting(self) -> None:
+        tasks = set(self._starting.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

@@ -38,9 +38,17 @@ class RequestRoute(Protocol):
     """Gives the steps that a request takes at a rung."""
 
     def __call__(
-        self, request: Request, rung: Rung, part: Part, pictures: int = 1
+        self,
+        request: Request,
+        rung: Rung,
+        part: Part,
+        pictures: int = 1,
+        engine: str | None = None,
     ) -> tuple[Step, ...]:
-        """Returns the steps; a plan of the part "picture" may draw several together."""
+        """Returns the steps; a plan of the part "picture" may draw several together.
+
+        Engines remember different prompts; without a name, the steps are those of any of them.
+        """
 
 
 @dataclass

@@ -6,22 +6,23 @@ loop and a real clock, the other with a virtual one.
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from generation.plan import Plan, Rung, Step, StepEvent
+from generation.plan import Part, Plan, Rung, StepEvent
 from miner.request import ActiveRequest, Caller, ReasonCode, Request
 from miner.scheduling.board import Board, Lanes
 from miner.scheduling.candidates import CandidateLimits
 from miner.scheduling.estimates import DeliveryTimes, Estimates
 from miner.scheduling.guard import Guard, Margins, Verdict
 from miner.scheduling.improving import Improver, RequestRoute
+from miner.scheduling.pool import EnginePool
 from miner.scheduling.queueing import FairShares
+from miner.scheduling.routes import SharedRoutes
 from miner.scheduling.watchdog import RECOVERY_S, Overrun, overruns
 from protocol.tasks import TextTask
 
 SPZ_BYTES_PER_GAUSSIAN = 16
 DELIVERY_Z = 1.645
-MAX_ROUTES = 256
 
 _NEWCOMER = TextTask(id="newcomer", prompt="a red car")
 _LAST = 2**62
@@ -94,7 +95,7 @@ class Scheduler:
         candidates: CandidateLimits | None = None,
     ) -> None:
         self._ladder = tuple(ladder)
-        self._route = route
+        self._route = SharedRoutes(ladder, route)
         self._estimates = estimates
         self._delivery = delivery
         self._budget_s = budget_s
@@ -104,36 +105,62 @@ class Scheduler:
         self._guard = Guard(
             estimates, self._shares, horizon_s=budget_s, clock=clock, margins=margins
         )
-        self._routes: dict[tuple[Step, ...], tuple[Step, ...]] = {}
         self._arrivals = itertools.count()
         self._improver = Improver(
             candidates or CandidateLimits(),
-            lambda request, rung, part, pictures=1: self._shared(
-                route(request, rung, part, pictures)
-            ),
+            self._route,
             estimates=estimates,
             clock=clock,
         )
         self._active: dict[str, ActiveRequest] = {}
-        self._engines: dict[str, Lanes] = {}
-        self._suspect: set[str] = set()
+        self._pool = EnginePool(estimates, clock)
 
     @property
     def active(self) -> Sequence[ActiveRequest]:
         """Every request that is admitted and not answered."""
         return [active for active in self._active.values() if not active.abandoned]
 
-    def add_engine(self, name: str, lanes: Lanes) -> None:
-        """Lets an engine take requests from now on."""
-        self._engines[name] = lanes
+    def add_engine(self, name: str, lanes: Lanes, *, far: bool = False) -> None:
+        """Lets an engine take requests from now on.
+
+        Args:
+            name: Of the engine.
+            lanes: How many steps each of its lanes runs at once.
+            far: Whether a request takes time to get there; one that waits is then handed over while
+                the step before it runs.
+        """
+        self._pool.add(name, lanes, far=far)
+
+    def hold_engine(self, name: str) -> None:
+        """Lets an engine end what it has, and take nothing more until it is added again."""
+        self._pool.hold(name)
+
+    def is_busy(self, name: str) -> bool:
+        """Whether an engine has a request, or a step that goes on without one."""
+        return any(active.engine == name for active in self._active.values())
+
+    def place_again(self, active: ActiveRequest) -> bool:
+        """Lets a request whose engine was removed wait for another one, once.
+
+        Returns:
+            False if it was placed again before, or has no time left.
+        """
+        if active.lost_engine is not None:
+            return False
+        active.begin_again()
+        self._set_rung(active, active.rung)
+        active.latest_start = self._guard.latest_start(active, self._pool.engines)
+        if self._clock() >= active.latest_start:
+            return False
+        self._active[active.request.id] = active
+        return True
 
     def remove_engine(self, name: str) -> list[ActiveRequest]:
-        """Takes an engine out for good, and returns the requests that it had.
+        """Takes an engine out, and returns the requests that it had.
 
         Those that have an object already are not among them: `next` calls them done.
         """
-        self._engines.pop(name, None)
-        self._suspect.discard(name)
+        self._pool.remove(name)
         lost = [a for a in self._active.values() if a.engine == name and a.candidates is None]
         for active in lost:
             del self._active[active.request.id]
@@ -145,7 +172,7 @@ class Scheduler:
         """Decides about a request; if it is admitted, it waits for an engine from now on."""
         active = self._new(request, next(self._arrivals))
         self._shares.note(request.caller.hotkey)
-        verdict = self._guard.admit(active, list(self._active.values()), self._usable())
+        verdict = self._guard.admit(active, list(self._active.values()), self._pool.usable)
         active.predicted_s = verdict.predicted_s
         if verdict.rung is None:
             return active, verdict
@@ -154,7 +181,7 @@ class Scheduler:
         for other, rung in verdict.lowered.items():
             self._set_rung(other, rung)
         self._set_rung(active, verdict.rung)
-        active.latest_start = self._guard.latest_start(active, self._engines)
+        active.latest_start = self._guard.latest_start(active, self._pool.engines)
         self._active[request.id] = active
         self._shares.book(request.caller.hotkey, verdict.booked_s)
         return active, verdict
@@ -168,8 +195,9 @@ class Scheduler:
             if chosen is None:
                 break
             active, engine = chosen
+            active.routes = self._route.ladder_of(active.request, engine)
             verdict = self._guard.choose(
-                active, engine, list(self._active.values()), self._usable()
+                active, engine, list(self._active.values()), self._pool.usable
             )
             if verdict.rung is None:
                 self._give_up(active, verdict.reason, due)
@@ -208,11 +236,13 @@ class Scheduler:
         self._improver.stop()
 
     def _improve(self, due: Next) -> None:
-        improvement = self._improver.next(list(self._active.values()), self._usable())
+        improvement = self._improver.next(list(self._active.values()), self._pool.usable)
         for extra in improvement.taken_back:
             self.leave(extra)
         for extra, engine in improvement.start:
-            extra.plan = self._guard.plan(extra, engine, 0, extra.plan)
+            part: Part = "picture" if extra.plan.seeds else "object"
+            steps = self._route(extra.request, extra.plan.rung, part, len(extra.group), engine)
+            extra.plan = self._guard.plan(extra, engine, 0, replace(extra.plan, steps=steps))
             self._active[extra.request.id] = extra
             due.dispatches.append(Dispatch(extra, engine, extra.plan))
         due.taken_back, due.done = improvement.taken_back, improvement.done
@@ -234,6 +264,10 @@ class Scheduler:
         now = self._clock()
         if event.kind == "started":
             active.position, active.step_since = event.position, now
+            if active.request.id not in self._active and active.engine in self._pool.engines:
+                # It left while the news of this step was on its way.
+                active.abandoned = True
+                self._active[active.request.id] = active
             return
         if event.kind == "skipped":
             return
@@ -246,7 +280,7 @@ class Scheduler:
         self._estimates.observe(
             engine, event.step.cost_key, event.ran_s, failed=event.kind == "failed"
         )
-        self._suspect.discard(engine)
+        self._pool.suspect.discard(engine)
         if active.abandoned:
             self._active.pop(active.request.id, None)
 
@@ -258,9 +292,7 @@ class Scheduler:
             request=request,
             arrival=arrival,
             limit_at=request.received_at + max(0.0, budget - self._margin_s),
-            routes=tuple(
-                self._shared(self._route(request, rung, "whole")) for rung in self._ladder
-            ),
+            routes=self._route.ladder_of(request),
             delivery_s=tuple(
                 self._delivery.predict(
                     request.transport, SPZ_BYTES_PER_GAUSSIAN * rung.gaussians, DELIVERY_Z
@@ -289,7 +321,7 @@ class Scheduler:
         """
         self._improver.leave(active)
         for each in [a for a in self._active.values() if a is active or a.parent is active]:
-            if each.step_since is not None and each.engine in self._engines:
+            if each.step_since is not None and each.engine in self._pool.engines:
                 each.abandoned = True
             else:
                 del self._active[each.request.id]
@@ -297,7 +329,7 @@ class Scheduler:
     def overruns(self) -> list[Overrun]:
         """Returns the steps past their limits; their engines take no request until they end."""
         past = overruns(self._active.values(), self._clock())
-        self._suspect = {overrun.active.engine or "" for overrun in past}
+        self._pool.suspect = {overrun.active.engine or "" for overrun in past}
         return past
 
     def backlog(self) -> Mapping[str, float]:
@@ -305,27 +337,14 @@ class Scheduler:
 
         A request that no engine has yet counts for all of them.
         """
-        admitted = list(self._active.values())
-        board = Board(self._estimates, self._clock(), self._engines, len(admitted))
-        ends = [end.mean for end in board.before(admitted)]
-        return {
-            name: max(
-                (
-                    end
-                    for active, end in zip(admitted, ends, strict=True)
-                    if active.engine in (None, name)
-                ),
-                default=0.0,
-            )
-            for name in self._engines
-        }
+        return self._pool.backlog(list(self._active.values()))
 
     def predicted_wait(self) -> float | None:
         """Returns the seconds that a text task from now would wait beside its own steps.
 
         None while no engine can be used.
         """
-        usable = self._usable()
+        usable = self._pool.usable
         if not usable:
             return None
         admitted = list(self._active.values())
@@ -333,15 +352,6 @@ class Scheduler:
         newcomer = self._new(Request(_NEWCOMER, Caller(""), "", self._clock()), _LAST)
         end = board.finish_of(newcomer, 0, admitted)
         return max(0.0, end.mean - board.alone(newcomer, 0, 0.0, None))
-
-    def _shared(self, route: tuple[Step, ...]) -> tuple[Step, ...]:
-        """Returns one object for equal routes, which the guard then times only once."""
-        if len(self._routes) > MAX_ROUTES:
-            self._routes.clear()
-        return self._routes.setdefault(route, route)
-
-    def _usable(self) -> Mapping[str, Lanes]:
-        return {n: lanes for n, lanes in self._engines.items() if n not in self._suspect}
 
     def _set_rung(self, active: ActiveRequest, rung: int) -> None:
         active.rung = rung
@@ -365,30 +375,21 @@ class Scheduler:
 
     def _free_for_next(self) -> tuple[ActiveRequest, str] | None:
         """Returns the first waiting request that an engine would run at once, and the engine."""
-        waiting = sorted(
-            (a for a in self._active.values() if a.engine is None), key=lambda a: a.turn
-        )
+        admitted = self._active.values()
+        waiting = sorted((a for a in admitted if a.engine is None), key=lambda a: a.turn)
         seen: set[str] = set()
         for active in waiting:
             lane = active.routes[active.rung][0].lane
             if lane in seen:
                 continue
             seen.add(lane)
-            for engine, lanes in self._usable().items():
-                in_lane = [
-                    a
-                    for a in self._active.values()
-                    if a.engine == engine
-                    and a.position < len(a.plan.steps)
-                    and a.plan.steps[a.position].lane == lane
-                ]
-                later = [a for a in in_lane if active.turn < a.turn]
-                ahead = [a for a in in_lane if a.turn < active.turn and a.step_since is None]
-                # A younger request that waits or runs in the lane would otherwise go first.
-                if len(in_lane) < lanes[lane] or (later and not ahead):
-                    return active, engine
+            if (engine := self._pool.engine_for(active, admitted)) is not None:
+                return active, engine
         return None
 
     def _give_up(self, active: ActiveRequest, reason: str, due: Next) -> None:
         self._active.pop(active.request.id, None)
-        due.given_up.append(GivenUp(active, "predicted_late_stage", reason))
+        code: ReasonCode = "predicted_late_stage"
+        if active.lost_engine is not None:
+            code, reason = "engine_lost", f"engine {active.lost_engine} was lost, and then {reason}"
+        due.given_up.append(GivenUp(active, code, reason))

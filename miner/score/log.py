@@ -158,6 +158,7 @@ class ScoreLog:
             stage=answer.stage,
             rung=answer.rung,
             engine=answer.engine,
+            lost_engine=answer.lost_engine,
             predicted_s=answer.predicted_s,
             budget_s=answer.budget_s,
             timings=dict(answer.timings),

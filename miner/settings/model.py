@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 from pydantic.fields import FieldInfo
@@ -28,7 +28,12 @@ class Part(BaseModel):
     """Base of a group of settings: `port` in the part `axon` is `--axon.port`.
 
     The text below a field is its help.
+
+    Attributes:
+        SHORT: Which of its settings a value of the group itself is, as `--engines ray`.
     """
+
+    SHORT: ClassVar[str | None] = None
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -138,7 +143,7 @@ class Setting:
         if self.short_names:
             choices = [*self.short_names.models, "{...}"]
         if choices:
-            return "|".join(choices)
+            return "|".join([*choices, "N"] if int in self.kinds else choices)
         words = {bool: "true|false", int: "N", float: "X", Path: "PATH", SecretStr: "TEXT"}
         if self.composed:
             return "LIST" if {list, tuple} & self.kinds else "{...}"
@@ -149,6 +154,17 @@ class Setting:
 def settings_of(model: type[BaseModel]) -> Mapping[str, Setting]:
     """Returns every setting of a program by its dotted name, in the order of the fields."""
     return {setting.name: setting for setting in _walk(model, ())}
+
+
+@cache
+def short_forms(model: type[BaseModel]) -> Mapping[str, str]:
+    """Returns the groups whose name is short for one of their settings, with that one's name."""
+    parts = {name: part_of(field) for name, field in model.model_fields.items()}
+    return {
+        name: f"{name}.{part.SHORT}"
+        for name, part in parts.items()
+        if part is not None and issubclass(part, Part) and part.SHORT is not None
+    }
 
 
 def defaults_of(model: type[BaseModel]) -> dict[str, Any]:

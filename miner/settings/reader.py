@@ -93,12 +93,12 @@ def read_settings(
     _require_text("--config", file, "on the command line")
     from_environ: dict[str, Any] = {}
     if env_prefix is not None:
-        from_environ |= from_environment(environ, env_prefix, settings)
+        from_environ |= from_environment(environ, env_prefix, model)
         file = file or environ.get(variable_name(env_prefix, "config"))
     places = [
         _Place(given, lambda name: "on the command line"),
         _Place(from_environ, lambda name: f"in {variable_name(env_prefix or '', name)}"),
-        _Place(from_file(Path(file), settings) if file else {}, lambda name: f"in {file}"),
+        _Place(from_file(Path(file), model) if file else {}, lambda name: f"in {file}"),
     ]
     for values, where in places:
         for name, value in values.items():

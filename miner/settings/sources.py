@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from pydantic.fields import FieldInfo
 from pydantic_settings import CliSettingsSource, PydanticBaseSettingsSource
 
-from miner.settings.model import Setting, Settings, settings_of
+from miner.settings.model import Setting, Settings, settings_of, short_forms
 from protocol.documents import DocumentError, Unquoted, parse_yaml, read_yaml
 from protocol.errors import SetupError
 from protocol.text import printable
@@ -90,6 +90,7 @@ class CommandLine:
 
     def __init__(self, model: type[Settings], prog: str, epilog: str) -> None:
         self._settings = settings_of(model)
+        self._short = short_forms(model)
         self._actions: dict[str, argparse.Action] = {}
         self._prog = prog
         self._parser = _Parser(
@@ -125,10 +126,16 @@ class CommandLine:
         self._flags = {"--config", "--help", "--version", "--print-config"} | {
             setting.flag for setting in self._settings.values() if not setting.positional
         }
+        self._flags |= {f"--{name}" for name in self._short}
         self._parser.usage = " ".join(["%(prog)s [settings]", *positional])
 
     def _add_argument(self, place: Any, *names: str, **options: Any) -> None:
         name = options.get("dest", names[0])
+        if name in self._short:
+            meant = self._settings[self._short[name]]
+            text = f"short for {meant.flag}"
+            place.add_argument(*names, dest=name, metavar=meant.takes, help=text)
+            return
         setting = self._settings.get(name)
         if setting is None:
             return  # A whole group, which is set name by name.
@@ -163,6 +170,9 @@ class CommandLine:
             unknown += self._take(word, values)
         if unknown:
             raise self._unknown(unknown[0])
+        for short, name in self._short.items():
+            if short in values:
+                values.setdefault(name, values.pop(short))
         return {name: value for name, value in values.items() if value not in ([], False)}
 
     def _take(self, word: str, values: dict[str, Any]) -> list[str]:
@@ -241,14 +251,15 @@ def in_words(value: Any) -> str:
 
 
 def from_environment(
-    environ: Mapping[str, str], prefix: str, settings: Mapping[str, Setting]
+    environ: Mapping[str, str], prefix: str, model: type[Settings]
 ) -> dict[str, str]:
     """Returns what the environment gives; a variable that is empty or Kubernetes' gives nothing.
 
     Raises:
         SetupError: A variable begins with the prefix and is none of the settings.
     """
-    variables = {variable_name(prefix, name): name for name in settings}
+    names = {**short_forms(model), **{name: name for name in settings_of(model)}}
+    variables = {variable_name(prefix, given): name for given, name in names.items()}
     _refuse_unknown(environ, prefix, [*variables, variable_name(prefix, "config")])
     given = {name: (key, environ[key]) for key, name in variables.items() if environ.get(key)}
     return {name: value for name, (key, value) in given.items() if not _is_link(key, value)}
@@ -280,14 +291,14 @@ def _refuse_unknown(environ: Mapping[str, str], prefix: str, known: Sequence[str
         )
 
 
-def from_file(path: Path, settings: Mapping[str, Setting]) -> dict[str, Any]:
+def from_file(path: Path, model: type[Settings]) -> dict[str, Any]:
     """Returns what a settings file gives; names may be nested or dotted.
 
     Raises:
         SetupError: It cannot be read, or holds an unknown name, or text that YAML takes for
             something else.
     """
-    shown = printable(str(path))
+    shown, settings = printable(str(path)), settings_of(model)
     try:
         document = read_yaml(path, as_written=True)
     except DocumentError as error:
@@ -302,7 +313,8 @@ def from_file(path: Path, settings: Mapping[str, Setting]) -> dict[str, Any]:
             fix="write one 'name: value' a line, e.g. 'axon.port: 8091'",
         )
     flat: dict[str, Any] = {}
-    for name, value in _by_dotted_name(document or {}, settings):
+    for written, value in _by_dotted_name(document or {}, settings):
+        name = short_forms(model).get(written, written)
         if name in flat:
             raise SetupError(
                 f"the setting {name} stands twice in {shown}, nested and with its whole name",

@@ -135,7 +135,9 @@ def _perfect(scenario: Scenario, card: Card, requests: Iterable[Request], truth:
     keyed = _KeyedTruth.__new__(_KeyedTruth)
     keyed.__dict__ = truth.__dict__
 
-    def steps(request: Request, rung: Rung, part: Part, pictures: int = 1) -> tuple[Step, ...]:
+    def steps(
+        request: Request, rung: Rung, part: Part, pictures: int = 1, engine: str | None = None
+    ) -> tuple[Step, ...]:
         return tuple(
             replace(step, cost_key=f"{step.stage}|{request.id}|{step.cost_key}")
             for step in card.steps(request, rung, part, pictures)

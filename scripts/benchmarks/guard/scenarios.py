@@ -49,7 +49,12 @@ class Card:
         return lane_workers(self.stages)
 
     def steps(
-        self, request: Request, rung: Rung, part: Part = "whole", pictures: int = 1
+        self,
+        request: Request,
+        rung: Rung,
+        part: Part = "whole",
+        pictures: int = 1,
+        engine: str | None = None,
     ) -> tuple[Step, ...]:
         """The steps of a request at a rung."""
         return route(self.stages, request.task, rung, part=part, pictures=pictures)

@@ -125,7 +125,7 @@ class Shop:
         self.estimates = (estimates or (lambda clock: learned(clock, *names)))(self.clock)
         self.scheduler = Scheduler(
             LADDER,
-            lambda request, rung, part, pictures=1: (
+            lambda request, rung, part, pictures=1, engine=None: (
                 several if pictures > 1 and several else routes[LADDER.index(rung)]
             ),
             estimates=self.estimates,

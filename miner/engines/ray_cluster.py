@@ -1,0 +1,123 @@
+"""The Ray cluster: started on this machine for the time of the miner, or joined."""
+
+import logging
+import os
+import secrets
+import signal
+import threading
+from dataclasses import dataclass
+from importlib import metadata
+
+from miner.settings.engines import EnginesSettings
+from protocol.errors import SetupError
+
+OBJECT_STORE_BYTES = 512 * 2**20
+"""What results pass through on their way; they are taken out at once."""
+
+INSTALL = "make install EXTRAS=gpu,score,ray"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a cluster has in all.
+
+    Attributes:
+        nodes: GPUs by machine.
+        gpus: How many.
+        cores: How many.
+    """
+
+    nodes: dict[str, int]
+    gpus: int
+    cores: int
+
+
+def require_ray() -> str:
+    """Returns the version of Ray.
+
+    Raises:
+        SetupError: It is not installed.
+    """
+    try:
+        return metadata.version("ray")
+    except metadata.PackageNotFoundError:
+        raise SetupError(
+            "--engines ray needs the package ray, which is not installed", fix=INSTALL
+        ) from None
+
+
+def open_cluster(settings: EnginesSettings, *, cores: int | None = None) -> Resources:
+    """Starts Ray on this machine, or joins the cluster that this machine belongs to.
+
+    Takes seconds. Call it from the main thread: what Ray starts ends with the thread that started
+    it. Ray of this machine listens on the loopback address only, and takes calls with a token that
+    is drawn anew each time.
+
+    Args:
+        settings: Where.
+        cores: How many engines without a GPU have to find room; for a cluster of one's own.
+
+    Raises:
+        SetupError: Ray is not installed, does not start, or the cluster cannot be joined.
+    """
+    require_ray()
+    # All of it is read when Ray is imported or started.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if settings.address is None:
+        os.environ |= {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Where it is 0, Ray stays on 127.0.0.1.
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_worker_niceness": "0",
+        }
+    import ray
+
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        if settings.address is None:
+            ray.init(
+                address="local",
+                num_cpus=None if cores is None else max(cores, os.cpu_count() or 1),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        else:
+            ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        where = settings.address or "this machine"
+        raise SetupError(
+            f"Ray does not start on {where}: {str(error).splitlines()[0] if str(error) else error}",
+            fix="the miner's machine is part of the cluster: `ray start --head`, or `ray start "
+            "--address=HOST:6379`, first, with the same RAY_AUTH_MODE and token "
+            "(docs/many-gpus.md)"
+            if settings.address is not None
+            else "see the newest logs in /tmp/ray/session_latest/logs",
+        ) from error
+    finally:
+        if main:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)  # Ray has put its own in the place of ours.
+    return resources()
+
+
+def resources() -> Resources:
+    """Returns what the joined cluster has."""
+    import ray
+
+    nodes = {
+        str(node["NodeManagerHostname"]): int(node["Resources"].get("GPU", 0))
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+    total = ray.cluster_resources()
+    return Resources(nodes, int(total.get("GPU", 0)), int(total.get("CPU", 0)))
+
+
+def close_cluster() -> None:
+    """Ends what `open_cluster` started, or leaves the cluster."""
+    import ray
+
+    ray.shutdown()

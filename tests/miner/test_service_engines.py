@@ -1,0 +1,385 @@
+"""Several engines, some in processes of their own: which one is chosen, lost, started again."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from generation.errors import EngineDead
+from miner.engines.renewal import LOOK_EVERY_S
+from miner.request import Answer, Caller
+from miner.scheduling.candidates import CandidateLimits
+from miner.scheduling.restarts import FIRST_PAUSE_S, HOPELESS
+from protocol.errors import SetupError
+from tests.miner.conftest import MakeBench
+from tests.support.fakes import SECONDS, FakeEngine
+from tests.support.far_engines import MortalEngine
+from tests.support.service_bench import Bench
+from tests.support.virtual_time import clock, in_virtual_time
+
+GONE = SetupError("the node is gone", fix="start it")
+
+
+def two(make_bench: MakeBench, **settings: Any) -> tuple[Bench, list[MortalEngine]]:
+    engines = [MortalEngine("one"), MortalEngine("two")]
+    return make_bench(*engines, **settings), engines
+
+
+async def all_up(bench: Bench) -> None:
+    """Starts the service, and waits for all its engines."""
+    await bench.service.start()
+    await asyncio.sleep(10.0)
+    assert all(engine.up for engine in bench.service.snapshot().engines)
+
+
+async def asked(bench: Bench, count: int, **fields: Any) -> "list[asyncio.Task[Answer]]":
+    """Requests of as many callers, all of which have started."""
+    asking = [bench.ask(str(i), caller=Caller(f"5{i}"), **fields) for i in range(count)]
+    await asyncio.sleep(0.05)
+    return asking
+
+
+def codes(answers: "list[Answer]") -> list[str]:
+    return [answer.reason_code for answer in answers]
+
+
+def one_line_each(bench: Bench, count: int) -> bool:
+    lines = [line["task_id"] for line in bench.events("answered")]
+    return sorted(lines) == sorted(str(i) for i in range(count))
+
+
+@in_virtual_time
+async def test_what_a_lost_process_had_is_placed_again_and_answered_once(
+    make_bench: MakeBench,
+) -> None:
+    bench, (one, two_) = two(make_bench)
+    await all_up(bench)
+    asking = await asked(bench, 4)
+    await asyncio.sleep(1.0)
+    had = {plan for plan, _ in one.ran}
+    assert had
+    one.die()
+    answers = await asyncio.gather(*asking)
+    assert codes(answers) == ["ok"] * 4
+    assert one_line_each(bench, 4)
+    for answer in answers:
+        assert (answer.lost_engine == "one") == (answer.task_id in had)
+    assert {answer.engine for answer in answers if answer.lost_engine} == {"two"}
+    assert had <= {task for task, _ in two_.ran}
+    (lost,) = bench.events("engine_lost")
+    assert (lost["engine"], lost["reason"]) == ("one", "killed")
+    logged = {line["task_id"] for line in bench.events("answered") if line.get("lost_engine")}
+    assert logged == had
+
+
+@in_virtual_time
+async def test_a_request_is_placed_again_only_once(make_bench: MakeBench) -> None:
+    bench, (one, two_) = two(make_bench)
+    await all_up(bench)
+    (asking,) = await asked(bench, 1)
+    first, second = (one, two_) if one.ran else (two_, one)
+    first.die()
+    await asyncio.sleep(0.5)
+    assert second.ran
+    second.die()
+    answer = await asking
+    assert (answer.outcome, answer.reason_code) == ("failed", "engine_lost")
+    assert answer.reason == f"engine {second.name} was lost with it: killed"
+    assert one_line_each(bench, 1)
+
+
+@in_virtual_time
+async def test_a_request_without_time_for_a_second_attempt_fails_with_engine_lost(
+    make_bench: MakeBench,
+) -> None:
+    bench, (one, two_) = two(make_bench, candidates=None)
+    await all_up(bench)
+    asking = bench.ask("0", allowed_s=6.5)
+    await asyncio.sleep(sum(SECONDS.values()) * 0.5)
+    (one if one.ran else two_).die()
+    began = clock()
+    answer = await asking
+    assert (answer.outcome, answer.reason_code) == ("failed", "engine_lost")
+    assert clock() - began < 1.0
+    assert one_line_each(bench, 1)
+
+
+@in_virtual_time
+async def test_a_request_that_waits_for_the_restart_in_vain_fails_with_engine_lost(
+    make_bench: MakeBench,
+) -> None:
+    engine = MortalEngine("only")
+    bench = make_bench(engine)
+    await all_up(bench)
+    (asking,) = await asked(bench, 1)
+    engine.refusal = GONE
+    engine.die()
+    answer = await asking
+    assert (answer.outcome, answer.reason_code) == ("failed", "engine_lost")
+    assert answer.reason.startswith("engine only was lost, and then ")
+    assert one_line_each(bench, 1)
+
+
+@in_virtual_time
+async def test_a_request_of_the_only_engine_waits_for_its_restart(make_bench: MakeBench) -> None:
+    engine = MortalEngine("only")
+    bench = make_bench(engine)
+    await all_up(bench)
+    (asking,) = await asked(bench, 1)
+    engine.die()
+    await asyncio.sleep(0.1)
+    assert bench.state == "suspect"
+    refused = await bench.handle("meanwhile")
+    assert (refused.outcome, refused.reason_code) == ("dropped", "engine_suspect")
+    answer = await asking
+    assert (answer.outcome, answer.engine, answer.lost_engine) == ("completed", "only", "only")
+    assert bench.states() == ["warming_up", "ready", "suspect", "ready"]
+    (restarted,) = bench.events("engine_restarted")
+    assert restarted["seconds"] == pytest.approx(FIRST_PAUSE_S + engine.start_s, abs=0.2)
+
+
+@in_virtual_time
+async def test_the_step_that_kills_its_engine_is_not_tried_on_the_next_one(
+    make_bench: MakeBench,
+) -> None:
+    bench, engines = two(make_bench)
+    await all_up(bench)
+    for engine in engines:
+        engine.error_at, engine.error = "lift", EngineDead("CUDA error 700")
+        engine.held_task = "0"
+    (asking,) = await asked(bench, 1)
+    answer = await asking
+    assert (answer.outcome, answer.reason_code) == ("failed", "engine_dead")
+    assert sum(bool(engine.ran) for engine in engines) == 1
+    for engine in engines:
+        engine.error = None
+    await asyncio.sleep(5.0)
+    assert [engine.up for engine in bench.service.snapshot().engines] == [True, True]
+
+
+@in_virtual_time
+async def test_an_engine_that_does_not_come_back_is_tried_for_as_long_as_another_serves(
+    make_bench: MakeBench,
+) -> None:
+    bench, (one, _two) = two(make_bench)
+    await all_up(bench)
+    one.refusal = GONE
+    one.die()
+    await asyncio.sleep(3600.0)
+    assert bench.state == "ready"
+    assert (await bench.handle("0")).outcome == "completed"
+    one.refusal = None
+    await asyncio.sleep(70.0)
+    assert one.starts == 2
+    assert all(engine.up for engine in bench.service.snapshot().engines)
+
+
+@in_virtual_time
+async def test_the_miner_ends_once_no_engine_serves_and_none_can_come_back(
+    make_bench: MakeBench,
+) -> None:
+    bench, engines = two(make_bench)
+    await all_up(bench)
+    for engine in engines:
+        engine.refusal = GONE
+        engine.die()
+    began = clock()
+    await asyncio.sleep(5.0)
+    assert not bench.service.died.is_set()
+    await bench.service.died.wait()
+    assert clock() - began < sum(2.0**n for n in range(HOPELESS + 1)) + 10.0
+    assert bench.states()[-1] == "dead"
+    assert (await bench.handle("late")).reason_code == "engine_dead"
+    await bench.service.close()
+
+
+@in_virtual_time
+async def test_it_is_ready_once_one_engine_is_and_the_others_join(make_bench: MakeBench) -> None:
+    bench, (_one, two_) = two(make_bench)
+    two_.start_s = 60.0
+    began = clock()
+    await bench.service.start()
+    assert bench.state == "ready"
+    assert clock() - began < 10.0
+    assert [engine.up for engine in bench.service.snapshot().engines] == [True, False]
+    assert (await bench.handle("0")).engine == "one"
+    await asyncio.sleep(60.0)
+    assert [engine.up for engine in bench.service.snapshot().engines] == [True, True]
+
+
+@in_virtual_time
+async def test_an_engine_that_may_not_join_is_tried_again_while_the_others_serve(
+    make_bench: MakeBench,
+) -> None:
+    bench, (one, two_) = two(make_bench)
+    two_.refusal = SetupError("engine two on b cannot join: splat-miner 1 there", fix="update b")
+    await bench.service.start()
+    await asyncio.sleep(5.0)
+    assert any("engine two does not start" in warning for warning in bench.warnings)
+    assert any("update b" in warning for warning in bench.warnings)
+    two_.refusal = None
+    await asyncio.sleep(60.0)
+    assert all(engine.up for engine in bench.service.snapshot().engines)
+    assert one.starts == two_.starts == 1
+
+
+@in_virtual_time
+async def test_a_miner_none_of_whose_engines_may_join_does_not_start(
+    make_bench: MakeBench,
+) -> None:
+    bench, engines = two(make_bench)
+    for engine in engines:
+        engine.refusal = GONE
+    with pytest.raises(SetupError, match="the node is gone"):
+        await bench.service.start()
+    await bench.service.close()
+
+
+@in_virtual_time
+async def test_a_hanging_process_is_ended_and_started_again_instead_of_the_miner(
+    make_bench: MakeBench,
+) -> None:
+    bench, (one, two_) = two(make_bench, budget_s=100.0)
+    await all_up(bench)
+    hung = await bench.held("lift", "0")
+    answer = await hung
+    assert (answer.outcome, answer.reason_code) == ("failed", "engine_dead")
+    lost = one if bench.events("engine_lost")[0]["engine"] == "one" else two_
+    assert lost.closed
+    assert not bench.service.hung
+    await asyncio.sleep(10.0)
+    assert lost.starts == 2
+    assert bench.state == "ready"
+
+
+@in_virtual_time
+async def test_renewal_restarts_one_engine_at_a_time_and_loses_no_request(
+    make_bench: MakeBench,
+) -> None:
+    bench, engines = two(make_bench)
+    await all_up(bench)
+    up: list[int] = []
+
+    async def traffic() -> list[Answer]:
+        answers = []
+        for number in range(12):
+            answers.append(bench.ask(str(number), caller=Caller(f"5{number}")))
+            await asyncio.sleep(2.0)
+            up.append(sum(engine.up for engine in bench.service.snapshot().engines))
+        return list(await asyncio.gather(*answers))
+
+    asking = asyncio.create_task(traffic())
+    await asyncio.sleep(3.0)
+    renewing = asyncio.create_task(bench.service.renew_engines())
+    assert codes(await asking) == ["ok"] * 12
+    await renewing
+    assert [engine.starts for engine in engines] == [2, 2]
+    assert min(up) == 1, "one of them always served"
+    assert bench.events("engine_lost") == []
+    assert bench.states() == ["warming_up", "ready"]
+    assert one_line_each(bench, 12)
+
+
+@in_virtual_time
+async def test_renewal_stops_with_the_first_engine_that_does_not_come_back(
+    make_bench: MakeBench,
+) -> None:
+    bench, (one, two_) = two(make_bench)
+    await all_up(bench)
+    one.refusal = GONE
+    await bench.service.renew_engines()
+    assert two_.starts == 1, "it still serves"
+    assert any("not all engines were renewed" in warning for warning in bench.warnings)
+    one.refusal = None
+    await asyncio.sleep(60.0)
+    assert one.starts == 2
+
+
+@in_virtual_time
+async def test_a_single_engine_is_not_renewed(make_bench: MakeBench) -> None:
+    engine = MortalEngine("only")
+    bench = make_bench(engine)
+    await all_up(bench)
+    await bench.service.renew_engines()
+    assert engine.starts == 1
+    assert any("another has to serve" in warning for warning in bench.warnings)
+
+
+@in_virtual_time
+async def test_a_drained_engine_is_started_again_only_when_its_last_step_has_ended(
+    make_bench: MakeBench,
+) -> None:
+    bench, (one, two_) = two(make_bench)
+    await all_up(bench)
+    (asking,) = await asked(bench, 1)
+    busy = one if one.ran else two_
+    renewing = asyncio.create_task(bench.service.renew_engines())
+    await asyncio.sleep(1.0)
+    assert (busy.starts, asking.done()) == (1, False) or busy is two_
+    answer = await asking
+    assert (answer.outcome, answer.lost_engine) == ("completed", None)
+    await asyncio.sleep(2 * LOOK_EVERY_S)
+    await renewing
+    assert [one.starts, two_.starts] == [2, 2]
+
+
+@in_virtual_time
+async def test_a_signal_while_they_load_ends_what_was_started(make_bench: MakeBench) -> None:
+    bench, engines = two(make_bench)
+    for engine in engines:
+        engine.start_s = 1000.0
+    starting = asyncio.create_task(bench.service.start())
+    await asyncio.sleep(1.0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await bench.service.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@in_virtual_time
+async def test_the_faster_of_two_idle_engines_gets_the_request(make_bench: MakeBench) -> None:
+    slow = FakeEngine({stage: 2 * seconds for stage, seconds in SECONDS.items()}, name="slow")
+    fast = FakeEngine(name="fast")
+    bench = make_bench(slow, fast)
+    await bench.service.start()
+    await asyncio.sleep(0.1)
+    for number in range(3):
+        assert (await bench.handle(str(number))).engine == "fast"
+
+
+@in_virtual_time
+async def test_two_requests_go_to_two_engines_also_if_one_takes_requests_ahead(
+    make_bench: MakeBench,
+) -> None:
+    bench, engines = two(make_bench)
+    await all_up(bench)
+    asking = await asked(bench, 2)
+    assert [len({task for task, _ in engine.ran}) for engine in engines] == [1, 1]
+    assert codes(list(await asyncio.gather(*asking))) == ["ok"] * 2
+
+
+@in_virtual_time
+async def test_candidates_spread_over_idle_engines(make_bench: MakeBench) -> None:
+    engines = [MortalEngine(name, worth=lambda task: 0.5) for name in ("one", "two", "three")]
+    bench = make_bench(*engines, candidates=CandidateLimits(max=9, target=0.9))
+    await all_up(bench)
+    answer = await bench.handle("0")
+    assert answer.candidates > 3
+    drawn = [sum(stage == "prompt" for _, stage in engine.ran) for engine in engines]
+    assert min(drawn) >= 2
+
+
+@in_virtual_time
+async def test_candidates_of_a_lost_engine_cost_no_answer(make_bench: MakeBench) -> None:
+    engines = [MortalEngine(name, worth=lambda task: 0.5) for name in ("one", "two")]
+    bench = make_bench(*engines, candidates=CandidateLimits(max=9, target=0.9))
+    await all_up(bench)
+    asking = bench.ask("0")
+    await asyncio.sleep(sum(SECONDS.values()) + 1.0)
+    engines[0].die()
+    await asyncio.sleep(0.5)
+    engines[1].die()
+    answer = await asking
+    assert (answer.outcome, answer.candidates >= 1) == ("completed", True)
+    assert one_line_each(bench, 1)
