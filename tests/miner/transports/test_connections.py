@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from statistics import median
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from tests.support.loopback import free_port
 from tests.support.waiting import PATIENCE_S
 
 LIMIT_S = 0.1
+TRIES = 5
+"""Their median counts, since a busy machine holds up one now and then."""
 """Within which the work must have been cancelled."""
 
 
@@ -111,14 +114,19 @@ async def answer_of(reader: asyncio.StreamReader) -> bytes:
 
 async def test_a_client_that_closes_cancels_the_work_within_100_ms(handler: Handler) -> None:
     async with serving(handler.app) as port:
-        _, writer = await post(port)
-        await handler.started.wait()
-        left_at = time.monotonic()
-        writer.close()
-        await asyncio.wait_for(handler.cancelled.wait(), PATIENCE_S)
-        assert handler.cancelled_at is not None
-        assert handler.cancelled_at - left_at < LIMIT_S
-    assert len(handler.raised) == 1
+        seconds = []
+        for _ in range(TRIES):
+            handler.started.clear()
+            handler.cancelled.clear()
+            _, writer = await post(port)
+            await handler.started.wait()
+            left_at = time.monotonic()
+            writer.close()
+            await asyncio.wait_for(handler.cancelled.wait(), PATIENCE_S)
+            assert handler.cancelled_at is not None
+            seconds.append(handler.cancelled_at - left_at)
+    assert median(seconds) < LIMIT_S
+    assert len(handler.raised) == TRIES
 
 
 async def test_a_client_that_resets_the_connection_cancels_the_work(handler: Handler) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import aiohttp
@@ -18,6 +20,8 @@ from tests.support.waiting import PATIENCE_S, until
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
 
 LIMIT_S = 0.1
+TRIES = 5
+"""Their median counts, since a busy machine holds up one now and then."""
 
 
 class HeldService:
@@ -44,26 +48,35 @@ class HeldService:
         return Answer("failed", "internal_error", "never mind", request.task.id)
 
 
-async def leave(held: HeldService, url: str, **arguments: Any) -> None:
+async def leave(held: HeldService, url: str, arguments: Callable[[], dict[str, Any]]) -> None:
     """Posts, closes the connection while the request is in the service, and checks the delay."""
-    async with aiohttp.ClientSession() as session:
-        asking = asyncio.create_task(session.post(url, **arguments).__aenter__())
-        await asyncio.wait_for(held.entered.wait(), PATIENCE_S)
-        await asyncio.sleep(0.02)  # The request is at rest: nothing but the disconnect moves it.
-        assert not held.cancelled.is_set()
-        left_at = time.monotonic()
-        asking.cancel()
-        await asyncio.wait({asking})
-    await asyncio.wait_for(held.cancelled.wait(), PATIENCE_S)
-    assert held.cancelled_at - left_at < LIMIT_S
+    seconds = []
+    for _ in range(TRIES):
+        held.entered.clear()
+        held.cancelled.clear()
+        async with aiohttp.ClientSession() as session:
+            asking = asyncio.create_task(session.post(url, **arguments()).__aenter__())
+            await asyncio.wait_for(held.entered.wait(), PATIENCE_S)
+            await asyncio.sleep(0.02)  # The request is at rest: only the disconnect moves it.
+            assert not held.cancelled.is_set()
+            left_at = time.monotonic()
+            asking.cancel()
+            await asyncio.wait({asking})
+        await asyncio.wait_for(held.cancelled.wait(), PATIENCE_S)
+        seconds.append(held.cancelled_at - left_at)
+    assert median(seconds) < LIMIT_S
 
 
 async def test_a_caller_that_leaves_the_axon_cancels_its_request(start: Start) -> None:
     async with start() as miner:
         handle, held = miner.service.handle, HeldService()
         miner.service.handle = held
-        headers, body = miner.signed()
-        await leave(held, f"{miner.url}/GenerateAsset", headers=headers, json=body)
+
+        def signed() -> dict[str, Any]:  # Each time anew: a nonce is taken once.
+            headers, body = miner.signed()
+            return {"headers": headers, "json": body}
+
+        await leave(held, f"{miner.url}/GenerateAsset", signed)
         assert held.requests[0].transport == "axon"
         miner.service.handle = handle
         assert (await miner.ask()).outcome == "completed"
@@ -73,7 +86,8 @@ async def test_a_caller_that_leaves_the_http_transport_cancels_its_request(tmp_p
     async with http_running.running(tmp_path) as miner:
         handle, held = miner.service.handle, HeldService()
         miner.service.handle = held  # type: ignore[method-assign]
-        await leave(held, f"{miner.transport.url}/generate/", data={"prompt": "a blue cube"})
+        url = f"{miner.transport.url}/generate/"
+        await leave(held, url, lambda: {"data": {"prompt": "a blue cube"}})
         assert held.requests[0].transport == "http"
         miner.service.handle = handle  # type: ignore[method-assign]
         assert (await miner.post(data={"prompt": "a blue cube"})).status == 200
