@@ -233,8 +233,9 @@ Share = tuple[list[tuple[list[TextResult], dict[str, Row]]], list[ImageResult]]
 
 def _measure_object(task: tuple[int, list[tuple[int, Prompt]], Path, int]) -> Share:
     number, prompts, folder, steps = task
-    torch.set_num_threads(1)
     networks = Networks(folder, steps)
+    # Numba, which rembg has loaded by now, sets it to the number of cores.
+    torch.set_num_threads(1)
     texts = [measure_prompt(networks, prompt, seed) for seed, prompt in prompts]
     return texts, measure_images(networks, number)
 
