@@ -149,5 +149,7 @@ def test_random_triposplat_makes_valid_clouds_that_follow_from_the_picture() -> 
         assert report_on(splats.measures, wire_bytes=1).passed
         # What floats is a small share.
         assert 0.9 * 9_000 < len(splats.cloud) <= 9_000
+        # One body around the middle: its side is 1.6, over which even points would spread by 0.46.
+        assert splats.cloud.positions.std(axis=0).max() < 0.35
         clouds.append(splats.cloud.positions)
     assert clouds[0].shape != clouds[1].shape or not np.allclose(*clouds)
