@@ -85,13 +85,15 @@ PRESETS: dict[str, GenerationSettings] = {
         cutout=CutoutSettings(),
         # So few points stay in a CPU core's cache from layer to layer: half the time of 262,144.
         triposr=TripoSRSettings(chunk_size=16_384),
+        # More guidance makes colours too strong.
+        triposplat=TripoSplatSettings(guidance=1.5, max_gaussians=20_000),
         splats=SplatSettings(max_gaussians=20_000, resolution=64),
         refine=RefineSettings(slice=1, size=64),
         mesh=MeshSettings(resolution=128, triangles=20_000),
         scoring=ScoringSettings(scorer="embedded"),
         rungs=(
             RungSettings(name="four_steps", steps=4),
-            RungSettings(name="draft", steps=4, gaussians=10_000, skip_plain=True),
+            RungSettings(name="draft", steps=4, gaussians=10_000, lift_steps=8, skip_plain=True),
         ),
         knows="one object in one colour, such as 'a red car' (docs/embedded-models.md)",
         vocabulary=("ring stand", *_EMBEDDED_WORDS.replace(",", " ").split()),

@@ -48,7 +48,7 @@ from scripts.train_embedded.shading import (
 )
 from scripts.train_embedded.sheet import Row, draw_sheet
 from scripts.train_embedded.text import T5_LENGTH
-from scripts.train_embedded.views import views_psnr
+from scripts.train_embedded.views import exact_views, views_psnr
 from scripts.train_embedded.world import Solid, draw_solids, paint_table, trace
 
 FRAMES_PER_OBJECT = 4
@@ -210,13 +210,14 @@ def measure_images(networks: Networks, number: int) -> list[ImageResult]:
         mask_iou = metrics.mask_iou(networks.mask(picture), alpha)
         solid, cutout = solids.select(view), networks.cut(picture)
         clouds = {name: networks.lifted(cutout, name, view) for name in BACK_ENDS}
+        exact_all = exact_views(solid, colours[view])
         result = ImageResult(
             shape=SHAPES[number].name,
             mask_iou=mask_iou,
             exact_iou=_solid_iou(networks, resize_foreground(exact), solid),
             own_iou=_solid_iou(networks, cutout, solid),
             cloud_ious={n: metrics.posed_iou(cloud, solid) for n, cloud in clouds.items()},
-            psnrs={n: views_psnr(cloud, solid, colours[view]) for n, cloud in clouds.items()},
+            psnrs={n: views_psnr(cloud, exact_all) for n, cloud in clouds.items()},
         )
         results.append(result)
     return results

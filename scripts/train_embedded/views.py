@@ -19,16 +19,27 @@ BACKGROUND = 0.5
 """Grey behind both."""
 
 
-def views_psnr(cloud: GaussianCloud, solid: Solid, colours: Tensor) -> float:
-    """Peak signal-to-noise ratio, in decibels, of the validator's 16 views of a cloud.
+def exact_views(solid: Solid, colours: Tensor) -> Tensor:
+    """The validator's 16 views of a solid as it should look, (16, 3, 64, 64) RGB in 0..1.
 
-    The solid is framed as clouds are: its box is centred, and the longest side is the same. Both
-    stand in the canonical light before mid-grey. View 15, which repeats view 0, counts too.
+    The solid is framed as clouds are: its box is centred, and the longest side is the same. It
+    stands in the canonical light before mid-grey. View 15, which repeats view 0, counts too.
+
+    Args:
+        solid: One solid.
+        colours: (P, 3) RGB of its parts.
+    """
+    frame = frame_of(solid)
+    cameras = [validator_camera(index, 2 * SIZE) for index in range(VALIDATOR_VIEWS)]
+    return halve(torch.stack([exact_view(solid, colours, camera, frame) for camera in cameras]))
+
+
+def views_psnr(cloud: GaussianCloud, exact: Tensor) -> float:
+    """Peak signal-to-noise ratio of a cloud's views before mid-grey, in decibels.
 
     Args:
         cloud: In the subnet's frame.
-        solid: One solid.
-        colours: (P, 3) RGB of its parts.
+        exact: See `exact_views`.
 
     Returns:
         Of the mean squared error over all pixels of all views.
@@ -36,9 +47,6 @@ def views_psnr(cloud: GaussianCloud, solid: Solid, colours: Tensor) -> float:
     cameras = [validator_camera(index, SIZE) for index in range(VALIDATOR_VIEWS)]
     rgb, coverage = render_layers(cloud, cameras, backend="cpu")
     found = torch.from_numpy(rgb + BACKGROUND * (1 - coverage[..., None])).clamp(0, 1)
-    fine = [validator_camera(index, 2 * SIZE) for index in range(VALIDATOR_VIEWS)]
-    frame = frame_of(solid)
-    exact = halve(torch.stack([exact_view(solid, colours, camera, frame) for camera in fine]))
     error = float((found.permute(0, 3, 1, 2) - exact).square().mean())
     return -10 * math.log10(error)
 
@@ -47,7 +55,7 @@ def views_psnr(cloud: GaussianCloud, solid: Solid, colours: Tensor) -> float:
 def exact_view(
     solid: Solid, colours: Tensor, camera: Camera, frame: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """A solid, framed as `frame_of` says, before grey (3, H, W) in 0..1; see `views_psnr`."""
+    """A solid, framed as `frame_of` says, before grey (3, H, W) in 0..1; see `exact_views`."""
     middle, scale = frame
     line = torch.arange(camera.width) + 0.5
     y, x = torch.meshgrid(
