@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loguru import logger
 
 from miner.assembly import Parts, assemble, chain_of, open_logs
+from miner.engines.renewal import renew_on_hangup
 from miner.interpreter import program_name
 from miner.last_resort import LastResort
 from miner.logs import close_logs
@@ -85,6 +86,8 @@ async def _run(config: MinerConfig, score_log: ScoreLog) -> tuple[int, bool]:
                 await chain.close()
             code, reason = STOPPED, "asked to by a signal"
         else:
+            if config.engines.kind == "ray":
+                renew_on_hangup(parts.service.renew_engines)
             code, reason = await _serve(parts, chain, stop, last_resort)
             hung = parts.service.hung
     except SetupError as error:

@@ -12,6 +12,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.text import Text
 
+from miner.doctor.engines import engine_checks
 from miner.doctor.findings import Check, Finding, Status, carry_out
 from miner.doctor.machine import machine_checks
 from miner.doctor.network import network_checks
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checks = [
         preset_check(settings),
         *machine_checks(settings, config.models.dir, config.log.dir, stands_in=_settle()),
+        *engine_checks(config.engines, settings),
         *network_checks(config),
     ]
     findings = asyncio.run(_carry_out(checks, silent=config.as_json))

@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import threading
 from dataclasses import dataclass
 from importlib import metadata
@@ -46,6 +47,28 @@ def require_ray() -> str:
         ) from None
 
 
+def prepare(*, own: bool) -> None:
+    """Sets what Ray reads from the environment. To be called before Ray is imported.
+
+    Args:
+        own: Whether the cluster is started here; one that is joined has its settings already.
+
+    Raises:
+        RuntimeError: Ray was imported with other settings.
+    """
+    wanted = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if own:
+        wanted |= {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Where it is 0, Ray stays on 127.0.0.1.
+            "RAY_AUTH_MODE": "token",
+            "RAY_worker_niceness": "0",
+        }
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if "ray" in sys.modules and any(os.environ.get(name) != wanted[name] for name in wanted):
+        raise RuntimeError("Ray was imported before its environment was prepared")
+    os.environ.update(wanted)
+
+
 def open_cluster(settings: EnginesSettings, *, cores: int | None = None) -> Resources:
     """Starts Ray on this machine, or joins the cluster that this machine belongs to.
 
@@ -61,15 +84,7 @@ def open_cluster(settings: EnginesSettings, *, cores: int | None = None) -> Reso
         SetupError: Ray is not installed, does not start, or the cluster cannot be joined.
     """
     require_ray()
-    # All of it is read when Ray is imported or started.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if settings.address is None:
-        os.environ |= {
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Where it is 0, Ray stays on 127.0.0.1.
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_worker_niceness": "0",
-        }
+    prepare(own=settings.address is None)
     import ray
 
     main = threading.current_thread() is threading.main_thread()

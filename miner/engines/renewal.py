@@ -1,7 +1,9 @@
 """Starts engines again one after the other, while the others serve."""
 
 import asyncio
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from loguru import logger
 
@@ -10,6 +12,24 @@ from miner.scheduling.scheduler import Scheduler
 
 LOOK_EVERY_S = 0.05
 """Seconds between two looks at whether an engine has ended what it had."""
+
+
+def renew_on_hangup(renew: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Renews the engines on SIGHUP; one that comes while they are being renewed is ignored.
+
+    Args:
+        renew: Renews them.
+    """
+    loop = asyncio.get_running_loop()
+    running: asyncio.Task[None] | None = None
+
+    def on_signal() -> None:
+        nonlocal running
+        if running is None or running.done():
+            logger.info("the engines are started again, one after the other")
+            running = loop.create_task(renew())
+
+    loop.add_signal_handler(signal.SIGHUP, on_signal)
 
 
 async def renew_engines(

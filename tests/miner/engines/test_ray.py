@@ -1,0 +1,210 @@
+"""Ray itself: two engines on the CPU of this machine, their processes, and what ends them."""
+
+import asyncio
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from miner.engines.ray_cluster import close_cluster, open_cluster
+from miner.request import Answer, Caller, Request
+from miner.score.log import ScoreLog
+from miner.service import MinerService
+from miner.settings.engines import EnginesSettings
+from protocol.errors import SetupError
+from protocol.tasks import TextTask
+from tests.support.fakes import ball
+from tests.support.waiting import PATIENCE_S, until
+
+if find_spec("ray") is None:
+    pytest.skip("Ray is not installed: make install EXTRAS=dev", allow_module_level=True)
+
+from tests.support.toy_actor import process_of, toy_engine
+
+
+@pytest.fixture(scope="module")
+def doomed_front() -> Iterator["subprocess.Popen[str]"]:
+    """A front of its own, started early: it takes seconds."""
+    front = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.toy_actor"], stdout=subprocess.PIPE, text=True
+    )
+    yield front
+    front.kill()
+    front.communicate()
+
+
+@pytest.fixture(scope="module")
+def cluster(doomed_front: object) -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGTERM)
+    open_cluster(EnginesSettings(kind="ray"), cores=2)
+    assert signal.getsignal(signal.SIGTERM) is handler, "the miner's own handlers stay"
+    yield
+    close_cluster()
+
+
+class Served:
+    """A service on two engines."""
+
+    def __init__(self, folder: Path) -> None:
+        self.engines = [toy_engine(number) for number in range(2)]
+        self.log = ScoreLog(folder)
+        self.service = MinerService(
+            self.engines, self.log, budget_s=30.0, margin_s=0.2, sole_caller=True
+        )
+
+    async def ask(self, number: int) -> Answer:
+        task = TextTask(id=str(number), prompt=f"thing {number}")
+        return await self.service.handle(Request(task, Caller("5"), "http", time.monotonic()))
+
+    async def up(self) -> None:
+        await until(lambda: all(engine.up for engine in self.service.snapshot().engines))
+
+    def lines(self, event: str) -> list[str]:
+        assert self.log.flush()
+        return [line for line in self.log.path.read_text().splitlines() if f'"{event}"' in line]
+
+
+@asynccontextmanager
+async def served(folder: Path) -> AsyncIterator[Served]:
+    made = Served(folder)
+    await made.service.start()
+    await made.up()
+    try:
+        yield made
+    finally:
+        await made.service.drain()
+        await made.service.close()
+        made.log.close()
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def children(process: int) -> set[int]:
+    """All processes below one."""
+    below: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        below.setdefault(parent, []).append(int(folder.name))
+    found, new = set[int](), [process]
+    while new:
+        found |= set(new)
+        new = [child for parent in new for child in below.get(parent, [])]
+    return found - {process}
+
+
+def listening(processes: set[int]) -> set[str]:
+    """The addresses on which processes take TCP connections."""
+    sockets = set()
+    for process in processes:
+        for handle in Path(f"/proc/{process}/fd").glob("*"):
+            try:
+                sockets.add(os.readlink(handle))
+            except OSError:
+                continue
+    addresses = set()
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = row.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                raw = bytes.fromhex(fields[1].partition(":")[0])
+                words = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
+                family = socket.AF_INET if table == "tcp" else socket.AF_INET6
+                addresses.add(socket.inet_ntop(family, words))
+    return addresses
+
+
+async def load(made: Served, first: int, count: int) -> "list[asyncio.Task[Answer]]":
+    asking = []
+    for number in range(first, first + count):
+        asking.append(asyncio.create_task(made.ask(number)))
+        await asyncio.sleep(0.02)
+    return asking
+
+
+@pytest.mark.usefixtures("cluster")
+async def test_both_engines_serve_and_a_killed_one_costs_no_answer(tmp_path: Path) -> None:
+    async with served(tmp_path) as made:
+        answers = await asyncio.gather(*await load(made, 0, 12))
+        assert {answer.reason_code for answer in answers} == {"ok"}
+        assert {answer.engine for answer in answers} == {"ray0", "ray1"}
+        for answer in answers:
+            assert answer.cloud is not None
+            assert len(answer.cloud) == len(ball())
+            assert 0.0 < answer.timings["hand_over"] < 2.0
+        # An answer that is kept must not occupy Ray's shared memory.
+        assert answers[0].cloud is not None
+        assert answers[0].cloud.positions.flags.writeable
+
+        victim = await process_of(made.engines[0])
+        assert victim in children(os.getpid())
+        asking = await load(made, 100, 12)
+        os.kill(victim, signal.SIGKILL)
+        asking += await load(made, 112, 6)
+        answers = list(await asyncio.gather(*asking))
+        assert {answer.reason_code for answer in answers} == {"ok"}
+        assert len(made.lines("answered")) == 30
+        placed_again = [answer for answer in answers if answer.lost_engine == "ray0"]
+        assert placed_again
+        assert all(answer.engine for answer in placed_again)
+        assert len(made.lines("engine_lost")) == 1
+
+        await made.up()
+        assert await process_of(made.engines[0]) != victim
+        assert (await made.ask(200)).outcome == "completed"
+
+        before = [await process_of(engine) for engine in made.engines]
+        renewing = asyncio.create_task(made.service.renew_engines())
+        answers = list(await asyncio.gather(*await load(made, 300, 20)))
+        assert {answer.reason_code for answer in answers} == {"ok"}
+        await renewing
+        after = [await process_of(engine) for engine in made.engines]
+        assert not set(before) & set(after)
+
+        reached = listening(children(os.getpid()))
+        assert reached
+        assert all(ipaddress.ip_address(a.removeprefix("::ffff:")).is_loopback for a in reached)
+    await until(lambda: not any(map(is_running, after)))
+
+
+@pytest.mark.usefixtures("cluster")
+async def test_an_engine_that_finds_no_room_is_a_reason_with_a_fix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("miner.engines.ray_engine.PLACED_S", 2.0)
+    engines = [toy_engine(number) for number in range(max(2, os.cpu_count() or 1) + 1)]
+    try:
+        with pytest.raises(SetupError, match="no core of the Ray cluster is free") as full:
+            await asyncio.gather(*(engine._open_link() for engine in engines))
+        assert "--engines.count" in full.value.fix
+    finally:
+        await asyncio.gather(*(engine.close() for engine in engines))
+
+
+def test_engines_of_a_killed_front_end_by_themselves(
+    doomed_front: "subprocess.Popen[str]",
+) -> None:
+    assert doomed_front.stdout is not None
+    front, engine = map(int, doomed_front.stdout.readline().split())
+    assert is_running(engine)
+    os.kill(front, signal.SIGKILL)
+    end = time.monotonic() + PATIENCE_S
+    while is_running(engine):
+        assert time.monotonic() < end
+        time.sleep(0.05)
