@@ -1,0 +1,70 @@
+"""More Gaussians where views pull at them, fewer where nothing is seen: gsplat's strategy."""
+
+from typing import Any
+
+import torch
+
+from generation.lift.dreamgaussian.gaussians import TrainedGaussians
+
+_EXTENT = 4.0
+_EVERY = 50
+
+
+class Densifier:
+    """Changes nothing: without gsplat, the Gaussians of the start remain."""
+
+    @classmethod
+    def on(cls, device: torch.device) -> "Densifier":
+        """The one that fits a device."""
+        return _GsplatDensifier() if device.type == "cuda" else cls()
+
+    def before(self, gaussians: TrainedGaussians, step: int, info: dict[str, Any]) -> None:
+        """Is called between rendering and the backward pass."""
+
+    def after(
+        self,
+        gaussians: TrainedGaussians,
+        step: int,
+        info: dict[str, Any],
+        generator: torch.Generator,
+    ) -> None:
+        """Is called once the optimisers have moved."""
+
+
+class _GsplatDensifier(Densifier):
+    """gsplat's default strategy with DreamGaussian's thresholds."""
+
+    def __init__(self) -> None:
+        from gsplat.strategy import DefaultStrategy
+
+        # Its own reset of opacities never happens in gsplat 1.5.3 and must not elsewhere.
+        self._strategy = DefaultStrategy(
+            prune_opa=0.01,
+            grow_grad2d=0.01,
+            grow_scale3d=0.01,
+            prune_scale3d=0.1,
+            refine_start_iter=0,
+            refine_every=_EVERY,
+            reset_every=10**9,
+        )
+        self._state = self._strategy.initialize_state(scene_scale=_EXTENT)
+
+    def before(self, gaussians: TrainedGaussians, step: int, info: dict[str, Any]) -> None:
+        self._strategy.step_pre_backward(
+            gaussians.parameters, gaussians.optimisers, self._state, step, info
+        )
+
+    def after(
+        self,
+        gaussians: TrainedGaussians,
+        step: int,
+        info: dict[str, Any],
+        generator: torch.Generator,
+    ) -> None:
+        # Where halves of a split Gaussian go, gsplat draws from torch's own generator.
+        devices = [info["means2d"].device]
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            self._strategy.step_post_backward(
+                gaussians.parameters, gaussians.optimisers, self._state, step, info, packed=False
+            )

@@ -1,0 +1,134 @@
+"""The Gaussians that are optimised: their parameters, their optimisers, and the finished cloud."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from generation.errors import GenerationError
+from generation.lift.dreamgaussian.schedule import FIRST_RATE, RATES
+from generation.packing import LARGEST_SIDE, GaussianTensors
+from generation.rendering.device_cloud import DeviceCloud
+from generation.scoring.validity import MIN_GAUSSIANS
+from protocol.gaussians import SH_C0
+
+START_RADIUS, START_OPACITY = 0.5, 0.1
+_PRUNED_OPACITY = 0.01
+_MOST_STRAY = 0.005
+"""Share of the Gaussians beyond which the box is not looked for, on either side of an axis."""
+
+
+class TrainedGaussians:
+    """Gaussians as parameters, in the form that gsplat's strategies change.
+
+    Args:
+        count: How many there are at the start, spread evenly in a ball.
+        generator: Of the task, on the CPU.
+        device: Where they live.
+
+    Attributes:
+        parameters: means (N, 3), scales (N, 3) log, quats (N, 4), opacities (N,) logits and colors
+            (N, 3) coefficients.
+        optimisers: One Adam for each.
+    """
+
+    def __init__(self, count: int, generator: torch.Generator, device: torch.device) -> None:
+        directions = F.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+        distances = torch.rand(count, 1, generator=generator) ** (1 / 3)
+        # The mean distance to a neighbour among points spread evenly in a ball.
+        spacing = START_RADIUS * (4 * math.pi / 3 / count) ** (1 / 3)
+        start = {
+            "means": START_RADIUS * distances * directions,
+            "scales": torch.full((count, 3), math.log(spacing)),
+            # A validator refuses a cloud in which nothing is turned, even of balls.
+            "quats": F.normalize(torch.randn(count, 4, generator=generator), dim=-1),
+            "opacities": torch.full((count,), math.log(START_OPACITY / (1 - START_OPACITY))),
+            "colors": torch.zeros(count, 3),
+        }
+        self.parameters = {name: nn.Parameter(x.to(device)) for name, x in start.items()}
+        rates = {"means": FIRST_RATE, **RATES}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            name: torch.optim.Adam([{"params": x, "lr": rates[name]}], eps=1e-15)
+            for name, x in self.parameters.items()
+        }
+
+    def cloud(self) -> DeviceCloud:
+        """What is rendered, with gradients."""
+        own = self.parameters
+        return DeviceCloud(
+            positions=own["means"],
+            scales=own["scales"].exp(),
+            rotations=own["quats"],
+            opacities=own["opacities"].sigmoid(),
+            rgb=own["colors"] * SH_C0 + 0.5,
+        )
+
+    def step(self, position_rate: float) -> None:
+        """Moves along the gradients and forgets them."""
+        for group in self.optimisers["means"].param_groups:
+            group["lr"] = position_rate
+        for optimiser in self.optimisers.values():
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def limit_opacity(self, most: float) -> None:
+        """Makes all Gaussians transparent, so that only those that are needed come back.
+
+        gsplat 1.5.3 has this among its strategies, but never does it.
+        """
+        logits = self.parameters["opacities"]
+        logits.clamp_(max=math.log(most / (1 - most)))
+        for state in self.optimisers["opacities"].state.values():
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name].zero_()
+
+    @torch.no_grad()
+    def finish(self) -> GaussianTensors:
+        """The cloud as it is now, as a validator wants it.
+
+        What cannot be seen and what strays far from the rest is left out, but never so much that a
+        validator would refuse the cloud; if there are too few at all, some lie there twice. The
+        box of the centres is centred, and its largest side becomes `LARGEST_SIDE`.
+
+        Raises:
+            GenerationError: A number is not finite.
+        """
+        own = {name: x.detach().clone() for name, x in self.parameters.items()}
+        if not all(x.isfinite().all() for x in own.values()):
+            raise GenerationError("the optimisation came to numbers that are not finite")
+        kept = _most_useful(own["means"], own["opacities"])
+        own = {name: x[kept] for name, x in own.items()}
+        count = len(kept)
+        if count < MIN_GAUSSIANS:
+            index = torch.arange(MIN_GAUSSIANS, device=kept.device) % count
+            copies = torch.bincount(index, minlength=count)[index]
+            own = {name: x[index] for name, x in own.items()}
+            # Together, copies hold back as much light as the one that they stand for.
+            through = (1 - own["opacities"].sigmoid()) ** (1 / copies)
+            own["opacities"] = (1 - through).clamp(1e-4, 1 - 1e-4).logit()
+        low, high = torch.aminmax(own["means"], dim=0)
+        scale = LARGEST_SIDE / (high - low).max().clamp_min(1e-6)
+        quats = F.normalize(own["quats"], dim=-1)
+        return GaussianTensors(
+            positions=(own["means"] - (low + high) / 2) * scale,
+            log_scales=own["scales"] + scale.log(),
+            rotations=torch.where(quats[:, :1] < 0, -quats, quats),
+            opacity_logits=own["opacities"],
+            colors_dc=own["colors"],
+        )
+
+
+def _most_useful(means: Tensor, logits: Tensor) -> Tensor:
+    """Indices of Gaussians that can be seen and lie among the others; enough of them, if any."""
+    stray = int(_MOST_STRAY * len(means))
+    ordered = means.sort(dim=0).values
+    low, high = ordered[stray], ordered[-1 - stray]
+    margin = 0.1 * (high - low).max()
+    inside = ((means >= low - margin) & (means <= high + margin)).all(-1)
+    useful = inside & (logits.sigmoid() >= _PRUNED_OPACITY)
+    if useful.sum() < MIN_GAUSSIANS:
+        # Strays would shrink the object; the faint ones do no harm.
+        useful = inside
+    return useful.nonzero()[:, 0]

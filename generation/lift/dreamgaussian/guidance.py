@@ -1,0 +1,53 @@
+"""What judges views that no picture shows, and how its judgement becomes a gradient."""
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Guidance(Protocol):
+    """Says of pictures from other sides how they should rather look."""
+
+    size: int
+    """Pixels per side of the pictures that it wants."""
+
+    def begin(self, rgba: NDArray[np.uint8]) -> Any:
+        """Looks at the known view, (S, S, 4) uint8; what it returns is handed to `loss`."""
+
+    def loss(
+        self,
+        known: Any,
+        pictures: Tensor,
+        azimuths: Tensor,
+        elevations: Tensor,
+        time: float,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """A scalar whose gradient moves pictures towards what they should look like.
+
+        Args:
+            known: From `begin`.
+            pictures: (V, 3, size, size) RGB in 0..1, on a plain background.
+            azimuths: (V,) radians from the known view, to the right.
+            elevations: (V,) radians from the known view, upwards.
+            time: How much noise to add, 0..1.
+            generator: Of the task, on the CPU.
+        """
+
+
+def distil(value: Tensor, gradient: Tensor) -> Tensor:
+    """A scalar whose gradient along a value (V, ...) is the given one, and goes no further.
+
+    Half the squared distance to where the gradient leads. Numbers that are not finite count as 0.
+    """
+    gradient = gradient.detach().nan_to_num(0.0, 0.0, 0.0)
+    target = (value - gradient).detach()
+    return 0.5 * (value - target).square().sum()
+
+
+def drawn(shape: torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:
+    """Normal noise from a generator of the CPU, so that one seed is the same on every device."""
+    return torch.randn(shape, generator=generator).to(like)
