@@ -190,6 +190,27 @@ def _parser() -> argparse.ArgumentParser:
     soak.add_argument(
         "--plot", dest="plot_file", type=Path, metavar="FILE", help="PNG of the process over time"
     )
+    engines = command("engines", "engines through Ray: throughput by number, the way, kills")
+    engines.add_argument(
+        "--preset", dest="preset_name", choices=PRESETS, default="embedded", help="(%(default)s)"
+    )
+    engines.add_argument(
+        "--weights", choices=("random", "real"), default="real", help="(%(default)s)"
+    )
+    engines.add_argument(
+        "--count",
+        dest="counts",
+        action="append",
+        type=_positive,
+        metavar="N",
+        help="of engines; repeat (1 and 2)",
+    )
+    engines.add_argument(
+        "--requests", type=_positive, default=60, help="for each engine (%(default)s)"
+    )
+    engines.add_argument(
+        "--kills", type=int, default=0, metavar="N", help="of engines under load (%(default)s)"
+    )
     monitor = command("monitor", "reading a score log: CPU seconds")
     monitor.add_argument("--lines", type=_positive, default=1_000_000, help="(%(default)s)")
     command("codecs", "PLY and SPZ: time and size")

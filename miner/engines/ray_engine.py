@@ -44,10 +44,10 @@ class EngineActor(EngineHost):
         os.environ["OMP_NUM_THREADS"] = str(_share_of_cores()) if core is None else "1"
         super().__init__(core)
 
-    async def place(self) -> str:
-        """Returns the name of its machine."""
+    async def place(self) -> tuple[str, int]:
+        """Returns the name of its machine, and the number of its process there."""
         self.send_log(LOG_LEVEL)
-        return socket.gethostname()
+        return socket.gethostname(), os.getpid()
 
 
 class RayLink:
@@ -55,12 +55,14 @@ class RayLink:
 
     Args:
         actor: The handle.
-        place: The machine's name.
+        machine: Its name.
+        process: Its number on that machine.
     """
 
-    def __init__(self, actor: Any, place: str) -> None:
+    def __init__(self, actor: Any, machine: str, process: int) -> None:
         self._actor = actor
-        self.place = place
+        self.process = process
+        self.place = f"{machine}, process {process}"
 
     async def identify(self, settings: str, models_dir: str | None) -> Identity | SetupFault:
         """See `Link`."""
@@ -121,7 +123,7 @@ def opener(
         ).remote(None if gpu else number)
         try:
             async with asyncio.timeout(PLACED_S):
-                place: str = await _answer(actor.place.remote())
+                machine, process = await _answer(actor.place.remote())
         except TimeoutError:
             ray.kill(actor, no_restart=True)
             what = "GPU" if gpu else "core"
@@ -138,7 +140,7 @@ def opener(
                     fix="the newest logs of Ray are in /tmp/ray/session_latest/logs there",
                 ) from error
             raise
-        return RayLink(actor, place)
+        return RayLink(actor, machine, process)
 
     return open_link
 

@@ -23,7 +23,7 @@ from generation.settings import GenerationSettings
 from generation.stage import Cutout
 from generation.weights.store import fetch_command
 from miner.engines import EngineLost, RemoteEngine
-from miner.engines.joining import identity_of, require_same
+from miner.engines.joining import Identity, identity_of, require_same
 from miner.engines.link import FarProcess, Link, LinkedRun, LinkLost
 from miner.engines.wire import (
     Ended,
@@ -72,6 +72,7 @@ class LinkedEngine(RemoteEngine):
         open_link: Starts a process for it and returns the way there; raises SetupError.
         name: Unique among the engines of this miner.
         models_dir: The models folder; that machine's default one when None.
+        identify: Says what this side runs.
         clock: Monotonic clock, in seconds.
         silent_s: After how many seconds without an answer it is lost.
     """
@@ -83,6 +84,7 @@ class LinkedEngine(RemoteEngine):
         *,
         name: str,
         models_dir: Path | None = None,
+        identify: Callable[[str, Path | None], Identity] = identity_of,
         clock: Callable[[], float] = time.monotonic,
         silent_s: float = SILENT_S,
     ) -> None:
@@ -95,12 +97,18 @@ class LinkedEngine(RemoteEngine):
         self.lanes: Mapping[str, int] = {**self._steps.lanes, HAND_OVER: HAND_OVERS}
         self._open_link = open_link
         self._models_dir = models_dir
+        self._identify = identify
         self._clock = clock
         self._silent_s = silent_s
         self._numbers = itertools.count()
         self._routes: dict[tuple[Step, ...], tuple[Step, ...]] = {}
         self._now: FarProcess | None = None
         self._device = ""
+
+    @property
+    def link(self) -> Link | None:
+        """The way to its process, if it has one."""
+        return None if self._now is None else self._now.link
 
     @property
     def machine(self) -> str:
@@ -118,7 +126,7 @@ class LinkedEngine(RemoteEngine):
         link = await self._open_link()
         try:
             there = _accepted(await link.identify(settings, folder))
-            here = await asyncio.to_thread(identity_of, settings, self._models_dir)
+            here = await asyncio.to_thread(self._identify, settings, self._models_dir)
             fetch = fetch_command(self.settings, self._models_dir)
             require_same(f"engine {self.name} on {link.place}", there, here, fetch)
             self._now = now = FarProcess(link)

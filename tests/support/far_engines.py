@@ -138,6 +138,7 @@ class FarEngine(LinkedEngine):
 
     @property
     def link(self) -> HostLink:
+        """The last one, also if it is lost."""
         return self.links[-1]
 
     def _open(self) -> Awaitable[Link]:

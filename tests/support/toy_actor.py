@@ -22,7 +22,7 @@ from tests.support.far_engines import far_settings
 
 prepare(own=True)
 
-from miner.engines.ray_engine import EngineActor, opener  # noqa: E402
+from miner.engines.ray_engine import EngineActor, RayLink, opener  # noqa: E402
 
 STEP_S = 0.02
 
@@ -33,10 +33,6 @@ class ToyActor(EngineActor):
     def __init__(self, core: int | None) -> None:
         super().__init__(core)
         self._make_engine = _toy_engine
-
-    async def number(self) -> int:
-        """The number of its process."""
-        return os.getpid()
 
 
 def _toy_engine(settings: GenerationSettings, models_dir: Path | None) -> Engine:
@@ -57,17 +53,16 @@ def toy_engine(number: int) -> LinkedEngine:
     return LinkedEngine(settings, opener(settings, number, ToyActor), name=f"ray{number}")
 
 
-async def process_of(engine: LinkedEngine) -> int:
+def process_of(engine: LinkedEngine) -> int:
     """The number of the process that an engine has now."""
-    assert engine._now is not None
-    number: int = await engine._now.link._actor.number.remote()  # type: ignore[attr-defined]
-    return number
+    assert isinstance(engine.link, RayLink)
+    return engine.link.process
 
 
 async def _front() -> None:
     engine = toy_engine(0)
     await engine.start()
-    sys.stdout.write(f"{os.getpid()} {await process_of(engine)}\n")
+    sys.stdout.write(f"{os.getpid()} {process_of(engine)}\n")
     sys.stdout.flush()
     await asyncio.sleep(1000.0)
 

@@ -152,7 +152,7 @@ async def test_both_engines_serve_and_a_killed_one_costs_no_answer(tmp_path: Pat
         assert answers[0].cloud is not None
         assert answers[0].cloud.positions.flags.writeable
 
-        victim = await process_of(made.engines[0])
+        victim = process_of(made.engines[0])
         assert victim in children(os.getpid())
         asking = await load(made, 100, 12)
         os.kill(victim, signal.SIGKILL)
@@ -166,15 +166,15 @@ async def test_both_engines_serve_and_a_killed_one_costs_no_answer(tmp_path: Pat
         assert len(made.lines("engine_lost")) == 1
 
         await made.up()
-        assert await process_of(made.engines[0]) != victim
+        assert process_of(made.engines[0]) != victim
         assert (await made.ask(200)).outcome == "completed"
 
-        before = [await process_of(engine) for engine in made.engines]
+        before = [process_of(engine) for engine in made.engines]
         renewing = asyncio.create_task(made.service.renew_engines())
         answers = list(await asyncio.gather(*await load(made, 300, 20)))
         assert {answer.reason_code for answer in answers} == {"ok"}
         await renewing
-        after = [await process_of(engine) for engine in made.engines]
+        after = [process_of(engine) for engine in made.engines]
         assert not set(before) & set(after)
 
         reached = listening(children(os.getpid()))
