@@ -88,7 +88,7 @@ PRESETS: dict[str, GenerationSettings] = {
         # More guidance makes colours too strong.
         triposplat=TripoSplatSettings(guidance=1.5, max_gaussians=20_000),
         splats=SplatSettings(max_gaussians=20_000, resolution=64),
-        refine=RefineSettings(slice=1, size=64),
+        refine=RefineSettings(slice=1, size=64, fov=32.5),
         mesh=MeshSettings(resolution=128, triangles=20_000),
         scoring=ScoringSettings(scorer="embedded"),
         rungs=(

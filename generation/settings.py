@@ -173,6 +173,9 @@ class RefineSettings(Frozen):
     """Steps at a time; other requests wait for one slice at most."""
     size: Annotated[int, Field(ge=32, le=1024)] = 256
     """Pixels per side at which the cloud is compared with its picture."""
+    fov: Annotated[float, Field(ge=10.0, le=90.0)] = 40.0
+    """Field of view of pictures in degrees, as far as it is known; 40 is that of the pictures that
+    TripoSR was trained with."""
 
 
 class MeshSettings(Frozen):

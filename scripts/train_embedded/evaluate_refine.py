@@ -110,7 +110,12 @@ def measure_example(task: tuple[int, Options]) -> Result:
     truth = torch.cat([distinct, distinct[:1]])
     camera = example.camera(options.size) if options.camera_known else None
     refinement = Refinement(
-        start, example.cutout, steps=options.steps, size=options.size, camera=camera
+        start,
+        example.cutout,
+        steps=options.steps,
+        size=options.size,
+        fov=settings.refine.fov,
+        camera=camera,
     )
     refinement.run(options.steps)
     after = refinement.result()

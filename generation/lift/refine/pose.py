@@ -11,8 +11,8 @@ from generation.rendering.cpu_backend import BLUR
 from generation.rendering.device_cloud import DeviceCloud
 from generation.rendering.differentiable import rasterize
 
-FIELD_OF_VIEW = 36.0
-"""Degrees. A picture does not tell it; between 30 and 45, what is made for, it matters little."""
+FIELD_OF_VIEW = 40.0
+"""Degrees, of the pictures that TripoSR was trained with."""
 
 _ELEVATIONS = (-10.0, 0.0, 10.0, 20.0, 30.0)
 _ROUNDS = 3

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from generation.lift.refine.pose import Lens, first_pose, view_of
+from generation.lift.refine.pose import FIELD_OF_VIEW, Lens, first_pose, view_of
 from generation.packing import LARGEST_SIDE, GaussianTensors
 from generation.rendering.cameras import DISTANCE, FOV, orbit_camera
 from generation.rendering.device_cloud import DeviceCloud
 from protocol.gaussians import SH_C0
 
-CAMERA_SHARE, SHAPE_SHARE = 0.2, 0.6
+CAMERA_SHARE, SHAPE_SHARE = 0.2, 0.7
 """Shares of the steps: the camera alone, then the shape with it; colours have the rest."""
 
 WORST_SILHOUETTE = 0.03
@@ -48,6 +48,7 @@ class Refinement:
         rgba: (S, S, 4) uint8, the framed cut-out that the cloud was made from.
         steps: How many there will be, at least 1.
         size: Pixels per side at which pictures are compared.
+        fov: Field of view of the picture's camera in degrees, as far as it is known.
         camera: The picture's, if it is known: lens, and pose (4,) as in `pose`.
 
     Attributes:
@@ -65,6 +66,7 @@ class Refinement:
         *,
         steps: int,
         size: int,
+        fov: float = FIELD_OF_VIEW,
         camera: tuple[Lens, Tensor] | None = None,
     ) -> None:
         self.steps, self.done = steps, 0
@@ -74,7 +76,7 @@ class Refinement:
             self._cloud = _placed(self.start)
             device = self.start.positions.device
             self._target = target_of(rgba, size).to(device)
-            self._lens = Lens.of(size) if camera is None else camera[0]
+            self._lens = Lens.of(size, fov) if camera is None else camera[0]
             pose = (
                 first_pose(self._cloud, self._target[..., 3], self._lens)
                 if camera is None
@@ -109,17 +111,20 @@ class Refinement:
             for _ in range(min(steps, self.steps - self.done)):
                 if self.done == self._camera_steps:
                     self._begin_shape()
+                elif self.done == self._shape_end:
+                    with torch.no_grad():
+                        self._shaped = self._with_error()
                 if self.done < self._camera_steps or self._fitted:
                     self._step()
                 self.done += 1
 
     def result(self) -> GaussianTensors:
-        """The cloud as it is now, or the start where that matches the picture better."""
+        """The cloud that matches the picture best: now, before its colours changed, or at first."""
         if self.done <= self._camera_steps or not self._fitted:
             return self.start
         with torch.inference_mode(False), torch.no_grad():
-            moved = self._moved()
-            self.gain = 10 * math.log10(self._before / self._judged(moved))
+            error, moved = min(self._shaped, self._with_error(), key=lambda pair: pair[0])
+            self.gain = 10 * math.log10(self._before / error)
             if self.gain < LEAST_GAIN:
                 return self.start
             low, high = torch.aminmax(moved.positions, dim=0)
@@ -141,6 +146,12 @@ class Refinement:
             self.silhouette = self._silhouette_error(self._cloud, self.pose).item()
             self._fitted = self.silhouette < WORST_SILHOUETTE
             self._before = self._judged(self._cloud)
+            self._shaped = self._before, self._cloud
+
+    def _with_error(self) -> tuple[float, DeviceCloud]:
+        """The cloud as it is now, and how it matches what is not optimised."""
+        moved = self._moved()
+        return self._judged(moved), moved
 
     def _judged(self, cloud: DeviceCloud) -> float:
         """Mean squared error in the part of the picture that is not optimised."""

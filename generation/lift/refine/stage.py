@@ -73,7 +73,9 @@ def refining(
         refinement = value.refinement
         if refinement is None:
             start = _on_device(value.value.cloud, device)
-            refinement = Refinement(start, value.cutout.rgba, steps=own.steps, size=own.size)
+            refinement = Refinement(
+                start, value.cutout.rgba, steps=own.steps, size=own.size, fov=own.fov
+            )
         refinement.run(own.slice)
         # Waits, so that the time and the errors of this stage are its own.
         wait_for_stream(device)
