@@ -154,3 +154,15 @@ def test_schedules_go_from_rough_to_fine() -> None:
     assert position_rate(1) == pytest.approx(2e-4)
     assert [resolution(p, (1, 2, 3)) for p in (0.0, 0.29, 0.3, 0.6, 0.99)] == [1, 1, 2, 3, 3]
     assert [noise_time(p) for p in (0.0, 0.4, 1.0)] == pytest.approx([0.98, 0.6, 0.02])
+
+
+@pytest.mark.cuda
+def test_gsplat_densifies_and_a_seed_makes_one_object_on_cuda() -> None:
+    made = [dream(120, Painter(), device=torch.device("cuda"), count=7_500) for _ in range(2)]
+    for one in made:
+        one.run(120)
+    assert len(made[0].gaussians.parameters["means"]) != 7_500
+    assert check(made[0].result().to_cloud()).passed
+    counts = {len(one.gaussians.parameters["means"]) for one in made}
+    # Sums of gradients come in any order, so that single Gaussians may differ.
+    assert max(counts) - min(counts) <= 0.02 * max(counts)

@@ -119,3 +119,14 @@ def test_what_matches_worse_where_it_was_not_optimised_is_not_answered() -> None
     refinement = Refinement(TRUTH, picture, steps=STEPS, size=SIZE)
     refinement.run(STEPS)
     assert refinement.result() is refinement.start
+
+
+@pytest.mark.cuda
+def test_cuda_refines_as_the_cpu_does(picture: NDArray[np.uint8], refined: Refinement) -> None:
+    start = GaussianTensors(*(tensor.cuda() for tensor in ellipsoid().tensors()))
+    camera = Lens.of(SIZE), POSE
+    refinement = Refinement(start, picture, steps=STEPS, size=SIZE, camera=camera)
+    refinement.run(STEPS)
+    after = refinement.result()
+    assert after.positions.device.type == "cuda"
+    assert height(after) == pytest.approx(height(refined.result()), abs=0.02)

@@ -1,0 +1,57 @@
+"""Exact examples: the cut-out's camera and the frame of finished clouds fit each other."""
+
+import numpy as np
+import pytest
+import torch
+
+from generation.lift.refine.pose import view_of
+from generation.rendering.cameras import Camera
+from scripts.train_embedded.evaluate_refine import Figures, Result, table
+from scripts.train_embedded.true_views import cameras_around, draw_example, psnr
+
+
+@pytest.mark.parametrize("shape", [8, 12])
+def test_the_object_through_its_cutouts_camera_is_the_cutout(shape: int) -> None:
+    example = draw_example(3, shape, colour=4, size=48)
+    size = len(example.cutout)
+    lens, pose = example.camera(size)
+    matrix = view_of(pose).double().numpy()
+    camera = Camera(matrix, lens.focal, lens.focal, *lens.centre, size, size)
+    seen = example.views([camera])[0]
+    cutout = torch.from_numpy(example.cutout).permute(2, 0, 1).float() / 255
+    wanted = cutout[:3] * cutout[3:] + 1 - cutout[3:]
+    found, mask = (seen < 0.99).any(0), cutout[3] > 0.5
+    assert float((found & mask).sum() / (found | mask).sum()) > 0.93
+    inside = cutout[3] == 1
+    assert float((seen - wanted).abs()[:, inside].median()) < 0.02
+
+
+def test_the_last_view_repeats_the_first_and_the_object_fills_its_frame() -> None:
+    example = draw_example(0, 0, colour=1, size=32)
+    cameras = cameras_around(32)
+    first, last = example.views([cameras[0], cameras[-1]])
+    assert float((first - last).abs().mean()) < 1e-3
+    share = float((first < 0.99).any(0).float().mean())
+    assert 0.15 < share < 0.6
+
+
+def test_an_example_is_the_same_every_time() -> None:
+    one, other = (draw_example(7, 5, colour=2, size=32) for _ in range(2))
+    assert np.array_equal(one.cutout, other.cutout)
+
+
+def test_the_table_says_how_many_got_worse() -> None:
+    def result(before: float, after: float) -> Result:
+        figures = (Figures(20.0, before, 0.8), Figures(22.0, after, 0.9))
+        return Result("cube", *figures, changed=before != after, gain=1.0, silhouette=0.01)
+
+    text = table([result(20, 21), result(20, 20), result(20, 19.5), result(20, 22)])
+    assert "4 objects; changed 75.0%, 16 views better 50.0%, worse 25.0%" in text
+    assert "mean +0.62 dB" in text
+    assert "| the known view, PSNR in dB | 20.000 | 22.000 |" in text
+
+
+def test_psnr_is_that_of_the_mean_error_of_each_picture() -> None:
+    black = torch.zeros(2, 3, 4, 4)
+    grey = torch.stack([black[0] + 0.1, black[1] + 0.01])
+    assert psnr(grey, black).tolist() == pytest.approx([20.0, 40.0], abs=1e-3)
