@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from protocol.errors import SetupError
 
 OBJECT_STORE_BYTES = 512 * 2**20
 """What results pass through on their way; they are taken out at once."""
+
+CONNECT_LIMIT_S = 5.0
 
 INSTALL = "make install EXTRAS=gpu,score,ray"
 
@@ -84,6 +87,7 @@ def open_cluster(settings: EnginesSettings, *, cores: int | None = None) -> Reso
         SetupError: Ray is not installed, does not start, or the cluster cannot be joined.
     """
     require_ray()
+    _require_answer(settings.address)
     prepare(own=settings.address is None)
     import ray
 
@@ -116,6 +120,20 @@ def open_cluster(settings: EnginesSettings, *, cores: int | None = None) -> Reso
             for number, handler in handlers.items():
                 signal.signal(number, handler)  # Ray has put its own in the place of ours.
     return resources()
+
+
+def _require_answer(address: str | None) -> None:
+    """Refuses an address where nothing listens: Ray would try for minutes."""
+    if address is None or address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_LIMIT_S).close()
+    except OSError as error:
+        raise SetupError(
+            f"no Ray cluster answers at {address}: {error.strerror or error}",
+            fix="`ray start --head` on that machine; `ray status` there shows whether it runs",
+        ) from error
 
 
 def resources() -> Resources:

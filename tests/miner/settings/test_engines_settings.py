@@ -11,6 +11,7 @@ from miner.settings.engines import MOST_ENGINES, EnginesSettings
 from miner.settings.miner import MinerConfig
 from miner.settings.reader import read_settings
 from protocol.errors import SetupError
+from tests.support.loopback import free_port
 
 BASE = ("--transports", "http")
 
@@ -84,3 +85,9 @@ def test_several_in_the_process_take_the_first_gpus() -> None:
     assert [engine.name for engine in engines] == ["local0", "local1", "local2"]
     devices = [engine.settings.device for engine in engines if isinstance(engine, LocalEngine)]
     assert devices == ["cuda:0", "cuda:1", "cuda:2"]
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
+    settings = EnginesSettings(kind="ray", address=f"127.0.0.1:{free_port()}")
+    with pytest.raises(SetupError, match=r"no Ray cluster answers at 127\.0\.0\.1:"):
+        make_engines(settings, preset("embedded"), None)
