@@ -85,8 +85,8 @@ PRESETS: dict[str, GenerationSettings] = {
         cutout=CutoutSettings(),
         # So few points stay in a CPU core's cache from layer to layer: half the time of 262,144.
         triposr=TripoSRSettings(chunk_size=16_384),
-        # More guidance makes colours too strong.
-        triposplat=TripoSplatSettings(guidance=1.5, max_gaussians=20_000),
+        # More guidance makes colours too strong; fewer Gaussians leave gaps in large objects.
+        triposplat=TripoSplatSettings(guidance=1.5, max_gaussians=40_000),
         splats=SplatSettings(max_gaussians=20_000, resolution=64),
         refine=RefineSettings(slice=1, size=64, fov=32.5),
         mesh=MeshSettings(resolution=128, triangles=20_000),
