@@ -111,7 +111,7 @@ class Fleet:
         except asyncio.CancelledError:
             await self._stop_starting()
             raise
-        if not self._up:
+        if not self._up and self._failed and not self._starting:
             raise next(iter(self._failed.values()))
         for name in list(self._failed):
             self._leave_out(name)
@@ -224,8 +224,8 @@ class Fleet:
             except Exception as error:
                 restarts.failed()
                 self._explain(error, f"engine {engine.name} does not start again")
-                if restarts.hopeless and not self._up:
-                    self._give_up(engine.name)
+                if not self._up and all(self._restarts[name].hopeless for name in self._starting):
+                    self._give_up_all()
                     return
             else:
                 seconds = restarts.served() - began
@@ -252,6 +252,13 @@ class Fleet:
         self._starting.pop(name, None)
         self._to_close.append(self._engines.pop(name))
         self.on_given_up()
+
+    def _give_up_all(self) -> None:
+        """Gives all up together: one alone would be missing once another has come back."""
+        for name, task in list(self._starting.items()):
+            if task is not asyncio.current_task():
+                task.cancel()
+            self._give_up(name)
 
     def _report(self, name: str, reason: str) -> None:
         if name in self._up:

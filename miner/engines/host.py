@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,9 @@ ORPHANED_S = 120.0
 MOST_LINES = 1000
 """Log lines that wait for the front; later ones are lost."""
 
+MOST_CALLED_OFF = 1000
+"""Runs whose call to end is remembered: it may arrive before the order, which is larger."""
+
 MakeEngine = Callable[[GenerationSettings, Path | None], Engine]
 
 
@@ -87,6 +91,7 @@ class EngineHost:
         self._messages: list[Message] = []
         self._news = asyncio.Event()
         self._runs: dict[int, asyncio.Task[None]] = {}
+        self._called_off: deque[int] = deque(maxlen=MOST_CALLED_OFF)
         self._remembered: set[str] = set()
         self._orphaned: asyncio.TimerHandle | None = None
 
@@ -124,6 +129,9 @@ class EngineHost:
 
     async def run(self, order: Order) -> None:
         """Begins to run a plan; its end is a message."""
+        if order.run in self._called_off:
+            self._say(Ended(order.run, 0.0, fault_of(asyncio.CancelledError())))
+            return
         self._runs[order.run] = asyncio.create_task(self._run(order))
 
     async def cancel(self, run: int) -> None:
@@ -131,6 +139,8 @@ class EngineHost:
         task = self._runs.pop(run, None)
         if task is not None:
             task.cancel()
+        else:  # It has ended, or its order is still on its way.
+            self._called_off.append(run)
 
     async def echo(self, size: int) -> NDArray[np.uint8]:
         """Returns as many bytes, which shows what the way back takes."""

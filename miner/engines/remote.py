@@ -207,7 +207,9 @@ class LinkedEngine(RemoteEngine):
             result, took_s = await run.end
         except asyncio.CancelledError:
             run.left = True
-            if now is self._now:
+            if run.ended and not run.running:
+                now.runs.pop(number, None)
+            elif now is self._now:
                 now.link.cancel(number)
             self._end_way(run, "failed", 0.0)
             raise

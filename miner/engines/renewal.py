@@ -37,6 +37,7 @@ async def renew_engines(
 ) -> None:
     """Lets each engine end what it has, and starts it again; ends with the first that fails.
 
+    An engine that would leave requests without any other goes on as it is.
     Only engines with processes of their own can be started again, and one has to serve meanwhile.
 
     Args:
@@ -53,20 +54,32 @@ async def renew_engines(
         )
         return
     for name in names:
-        if not ready() or not await _renew(name, fleet, scheduler, proceed):
-            logger.error("not all engines were renewed; see the log above")
+        if not await _renew(name, fleet, scheduler, ready, proceed):
+            if ready():
+                logger.error("not all engines were renewed; see the log above")
             return
     logger.info("{} engines are renewed", len(names))
 
 
 async def _renew(
-    name: str, fleet: Fleet, scheduler: Scheduler, proceed: Callable[[], None]
+    name: str,
+    fleet: Fleet,
+    scheduler: Scheduler,
+    ready: Callable[[], bool],
+    proceed: Callable[[], None],
 ) -> bool:
     scheduler.hold_engine(name)
     proceed()
     while True:
         if name not in fleet.renewable:
             return False  # It was lost, and is started again as such.
+        alone = not set(fleet.renewable) - fleet.suspect - {name}
+        if alone or not ready():
+            if alone:
+                logger.warning("engine {} goes on as it is: no other one serves meanwhile", name)
+            scheduler.release_engine(name)
+            proceed()
+            return False
         if not scheduler.is_busy(name):
             break
         await asyncio.sleep(LOOK_EVERY_S)

@@ -41,8 +41,12 @@ class EnginePool:
             self._far.add(name)
 
     def hold(self, name: str) -> None:
-        """Lets an engine take nothing more until it is added again."""
+        """Lets an engine take nothing more until it is released or added again."""
         self._held.add(name)
+
+    def release(self, name: str) -> None:
+        """Lets an engine that is held take requests again."""
+        self._held.discard(name)
 
     def remove(self, name: str) -> None:
         """Forgets an engine."""

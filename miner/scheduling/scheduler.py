@@ -135,6 +135,10 @@ class Scheduler:
         """Lets an engine end what it has, and take nothing more until it is added again."""
         self._pool.hold(name)
 
+    def release_engine(self, name: str) -> None:
+        """Lets an engine that is held take requests again."""
+        self._pool.release(name)
+
     def is_busy(self, name: str) -> bool:
         """Whether an engine has a request, or a step that goes on without one."""
         return any(active.engine == name for active in self._active.values())

@@ -1,51 +1,19 @@
 """Several engines, some in processes of their own: which one is chosen, lost, started again."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from generation.errors import EngineDead
-from miner.engines.renewal import LOOK_EVERY_S
-from miner.request import Answer, Caller
+from miner.engines import EngineClient
 from miner.scheduling.candidates import CandidateLimits
 from miner.scheduling.restarts import FIRST_PAUSE_S, HOPELESS
 from protocol.errors import SetupError
 from tests.miner.conftest import MakeBench
 from tests.support.fakes import SECONDS, FakeEngine
 from tests.support.far_engines import MortalEngine
-from tests.support.service_bench import Bench
+from tests.support.several_engines import GONE, all_up, asked, codes, one_line_each, two
 from tests.support.virtual_time import clock, in_virtual_time
-
-GONE = SetupError("the node is gone", fix="start it")
-
-
-def two(make_bench: MakeBench, **settings: Any) -> tuple[Bench, list[MortalEngine]]:
-    engines = [MortalEngine("one"), MortalEngine("two")]
-    return make_bench(*engines, **settings), engines
-
-
-async def all_up(bench: Bench) -> None:
-    """Starts the service, and waits for all its engines."""
-    await bench.service.start()
-    await asyncio.sleep(10.0)
-    assert all(engine.up for engine in bench.service.snapshot().engines)
-
-
-async def asked(bench: Bench, count: int, **fields: Any) -> "list[asyncio.Task[Answer]]":
-    """Requests of as many callers, all of which have started."""
-    asking = [bench.ask(str(i), caller=Caller(f"5{i}"), **fields) for i in range(count)]
-    await asyncio.sleep(0.05)
-    return asking
-
-
-def codes(answers: "list[Answer]") -> list[str]:
-    return [answer.reason_code for answer in answers]
-
-
-def one_line_each(bench: Bench, count: int) -> bool:
-    lines = [line["task_id"] for line in bench.events("answered")]
-    return sorted(lines) == sorted(str(i) for i in range(count))
 
 
 @in_virtual_time
@@ -236,6 +204,27 @@ async def test_a_miner_none_of_whose_engines_may_join_does_not_start(
 
 
 @in_virtual_time
+async def test_an_engine_that_is_lost_as_soon_as_it_is_ready_is_started_again(
+    make_bench: MakeBench,
+) -> None:
+    engine = MortalEngine("only")
+    bench = make_bench(engine)
+    fleet = bench.service._engines
+    take = fleet.on_ready
+
+    def take_and_lose(ready: EngineClient) -> None:
+        take(ready)
+        if engine.starts == 1:
+            asyncio.get_running_loop().call_soon(engine.die)
+
+    fleet.on_ready = take_and_lose
+    await bench.service.start()
+    await asyncio.sleep(10.0)
+    assert (engine.starts, bench.state) == (2, "ready")
+    assert (await bench.handle("0")).outcome == "completed"
+
+
+@in_virtual_time
 async def test_a_hanging_process_is_ended_and_started_again_instead_of_the_miner(
     make_bench: MakeBench,
 ) -> None:
@@ -253,74 +242,20 @@ async def test_a_hanging_process_is_ended_and_started_again_instead_of_the_miner
 
 
 @in_virtual_time
-async def test_renewal_restarts_one_engine_at_a_time_and_loses_no_request(
-    make_bench: MakeBench,
-) -> None:
-    bench, engines = two(make_bench)
-    await all_up(bench)
-    up: list[int] = []
-
-    async def traffic() -> list[Answer]:
-        answers = []
-        for number in range(12):
-            answers.append(bench.ask(str(number), caller=Caller(f"5{number}")))
-            await asyncio.sleep(2.0)
-            up.append(sum(engine.up for engine in bench.service.snapshot().engines))
-        return list(await asyncio.gather(*answers))
-
-    asking = asyncio.create_task(traffic())
-    await asyncio.sleep(3.0)
-    renewing = asyncio.create_task(bench.service.renew_engines())
-    assert codes(await asking) == ["ok"] * 12
-    await renewing
-    assert [engine.starts for engine in engines] == [2, 2]
-    assert min(up) == 1, "one of them always served"
-    assert bench.events("engine_lost") == []
-    assert bench.states() == ["warming_up", "ready"]
-    assert one_line_each(bench, 12)
-
-
-@in_virtual_time
-async def test_renewal_stops_with_the_first_engine_that_does_not_come_back(
-    make_bench: MakeBench,
-) -> None:
+async def test_engines_are_given_up_only_together(make_bench: MakeBench) -> None:
+    """Else one that failed first would be missing for good once the other one is back."""
     bench, (one, two_) = two(make_bench)
     await all_up(bench)
     one.refusal = GONE
-    await bench.service.renew_engines()
-    assert two_.starts == 1, "it still serves"
-    assert any("not all engines were renewed" in warning for warning in bench.warnings)
-    one.refusal = None
-    await asyncio.sleep(60.0)
-    assert one.starts == 2
-
-
-@in_virtual_time
-async def test_a_single_engine_is_not_renewed(make_bench: MakeBench) -> None:
-    engine = MortalEngine("only")
-    bench = make_bench(engine)
-    await all_up(bench)
-    await bench.service.renew_engines()
-    assert engine.starts == 1
-    assert any("another has to serve" in warning for warning in bench.warnings)
-
-
-@in_virtual_time
-async def test_a_drained_engine_is_started_again_only_when_its_last_step_has_ended(
-    make_bench: MakeBench,
-) -> None:
-    bench, (one, two_) = two(make_bench)
-    await all_up(bench)
-    (asking,) = await asked(bench, 1)
-    busy = one if one.ran else two_
-    renewing = asyncio.create_task(bench.service.renew_engines())
-    await asyncio.sleep(1.0)
-    assert (busy.starts, asking.done()) == (1, False) or busy is two_
-    answer = await asking
-    assert (answer.outcome, answer.lost_engine) == ("completed", None)
-    await asyncio.sleep(2 * LOOK_EVERY_S)
-    await renewing
-    assert [one.starts, two_.starts] == [2, 2]
+    one.die()
+    await asyncio.sleep(300.0)
+    two_.refusal = GONE
+    two_.die()
+    await asyncio.sleep(20.0)
+    assert not bench.service.died.is_set()
+    one.refusal = two_.refusal = None
+    await asyncio.sleep(65.0)
+    assert [engine.up for engine in bench.service.snapshot().engines] == [True, True]
 
 
 @in_virtual_time

@@ -14,9 +14,9 @@ from generation.stage import StepContext
 from miner.engines import EngineLost
 from miner.engines.host import BEAT_S, ORPHANED_S
 from miner.engines.joining import identity_of
-from miner.engines.link import LinkLost
+from miner.engines.link import FarProcess, LinkLost
 from miner.engines.remote import HAND_OVER, SILENT_S
-from miner.engines.wire import SetupFault
+from miner.engines.wire import Ended, SetupFault
 from protocol.errors import SetupError
 from protocol.tasks import Task, TextTask
 from tests.support.fake_stages import FakeStages
@@ -209,6 +209,27 @@ async def test_a_run_that_is_cancelled_starts_nothing_more_and_still_reports_its
     ]
     assert engine._now is not None
     assert not engine._now.runs, "nothing is kept of it"
+    await engine.close()
+
+
+@in_virtual_time
+async def test_nothing_is_kept_of_a_run_that_is_cancelled_as_its_result_arrives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = await started(stages=stages_in_time())
+    run = Run(engine)
+    now = engine._now
+    assert now is not None
+    take = engine._end
+
+    def end_and_cancel(process: FarProcess, ended: Ended) -> None:
+        take(process, ended)
+        run.running.cancel()
+
+    monkeypatch.setattr(engine, "_end", end_and_cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await run.running
+    assert not now.runs
     await engine.close()
 
 
