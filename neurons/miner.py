@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loguru import logger
 
 from miner.assembly import Parts, assemble, chain_of, open_logs
-from miner.engines.renewal import renew_on_hangup
+from miner.engines.renewal import ignore_hangup, renew_on_hangup
 from miner.interpreter import program_name
 from miner.last_resort import LastResort
 from miner.logs import close_logs
@@ -75,6 +75,8 @@ def _settle(config: MinerConfig) -> None:
 async def _run(config: MinerConfig, score_log: ScoreLog) -> tuple[int, bool]:
     last_resort = LastResort(config.drain.limit)
     stop = _stop_on_signals(last_resort)
+    if config.engines.kind == "ray":
+        ignore_hangup()
     started = time.monotonic()
     code, reason, hung = DIED, "unexpected error", False
     try:

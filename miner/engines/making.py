@@ -1,5 +1,6 @@
 """Makes the engines that the settings ask for."""
 
+import asyncio
 from pathlib import Path
 
 from loguru import logger
@@ -25,6 +26,7 @@ def make_engines(
 
     Raises:
         SetupError: There is no room for them, or no Ray.
+        asyncio.CancelledError: SIGTERM came while Ray was started.
     """
     engines.require_room(settings.device)
     if engines.kind == "ray":
@@ -50,7 +52,11 @@ def _ray_engines(
 
     gpu = settings.device.startswith("cuda")
     wanted = None if engines.count == "auto" else engines.count
-    found = open_cluster(engines, cores=None if gpu else wanted)
+    try:
+        found = open_cluster(engines, cores=None if gpu else wanted)
+    except SystemExit:
+        # From Ray's own handler of SIGTERM. The event loop is informed of the signal as well.
+        raise asyncio.CancelledError from None
     has = found.gpus if gpu else found.cores
     count = has if wanted is None else wanted
     if count == 0:

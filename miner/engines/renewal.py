@@ -26,10 +26,16 @@ def renew_on_hangup(renew: Callable[[], Coroutine[Any, Any, None]]) -> None:
     def on_signal() -> None:
         nonlocal running
         if running is None or running.done():
-            logger.info("the engines are started again, one after the other")
             running = loop.create_task(renew())
 
     loop.add_signal_handler(signal.SIGHUP, on_signal)
+
+
+def ignore_hangup() -> None:
+    """Lets SIGHUP renew nothing yet; its default action would end a miner that still starts."""
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, logger.warning, "no engine is renewed: the miner still starts"
+    )
 
 
 async def renew_engines(
@@ -46,6 +52,9 @@ async def renew_engines(
         ready: Whether the service still takes requests.
         proceed: Starts what is due.
     """
+    if not ready():
+        logger.warning("no engine is renewed: the miner is not ready")
+        return
     names = fleet.renewable
     if len(names) < 2:
         logger.warning(
@@ -53,6 +62,7 @@ async def renew_engines(
             len(names),
         )
         return
+    logger.info("the engines are started again, one after the other")
     for name in names:
         if not await _renew(name, fleet, scheduler, ready, proceed):
             if ready():

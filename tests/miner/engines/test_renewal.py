@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from miner.engines.renewal import LOOK_EVERY_S, renew_on_hangup
+from miner.engines.renewal import LOOK_EVERY_S, ignore_hangup, renew_on_hangup
 from miner.request import Answer, Caller
 from tests.miner.conftest import MakeBench
 from tests.support.far_engines import MortalEngine
@@ -35,6 +35,27 @@ async def test_a_signal_renews_and_a_second_one_meanwhile_is_ignored() -> None:
         assert begun == 2
     finally:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+
+
+async def test_a_signal_while_the_miner_starts_does_not_end_it() -> None:
+    ignore_hangup()
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.02)
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+
+
+@in_virtual_time
+async def test_nothing_is_renewed_before_the_miner_is_ready(make_bench: MakeBench) -> None:
+    bench, engines = two(make_bench)
+    starting = asyncio.create_task(bench.service.start())
+    await asyncio.sleep(0.1)
+    await bench.service.renew_engines()
+    assert any("the miner is not ready" in warning for warning in bench.warnings)
+    await starting
+    await asyncio.sleep(10.0)
+    assert [engine.starts for engine in engines] == [1, 1]
 
 
 @in_virtual_time
