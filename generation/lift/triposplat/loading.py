@@ -21,7 +21,7 @@ from generation.packing import Splats
 from generation.settings import GenerationSettings
 from generation.stage import Cutout, StageFunction, StepContext
 from generation.weights.store import locate_models
-from protocol.errors import TaskError
+from protocol.errors import SetupError, TaskError
 from protocol.tasks import ImageTask
 
 
@@ -78,8 +78,12 @@ def functions_of(
         model: On the preset's device. Narrowed and accelerated in place, if the preset asks for it.
         encoders: On the same device. Accelerated in place, if the preset asks for it.
         backend: What `torch.compile` compiles them with.
+
+    Raises:
+        SetupError: A quality level has fewer Gaussians than the model makes of one point.
     """
     own = settings.triposplat
+    _require_gaussians(settings, model.config.gaussian.gaussians_per_point)
     if own.eight_bit:
         hold_in_eight_bits(model)
     if settings.accelerate:
@@ -133,3 +137,14 @@ def functions_of(
         "gaussians": gaussians,
         "splats": splats,
     }
+
+
+def _require_gaussians(settings: GenerationSettings, least: int) -> None:
+    for rung in settings.ladder:
+        if rung.gaussians < least:
+            raise SetupError(
+                f"the quality level {rung.name} has {rung.gaussians} Gaussians at most, "
+                f"TripoSplat makes {least} of one point",
+                fix=f"give --triposplat.max_gaussians, and every gaussians in --rungs, {least} or "
+                "more",
+            )
