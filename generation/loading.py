@@ -272,8 +272,7 @@ def assemble_image_only(
         back_ends = {name: refining(own, settings, device) for name, own in back_ends.items()}
 
     def encode(made: Splats | Refining, context: StepContext) -> Asset:
-        splats = made.splats() if isinstance(made, Refining) else made
-        return _encode(splats, settings.spz_level)
+        return _encode(splats_of(made), settings.spz_level)
 
     def drop_caches() -> None:
         if scorer is not None:
@@ -285,6 +284,11 @@ def assemble_image_only(
     if scorer is not None:
         functions |= scoring_stages(scorer)
     return LoadedStages(functions | _by_back_end(back_ends), drop_caches, lambda prompt: False)
+
+
+def splats_of(made: Splats | Refining) -> Splats:
+    """What the stage `encode` takes: a back end's splats, or these as far as they are refined."""
+    return made.splats() if isinstance(made, Refining) else made
 
 
 def scoring_stages(scorer: Scorer) -> dict[str, StageFunction]:

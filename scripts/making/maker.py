@@ -28,6 +28,7 @@ from protocol.text import printable
 from scripts.making.files import MESHES, Made, VideoSettings, encode, preview_of, reason
 
 if TYPE_CHECKING:
+    from generation.lift.refine.stage import Refining
     from generation.loading import LoadedStages
 
 MADE, NOT_MADE, WRONG = 0, 1, 2
@@ -167,8 +168,10 @@ def _load(
 
 def _encoder(level: int) -> StageFunction:
     """As the engine's own `encode`, but what validators would refuse is for the user to judge."""
+    from generation.loading import splats_of
 
-    def encode(splats: Splats, context: StepContext) -> Asset:
+    def encode(made: "Splats | Refining", context: StepContext) -> Asset:
+        splats = splats_of(made)
         data = spz.compress(splats.payload, level=level)
         return Asset(splats.cloud, data, report_on(splats.measures, wire_bytes=len(data)))
 

@@ -280,6 +280,17 @@ def test_an_interrupt_while_a_file_is_made_ends_at_once(
     assert (went_on, list(tmp_path.iterdir())) == ([], [])
 
 
+def test_a_cloud_is_refined_and_its_mesh_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--preset", "embedded", "--text_to_image.steps", "1", "--splats.max_gaussians", "500")
+    refine = ("--refine.steps", "2", "--refine.size", "32", "--preview", "false", *MESH)
+    out = ("--out", str(tmp_path / "car.spz"), "--also", "glb")
+    assert main(["a red car", *out, *few, *refine]) == 0
+    assert re.search(r"splats \d.*, refine \d.*, encode \d.*, mesh \d", capsys.readouterr().out)
+    assert {path.name for path in tmp_path.iterdir()} == {"car.spz", "car.glb"}
+
+
 def test_candidates_need_a_scorer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     without = ("--candidates", "2", "--scoring.scorer", "none", "--preset", "embedded")
     assert main(["a red car", "--out", str(tmp_path / "car.spz"), *without]) == 1
