@@ -86,7 +86,7 @@ class Options:
         models: Folder of the networks.
         steps: Of the refinement.
         size: Pixels per side at which it compares pictures.
-        camera_known: Whether it is told the picture's camera.
+        camera_known: Whether it is given the picture's camera.
     """
 
     models: Path
