@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parts = command("parts", "each network alone, in every way of running it", device="cuda")
     parts.add_argument("--only", action="append", metavar="NAME", help="one part of them; repeat")
     command("triposr", "TripoSR: forward pass, density, surface", device="cuda")
-    triposplat = command("triposplat", "TripoSplat: each part, TripoSR beside it", device="cuda")
+    triposplat = command("triposplat", "TripoSplat: each part, with TripoSR too", device="cuda")
     triposplat.add_argument(
         "--only", action="append", metavar="NAME", help="one part of it; repeat"
     )

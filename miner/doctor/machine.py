@@ -167,7 +167,7 @@ def machine_checks(
             "weights",
             weights,
             HASHING_LIMIT_S,
-            if_slow=f"{fetch_command(settings, models_dir)} hashes them in peace",
+            if_slow=f"{fetch_command(settings, models_dir)} hashes them without a time limit",
         ),
     ]
 

@@ -69,5 +69,5 @@ class EnginesSettings(Part):
                 raise SetupError(
                     f"--engines.count {self.count} takes cuda:0 and the following GPUs, but "
                     f"--device is {device}",
-                    fix="leave out one of both",
+                    fix="leave out one of the two",
                 )

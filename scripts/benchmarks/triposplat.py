@@ -117,7 +117,7 @@ def totals(rows: Sequence[Row]) -> list[str]:
             text = ", ".join(f"{share} {value:.1f}" for share, value in shares.items())
             lines.append(f"{name} Gaussians, {way}: {sum(shares.values()):.0f} ms ({text})")
     if ("triposr", BOTH, "lift") in found and ("triposr", BOTH, "splats") in found:
-        lines.append(f"TripoSR beside it: {ms('triposr', BOTH, 'lift', 'splats'):.0f} ms")
+        lines.append(f"TripoSR for comparison: {ms('triposr', BOTH, 'lift', 'splats'):.0f} ms")
     return lines
 
 

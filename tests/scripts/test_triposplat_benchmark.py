@@ -1,4 +1,4 @@
-"""`scripts.benchmark triposplat` times every part and adds them up, TripoSR beside it."""
+"""`scripts.benchmark triposplat` times every part and adds them up, with TripoSR for comparison."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_a_part_that_failed_is_left_out_of_the_sums() -> None:
         {"part": "latent", "way": BOTH, "case": "2 steps", "median_ms": 90.0},
         {"part": "decode", "way": BOTH, "case": "1,024", "failed": "RuntimeError: no"},
     ]
-    assert triposplat.totals(rows) == ["TripoSR beside it: 15 ms"]
+    assert triposplat.totals(rows) == ["TripoSR for comparison: 15 ms"]
 
 
 def test_the_two_forms_of_guidance_that_are_compared_give_the_same_velocity(tmp_path: Path) -> None:
