@@ -1,19 +1,35 @@
 """Several engines, some in processes of their own: which one is chosen, lost, started again."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from generation.errors import EngineDead
+from generation.plan import StepEvent
+from generation.result import Generation
 from miner.engines import EngineClient
 from miner.scheduling.candidates import CandidateLimits
 from miner.scheduling.restarts import FIRST_PAUSE_S, HOPELESS
 from protocol.errors import SetupError
+from protocol.tasks import TextTask
 from tests.miner.conftest import MakeBench
 from tests.support.fakes import SECONDS, FakeEngine
 from tests.support.far_engines import MortalEngine
 from tests.support.several_engines import GONE, all_up, asked, codes, one_line_each, two
 from tests.support.virtual_time import clock, in_virtual_time
+
+
+def monitor(engine: MortalEngine, reports: list[Callable[[StepEvent], None]]) -> None:
+    """Collects what every run of an engine reports its steps to."""
+    run = engine.run
+
+    async def monitored(*args: Any, **values: Any) -> Generation:
+        reports.append(values["on_event"])
+        return await run(*args, **values)
+
+    engine.run = monitored  # type: ignore[method-assign]
 
 
 @in_virtual_time
@@ -38,6 +54,28 @@ async def test_what_a_lost_process_had_is_placed_again_and_answered_once(
     assert (lost["engine"], lost["reason"]) == ("one", "killed")
     logged = {line["task_id"] for line in bench.events("answered") if line.get("lost_engine")}
     assert logged == had
+
+
+@in_virtual_time
+async def test_what_a_lost_engine_still_reports_counts_no_more(make_bench: MakeBench) -> None:
+    bench, (one, two_) = two(make_bench)
+    await all_up(bench)
+    reports: list[Callable[[StepEvent], None]] = []
+    for engine in (one, two_):
+        monitor(engine, reports)
+    (asking,) = await asked(bench, 1)
+    first, second = (one, two_) if one.ran else (two_, one)
+    await asyncio.sleep(1.0)
+    first.die()
+    await asyncio.sleep(0.5)
+    assert (len(reports), len(second.ran) > 0) == (2, True)
+    step = first.route(TextTask(id="0", prompt="a red car"), first.ladder[0])[-1]
+    reports[0](StepEvent("started", 3, step))
+    reports[0](StepEvent("failed", 3, step, ran_s=100.0, fatal=True, error="CUDA error 700"))
+    answer = await asking
+    assert (answer.outcome, answer.engine) == ("completed", second.name)
+    assert answer.timings[step.stage] < 100.0
+    assert [line["engine"] for line in bench.events("engine_lost")] == [first.name]
 
 
 @in_virtual_time
