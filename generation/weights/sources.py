@@ -205,7 +205,7 @@ FILE_LICENCES: Mapping[str, str] = {
 
 TRIPOSPLAT = HubModel(
     repo="VAST-AI/TripoSplat",
-    # The repository also holds a BiRefNet, which our own cut-out makes superfluous.
+    # The repository also holds a BiRefNet, which is not needed: we have our own cut-out.
     files=tuple(FILE_LICENCES),
     licence="MIT AND Apache-2.0 AND LicenseRef-DINOv3",
 )

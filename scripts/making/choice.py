@@ -124,5 +124,5 @@ def _no_weights(name: str, models_dir: Path | None) -> str:
     return printable(f"the weights of {name} are not in {folder} ({command} downloads them)", 1000)
 
 
-# Nobody is given TripoSplat unasked: its licence has to be accepted.
+# TripoSplat is never chosen automatically: its licence has to be accepted.
 assert {SMALL, *BEST_FIRST} == {n for n, p in PRESETS.items() if p.lift.backend == "triposr"}

@@ -105,7 +105,7 @@ def require_outputs(files: Iterable[Path], back_end: str) -> None:
     """Checks that a 3D back end makes what every file needs.
 
     Raises:
-        SetupError: It makes no mesh, and a file is one. Then no file is worth beginning.
+        SetupError: The back end makes no mesh, and a file is one.
     """
     meshes = [file for file in files if file.suffix.lower() in MESHES]
     if meshes and "mesh" not in outputs_of(back_end):

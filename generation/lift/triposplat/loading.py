@@ -30,8 +30,8 @@ class Sampling:
     """What the stages `features` and `flow` pass on.
 
     Attributes:
-        sampler: Knows the picture.
-        state: Where sampling has come to.
+        sampler: Holds the picture's tokens.
+        state: The latent after the steps so far.
     """
 
     sampler: Sampler

@@ -10,7 +10,7 @@ from generation.lift.triposplat.flow import FlowTransformer
 
 @dataclass(frozen=True, eq=False)
 class SamplerState:
-    """Where sampling has come to, between two steps.
+    """The state of a run between two steps.
 
     Attributes:
         latent: (B, L, latent channels) float32.

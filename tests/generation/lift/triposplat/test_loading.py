@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from generation.errors import NoObject
+from generation.lift.triposplat import loading
 from generation.lift.triposplat.features import PictureEncoders
 from generation.lift.triposplat.loading import functions_of, load_networks
 from generation.lift.triposplat.model import TripoSplat
@@ -190,3 +191,13 @@ def test_a_picture_without_an_object_is_the_caller_s_error_only_if_the_caller_se
         prepared(ImageTask(id="a", image=grey_bomb(64)))
     with pytest.raises(NoObject):
         prepared(text(1))
+
+
+@pytest.mark.parametrize("eight_bit", [True, False])
+def test_layers_are_held_in_eight_bits_only_if_asked(
+    networks: Networks, monkeypatch: pytest.MonkeyPatch, eight_bit: bool
+) -> None:
+    held: list[TripoSplat] = []
+    monkeypatch.setattr(loading, "hold_in_eight_bits", held.append)
+    functions_of(settings_of(eight_bit=eight_bit), *networks)
+    assert held == ([networks[0]] if eight_bit else [])
