@@ -52,7 +52,8 @@ def require_acceptance(settings: GenerationSettings) -> None:
                 f"and the page of the model, {MODEL_PAGE}",
                 "This is its content in short; the text itself is what counts:",
                 *(f"- {condition}" for condition in CONDITIONS),
-                f"If you accept it, say so in the settings file, or run the same again with {FLAG} true",
+                "If you accept it, say so in the settings file, or run the same again with "
+                f"{FLAG} true",
                 "If not, use --lift.backend triposr",
             )
         ),

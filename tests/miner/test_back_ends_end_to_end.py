@@ -1,7 +1,6 @@
 """The miner's own engine with each 3D back end, from the settings to the answer."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from miner.settings.miner import MinerConfig
 from miner.settings.reader import read_settings
 from protocol import spz
 from protocol.tasks import TextTask
-from tests.support.embedded_splat import embedded_with_triposplat
 
 OWN_STAGES = {
     "triposr": {"lift", "splats"},
@@ -31,14 +29,9 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What all runs share: the weights, and the log folder with the estimates."""
-    folder = tmp_path_factory.mktemp("miner")
-    (folder / "embedded").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        weights = embedded_with_triposplat(folder / "embedded")
-        patch.setattr("generation.weights.store.EMBEDDED", weights)
-        yield folder
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log folder with the estimates, which all runs share."""
+    return tmp_path_factory.mktemp("miner")
 
 
 @pytest.mark.parametrize("back_end", ["triposplat", "triposr"])
@@ -46,7 +39,7 @@ async def test_one_flag_switches_a_running_configuration(
     folder: Path, back_end: BackEndName
 ) -> None:
     """The same folder and the same other settings, one run after the other."""
-    made, mesh = await served(folder / "logs", back_end)
+    made, mesh = await served(folder, back_end)
     assert (made.outcome, made.rung) == ("completed", "full"), made.reason
     own = OWN_STAGES[back_end]
     assert set(made.timings) == {"prompt", "denoise", "decode", "cutout", "encode", *own}
