@@ -90,7 +90,7 @@ async def test_what_one_back_end_took_is_not_used_for_the_other_on_the_same_file
 async def test_a_restart_with_the_other_back_end_admits_by_its_own_numbers(
     make_bench: MakeBench,
 ) -> None:
-    slow = SECONDS | {"flow": 0.7}
+    slow = SECONDS | {"flow": 2.0}
     first = make_bench(engine_of("triposr", slow))
     await first.service.start()
     assert (await first.handle("a", allowed_s=15.0)).outcome == "completed"

@@ -217,7 +217,9 @@ async def test_a_signal_while_the_chain_is_read_ends_it_with_0(
     monkeypatch.setattr(miner, "chain_of", lambda config: Hanging())
     monkeypatch.setattr(miner, "assemble", assemble)
     monkeypatch.setattr(miner, "_stop_on_signals", lambda last_resort: stop)
-    config: Any = SimpleNamespace(drain=SimpleNamespace(limit=60.0))
+    config: Any = SimpleNamespace(
+        drain=SimpleNamespace(limit=60.0), engines=SimpleNamespace(kind="local")
+    )
     running = asyncio.create_task(_run(config, ScoreLog(tmp_path)))
     await reading.wait()
     stop.set()

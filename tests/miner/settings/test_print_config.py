@@ -113,7 +113,7 @@ def test_help_shows_the_values_of_the_preset_that_is_named() -> None:
         text = " ".join(printed("--preset", preset, "--help").split())
         assert f"klein is distilled for 4, schnell for 1 to 4. (default: {steps})" in text
         assert f"a multiple of 16, at most 1024 for klein. (default: {size})" in text
-    assert "(default: two_steps, small, draft)" in text
+    assert "(default: two_steps, small, half, quarter, draft)" in text
 
 
 def test_help_stands_in_groups_and_needs_no_valid_settings() -> None:

@@ -136,7 +136,7 @@ def test_a_miner_that_makes_no_mesh_offers_none_and_its_quality_level_has_the_st
     assert page.locator("#downloads button").all_inner_texts() == [".ply", ".spz", ".png"]
     expect(page.locator("#stages li[data-stage=flow]")).to_contain_text("Shape it in 3D")
     expect(page.locator("#facts")).to_contain_text(
-        "full: 8 steps of a 128 px picture, 20 steps in 3D, at most 262,144 Gaussians"
+        "full: 8 steps of a 128 px picture, 20 steps in 3D, at most 40,000 Gaussians"
     )
     assert watched.errors == []
 
