@@ -17,7 +17,7 @@ from scripts.benchmarks.guard.simulation import Outcome
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
-SEEDS = (1, 2)
+SEEDS = (1, 2, 3)
 """One run differs from the next by about 3 %; their sum does not."""
 
 
@@ -59,7 +59,7 @@ def total(rows: list[running.Row], name: str) -> float:
 
 @pytest.mark.parametrize("scenario", ["even", "uneven, mixed deadlines"])
 def test_a_fast_card_serves_what_fits_at_a_lower_rung(scenario: str) -> None:
-    found, _ = simulated("guard", BY_NAME[scenario], "gpu80", 1.5, requests=250)
+    found, _ = simulated("guard", BY_NAME[scenario], "gpu80", 1.5, requests=400)
     assert found["on_time"] >= 0.97 * found["asked"]
     assert found["late"] == 0
 
@@ -98,9 +98,8 @@ def with_and_without(
 @pytest.mark.parametrize("name", ["gpu80", "slow"])
 @pytest.mark.parametrize("scenario", ["even, bursts", "uneven, mixed deadlines", "heavy tails"])
 def test_candidates_make_nobody_late_and_cost_nobody_a_place(scenario: str, name: str) -> None:
-    requests = 100 if name == "slow" else 60
     for load in (0.3, 1.5):
-        without, with_them = with_and_without(BY_NAME[scenario], name, load, requests, 1)
+        without, with_them = with_and_without(BY_NAME[scenario], name, load, 100, 1)
         on_time = [sum(r.on_time for r in each.records) for each in (without, with_them)]
         late = [sum(r.late or r.cut_off for r in each.records) for each in (without, with_them)]
         assert on_time[1] >= 0.985 * on_time[0]
