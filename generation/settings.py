@@ -126,7 +126,7 @@ class TripoSplatSettings(Frozen):
     steps: DenoisingSteps = 20
     """Denoising steps of the latent; two passes of the network each, with guidance."""
     guidance: Annotated[float, Field(ge=0.0, le=30.0)] = 3.0
-    """Guidance scale; 1 or less has none, and takes half the time."""
+    """Guidance scale; 1 or less has none, and saves the pass without the picture."""
     shift: Annotated[float, Field(ge=0.1, le=20.0)] = 3.0
     """More than 1 spends more of the steps near the noise."""
     max_gaussians: Annotated[int, Field(ge=1, le=262_144)] = 262_144
