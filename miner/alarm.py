@@ -1,4 +1,4 @@
-"""Timers of the service: one that is set again and again, and one that keeps it from talking."""
+"""Timers of the service: an alarm that can be set again, and a limit on repeated log lines."""
 
 import asyncio
 from collections.abc import Callable
@@ -31,25 +31,25 @@ class Alarm:
 
 
 class Seldom:
-    """Tells the operator of something that may happen many times a second.
+    """Logs something that may happen many times a second, but seldom.
 
     Args:
-        every_s: Least seconds between two times.
-        tell: Receives a format and its values.
+        every_s: Least seconds between two lines.
+        log: Receives a format and its values.
         clock: Monotonic clock, in seconds.
     """
 
     def __init__(
-        self, every_s: float, tell: Callable[..., None], clock: Callable[[], float]
+        self, every_s: float, log: Callable[..., None], clock: Callable[[], float]
     ) -> None:
         self._every_s = every_s
-        self._tell = tell
+        self._log = log
         self._clock = clock
-        self._told_at = -every_s
+        self._logged_at = -every_s
 
     def __call__(self, what: str, why: str) -> None:
-        """Tells what happened and why, if it was not told lately."""
+        """Logs what happened and why, unless the last line is more recent than that."""
         now = self._clock()
-        if now - self._told_at >= self._every_s:
-            self._told_at = now
-            self._tell("{}: {}", what, why)
+        if now - self._logged_at >= self._every_s:
+            self._logged_at = now
+            self._log("{}: {}", what, why)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _CORES = torch.get_num_threads()
-"""What torch took before any thread was told otherwise."""
+"""Threads that torch took before any lane changed the number."""
 
 
 def wait_for_stream(device: torch.device) -> None:

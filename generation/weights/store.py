@@ -68,7 +68,7 @@ _Verified = TypeAdapter(dict[str, tuple[int, int, str]])
 
 
 def default_models_dir() -> Path:
-    """Where weights lie unless told otherwise."""
+    """Where weights lie if no folder is given."""
     return cache_dir() / "models"
 
 

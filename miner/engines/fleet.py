@@ -29,7 +29,7 @@ class Fleet:
         names: Of all engines, those that are lost included.
         hung: Whether a thread is left that will not end: the process must end by `os._exit`.
         on_ready: Receives each engine that can be used from now on.
-        on_lost: Receives the name of an engine that is gone without being told to, and why.
+        on_lost: Receives the name of an engine that has ended unasked, and why.
         on_given_up: Is called when an engine will not come back any more.
     """
 

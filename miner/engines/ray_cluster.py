@@ -77,7 +77,7 @@ def open_cluster(settings: EnginesSettings, *, cores: int | None = None) -> Reso
 
     Takes seconds. Call it from the main thread: what Ray starts ends with the thread that started
     it. Ray of this machine listens on the loopback address only, and takes calls with a token that
-    is drawn anew each time.
+    is drawn each time.
 
     Args:
         settings: Where.

@@ -91,7 +91,7 @@ class RayLink:
         return answer
 
     def run(self, order: Order) -> None:
-        """See `Link`; that the actor is gone, `poll` tells."""
+        """See `Link`; `poll` raises if the actor is gone."""
         self._actor.run.remote(order)
 
     def cancel(self, run: int) -> None:

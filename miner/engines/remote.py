@@ -53,7 +53,7 @@ HAND_OVERS = 64
 """How many results may be on their way at once: more than the other lanes can have."""
 
 SILENT_S = 20.0
-"""An engine that answers no poll for so long is lost: it has to answer once a second."""
+"""Seconds without an answer to a poll after which an engine is lost; it answers once a second."""
 
 BYTES_PER_GAUSSIAN = 14 * 4 + 16
 """Of a cloud in float32, and of its SPZ."""

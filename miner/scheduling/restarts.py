@@ -6,10 +6,10 @@ FIRST_PAUSE_S, MOST_PAUSE_S = 1.0, 60.0
 """Before the first attempt, and before later ones, each twice as long as the one before."""
 
 STABLE_S = 300.0
-"""An engine that has served for so long begins again with the first pause."""
+"""An engine that has served for this many seconds begins again with the first pause."""
 
 HOPELESS = 5
-"""After so many attempts in a row, a miner without any other engine ends, to be started anew."""
+"""Failed attempts in a row of every engine after which a miner without a serving one ends."""
 
 
 class Restarts:

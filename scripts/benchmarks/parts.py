@@ -247,4 +247,4 @@ PARTS: dict[str, tuple[Prepare, tuple[str, ...]]] = {
     "splats": (_splats, (EAGER,)),
     "encode": (_encode, ("spz",)),
 }
-"""What `run` measures unless told otherwise."""
+"""What `run` measures by default."""

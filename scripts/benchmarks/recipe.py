@@ -231,7 +231,7 @@ class _Client:
     async def ask(
         self, rung: Rung | None = None, *, on_event: OnEvent = lambda event: None
     ) -> tuple[Generation, float]:
-        """Makes an object, at the highest rung unless told otherwise; returns its seconds, too."""
+        """Makes an object, by default at the highest rung; returns its seconds, too."""
         rung = rung or self.engine.ladder[0]
         arrival = next(self._arrivals)
         begin = time.perf_counter()

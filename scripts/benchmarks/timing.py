@@ -9,7 +9,7 @@ import numpy as np
 
 WARM_UP, REPEATS = 2, 9
 LONG_S, FEWEST = 4.0, 3
-"""After so many seconds, an action that has been repeated this often is not repeated again."""
+"""Seconds after which an action is not repeated again, once it has been repeated this often."""
 DRAWING = ("prompt", "denoise", "decode")
 
 

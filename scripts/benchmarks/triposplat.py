@@ -1,7 +1,7 @@
 """Times TripoSplat at full size: `python -m scripts.benchmark triposplat --device cuda`.
 
 The weights are random, which does not change the speed; every picture gives one solid body. Beside
-every part stand the ways that were thought of: attention by each kernel, compiled or not, recorded
+every part are its variants: attention by each kernel, compiled or not, recorded
 or not, layers of 8 bits, guidance as a batch of two full passes. TripoSR is timed in the same run.
 """
 
@@ -61,7 +61,7 @@ def run(
     settings: GenerationSettings | None = None,
     backend: str = "inductor",
 ) -> list[Row]:
-    """Prints a line for every part and way, and at the end what a cut-out takes to become a cloud.
+    """Prints a line per part and way, and at the end the time from a cut-out to a cloud.
 
     Args:
         device: Where the networks run, in torch's words.

@@ -1,7 +1,8 @@
 """Guidance by zero123 (Liu et al. 2023): a diffusion model that knows an object from one picture.
 
-A Stable Diffusion UNet sees the noisy view beside the known one; what it is told with each is the
-known picture's CLIP vector and the way from one camera to the other, projected from 772 to 768.
+A Stable Diffusion UNet sees the noisy view beside the known one; with each it gets the known
+picture's CLIP vector and the way from one camera to the other, projected from 772
+to 768.
 """
 
 import math
@@ -38,7 +39,7 @@ class CameraProjection(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class KnownPicture:
-    """What the network is told of the known view.
+    """What the network knows of the known view.
 
     Attributes:
         latent: (1, 4, s, s), without the scaling factor.
@@ -181,8 +182,8 @@ class Zero123:
         )
         contexts = torch.cat([torch.zeros_like(context), context])
         steps = torch.full((2 * count,), step, device=self._device)
-        without, told = self._unet(inputs, steps, encoder_hidden_states=contexts).sample.chunk(2)
-        found = without + self._scale * (told - without)
+        without, guided = self._unet(inputs, steps, encoder_hidden_states=contexts).sample.chunk(2)
+        found = without + self._scale * (guided - without)
         gradient: Tensor = (1 - alpha) * (found - noise)
         return gradient.float()
 

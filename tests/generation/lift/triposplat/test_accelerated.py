@@ -39,7 +39,7 @@ def kernel(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def compilations() -> Iterator[list[int]]:
-    """One entry for every compilation by `backend`."""
+    """Counts the compilations by `backend`."""
     torch._dynamo.reset()
     yield []
     torch._dynamo.reset()
