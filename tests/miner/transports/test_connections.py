@@ -5,7 +5,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from statistics import median
 from typing import Any
 
 import pytest
@@ -19,11 +18,8 @@ from starlette.routing import Route
 from miner.transports.body_limit import BodyLimit, Message
 from miner.transports.connections import ClientConnections, while_connected
 from tests.support.loopback import free_port
-from tests.support.waiting import PATIENCE_S
 
 LIMIT_S = 0.1
-TRIES = 5
-"""Their median counts, since a busy machine holds up one now and then."""
 """Within which the work must have been cancelled."""
 
 
@@ -78,7 +74,7 @@ async def serving(app: Any) -> AsyncIterator[int]:
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())  # Without its signal handlers.
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(5.0):
         while not server.started:
             await asyncio.sleep(0)
             assert not task.done()
@@ -114,19 +110,14 @@ async def answer_of(reader: asyncio.StreamReader) -> bytes:
 
 async def test_a_client_that_closes_cancels_the_work_within_100_ms(handler: Handler) -> None:
     async with serving(handler.app) as port:
-        seconds = []
-        for _ in range(TRIES):
-            handler.started.clear()
-            handler.cancelled.clear()
-            _, writer = await post(port)
-            await handler.started.wait()
-            left_at = time.monotonic()
-            writer.close()
-            await asyncio.wait_for(handler.cancelled.wait(), PATIENCE_S)
-            assert handler.cancelled_at is not None
-            seconds.append(handler.cancelled_at - left_at)
-    assert median(seconds) < LIMIT_S
-    assert len(handler.raised) == TRIES
+        _, writer = await post(port)
+        await handler.started.wait()
+        left_at = time.monotonic()
+        writer.close()
+        await asyncio.wait_for(handler.cancelled.wait(), 2.0)
+        assert handler.cancelled_at is not None
+        assert handler.cancelled_at - left_at < LIMIT_S
+    assert len(handler.raised) == 1
 
 
 async def test_a_client_that_resets_the_connection_cancels_the_work(handler: Handler) -> None:
@@ -136,7 +127,7 @@ async def test_a_client_that_resets_the_connection_cancels_the_work(handler: Han
         connection = writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         writer.transport.abort()
-        await asyncio.wait_for(handler.cancelled.wait(), PATIENCE_S)
+        await asyncio.wait_for(handler.cancelled.wait(), 2.0)
 
 
 async def test_a_client_that_half_closes_counts_as_gone(handler: Handler) -> None:
@@ -145,7 +136,7 @@ async def test_a_client_that_half_closes_counts_as_gone(handler: Handler) -> Non
         reader, writer = await post(port)
         await handler.started.wait()
         writer.write_eof()
-        await asyncio.wait_for(handler.cancelled.wait(), PATIENCE_S)
+        await asyncio.wait_for(handler.cancelled.wait(), 2.0)
         assert await reader.read() == b""
         writer.close()
 
@@ -177,7 +168,7 @@ async def test_a_connection_that_is_kept_alive_serves_one_request_after_the_othe
         await ask(writer, b"4")
         await handler.started.wait()
         writer.close()
-        await asyncio.wait_for(handler.cancelled.wait(), PATIENCE_S)
+        await asyncio.wait_for(handler.cancelled.wait(), 2.0)
     assert handler.bodies == [b"0", b"1", b"2", b"3", b"4"]
 
 
@@ -189,7 +180,7 @@ async def test_one_client_that_leaves_takes_no_other_with_it(handler: Handler) -
         reader, staying = await post(port)
         await handler.started.wait()
         leaving.close()
-        await asyncio.wait_for(handler.cancelled.wait(), PATIENCE_S)
+        await asyncio.wait_for(handler.cancelled.wait(), 2.0)
         handler.release.set()
         assert await answer_of(reader) == b"done"
         staying.close()
@@ -212,7 +203,7 @@ async def test_a_client_that_leaves_before_the_work_begins_cancels_it(handler: H
         await writer.wait_closed()
         await asyncio.sleep(0.01)
         go_on.set()
-        await asyncio.wait_for(handler.cancelled.wait(), PATIENCE_S)
+        await asyncio.wait_for(handler.cancelled.wait(), 2.0)
 
 
 # Without a server: what happens in the same moment.

@@ -113,8 +113,8 @@ async def test_an_upgrade_is_answered_as_plain_http(
     async with serving(tmp_path) as server:
         client = RawClient(server.port)
         head = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n" + upgrade + b"\r\n"
-        assert (await client.ask(head)).status == 200
-        assert (await client.ask(HEALTH)).status == 200
+        assert (await client.ask(head, 1.0)).status == 200
+        assert (await client.ask(HEALTH, 1.0)).status == 200
         client.close()
     assert warnings == []
 
