@@ -30,6 +30,7 @@ from miner.mock_validator.report import write_overview, write_report
 from miner.surroundings import settle, settle_terminal
 from neurons.mock_validator import results_table
 from protocol.errors import SetupError
+from scripts.free_port import free_port
 
 _START_LIMIT_S = 900.0
 _STOP_LIMIT_S = 60.0
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     (options.out / _MINER_LOG).touch()
     shaded_ball(_PICTURE_SIDE).save(options.out / _IMAGES / "green-ball.png")
 
-    port, pull_port, gateway_port = _free_port(), _free_port(), _free_port()
+    port, pull_port, gateway_port = free_port(), free_port(), free_port()
     subnet = create_local_subnet(options.out, port=port, validator_port=pull_port)
     started = time.monotonic()
     with (
@@ -240,13 +241,6 @@ def _listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from miner.mock_gateway.server import GatewayServer
 from miner.mock_gateway.store import StoredTask
 from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
 from protocol.gateway import SPLATS
-from tests.support.loopback import free_port
+from scripts.free_port import free_port
 from tests.support.miner_process import FAKED, MinerProcess
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")

@@ -13,8 +13,8 @@ from miner.mock_validator.pull_rules import Rules
 from miner.mock_validator.records import read_records
 from neurons import mock_validator
 from protocol import ply
+from scripts.free_port import free_port
 from tests.support.fakes import ball
-from tests.support.loopback import free_port
 from tests.support.miner_process import FAKED, MinerProcess
 from tests.support.pull_running import Validator, tasks
 

@@ -15,7 +15,7 @@ import pytest
 
 from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
 from neurons.miner import NOT_STARTED, STOPPED
-from tests.support.loopback import free_port
+from scripts.free_port import free_port
 from tests.support.miner_process import FAKED
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from miner.chain import subtensor
 from miner.doctor import network
 from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
 from scripts.doctor import HEALTHY, UNWELL, main
-from tests.support.loopback import free_port
+from scripts.free_port import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
 

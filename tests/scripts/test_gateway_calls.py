@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
+from scripts.free_port import free_port
 from scripts.gateway_calls import MAX_ANSWER_BYTES, ClientFault, GatewayClient
-from tests.support.loopback import free_port
 from tests.support.mock_gateway import KEY
 from tests.support.virtual_time import in_virtual_time
 

@@ -19,6 +19,7 @@ from miner.mock_gateway.server import GatewayServer
 from miner.settings.reader import read_settings
 from protocol import ply
 from protocol.errors import SetupError
+from scripts.free_port import free_port
 from scripts.gateway_client import (
     Fetching,
     GatewayClientSettings,
@@ -28,7 +29,6 @@ from scripts.gateway_client import (
     main,
 )
 from tests.support.fakes import Clock, ball, ball_spz
-from tests.support.loopback import free_port
 from tests.support.mock_gateway import BEGIN, KEY, OTHER_KEY, GatewayWorker, cluster, picture
 from tests.support.virtual_time import clock, in_virtual_time, threads_take_no_time
 

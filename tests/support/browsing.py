@@ -16,7 +16,7 @@ from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.http.server import HttpTransport
 from miner.transports.http.status import About
-from tests.support.loopback import free_port
+from scripts.free_port import free_port
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 PATIENCE_MS = 45_000

@@ -16,8 +16,8 @@ from starlette.datastructures import Headers
 from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.transports.http.server import HttpTransport
+from scripts.free_port import free_port
 from tests.support.fakes import FakeEngine
-from tests.support.loopback import free_port
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from miner.transports.failures import ServerErrors
 from miner.transports.limited_server import LimitedServer
 from miner.transports.refusals import RefusalLog
 from miner.transports.sockets import bound_socket
-from tests.support.loopback import RawClient, RawReply, free_port
+from scripts.free_port import free_port
+from tests.support.loopback import RawClient, RawReply
 from tests.support.waiting import until
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"

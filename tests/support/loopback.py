@@ -11,14 +11,6 @@ from dataclasses import dataclass
 from tests.support.waiting import PATIENCE_S
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @dataclass(frozen=True)
 class RawReply:
     """An HTTP answer, as it came."""

@@ -29,12 +29,12 @@ from miner.transports.pull.puller import PullTransport
 from miner.transports.pull.state import PullStateFile
 from miner.transports.pull.validators import Selection
 from protocol.synapses import Feedback
+from scripts.free_port import free_port
 from tests.miner.transports.push.test_axon_checks import StaticChain
 from tests.support.fake_stages import FakeStages
 from tests.support.fake_validators import Calls, text
 from tests.support.fakes import picture
 from tests.support.http_running import Reply, form
-from tests.support.loopback import free_port
 from tests.support.waiting import until
 
 HOTKEY = "5Miner"

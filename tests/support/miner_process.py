@@ -17,7 +17,7 @@ import bittensor as bt
 from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
 from miner.transports.pull.dendrite import offline_dendrite
 from protocol.synapses import GenerateAsset
-from tests.support.loopback import free_port
+from scripts.free_port import free_port
 from tests.support.waiting import PATIENCE_S
 
 FAKED = "tests.support.faked_miner"

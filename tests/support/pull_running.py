@@ -16,7 +16,7 @@ from miner.mock_validator.pull_axon import PullAxon
 from miner.mock_validator.pull_rules import Pulled, Rules
 from miner.mock_validator.pull_trial import PullTrial, Terms
 from miner.mock_validator.tasks import TrialTask
-from tests.support.loopback import free_port
+from scripts.free_port import free_port
 from tests.support.running import MINER, VALIDATOR
 
 SHORT = Rules(cooldown_s=0, throttle_s=0, penalty_s=600, lock_s=0)

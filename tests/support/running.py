@@ -15,9 +15,9 @@ from miner.service import MinerService
 from miner.transports.push.axon import AxonTransport
 from miner.transports.push.checks import Admission
 from protocol.synapses import GenerateAsset
+from scripts.free_port import free_port
 from tests.miner.transports.push.test_axon_checks import StaticChain
 from tests.support.fakes import FakeEngine
-from tests.support.loopback import free_port
 
 
 def new_key() -> Any:

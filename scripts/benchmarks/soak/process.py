@@ -3,7 +3,6 @@
 import json
 import os
 import resource
-import socket
 import struct
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from miner.chain.wallets import create_wallet
 from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
 from protocol.errors import SetupError
 from scripts.benchmarks.soak.faulty_miner import CLOCK_VARIABLE, REPEAT_VARIABLE
+from scripts.free_port import free_port
 
 HOST = "127.0.0.1"
 START_LIMIT_S = 180.0
@@ -213,11 +213,3 @@ def faulty_miner(folder: Path, **settings: Any) -> Iterator[tuple[FaultyMiner, L
         yield miner, subnet
     finally:
         miner.end()
-
-
-def free_port() -> int:
-    """Returns a port of the loopback address that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

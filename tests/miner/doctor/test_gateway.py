@@ -19,7 +19,7 @@ from miner.settings.gateway import GatewaySettings
 from miner.settings.miner import MinerConfig
 from miner.settings.reader import read_settings
 from protocol.gateway import SPLATS
-from tests.support.loopback import free_port
+from scripts.free_port import free_port
 from tests.support.running import MINER, OTHER
 from tests.support.strange_servers import http, serving
 

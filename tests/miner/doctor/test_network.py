@@ -21,7 +21,7 @@ from miner.doctor.network import (
 from miner.mock_validator.local_subnet import LocalSubnet, create_local_subnet
 from miner.settings.miner import ChainSettings, MinerConfig
 from miner.settings.reader import read_settings
-from tests.support.loopback import free_port
+from scripts.free_port import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")
 

@@ -18,8 +18,8 @@ from miner.mock_gateway.server import GatewayServer
 from miner.transports.clocks import http_date
 from protocol.errors import SetupError
 from protocol.gateway import ADD_RESULT, GET_TASKS
+from scripts.free_port import free_port
 from tests.support.fakes import Clock, ball_spz
-from tests.support.loopback import free_port
 from tests.support.mock_gateway import (
     ALICE,
     BEGIN,

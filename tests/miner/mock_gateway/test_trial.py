@@ -22,9 +22,9 @@ from miner.settings.reader import read_settings
 from neurons.mock_validator import NOTHING_CAME, main
 from protocol.errors import SetupError
 from protocol.gateway import ADD_RESULT, GET_TASKS
+from scripts.free_port import free_port
 from tests.miner.mock_gateway.test_server import multipart
 from tests.support.fakes import Clock, ball, ball_spz
-from tests.support.loopback import free_port
 from tests.support.mock_gateway import BEGIN, KEY, GatewayWorker, cluster, picture
 from tests.support.running import MINER, OTHER
 

@@ -11,8 +11,8 @@ from miner.mock_validator.settings import TrialSettings
 from miner.mock_validator.tasks import TrialTask
 from miner.settings.reader import read_settings
 from protocol import spz
+from scripts.free_port import free_port
 from tests.support.fakes import ball
-from tests.support.loopback import free_port
 from tests.support.running import MINER, STRANGER, VALIDATOR, Running
 
 # Bittensor 10 reads pydantic's fields through an instance.

@@ -18,8 +18,8 @@ from miner.transports.pull.dendrite import offline_dendrite
 from neurons import mock_validator
 from neurons.mock_validator import results_table
 from protocol.errors import SetupError
+from scripts.free_port import free_port
 from tests.miner.mock_validator.test_asking import TASKS, settings
-from tests.support.loopback import free_port
 from tests.support.pull_running import SHORT, Validator, tasks
 from tests.support.running import MINER, STRANGER, VALIDATOR, Running
 from tests.support.strange_servers import certificate, http, serving

@@ -14,9 +14,9 @@ from miner.transports.pull.calls import NoAnswer, PullAnswer, ValidatorCalls
 from miner.transports.pull.dendrite import offline_dendrite
 from miner.transports.pull.state import AssignedTask
 from protocol.errors import SetupError
+from scripts.free_port import free_port
 from tests.miner.mock_validator.test_asking import settings
 from tests.support.fakes import ball_spz
-from tests.support.loopback import free_port
 from tests.support.running import MINER, VALIDATOR
 
 # Bittensor 10 reads pydantic's fields through an instance.

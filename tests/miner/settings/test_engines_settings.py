@@ -11,7 +11,7 @@ from miner.settings.engines import MOST_ENGINES, EnginesSettings
 from miner.settings.miner import MinerConfig
 from miner.settings.reader import read_settings
 from protocol.errors import SetupError
-from tests.support.loopback import free_port
+from scripts.free_port import free_port
 
 BASE = ("--transports", "http")
 

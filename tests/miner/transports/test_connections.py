@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from miner.transports.body_limit import BodyLimit, Message
 from miner.transports.connections import ClientConnections, while_connected
-from tests.support.loopback import free_port
+from scripts.free_port import free_port
 
 LIMIT_S = 0.1
 """Within which the work must have been cancelled."""

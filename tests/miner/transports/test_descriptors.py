@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from miner.transports.descriptors import allow_open_files
-from tests.support.loopback import RawClient, free_port, silent_connections
+from scripts.free_port import free_port
+from tests.support.loopback import RawClient, silent_connections
 from tests.support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]

@@ -32,8 +32,8 @@ from miner.transports.gateway.nodes import Nodes
 from miner.transports.gateway.state import GatewayState, GatewayStateFile
 from miner.transports.gateway.worker import GatewayTransport
 from protocol.gateway import ADD_RESULT, GET_TASKS, SPLATS, TasksAnswer
+from scripts.free_port import free_port
 from tests.support.fakes import FakeEngine, ball, picture
-from tests.support.loopback import free_port
 from tests.support.virtual_time import clock, in_virtual_time
 
 HOURS_4_S = 4 * 3600.0

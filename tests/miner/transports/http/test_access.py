@@ -11,8 +11,8 @@ from miner.settings.reader import read_settings
 from miner.transports.http.access import ApiKey, OwnPages, check_hosts
 from miner.transports.http.server import HttpTransport
 from protocol.errors import SetupError
+from scripts.free_port import free_port
 from tests.support.http_running import running
-from tests.support.loopback import free_port
 
 HERE = {"host": "localhost:8093"}
 

@@ -22,9 +22,9 @@ from miner.transports.pull.state import AssignedTask, PullStateFile
 from miner.transports.pull.validators import Selection
 from protocol import spz
 from protocol.synapses import Feedback, GetVersion, PullTask, SubmitResults
+from scripts.free_port import free_port
 from tests.miner.transports.push.test_axon_checks import StaticChain
 from tests.support.fakes import FakeEngine, ball, ball_spz
-from tests.support.loopback import free_port
 from tests.support.pull_running import SHORT, Validator, tasks
 from tests.support.running import MINER, OTHER, VALIDATOR
 from tests.support.waiting import until

@@ -13,9 +13,9 @@ from miner.chain.metagraph import Neuron
 from miner.transports.pull import bounded_answer, calls, dendrite
 from miner.transports.pull.calls import NoAnswer
 from protocol.synapses import PullTask
+from scripts.free_port import free_port
 from tests.miner.transports.pull.test_calls import calling
 from tests.support.fake_validators import ACCEPTED, START, Pulling, StartPulling, text
-from tests.support.loopback import free_port
 from tests.support.running import VALIDATOR
 from tests.support.strange_servers import certificate, http, serving
 from tests.support.waiting import until
