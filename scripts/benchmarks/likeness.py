@@ -3,6 +3,7 @@
 Each recipe records what its networks answer to the same inputs; the recordings are compared.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from generation.lift.triposr.splats import extract_cloud
+from generation.pictures.drawing import Embedding
 from generation.pictures.framing import composite_on_grey
 from generation.pictures.text_to_image import TextToImage
 from generation.rendering import render_views
@@ -60,11 +62,13 @@ def record(
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "pictures": torch.from_numpy(np.stack(pictures)),
-        "embeddings": [torch.cat(parts).cpu() for parts in zip(*embeddings, strict=True)],
+        "embeddings": _on_host(embeddings),
         "inputs": [{key: value.cpu() for key, value in step.items()} for step in steps],
         "outputs": torch.stack(outputs).cpu(),
         "scene_code": code.cpu(),
     }
+    if reference is None:
+        content["exact_embeddings"] = _on_host(_exact_embeddings(draw))
     torch.save(content, folder / _TENSORS)
     (folder / _CLOUD).write_bytes(ply.encode(cloud))
 
@@ -79,7 +83,8 @@ def compare(reference: Path, other: Path) -> dict[str, Any]:
     Returns:
         `image_psnr_db`, of every prompt's picture; `step_errors`, of the transformer's output at
         every step for the same inputs; `embedding_errors`, of each tensor of the prompts'
-        embeddings, the worst prompt's; `scene_code_error` for the same cut-out;
+        embeddings, the worst prompt's; `rounding`, the same of `plain` and of `fast` against text
+        encoders in float32; `scene_code_error` for the same cut-out;
         `view_psnr_db` of the clouds made of the scene codes, in every view; `gaussians`, of both.
         Errors are norms of differences over norms.
     """
@@ -88,19 +93,25 @@ def compare(reference: Path, other: Path) -> dict[str, Any]:
     # Not gsplat: on a new machine, compiling it would take longer than everything here.
     views = [render_views(cloud, VIEWS, SIZE, backend="cpu") for cloud in clouds]
 
-    def errors(key: str) -> list[float]:
-        return [relative_error(a, b) for a, b in zip(fast[key], plain[key], strict=True)]
+    def of_embeddings(found: list[Tensor], expected: list[Tensor]) -> list[float]:
+        return [
+            max(relative_error(a, b) for a, b in zip(parts, exact, strict=True))
+            for parts, exact in zip(found, expected, strict=True)
+        ]
 
     return {
         "image_psnr_db": [
             psnr(a.numpy(), b.numpy())
             for a, b in zip(fast["pictures"], plain["pictures"], strict=True)
         ],
-        "step_errors": errors("outputs"),
-        "embedding_errors": [
-            max(relative_error(a, b) for a, b in zip(parts, expected, strict=True))
-            for parts, expected in zip(fast["embeddings"], plain["embeddings"], strict=True)
+        "step_errors": [
+            relative_error(a, b) for a, b in zip(fast["outputs"], plain["outputs"], strict=True)
         ],
+        "embedding_errors": of_embeddings(fast["embeddings"], plain["embeddings"]),
+        "rounding": {
+            name: of_embeddings(found["embeddings"], plain["exact_embeddings"])
+            for name, found in (("plain", plain), ("fast", fast))
+        },
         "scene_code_error": relative_error(fast["scene_code"], plain["scene_code"]),
         "view_psnr_db": [psnr(a, b) for a, b in zip(*views, strict=True)],
         "gaussians": [len(cloud) for cloud in clouds],
@@ -118,6 +129,21 @@ def psnr(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
     error = np.square(found.astype(np.float64) - expected).mean()
     with np.errstate(divide="ignore"):
         return float(np.minimum(10 * np.log10(255.0**2 / error), LARGEST_PSNR))
+
+
+def _on_host(embeddings: Sequence[Embedding]) -> list[Tensor]:
+    """The prompts' tensors, each stacked."""
+    return [torch.cat(parts).cpu() for parts in zip(*embeddings, strict=True)]
+
+
+def _exact_embeddings(draw: TextToImage) -> list[Embedding]:
+    """Encodes the prompts in float32, in which the text encoders, which must be eager, remain."""
+    draw.drop_caches()
+    for name in ("text_encoder", "text_encoder_2"):
+        encoder = getattr(draw.pipeline, name, None)
+        if encoder is not None:
+            encoder.float()
+    return [draw.embed(prompt) for prompt in PROMPTS]
 
 
 def _inputs_of_a_picture(draw: TextToImage) -> list[Inputs]:

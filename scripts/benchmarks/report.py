@@ -251,6 +251,9 @@ def _likeness(found: Figures) -> Table:
     table.add_row("transformer at each step, relative error", errors)
     errors = ", ".join(f"{value:.2%}" for value in found["embedding_errors"])
     table.add_row("embedding of the prompt, relative error", errors)
+    for name, rounding in found["rounding"].items():
+        errors = ", ".join(f"{value:.2%}" for value in rounding)
+        table.add_row(f"the same, {name} against float32", errors)
     table.add_row("scene code, relative error", f"{found['scene_code_error']:.2%}")
     table.add_row("views of the cloud, dB", decibels(found["view_psnr_db"]))
     table.add_row("Gaussians", " and ".join(f"{count:,}" for count in found["gaussians"]))

@@ -159,6 +159,8 @@ def test_the_recipes_are_compared_network_by_network(both: dict[str, Any]) -> No
     # Twelve bits hold these weights exactly; CLIP stays as it is.
     assert words < 0.01
     assert pooled == 0
+    # bfloat16 keeps eight bits of a number.
+    assert all(0 < max(rounding) < 0.02 for rounding in found["rounding"].values())
     assert 0 < found["scene_code_error"] < 0.05
     assert len(found["image_psnr_db"]) == len(likeness.PROMPTS)
     assert len(found["view_psnr_db"]) == len(likeness.VIEWS)

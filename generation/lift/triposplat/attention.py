@@ -74,7 +74,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, repeated: Repeated | None 
         value = value.float()
         # e^(score + log n) = n e^score
         mask = value.new_zeros(key.shape[1])
-        mask[repeated.place] = math.log(repeated.times)
+        # Not an assignment, which copies the number from the host; a CUDA graph cannot record that.
+        mask[repeated.place].fill_(math.log(repeated.times))
         mask = mask[None, None, None]
     query, key, value = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)

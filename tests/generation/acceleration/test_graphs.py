@@ -72,9 +72,10 @@ def test_too_little_memory_is_no_reason_to_record_no_more(when: str, warnings: l
     full = [True]
 
     def double(x: Tensor) -> Tensor:
+        doubled = x * 2
         if full and torch.cuda.is_current_stream_capturing() == (when != "before"):
             raise torch.OutOfMemoryError("tried to allocate 2 GiB")
-        return x * 2
+        return doubled
 
     captured = Captured("double", double)
     with pytest.raises(RuntimeError) as caught:

@@ -123,14 +123,27 @@ def test_both_kernels_exist_and_are_right(kernel: object) -> None:
 
 
 def test_velocities_are_those_of_the_plain_path(pair: Pair) -> None:
-    plain, fast = (sampler(model, 1) for model in (pair.plain, pair.fast))
-    state = plain.start(torch.Generator().manual_seed(1))
-    for _ in range(2):
-        expected, found = plain.velocities(state), fast.velocities(state)
-        # Either is bfloat16's rounding away from the true ones; guidance multiplies it.
-        assert off_by_share(found[0], expected[0]) < 0.04
-        assert off_by_share(found[1], expected[1]) < 0.04
-        state = fast.step(state)
+    exact = copy.deepcopy(pair.plain.flow).float()
+    cameras: dict[str, list[Tensor]] = {"exact": [], "plain": [], "fast": []}
+    for seed in range(4):
+        plain, fast = (sampler(model, seed) for model in (pair.plain, pair.fast))
+        true = Sampler(exact, *features(seed), steps=4)
+        state = plain.start(torch.Generator().manual_seed(seed))
+        for _ in range(2):
+            expected, found = plain.velocities(state), fast.velocities(state)
+            # Either is bfloat16's rounding away from the true ones; guidance multiplies it.
+            assert off_by_share(found[0], expected[0]) < 0.04
+            for key, camera in (
+                ("exact", true.velocities(state)[1]),
+                ("plain", expected[1]),
+                ("fast", found[1]),
+            ):
+                cameras[key].append(camera)
+            state = fast.step(state)
+    # A camera has five numbers, too few for a norm: all of them together are compared.
+    joined = {key: torch.cat(values) for key, values in cameras.items()}
+    rounding = off_by_share(joined["plain"], joined["exact"])
+    assert off_by_share(joined["fast"], joined["exact"]) < min(1.5 * rounding, 0.04)
     assert not pair.warnings, pair.warnings
 
 

@@ -1,5 +1,7 @@
 """The networks on a GPU: the numbers of the CPU, one seed one result, a pass as a CUDA graph."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -13,10 +15,12 @@ pytestmark = pytest.mark.cuda
 
 
 @pytest.fixture(params=[torch.float32, torch.float16, torch.bfloat16], ids=str)
-def on_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> TripoSplat:
+def on_gpu(request: pytest.FixtureRequest) -> Iterator[TripoSplat]:
+    before = torch.get_float32_matmul_precision()
     # Matrix products in TF32 would be off by 1e-3.
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    return TripoSplat.from_pretrained(GOLDEN / "tiny", device="cuda", dtype=request.param)
+    torch.set_float32_matmul_precision("highest")
+    yield TripoSplat.from_pretrained(GOLDEN / "tiny", device="cuda", dtype=request.param)
+    torch.set_float32_matmul_precision(before)
 
 
 def limit_of(model: TripoSplat) -> float:
