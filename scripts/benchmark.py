@@ -120,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     triposplat.add_argument(
         "--only", action="append", metavar="NAME", help="one part of it; repeat"
     )
+    dream = command("dreamgaussian", "DreamGaussian and refinement: each step", device="cuda")
+    dream.add_argument("--only", action="append", metavar="NAME", help="one part of it; repeat")
     splats = command("splats", "splat clouds: time and likeness to the field", device="cpu")
     splats.add_argument("--size", type=_positive, default=518, help="pixels (%(default)s)")
     splats.add_argument(

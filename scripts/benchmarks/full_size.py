@@ -34,6 +34,7 @@ from scripts.benchmarks.networks import Lift, Networks
 from scripts.benchmarks.random_klein import FULL_KLEIN, KleinSizes, klein_pipeline
 from scripts.benchmarks.random_triposr import untrained
 from scripts.benchmarks.random_weights import fill
+from scripts.benchmarks.random_zero123 import FULL_ZERO123, Zero123Sizes
 from scripts.benchmarks.u2net import write_random
 
 
@@ -51,6 +52,7 @@ class Sizes:
         triposplat: TripoSplat.
         triposplat_encoders: What it looks at pictures with.
         triposplat_side: Pixels per side of these pictures, where a benchmark prepares them.
+        zero123: zero123, where a dream is guided by it.
         background: Which network of rembg's removes the background.
         background_side: Pixels per side of its input; those of rembg's file if None, and wherever
             rembg runs it.
@@ -65,6 +67,7 @@ class Sizes:
     triposplat: TripoSplatConfig = PUBLIC
     triposplat_encoders: EncoderConfig = PUBLIC_ENCODERS
     triposplat_side: int = CANVAS
+    zero123: Zero123Sizes = FULL_ZERO123
     background: Literal["isnet-general-use", "u2netp"] = "isnet-general-use"
     background_side: int | None = None
 

@@ -13,7 +13,7 @@ from scripts.benchmark import _parser, main
     "name",
     [
         *("pipeline", "parts", "triposr", "splats", "codecs", "rendering", "guard", "monitor"),
-        *("quality", "engines"),
+        *("quality", "engines", "dreamgaussian"),
     ],
 )
 def test_every_option_is_an_argument_of_the_benchmark(name: str) -> None:

@@ -13,6 +13,7 @@ from generation.quiet import quiet_libraries
 from generation.settings import GenerationSettings, TextToImageSettings
 from scripts.benchmarks.full_size import Sizes
 from scripts.benchmarks.random_klein import KleinSizes, klein_pipeline, qwen
+from scripts.benchmarks.random_zero123 import Zero123Sizes
 
 KLEIN = KleinSizes(
     transformer={
@@ -68,6 +69,36 @@ TRIPOSPLAT_ENCODERS = EncoderConfig(
     vae=VaeConfig(
         block_out_channels=(4, 4, 4, 4), layers_per_block=1, latent_channels=4, norm_num_groups=2
     ),
+)
+
+ZERO123 = Zero123Sizes(
+    unet={
+        "sample_size": 8,
+        "in_channels": 8,
+        "out_channels": 4,
+        "block_out_channels": (8, 8),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 4,
+        "cross_attention_dim": 16,
+    },
+    vae={
+        "block_out_channels": (8, 8, 8),
+        "latent_channels": 4,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "sample_size": 32,
+        "scaling_factor": 0.18215,
+    },
+    clip={
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 28,
+        "patch_size": 14,
+        "projection_dim": 16,
+    },
 )
 
 SIZES = Sizes(
@@ -129,6 +160,7 @@ SIZES = Sizes(
     triposplat=TRIPOSPLAT,
     triposplat_encoders=TRIPOSPLAT_ENCODERS,
     triposplat_side=64,
+    zero123=ZERO123,
     background="u2netp",
     background_side=64,
 )
