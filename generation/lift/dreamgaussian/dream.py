@@ -134,11 +134,10 @@ class Dream:
         low = math.ceil(max(min(low, low - known), -_STEEPEST - known))
         high = math.floor(min(max(high, high - known), _STEEPEST - known))
         azimuth, above = self._draw_integer(-180, 180), self._draw_integer(low, high)
-        white = bool(self._draw_integer(0, 2))
         camera = self._known.camera(azimuth, known + above, size)
-        colour, _, info = self._draw(camera, white=white)
+        colour, coverage, info = self._draw(camera, white=False)
         pictures = F.interpolate(
-            colour.permute(0, 3, 1, 2).clamp(0, 1),
+            torch.cat([colour, coverage[..., None]], dim=-1).permute(0, 3, 1, 2),
             (guidance.size, guidance.size),
             mode="bilinear",
             antialias=True,

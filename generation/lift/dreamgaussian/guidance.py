@@ -30,7 +30,8 @@ class Guidance(Protocol):
 
         Args:
             known: From `begin`.
-            pictures: (V, 3, size, size) RGB in 0..1, on a plain background.
+            pictures: (V, 4, size, size) RGB times coverage, and coverage; about 0..1. A guidance
+                that judges pictures without coverage draws a background.
             azimuths: (V,) radians from the known view, to the right.
             elevations: (V,) radians from the known view, upwards.
             time: How much noise to add, 0..1.

@@ -145,8 +145,10 @@ class Zero123:
         time: float,
         generator: torch.Generator,
     ) -> Tensor:
-        """Score distillation; see `Guidance.loss`."""
-        posterior = self._vae.encode(pictures.to(self._dtype) * 2 - 1).latent_dist
+        """Score distillation, before black or white; see `Guidance.loss`."""
+        white = int(torch.randint(2, (), generator=generator))
+        seen = (pictures[:, :3] + white * (1 - pictures[:, 3:])).clamp(0, 1)
+        posterior = self._vae.encode(seen.to(self._dtype) * 2 - 1).latent_dist
         noise = drawn(posterior.mean.shape, generator, posterior.mean)
         latent = (posterior.mean + posterior.std * noise) * self._vae.config.scaling_factor
         gradient = self._gradient(known, latent.detach(), azimuths, elevations, time, generator)

@@ -49,9 +49,9 @@ class Painter:
         generator: torch.Generator,
     ) -> Tensor:
         assert known == (64, 64, 4)
-        assert pictures.shape == (1, 3, 16, 16)
+        assert pictures.shape == (1, 4, 16, 16)
         self.seen.append((float(azimuths), float(elevations), time))
-        green = pictures.new_tensor([0.1, 0.8, 0.1])[:, None, None]
+        green = pictures[:, 3:].detach() * pictures.new_tensor([0.1, 0.8, 0.1, 1.0])[:, None, None]
         return distil(pictures, pictures - green)
 
 

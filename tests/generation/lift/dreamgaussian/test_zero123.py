@@ -77,7 +77,7 @@ def guidance(folder: Path) -> Zero123:
 def gradient(
     guidance: Zero123, rgba: NDArray[np.uint8], azimuth: float = 1.0, seed: int = 1
 ) -> Tensor:
-    pictures = torch.full((1, 3, guidance.size, guidance.size), 0.6, requires_grad=True)
+    pictures = torch.full((1, 4, guidance.size, guidance.size), 0.6, requires_grad=True)
     loss = guidance.loss(
         guidance.begin(rgba),
         pictures,
