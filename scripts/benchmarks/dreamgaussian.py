@@ -211,7 +211,7 @@ def _zero123(bench: Bench, way: Way) -> Mapping[str, Action]:
     def judge() -> None:
         with torch.enable_grad():
             side = guidance.size
-            picture = torch.full((1, 3, side, side), 0.5, device=device, requires_grad=True)
+            picture = torch.full((1, 4, side, side), 0.5, device=device, requires_grad=True)
             loss = guidance.loss(known, picture, angles, angles, 0.5, generator)
             torch.autograd.backward([loss])
 
