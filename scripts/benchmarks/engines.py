@@ -9,24 +9,30 @@ import signal
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from generation.engine import Engine
 from generation.presets import preset
-from generation.settings import GenerationSettings
+from generation.settings import GenerationSettings, ScoringSettings
 from miner.engines import EngineClient
 from miner.engines.joining import Identity, identity_of
 from miner.engines.local import LocalEngine
 from miner.engines.ray_cluster import close_cluster, open_cluster, prepare
 from miner.engines.remote import LinkedEngine
+from miner.engines.wire import SetupFault
+from miner.logs import configure_logs
 from miner.request import Answer, Caller, Request
 from miner.score.log import ScoreLog
 from miner.service import MinerService
 from miner.settings.engines import EnginesSettings
+from miner.surroundings import settle
 from protocol.tasks import TextTask
 from scripts.benchmarks.figures import write_figures
 
@@ -34,8 +40,16 @@ prepare(own=True)
 
 from miner.engines.ray_engine import EngineActor, RayLink, opener  # noqa: E402
 
+if TYPE_CHECKING:
+    # Both load torch.
+    from scripts.benchmarks.full_size import Sizes
+    from scripts.benchmarks.networks import Networks
+
 Figures = dict[str, Any]
 BUDGET_S = 300.0
+START_LIMIT_S = 400.0
+"""For all engines to serve: several minutes where nothing has been compiled before."""
+
 AHEAD = 3
 """Requests under way for each engine."""
 
@@ -45,20 +59,6 @@ ANSWER_GAUSSIANS = 125_000
 _ANY = Identity("", "", "", "", "")
 
 
-def _networks_of_random_weights(settings: GenerationSettings, models_dir: Path | None) -> Engine:
-    from scripts.benchmarks.full_size import build
-    from scripts.benchmarks.networks import fast_stages
-
-    stages = fast_stages(settings, build(settings, Path(tempfile.mkdtemp())))
-    return Engine(
-        settings,
-        functions=stages.functions,
-        drop_caches=stages.drop_caches,
-        remembers=stages.remembers,
-        progress=False,
-    )
-
-
 def _stages_without_work(settings: GenerationSettings, models_dir: Path | None) -> Engine:
     """Every stage returns at once what was made before: an object of 2 MB."""
     from scripts.benchmarks.whole_answer import functions
@@ -66,19 +66,58 @@ def _stages_without_work(settings: GenerationSettings, models_dir: Path | None) 
     return Engine(settings, functions=functions(ANSWER_GAUSSIANS), progress=False)
 
 
-class RandomActor(EngineActor):
-    """Full-size networks with random weights."""
-
-    def __init__(self, core: int | None) -> None:
-        super().__init__(core)
-        self._make_engine = _networks_of_random_weights
+class _Weightless(EngineActor):
+    """Nothing has to be downloaded, so nothing is compared."""
 
     async def identify(self, settings: str, models_dir: str | None) -> Identity:
-        """Nothing has to be downloaded, so nothing is compared."""
+        """See `EngineHost`."""
         return _ANY
 
 
-class IdleActor(RandomActor):
+class RandomActor(_Weightless):
+    """Networks with random weights.
+
+    Attributes:
+        sizes: Their shapes; full size when None.
+    """
+
+    sizes: "Sizes | None" = None
+
+    def __init__(self, core: int | None) -> None:
+        super().__init__(core)
+        self._make_engine = self._engine_of_networks
+
+    async def load(self, settings: str, models_dir: str | None) -> str | SetupFault:
+        """See `EngineHost`."""
+        settle()  # Before torch is imported.
+        build = partial(_random_networks, GenerationSettings.model_validate_json(settings))
+        # The event loop goes on. A thread that ends leaves no OpenMP threads beside the engine's.
+        with ThreadPoolExecutor(1) as thread:
+            loop = asyncio.get_running_loop()
+            self._networks = await loop.run_in_executor(thread, build, self.sizes)
+        return await super().load(settings, models_dir)
+
+    def _engine_of_networks(self, settings: GenerationSettings, models_dir: Path | None) -> Engine:
+        from scripts.benchmarks.networks import fast_stages
+
+        stages = fast_stages(settings, self._networks)
+        return Engine(
+            settings,
+            functions=stages.functions,
+            drop_caches=stages.drop_caches,
+            remembers=stages.remembers,
+            progress=False,
+        )
+
+
+def _random_networks(settings: GenerationSettings, sizes: "Sizes | None") -> "Networks":
+    from scripts.benchmarks.full_size import FULL, build
+
+    with tempfile.TemporaryDirectory() as folder:
+        return build(settings, Path(folder), sizes or FULL)
+
+
+class IdleActor(_Weightless):
     """Stages that take no time, with an object of 2 MB."""
 
     def __init__(self, core: int | None) -> None:
@@ -109,7 +148,11 @@ def _far(settings: GenerationSettings, count: int, actor: type[EngineActor]) -> 
 
 
 class _Served:
-    """A service on these engines, ready with all of them."""
+    """A service on these engines, ready with all of them.
+
+    Attributes:
+        start_s: Seconds until all were ready.
+    """
 
     def __init__(self, engines: Sequence[EngineClient], folder: Path) -> None:
         self.engines = list(engines)
@@ -119,8 +162,10 @@ class _Served:
         )
 
     async def __aenter__(self) -> "_Served":
+        began = time.monotonic()
         await self.service.start()
         await self.all_up()
+        self.start_s = time.monotonic() - began
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -129,8 +174,9 @@ class _Served:
         self.log.close()
 
     async def all_up(self) -> None:
-        while not all(engine.up for engine in self.service.snapshot().engines):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(START_LIMIT_S):
+            while not all(engine.up for engine in self.service.snapshot().engines):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
     async def ask(self, number: int) -> Answer:
         task = TextTask(id=str(number), prompt=f"a red car {number}", seed=number)
@@ -152,12 +198,15 @@ class _Served:
 
 def _row(answers: Sequence[Answer], rate: float) -> Figures:
     done = [answer for answer in answers if answer.outcome == "completed"]
+    if not done:
+        raise RuntimeError(f"no task was completed; the first: {answers[0].reason}")
     errors = [abs((a.predicted_s or 0.0) - a.total_s) / a.total_s for a in done]
     way = [1000.0 * a.timings["hand_over"] for a in done if "hand_over" in a.timings]
     row: Figures = {
         "objects_per_s": rate,
         "completed": len(done),
         "asked": len(answers),
+        "reasons": Counter(answer.reason_code for answer in answers),
         "seconds_p50": float(np.median([a.total_s for a in done])),
         "prediction_error_median": statistics.median(errors),
         "by_engine": {n: sum(a.engine == n for a in done) for n in {a.engine or "" for a in done}},
@@ -175,7 +224,7 @@ async def _throughput(engines: list[EngineClient], requests: int, folder: Path) 
     async with _Served(engines, folder) as served:
         await served.many(2 * len(engines), len(engines))
         answers, rate = await served.many(requests, AHEAD * len(engines), first=1000)
-        return _row(answers, rate)
+        return _row(answers, rate) | {"start_s": served.start_s}
 
 
 async def _way(engines: list[EngineClient], requests: int, folder: Path) -> Figures:
@@ -241,15 +290,21 @@ def run(
 
     Args:
         preset_name: What to generate with.
-        weights: "real", or "random" of full size.
-        counts: Numbers of engines; 1 and 2 if not given.
+        weights: "real", or "random" of full size, without a scorer.
+        counts: Numbers of engines, ascending: the first start compiles for all. 1 and 2 if not
+            given.
         requests: Tasks of each measurement, for each engine.
         kills: How often an engine's process is ended under load.
         out: File for the figures.
     """
-    counts = list(counts or (1, 2))
+    counts = sorted(counts or (1, 2))
     chosen = preset(preset_name)
-    actor = RandomActor if weights == "random" else EngineActor
+    actor = EngineActor
+    if weights == "random":
+        # Engines without the scorer's packages are measured as well.
+        chosen = chosen.model_copy(update={"scoring": ScoringSettings()})
+        actor = RandomActor
+    configure_logs("WARNING")
     found = open_cluster(EnginesSettings(kind="ray"), cores=max(*counts, 1))
     figures: Figures = {"preset": preset_name, "weights": weights, "cluster": vars(found)}
     idle = preset("embedded").model_copy(update={"rungs": ()})
@@ -284,14 +339,17 @@ def _show(figures: Mapping[str, Any], counts: Sequence[int]) -> None:
         f"{local['ms_p95']:.1f}; Ray {far['ms_p50']:.1f}, p95 {far['ms_p95']:.1f}; hand-over p95 "
         f"{far['hand_over_ms_p95']:.1f}\n"
     )
-    print("| engines | objects/s | x one | seconds p50 | prediction error | hand-over p95, ms |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    one = figures.get(f"ray, {min(counts)}", {}).get("objects_per_s", 0.0) / min(counts)
+    print(
+        "| engines | start, s | objects/s | x one | seconds p50 | prediction error | "
+        "hand-over p95, ms |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    one = figures[f"ray, {min(counts)}"]["objects_per_s"] / min(counts)
     for name, row in figures.items():
         if name.startswith(("local, ", "ray, ")):
-            way = row.get("hand_over_ms_p95")
+            rate, way = row["objects_per_s"], row.get("hand_over_ms_p95")
             print(
-                f"| {name} | {row['objects_per_s']:.2f} | {row['objects_per_s'] / one:.2f} | "
+                f"| {name} | {row['start_s']:.0f} | {rate:.2f} | {rate / one:.2f} | "
                 f"{row['seconds_p50']:.2f} | {100 * row['prediction_error_median']:.0f} % | "
                 f"{'' if way is None else f'{way:.1f}'} |"
             )
