@@ -79,7 +79,7 @@ def plain_border_mask(image: Image.Image, *, min_coverage: float = 0.001) -> Ima
     inside = _object(difference > contrast, min_coverage)
     if inside is None or any(edge.any() for edge in _edges(inside, rim, width)):
         return None
-    outline = inside & ~_erode(inside, 1)
+    outline = inside & ~erode(inside, 1)
     clear = dilate(difference > _CLEAR * contrast, _CLEAR_WITHIN)
     if np.count_nonzero(clear & outline) < _CLEAR_SHARE * np.count_nonzero(outline):
         return None
@@ -174,13 +174,14 @@ def _soften(inside: _Flags, difference: _Levels) -> _Levels:
     for axis in (0, 1):
         nearby = _along(np.maximum, nearby, axis, _SOFT)
     share = difference.astype(np.float32) * 255 / np.maximum(nearby, 1)
-    rim = inside & ~_erode(inside, _SOFT)
+    rim = inside & ~erode(inside, _SOFT)
     alpha: _Levels = np.where(rim, share, np.where(inside, 255, 0)).astype(np.uint8)
     return alpha
 
 
-def _erode(flags: _Flags, reach: int) -> _Flags:
-    return _along(np.logical_and, _along(np.logical_and, flags, 0, reach), 1, reach)
+def erode(values: NDArray[_Value], reach: int) -> NDArray[_Value]:
+    """The least of every pixel and of all within `reach` rows and columns; of flags, `and`."""
+    return _along(np.minimum, _along(np.minimum, values, 0, reach), 1, reach)
 
 
 def dilate(flags: _Flags, reach: int) -> _Flags:
