@@ -1,13 +1,16 @@
 """Gaussian splatting on a CUDA device, by gsplat: the validator's own rasteriser."""
 
+import os
 from concurrent.futures import Future
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from loguru import logger
 from torch import Tensor
 
@@ -133,10 +136,21 @@ def _try_one() -> bool:
     rotation = np.array([[1, 0, 0, 0]], dtype=np.float32)
     one = GaussianCloud(zeros, zeros - 4, rotation, zeros[:, 0], zeros)
     try:
-        rasterize(place(one), [validator_camera(0, size=16)])
+        # Its first import deletes what another process is compiling at the same moment.
+        with FileLock(_build_root() / "gsplat.lock"):
+            rasterize(place(one), [validator_camera(0, size=16)])
     except BaseException as error:  # The compiler, the loader and the driver each raise their own.
         logger.warning(
             "gsplat cannot render here, so the CPU will: {}: {}", type(error).__name__, error
         )
         return False
     return True
+
+
+def _build_root() -> Path:
+    """The folder in which torch compiles extensions, gsplat among them; made if missing."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    root.mkdir(parents=True, exist_ok=True)
+    return root

@@ -1,8 +1,11 @@
 """The door to both back ends: views, sizes, white, truncation, and clear refusals."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 from generation.rendering import (
     gsplat_backend,
@@ -94,10 +97,13 @@ def test_auto_is_the_cpu_where_gsplat_cannot_run() -> None:
 
 
 @pytest.mark.timeout(10)
-def test_a_compiler_that_exits_ends_the_wait_for_gsplat(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_exits_ends_the_wait_for_gsplat(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def exits(*arguments: object) -> None:
         raise SystemExit(1)
 
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gsplat_backend, "find_spec", lambda name: object())
     monkeypatch.setattr(gsplat_backend, "place", lambda cloud: cloud)
@@ -110,6 +116,32 @@ def test_a_compiler_that_exits_ends_the_wait_for_gsplat(monkeypatch: pytest.Monk
 
 
 @pytest.mark.cuda
+def test_one_process_after_another_compiles_gsplat(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    held: list[bool] = []
+
+    def compile_it(*_: object) -> None:
+        try:
+            FileLock(tmp_path / "gsplat.lock", timeout=0, is_singleton=False).acquire()
+        except Timeout:
+            held.append(True)
+
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gsplat_backend, "find_spec", lambda name: name)
+    monkeypatch.setattr(gsplat_backend, "place", lambda cloud: cloud)
+    monkeypatch.setattr(gsplat_backend, "rasterize", compile_it)
+    gsplat_backend.start_trial.cache_clear()
+    try:
+        assert is_usable()
+    finally:
+        gsplat_backend.start_trial.cache_clear()
+    assert held == [True]
+    with FileLock(tmp_path / "gsplat.lock", timeout=0):
+        pass  # It is free again.
+
+
 @pytest.mark.skipif(not is_usable(), reason="needs gsplat")
 def test_gsplat_agrees_with_the_cpu() -> None:
     cloud = sphere(20_000)
