@@ -140,7 +140,12 @@ def load(
 
 def start_compiling(settings: GenerationSettings, device: torch.device) -> None:
     """Lets gsplat compile itself, once for a minute, while networks are loaded and compiled."""
-    if device.type == "cuda" and (settings.scoring.scorer == "validator" or settings.refine.steps):
+    renders = (
+        settings.scoring.scorer == "validator"
+        or settings.refine.steps
+        or settings.lift.backend == "dreamgaussian"
+    )
+    if device.type == "cuda" and renders:
         gsplat_backend.start_trial()
 
 

@@ -27,7 +27,8 @@ class Rung:
         gaussians: Most Gaussians in the cloud.
         skip_plain: Cut the object out without a network when the picture's border is plain.
         back_end: What lifts the picture to 3D: a name in `generation.lift.BACK_ENDS`.
-        lift_steps: Denoising steps of the back end; 0 if it takes none.
+        lift_steps: Denoising or optimisation steps of the back end; 0 if it takes none.
+        lift_slice: How many of them run at a time.
         refine_slices: Steps of the stage `refine`; 0 at all levels but the best.
     """
 
@@ -38,6 +39,7 @@ class Rung:
     skip_plain: bool
     back_end: str
     lift_steps: int = 0
+    lift_slice: int = 1
     refine_slices: int = 0
 
     @property

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from generation.settings import (
+    BackEndName,
     CutoutSettings,
+    DreamGaussianSettings,
     GenerationFields,
     GenerationSettings,
     LiftSettings,
@@ -27,8 +30,24 @@ from generation.weights.sources import (
     QUALITY_SCORER,
     TRIPOSPLAT,
     TRIPOSR,
+    ZERO123,
 )
 from protocol.errors import SetupError
+
+_DRAFT = RungSettings(name="draft", steps=2, size=384, gaussians=60_000, skip_plain=True)
+_EMBEDDED_DRAFT = RungSettings(name="draft", steps=4, gaussians=10_000, skip_plain=True)
+"""The lowest levels, but for the back end's steps."""
+
+
+def _drafts(
+    draft: RungSettings, steps: Mapping[BackEndName, int | None]
+) -> tuple[RungSettings, ...]:
+    """One level per back end, with its steps."""
+    return tuple(
+        draft.model_copy(update={"backend": name, "lift_steps": count})
+        for name, count in steps.items()
+    )
+
 
 _GPU = GenerationSettings(
     name="gpu24",
@@ -46,6 +65,16 @@ _GPU = GenerationSettings(
     ),
     triposr=TripoSRSettings(model=TRIPOSR, dtype="bfloat16", chunk_size=1_048_576),
     triposplat=TripoSplatSettings(model=TRIPOSPLAT, dtype="bfloat16"),
+    dreamgaussian=DreamGaussianSettings(
+        guidance="zero123",
+        model=ZERO123,
+        dtype="float16",
+        steps=400,
+        slice=2,
+        sizes=(128, 256, 512),
+        count=8_000,
+        max_gaussians=120_000,
+    ),
     splats=SplatSettings(),
     scoring=ScoringSettings(
         scorer="validator",
@@ -60,9 +89,9 @@ _GPU = GenerationSettings(
         RungSettings(name="small", backend="triposr", steps=2, size=384),
         RungSettings(name="half", backend="triposplat", lift_steps=10, gaussians=131_072),
         RungSettings(name="quarter", backend="triposplat", lift_steps=6, gaussians=65_536),
-        RungSettings(
-            name="draft", steps=2, size=384, gaussians=60_000, lift_steps=6, skip_plain=True
-        ),
+        RungSettings(name="half", backend="dreamgaussian", lift_steps=200),
+        RungSettings(name="quarter", backend="dreamgaussian", lift_steps=100),
+        *_drafts(_DRAFT, {"triposr": None, "triposplat": 6, "dreamgaussian": 50}),
     ),
     accelerate=True,
 )
@@ -87,13 +116,16 @@ PRESETS: dict[str, GenerationSettings] = {
         triposr=TripoSRSettings(chunk_size=16_384),
         # More guidance makes colours too strong; fewer Gaussians leave gaps in large objects.
         triposplat=TripoSplatSettings(guidance=1.5, max_gaussians=40_000),
+        # The camera of the pictures that the embedded networks know.
+        dreamgaussian=DreamGaussianSettings(elevation=20.0, fov=28.5),
         splats=SplatSettings(max_gaussians=20_000, resolution=64),
         refine=RefineSettings(slice=1, size=64, fov=32.5),
         mesh=MeshSettings(resolution=128, triangles=20_000),
         scoring=ScoringSettings(scorer="embedded"),
         rungs=(
             RungSettings(name="four_steps", steps=4),
-            RungSettings(name="draft", steps=4, gaussians=10_000, lift_steps=8, skip_plain=True),
+            RungSettings(name="half", backend="dreamgaussian", steps=4, lift_steps=75),
+            *_drafts(_EMBEDDED_DRAFT, {"triposr": None, "triposplat": 8, "dreamgaussian": 30}),
         ),
         knows="one object in one colour, such as 'a red car' (docs/embedded-models.md)",
         vocabulary=("ring stand", *_EMBEDDED_WORDS.replace(",", " ").split()),
@@ -145,7 +177,11 @@ def changes(settings: GenerationSettings) -> dict[str, Any]:
     )
 
 
-_IRRELEVANT = {"device", "triposplat.accept_dinov3_license"}
+_IRRELEVANT = {
+    "device",
+    "triposplat.accept_dinov3_license",
+    "dreamgaussian.accept_openrail_license",
+}
 """Changes that leave what is computed as it is."""
 
 

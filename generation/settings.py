@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from generation.plan import Rung
 from generation.weights.sources import (
@@ -15,16 +15,18 @@ from generation.weights.sources import (
     ModelSource,
     Names,
     ReleaseModel,
+    separated,
 )
 
 DType = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 PictureSize = Annotated[int, Field(ge=64, le=2048, multiple_of=16)]
 DenoisingSteps = Annotated[int, Field(ge=1, le=100)]
+LiftSteps = Annotated[int, Field(ge=1, le=2000)]
 Gaussians = Annotated[int, Field(ge=1, le=10_000_000)]
+ViewSize = Annotated[int, Field(ge=16, le=1024)]
 
-
-BackEndName = Literal["triposr", "triposplat"]
+BackEndName = Literal["triposr", "triposplat", "dreamgaussian"]
 """The 3D back ends: names in `generation.lift.BACK_ENDS`."""
 
 BEST = "full"
@@ -96,9 +98,9 @@ class LiftSettings(Frozen):
     """Cut-out to 3D."""
 
     backend: BackEndName = "triposr"
-    """What lifts the cut-out: triposr makes a field, from which splats or a mesh are extracted;
-    triposplat makes splats, no meshes, and needs --triposplat.accept_dinov3_license with its public
-    weights."""
+    """What lifts the cut-out. triposr makes a field, from which splats or a mesh are extracted.
+    triposplat and dreamgaussian make splats, no meshes; with public weights they need
+    --triposplat.accept_dinov3_license and --dreamgaussian.accept_openrail_license."""
 
 
 class TripoSRSettings(Frozen):
@@ -135,6 +137,42 @@ class TripoSplatSettings(Frozen):
     """Hold the large linear layers in 8 bits instead of 16."""
     seed: Seed = 0
     """Seed of the noise and of the points when a task brings none."""
+
+
+class DreamGaussianSettings(Frozen):
+    """Cut-out to Gaussian cloud: DreamGaussian, which optimises Gaussians against pictures."""
+
+    guidance: Literal["zero123", "denoiser", "none"] = "none"
+    """What says how the sides look that the picture does not show: zero123; denoiser, a small
+    network that is shipped and knows the objects of the preset embedded; or none, with which the
+    back stays shapeless."""
+    model: HubModel | None = None
+    """Where the weights of zero123 come from; the other two need none."""
+    accept_openrail_license: bool = False
+    """Say true once you have read the CreativeML OpenRAIL-M License and accept it
+    (docs/weights.md): zero123 was trained from weights under it."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Number format of the guidance; Gaussians are always float32."""
+    scale: Annotated[float, Field(ge=0.0, le=100.0)] = 5.0
+    """Guidance scale: how strongly the picture rules what the guidance wants."""
+    steps: LiftSteps = 150
+    """Optimisation steps at the best level. The last two fifths add detail; they are left out where
+    time runs short."""
+    slice: Annotated[int, Field(ge=1, le=50)] = 1
+    """Steps at a time; other requests wait for one slice at most. Choose it so that a slice of the
+    largest size takes at most 200 ms."""
+    sizes: Annotated[tuple[ViewSize, ViewSize, ViewSize], BeforeValidator(separated)] = (24, 32, 48)
+    """Pixels per side of rendered views, with commas: early, in the middle and late."""
+    count: Annotated[int, Field(ge=100, le=1_000_000)] = 8_000
+    """Gaussians at the start. On CUDA, gsplat adds and removes some; a CPU keeps them."""
+    max_gaussians: Annotated[int, Field(ge=7_000, le=1_000_000)] = 8_000
+    """Most Gaussians in a cloud; fewer than 7,000 score 0."""
+    elevation: Annotated[float, Field(ge=-60.0, le=60.0)] = 0.0
+    """How far above the horizon the picture is assumed to be taken from, in degrees."""
+    fov: Annotated[float, Field(ge=10.0, le=90.0)] = 49.1
+    """Field of view of pictures and views in degrees; 49.1 is that of zero123."""
+    seed: Seed = 0
+    """Seed of all random numbers when a task brings none."""
 
 
 class SplatSettings(Frozen):
@@ -223,17 +261,19 @@ class RungSettings(Frozen):
     """Most Gaussians."""
     skip_plain: bool | None = None
     """Cut the object out without a network when the picture's border is plain."""
-    lift_steps: DenoisingSteps | None = None
-    """Most denoising steps of the back end; TripoSR takes none."""
+    lift_steps: LiftSteps | None = None
+    """Most steps of the back end: of denoising for triposplat, of optimisation for dreamgaussian;
+    triposr takes none."""
     backend: BackEndName | None = None
     """The only back end that has this level; null if all have."""
 
 
 def _are_told_apart(rungs: tuple[RungSettings, ...]) -> tuple[RungSettings, ...]:
-    names = [BEST, *(rung.name for rung in rungs)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"two levels are called {name!r}, which logs could not tell apart")
+    for back_end in get_args(BackEndName):
+        names = [BEST, *(rung.name for rung in rungs if rung.backend in (None, back_end))]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two levels are called {name!r}, which logs could not tell apart")
     return rungs
 
 
@@ -247,6 +287,7 @@ class GenerationFields(Frozen):
     lift: LiftSettings = LiftSettings()
     triposr: TripoSRSettings
     triposplat: TripoSplatSettings = TripoSplatSettings()
+    dreamgaussian: DreamGaussianSettings = DreamGaussianSettings()
     splats: SplatSettings
     refine: RefineSettings = RefineSettings()
     mesh: MeshSettings = MeshSettings()
@@ -290,9 +331,18 @@ class GenerationSettings(GenerationFields):
         return tuple(sorted(found, key=lambda m: not (isinstance(m, HubModel) and m.gated)))
 
     @property
+    def lift_downloads(self) -> bool:
+        """Whether the chosen back end has weights that are not shipped, in presets for GPUs."""
+        return self.lift.backend != "dreamgaussian" or self.dreamgaussian.guidance == "zero123"
+
+    @property
     def lift_model(self) -> HubModel | None:
-        """The weights of the chosen back end; None for those that are shipped."""
-        return self.triposplat.model if self.lift.backend == "triposplat" else self.triposr.model
+        """The weights of the chosen back end; None for those that are shipped, and for none."""
+        if not self.lift_downloads:
+            return None
+        own: TripoSRSettings | TripoSplatSettings | DreamGaussianSettings
+        own = getattr(self, self.lift.backend)
+        return own.model
 
     @property
     def ladder(self) -> tuple[Rung, ...]:
@@ -313,6 +363,14 @@ class GenerationSettings(GenerationFields):
         if self.lift.backend == "triposplat":
             most = self.triposplat
             best = replace(best, gaussians=most.max_gaussians, lift_steps=most.steps)
+        elif self.lift.backend == "dreamgaussian":
+            own = self.dreamgaussian
+            best = replace(
+                best,
+                gaussians=own.max_gaussians,
+                lift_steps=own.steps,
+                lift_slice=own.slice,
+            )
         ladder = [best]
         for lower in self.rungs:
             if lower.backend not in (None, best.back_end):
@@ -325,6 +383,7 @@ class GenerationSettings(GenerationFields):
                 skip_plain=bool(lower.skip_plain) or best.skip_plain,
                 back_end=best.back_end,
                 lift_steps=min(lower.lift_steps or best.lift_steps, best.lift_steps),
+                lift_slice=best.lift_slice,
             )
             if replace(rung, name="") != replace(ladder[-1], name=""):
                 ladder.append(rung)

@@ -123,11 +123,13 @@ class Stage:
         lane: Where it runs.
         cost_key: What its duration depends on, from the task, the rung and whether the engine
             remembers the prompt.
+        phase: What the duration of one of its steps depends on besides, from the rung and the
+            step's index.
         text_only: Whether image tasks do without it.
         repeats: How many steps of it a plan has.
         output: Which tasks need it, by what they become; None if all do.
         parts: In which plans it is.
-        optional: See `Step.optional`.
+        optional: Whether one of its steps is; see `Step.optional`.
         together: Whether one step of it serves all pictures that are drawn together, and takes as
             much longer.
     """
@@ -139,8 +141,18 @@ class Stage:
     repeats: Callable[[Rung], int] = lambda rung: 1
     output: Output | None = None
     parts: frozenset[Part] = _OBJECT
-    optional: bool = False
+    optional: Callable[[Rung, int], bool] = lambda rung, index: False
     together: bool = False
+    phase: Callable[[Rung, int], str] | None = None
+
+    def step(self, task: Task, rung: Rung, index: int, pictures: int, remembered: bool) -> Step:
+        """Returns one of its steps; see `route`."""
+        key = self.cost_key(task, rung, remembered)
+        if self.phase is not None:
+            key += f":{self.phase(rung, index)}"
+        if self.together and pictures > 1:
+            key += f":x{pictures}"
+        return Step(self.name, self.lane, key, index, optional=self.optional(rung, index))
 
 
 PROMPT_NEW, PROMPT_REMEMBERED = "prompt:new", "prompt:remembered"
@@ -191,7 +203,7 @@ REFINE = Stage(
     lambda task, rung, remembered: f"refine:{rung.gaussians}",
     repeats=lambda rung: rung.refine_slices,
     output="splats",
-    optional=True,
+    optional=lambda rung, index: True,
 )
 """From a Gaussian cloud to one that matches the cut-out better; as many slices as there is time."""
 
@@ -214,7 +226,7 @@ SCORE_STAGE = Stage(
     SCORE,
     lambda task, rung, remembered: f"score:{task.kind}:{rung.gaussians}",
     output="splats",
-    optional=True,
+    optional=lambda rung, index: True,
 )
 """From a checked SPZ file to the same with a score. A file without one is better than none."""
 
@@ -241,14 +253,7 @@ def route(
         remembered: Whether the engine still has the encoding of a text task's prompt.
     """
     return tuple(
-        Step(
-            stage.name,
-            stage.lane,
-            stage.cost_key(task, rung, remembered)
-            + (f":x{pictures}" if stage.together and pictures > 1 else ""),
-            index,
-            optional=stage.optional,
-        )
+        stage.step(task, rung, index, pictures, remembered)
         for stage in stages
         if part in stage.parts and stage.output in (None, output)
         if isinstance(task, TextTask) or not stage.text_only

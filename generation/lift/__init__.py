@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 
-from generation.plan import Output
+from generation.lift.phases import Phase, phase_at
+from generation.plan import Output, Rung
 from generation.settings import GenerationSettings
 from generation.stage import (
     CPU,
@@ -33,6 +35,11 @@ class BackEnd:
 
     stages: tuple[Stage, ...]
     loader: str
+
+
+def _dream_phase(rung: Rung, index: int) -> Phase:
+    """The phase in which a slice begins."""
+    return phase_at(index * rung.lift_slice / rung.lift_steps)
 
 
 BACK_ENDS: Mapping[str, BackEnd] = {
@@ -75,6 +82,28 @@ BACK_ENDS: Mapping[str, BackEnd] = {
             ),
         ),
         loader="generation.lift.triposplat.loading",
+    ),
+    "dreamgaussian": BackEnd(
+        # No mesh, for the same reason.
+        stages=(
+            Stage("prepare", CPU, lambda task, rung, remembered: "prepare", output="splats"),
+            Stage(
+                "dream",
+                GPU,
+                lambda task, rung, remembered: "dream",
+                repeats=lambda rung: ceil(rung.lift_steps / rung.lift_slice),
+                output="splats",
+                phase=_dream_phase,
+                optional=lambda rung, index: _dream_phase(rung, index) == "late",
+            ),
+            Stage(
+                "splats",
+                SPLATS,
+                lambda task, rung, remembered: f"splats:dreamgaussian:{rung.gaussians}",
+                output="splats",
+            ),
+        ),
+        loader="generation.lift.dreamgaussian.loading",
     ),
 }
 

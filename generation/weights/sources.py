@@ -14,7 +14,8 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 
-def _separated(value: object) -> object:
+def separated(value: object) -> object:
+    """Takes a text with commas apart; what is no text stays as it is."""
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
@@ -24,7 +25,7 @@ def _none_is_empty(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_separated), AfterValidator(_none_is_empty)]
+Names = Annotated[tuple[str, ...], BeforeValidator(separated), AfterValidator(_none_is_empty)]
 """Names, as a list or as one text with commas."""
 
 
@@ -208,6 +209,23 @@ TRIPOSPLAT = HubModel(
     # The repository also holds a BiRefNet, which is not needed: we have our own cut-out.
     files=tuple(FILE_LICENCES),
     licence="MIT AND Apache-2.0 AND LicenseRef-DINOv3",
+)
+ZERO123 = HubModel(
+    # By the author of DreamGaussian; its weights are in 16 bits.
+    repo="ashawkey/zero123-xl-diffusers",
+    # The repository also holds code, which is not needed: the classes are our own.
+    files=(
+        "clip_camera_projection/*.safetensors",
+        "image_encoder/config.json",
+        "image_encoder/model.safetensors",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "unet/*.safetensors",
+        "vae/config.json",
+        "vae/*.safetensors",
+    ),
+    # Its page says MIT. The weights that it was trained from are under the other one.
+    licence="MIT AND LicenseRef-CreativeML-OpenRAIL-M",
 )
 QUALITY_SCORER = HubModel(
     repo="404-Gen/validation",

@@ -60,7 +60,7 @@ FETCH_AGAIN = "fetch again: python -m scripts.fetch_models with the same setting
 """The fix where only a file is known, and not the settings that it belongs to."""
 
 _DECIDES_ON_WEIGHTS = re.compile(
-    r"(\.|_)model(\.|$)|^lift\.backend$|^scoring\.(scorer|image_alignment)$|\.accept_"
+    r"(\.|_)model(\.|$)|^lift\.backend$|^dreamgaussian\.guidance$|^scoring\.(scorer|image_alignment)$|\.accept_"
 )
 """Among the names of settings."""
 
@@ -122,9 +122,9 @@ def locate_models(
         SetupError: A licence has not been accepted, or a file is missing or not the one in the
             lock file.
     """
+    shipped = EMBEDDED / settings.lift.backend
     if not settings.models:
-        lift = EMBEDDED / settings.lift.backend
-        return ModelPaths(EMBEDDED / "flux", EMBEDDED / "background.onnx", lift)
+        return ModelPaths(EMBEDDED / "flux", EMBEDDED / "background.onnx", shipped)
     require_acceptance(settings)
     store = ModelStore(models_dir or default_models_dir())
     fetch = fetch_command(settings, models_dir)
@@ -142,7 +142,7 @@ def locate_models(
     paths = ModelPaths(
         text_to_image=path(settings.text_to_image.model),
         cutout=path(settings.cutout.model),
-        lift=path(settings.lift_model),
+        lift=path(settings.lift_model) if settings.lift_downloads else shipped,
     )
     for model in settings.models:
         if not (image_only and model == settings.text_to_image.model):

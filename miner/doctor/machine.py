@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from generation.presets import variant
 from generation.quiet import quiet_libraries
 from generation.settings import GenerationSettings
+from generation.weights.acceptance import terms_of
 from generation.weights.cache_dir import cache_dir
 from generation.weights.sources import FLUX_KLEIN
 from generation.weights.store import (
@@ -144,9 +145,8 @@ def machine_checks(
             return ok(f"the preset {settings.name} needs no download")
         await in_daemon_thread(lambda: locate_models(settings, models_dir), HASHING_LIMIT_S)
         found = f"{len(settings.models)} models in {models}, as locked"
-        if settings.lift.backend == "triposplat":
-            found += "; the DINOv3 License is accepted"
-        return ok(found)
+        accepted = "".join(f"; {terms.name} is accepted" for terms in terms_of(settings))
+        return ok(found + accepted)
 
     return [
         Check("python", python),

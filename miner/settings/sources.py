@@ -246,7 +246,9 @@ def in_words(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         names = (item.get("name") if isinstance(item, dict) else item for item in value)
-        return ", ".join(str(getattr(name, "name", name)) for name in names)
+        words = [str(getattr(name, "name", name)) for name in names]
+        # Several back ends may have a level of one name.
+        return ", ".join(words if {*map(type, value)} == {int} else dict.fromkeys(words))
     return str(value)
 
 

@@ -98,7 +98,7 @@ def test_each_back_end_has_its_own_levels_and_weights() -> None:
 
 
 def test_an_unknown_back_end_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValidationError, match="'triposr' or 'triposplat'"):
+    with pytest.raises(ValidationError, match="'triposr', 'triposplat' or 'dreamgaussian'"):
         _with_back_end("gpu24", "triposg")
     assert set(get_args(BackEndName)) == set(BACK_ENDS)
 

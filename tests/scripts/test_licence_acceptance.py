@@ -1,4 +1,4 @@
-"""Every program treats the licence of TripoSplat's DINOv3 alike; printed commands fetch weights."""
+"""Every program treats a licence to accept alike; printed commands fetch weights."""
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -8,8 +8,8 @@ import pytest
 
 from generation.presets import PRESETS, changes
 from generation.settings import GenerationSettings
-from generation.weights.acceptance import FLAG, LICENCE_PAGE
-from generation.weights.sources import FILE_LICENCES, TRIPOSPLAT
+from generation.weights.acceptance import DINOV3, OPENRAIL
+from generation.weights.sources import FILE_LICENCES, TRIPOSPLAT, ZERO123
 from generation.weights.store import LOCK_NAME, ModelStore, fetch_command
 from miner.settings.generation import GeneratingSettings
 from miner.settings.miner import MinerConfig
@@ -18,14 +18,18 @@ from scripts import compare_models, fetch_models, image_to_3d, text_to_3d
 from scripts.fetch_models import FetchConfig
 from tests.support.local_hub import LocalHub, serve
 
+FLAG = DINOV3.flag
 ACCEPTED = (FLAG, "true")
+DREAM = ("--lift.backend", "dreamgaussian")
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, no_pins: None) -> Iterator[LocalHub]:
-    """A hub with TripoSplat alone, and a preset that needs nothing else."""
+    """A hub with the back ends alone, and a preset that needs nothing else."""
     with serve() as hub:
         hub.repos = {TRIPOSPLAT.repo: {name: name.encode() for name in TRIPOSPLAT.files}}
+        files = {name.replace("*", "model"): name.encode() for name in ZERO123.files}
+        hub.repos[ZERO123.repo] = files | {"clip_camera_projection/zero123.py": b"code"}
         hub.repos["me/mine"] = dict(hub.repos[TRIPOSPLAT.repo])
         embedded, splat = PRESETS["embedded"], PRESETS["gpu24-splat"]
         kept = {name: getattr(embedded, name) for name in ("text_to_image", "cutout", "scoring")}
@@ -44,7 +48,7 @@ def test_nothing_is_downloaded_before_the_licence_is_accepted(
     assert fetch(hub, tmp_path / "models") == 1
     error = capsys.readouterr().err
     assert f"{FLAG} true" in error
-    assert LICENCE_PAGE in error
+    assert DINOV3.read[0] in error
     # Nor from another repository, which has the same networks.
     assert fetch(hub, tmp_path / "models", "--triposplat.model.repo", "me/mine") == 1
     assert FLAG in capsys.readouterr().err
@@ -83,6 +87,25 @@ def test_a_fetch_tells_the_licence_of_every_part(
     lock = ModelStore(tmp_path).lock
     assert {file.licence for file in lock["me/mine"].files.values()} == {*FILE_LICENCES.values()}
     assert (tmp_path / LOCK_NAME).is_file()
+
+
+def test_zero123_is_fetched_without_its_code_once_its_licence_is_accepted(
+    hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fetch(hub, tmp_path / "models", *DREAM) == 1
+    error = capsys.readouterr().err
+    assert f"{OPENRAIL.flag} true" in error
+    assert OPENRAIL.read[0] in error
+    assert not (tmp_path / "models").exists()
+    assert fetch(hub, tmp_path / "models", *DREAM, OPENRAIL.flag, "true") == 0
+    assert ZERO123.licence in capsys.readouterr().out
+    assert len(hub.downloads()) == len(ZERO123.files)
+    assert not any(
+        name.endswith(".py") for name in ModelStore(tmp_path / "models").lock[ZERO123.name].files
+    )
+    # Without zero123, there is nothing to accept and nothing to fetch.
+    assert fetch(hub, tmp_path / "other", *DREAM, "--dreamgaussian.guidance", "none") == 0
+    assert "needs no download" in capsys.readouterr().out
 
 
 PICTURE = Path(__file__).parents[1] / "golden" / "triposr" / "prep" / "input_rgba.png"
@@ -125,6 +148,8 @@ def settings_of(model: type[GeneratingSettings], *argv: str) -> GenerationSettin
         ("--preset=gpu24", "--lift.backend=triposplat", *ACCEPTED),
         ("--preset=gpu24-splat", *ACCEPTED),
         ("--preset=gpu80-splat", "--lift.backend=triposr"),
+        ("--preset=gpu24-splat", "--lift.backend=dreamgaussian", f"{OPENRAIL.flag}=true"),
+        ("--preset=gpu24", "--lift.backend=dreamgaussian", "--dreamgaussian.guidance=none"),
         ("--preset=gpu24-splat", "--triposplat.model.repo=me/my splats", *ACCEPTED),
         ("--preset=gpu16", "--text_to_image.model=schnell", "--cutout.model=birefnet"),
         ("--preset=gpu24", "--text_to_image.model=schnell", "--text_to_image.model.revision=abc"),

@@ -40,6 +40,8 @@ SECONDS = {
     "features": 0.2,
     "flow": 0.1,
     "gaussians": 0.3,
+    # Of DreamGaussian alone.
+    "dream": 0.1,
 }
 """What each step of the fake engine is said to take; a text task of the preset embedded: 5.2 s."""
 

@@ -1,5 +1,6 @@
 """More Gaussians where views pull at them, fewer where nothing is seen: gsplat's strategy."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,15 +9,16 @@ from generation.lift.dreamgaussian.gaussians import TrainedGaussians
 
 _EXTENT = 4.0
 _EVERY = 50
+_GROWN_GRADIENT = 0.01
 
 
 class Densifier:
     """Changes nothing: without gsplat, the Gaussians of the start remain."""
 
     @classmethod
-    def on(cls, device: torch.device) -> "Densifier":
-        """The one that fits a device."""
-        return _GsplatDensifier() if device.type == "cuda" else cls()
+    def on(cls, device: torch.device, most: int | None = None) -> "Densifier":
+        """The one that fits a device; it adds nothing where there are as many as `most`."""
+        return _GsplatDensifier(most) if device.type == "cuda" else cls()
 
     def before(self, gaussians: TrainedGaussians, step: int, info: dict[str, Any]) -> None:
         """Is called between rendering and the backward pass."""
@@ -34,13 +36,14 @@ class Densifier:
 class _GsplatDensifier(Densifier):
     """gsplat's default strategy with DreamGaussian's thresholds."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None) -> None:
         from gsplat.strategy import DefaultStrategy
 
+        self._most = math.inf if most is None else most
         # Its own reset of opacities never happens in gsplat 1.5.3 and must not elsewhere.
         self._strategy = DefaultStrategy(
             prune_opa=0.01,
-            grow_grad2d=0.01,
+            grow_grad2d=_GROWN_GRADIENT,
             grow_scale3d=0.01,
             prune_scale3d=0.1,
             refine_start_iter=0,
@@ -61,6 +64,8 @@ class _GsplatDensifier(Densifier):
         info: dict[str, Any],
         generator: torch.Generator,
     ) -> None:
+        full = len(gaussians.parameters["means"]) >= self._most
+        self._strategy.grow_grad2d = math.inf if full else _GROWN_GRADIENT
         # Where halves of a split Gaussian go, gsplat draws from torch's own generator.
         devices = [info["means2d"].device]
         with torch.random.fork_rng(devices):

@@ -1,7 +1,7 @@
 """The optimisation: random views for the guidance, the known view for the front, step by step."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,13 +38,25 @@ class KnownView:
     elevation: float = 0.0
     distance: float = 2.0
     fov: float = 49.1
+    _targets: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def framed(cls, rgba: NDArray[np.uint8], *, elevation: float, fov: float) -> "KnownView":
+        """One with another field of view, so far away that the object is as large in it."""
+        distance = cls.distance * math.tan(math.radians(cls.fov / 2))
+        return cls(rgba, elevation, distance / math.tan(math.radians(fov / 2)), fov)
 
     def camera(self, azimuth: float, elevation: float, size: int) -> Camera:
         """One as far from the origin, somewhere else."""
         return orbit_camera(azimuth, elevation, radius=self.distance, fov=self.fov, size=size)
 
     def target(self, size: int) -> Tensor:
-        """(size, size, 4) float32: colours premultiplied by alpha, and alpha."""
+        """(size, size, 4) float32 on the CPU: colours premultiplied by alpha, and alpha; kept."""
+        if size not in self._targets:
+            self._targets[size] = self._scaled(size)
+        return self._targets[size]
+
+    def _scaled(self, size: int) -> Tensor:
         pixels = torch.from_numpy(self.rgba).permute(2, 0, 1)[None].float() / 255
         pixels = torch.cat([pixels[:, :3] * pixels[:, 3:], pixels[:, 3:]], dim=1)
         small = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
@@ -64,6 +76,7 @@ class Dream:
         count: Gaussians at the start.
         seed: Of everything that is drawn.
         device: Where it runs.
+        most: Gaussians at the end; None for any number.
     """
 
     def __init__(
@@ -76,15 +89,17 @@ class Dream:
         count: int,
         seed: int,
         device: torch.device,
+        most: int | None = None,
     ) -> None:
         self.steps, self.done = steps, 0
         self._known, self._guidance, self._sizes, self._device = known, guidance, sizes, device
+        self._most = most
         self._generator = torch.Generator().manual_seed(seed)
         with torch.inference_mode(False), torch.no_grad():
             self.gaussians = TrainedGaussians(count, self._generator, device)
             self._seen = guidance.begin(known.rgba) if guidance is not None else None
             self._targets = {size: known.target(size).to(device) for size in set(sizes)}
-        self._densifier = Densifier.on(device)
+        self._densifier = Densifier.on(device, most)
 
     def run(self, steps: int) -> None:
         """Takes up to that many of the steps that are left."""
@@ -96,11 +111,14 @@ class Dream:
     def result(self) -> GaussianTensors:
         """The cloud as it is now; see `TrainedGaussians.finish`."""
         with torch.inference_mode(False):
-            return self.gaussians.finish()
+            return self.gaussians.finish(self._most)
 
     def _step(self) -> None:
-        progress = self.done / self.steps
-        size = schedule.resolution(progress, self._sizes)
+        share = self.done / self.steps
+        progress = schedule.annealing(share)
+        size = schedule.resolution(share, self._sizes)
+        # Those of a step that failed half way, such as for lack of memory.
+        self.gaussians.forget_gradients()
         loss, info = self._known_loss(progress, size), None
         if self._guidance is not None:
             judged, info = self._guided_loss(self._guidance, progress, size)
@@ -111,7 +129,7 @@ class Dream:
         self.gaussians.step(schedule.position_rate(progress))
         if info is not None:
             self._densifier.after(self.gaussians, self.done, info, self._generator)
-            if self.done and self.done % _RESET_EVERY == 0:
+            if self.done and self.done % _RESET_EVERY == 0 and share < schedule.LAST_RESET:
                 self.gaussians.limit_opacity(_RESET_OPACITY)
 
     def _known_loss(self, progress: float, size: int) -> Tensor:

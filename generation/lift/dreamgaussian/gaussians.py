@@ -65,12 +65,16 @@ class TrainedGaussians:
         )
 
     def step(self, position_rate: float) -> None:
-        """Moves along the gradients and forgets them."""
+        """Moves along the gradients."""
         for group in self.optimisers["means"].param_groups:
             group["lr"] = position_rate
         for optimiser in self.optimisers.values():
             optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+
+    def forget_gradients(self) -> None:
+        """Gives the gradients of the step before back."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     @torch.no_grad()
     def limit_opacity(self, most: float) -> None:
@@ -85,12 +89,15 @@ class TrainedGaussians:
                 state[name].zero_()
 
     @torch.no_grad()
-    def finish(self) -> GaussianTensors:
+    def finish(self, most: int | None = None) -> GaussianTensors:
         """The cloud as it is now, as a validator wants it.
 
         What cannot be seen and what strays far from the rest is left out, but never so much that a
         validator would refuse the cloud; if there are too few at all, some lie there twice. The
         box of the centres is centred, and its largest side becomes `LARGEST_SIDE`.
+
+        Args:
+            most: How many to keep at most, the most opaque ones; at least `MIN_GAUSSIANS`, or None.
 
         Raises:
             GenerationError: A number is not finite.
@@ -99,6 +106,8 @@ class TrainedGaussians:
         if not all(x.isfinite().all() for x in own.values()):
             raise GenerationError("the optimisation came to numbers that are not finite")
         kept = _most_useful(own["means"], own["opacities"])
+        if most is not None and len(kept) > most:
+            kept = kept[own["opacities"][kept].topk(most).indices]
         own = {name: x[kept] for name, x in own.items()}
         count = len(kept)
         if count < MIN_GAUSSIANS:

@@ -9,6 +9,7 @@ const STAGES = {
   prepare: "Prepare the cut-out",
   features: "Look at the object",
   flow: "Shape it in 3D",
+  dream: "Shape it in 3D",
   gaussians: "Make the Gaussians",
   splats: "Place the Gaussians",
   refine: "Refine the Gaussians",

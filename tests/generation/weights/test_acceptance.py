@@ -1,66 +1,120 @@
-"""TripoSplat starts with weights from elsewhere only once DINOv3's licence is accepted."""
+"""A back end loads weights under a licence with conditions only once these are accepted."""
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 from generation.loading import load
 from generation.presets import preset
-from generation.settings import GenerationSettings, LiftSettings, TripoSplatSettings
+from generation.settings import GenerationSettings, LiftSettings
 from generation.weights.acceptance import (
-    CONDITIONS,
-    FLAG,
-    LICENCE_PAGE,
-    MODEL_PAGE,
+    DINOV3,
+    OPENRAIL,
+    TERMS,
+    LicenceToAccept,
     require_acceptance,
 )
 from generation.weights.pins import read_models, shipped_pins
-from generation.weights.sources import FILE_LICENCES, TRIPOSPLAT, HubModel
+from generation.weights.sources import FILE_LICENCES, TRIPOSPLAT, ZERO123, HubModel
 from generation.weights.store import EMBEDDED, LOCK_NAME, ModelStore, locate_models
 from protocol.errors import SetupError
 
-NOT_ACCEPTED = "DINOv3, whose licence has not been accepted"
+NOT_ACCEPTED = "whose licence has not been accepted"
 OWN = HubModel(repo="me/mine", files=("*",), licence="MIT")
+MODELS = {DINOV3: TRIPOSPLAT, OPENRAIL: ZERO123}
+WORDS = {
+    DINOV3: (
+        *("commercial", "copy of it", "publication", "trade controls", "reverse", "ITAR"),
+        *("military", "nuclear", "espionage", "weapons", "warranty", "indemnify", "sue"),
+    ),
+    OPENRAIL: (
+        *("commercial", "hosted service", "enforceable", "your users", "accountable", "latest"),
+        *("warranty", "break the law", "minors", "false information", "personal", "defame"),
+        *("automated decisions", "discriminate", "vulnerabilities", "medical", "law enforcement"),
+    ),
+}
+both = pytest.mark.parametrize("terms", TERMS, ids=lambda terms: terms.setting)
 
 
-def splat(model: HubModel | None = TRIPOSPLAT, *, accepted: bool = False) -> GenerationSettings:
-    own = TripoSplatSettings(model=model, accept_dinov3_license=accepted)
-    return preset("gpu24-splat").model_copy(update={"triposplat": own, "device": "cpu"})
+def under(
+    terms: LicenceToAccept, model: HubModel | None = None, *, accepted: bool = False
+) -> GenerationSettings:
+    """Settings that load a model under a licence: the public one unless given."""
+    back_end, _, switch = terms.setting.partition(".")
+    base = preset("gpu24")
+    own = getattr(base, back_end)
+    own = own.model_copy(update={"model": model or MODELS[terms], switch: accepted})
+    lift = LiftSettings.model_validate({"backend": back_end})
+    return base.model_copy(update={back_end: own, "lift": lift, "device": "cpu"})
 
 
-def test_the_fix_spells_the_conditions_out_and_says_where_the_text_is(tmp_path: Path) -> None:
+@both
+def test_the_fix_spells_the_conditions_out_and_says_where_the_text_is(
+    terms: LicenceToAccept, tmp_path: Path
+) -> None:
     with pytest.raises(SetupError, match=NOT_ACCEPTED) as caught:
-        locate_models(splat(), tmp_path)
+        locate_models(under(terms), tmp_path)
     lines = caught.value.fix.splitlines()
-    assert [line[2:] for line in lines if line.startswith("- ")] == [*CONDITIONS]
-    assert LICENCE_PAGE in lines[0]
-    assert MODEL_PAGE in lines[1]
-    assert any(line.endswith(f"{FLAG} true") for line in lines)
-    for word in ("commercial", "copy of it", "publication", "trade controls", "reverse", "ITAR"):
-        assert word in caught.value.fix
-    for word in ("military", "nuclear", "espionage", "weapons", "warranty", "indemnify", "sue"):
+    assert [line[2:] for line in lines if line.startswith("- ")] == [*terms.conditions]
+    assert tuple(lines[: len(terms.read)]) == terms.read
+    assert all("https://" in line for line in lines[:2])
+    assert any(line.endswith(f"{terms.flag} true") for line in lines)
+    for word in WORDS[terms]:
         assert word in caught.value.fix
     # One line each in a terminal too.
     assert all(f"\n       {line}" in str(caught.value) for line in lines[1:])
 
 
 @pytest.mark.parametrize("image_only", [True, False])
-@pytest.mark.parametrize("model", [TRIPOSPLAT, OWN])
-def test_nothing_is_loaded_before(model: HubModel, image_only: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [None, OWN], ids=["public", "own"])
+@both
+def test_nothing_is_loaded_before(
+    terms: LicenceToAccept, model: HubModel | None, image_only: bool, tmp_path: Path
+) -> None:
     with pytest.raises(SetupError, match=NOT_ACCEPTED):
-        load(splat(model), tmp_path, lambda what: None, image_only=image_only)
+        load(under(terms, model), tmp_path, lambda what: None, image_only=image_only)
+    accepted = under(terms, model, accepted=True)
     with pytest.raises(SetupError, match="has not been downloaded"):
-        load(splat(model, accepted=True), tmp_path, lambda what: None, image_only=image_only)
+        load(accepted, tmp_path, lambda what: None, image_only=image_only)
 
 
-def test_what_holds_no_dinov3_needs_no_acceptance(tmp_path: Path) -> None:
-    shipped = preset("embedded").model_copy(update={"lift": LiftSettings(backend="triposplat")})
+@both
+def test_what_is_not_under_the_licence_needs_no_acceptance(
+    terms: LicenceToAccept, tmp_path: Path
+) -> None:
+    back_end = terms.setting.partition(".")[0]
+    lift = LiftSettings.model_validate({"backend": back_end})
+    shipped = preset("embedded").model_copy(update={"lift": lift})
     require_acceptance(shipped)
-    assert locate_models(shipped).lift == EMBEDDED / "triposplat"
-    other = splat().model_copy(update={"lift": LiftSettings(backend="triposr")})
+    assert locate_models(shipped).lift == EMBEDDED / back_end
+    other = under(terms).model_copy(update={"lift": LiftSettings(backend="triposr")})
     with pytest.raises(SetupError, match="has not been downloaded"):
         locate_models(other, tmp_path)
+
+
+@pytest.mark.parametrize("guidance", ["denoiser", "none"])
+def test_without_zero123_nothing_is_asked_and_nothing_of_it_is_fetched(
+    guidance: str, tmp_path: Path
+) -> None:
+    settings = under(OPENRAIL)
+    own = settings.dreamgaussian.model_copy(update={"guidance": guidance})
+    settings = settings.model_copy(update={"dreamgaussian": own})
+    require_acceptance(settings)
+    assert ZERO123 in under(OPENRAIL).models
+    assert ZERO123 not in settings.models
+    # What is missing is the picture's model.
+    with pytest.raises(SetupError, match=r"FLUX\.2-klein-4B has not been downloaded"):
+        locate_models(settings, tmp_path)
+
+
+def test_zero123_is_pinned_by_its_commit_with_both_licences_and_without_its_code() -> None:
+    pin = shipped_pins()[ZERO123.name]
+    assert (pin.licence, pin.files) == (ZERO123.licence, {})
+    assert len(pin.revision) == 40
+    assert "LicenseRef-CreativeML-OpenRAIL-M" in ZERO123.licence
+    assert not any(fnmatch("clip_camera_projection/zero123.py", glob) for glob in ZERO123.files)
 
 
 def test_every_file_of_triposplat_has_a_licence_and_the_model_has_all_of_them() -> None:

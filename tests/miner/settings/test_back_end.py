@@ -63,8 +63,12 @@ def test_one_setting_switches_every_preset_in_both_directions_and_changes_nothin
         same = name == before.lift.backend
         assert changes(settings) == ({} if same else {"lift.backend": name})
         assert {rung.back_end for rung in settings.ladder} == {name}
-        assert (settings.ladder[0].lift_steps > 0) == (name == "triposplat")
-        public = {"triposr": settings.triposr.model, "triposplat": settings.triposplat.model}
+        assert (settings.ladder[0].lift_steps > 0) == (name != "triposr")
+        public = {
+            "triposr": settings.triposr.model,
+            "triposplat": settings.triposplat.model,
+            "dreamgaussian": settings.dreamgaussian.model,
+        }
         weights = {model for model in public.values() if model in settings.models}
         assert weights == ({public[name]} if public[name] else set())
 
@@ -74,9 +78,9 @@ def test_an_unknown_name_lists_the_known_ones_and_says_where_it_stands(
     tmp_path: Path, way: Way
 ) -> None:
     with pytest.raises(SetupError) as caught:
-        way(tmp_path, "dreamgaussian").read("embedded")
+        way(tmp_path, "triposg").read("embedded")
     message = str(caught.value)
-    assert "--lift.backend cannot be 'dreamgaussian'" in message
+    assert "--lift.backend cannot be 'triposg'" in message
     for name in BACK_ENDS:
         assert repr(name) in message
 

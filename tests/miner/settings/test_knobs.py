@@ -298,6 +298,18 @@ OTHER = {
     "triposplat.max_gaussians": "99",
     "triposplat.eight_bit": "true",
     "triposplat.seed": "9",
+    "dreamgaussian.guidance": "zero123",
+    "dreamgaussian.accept_openrail_license": "true",
+    "dreamgaussian.dtype": "float16",
+    "dreamgaussian.scale": "3.0",
+    "dreamgaussian.steps": "70",
+    "dreamgaussian.slice": "3",
+    "dreamgaussian.sizes": "20,30,40",
+    "dreamgaussian.count": "7777",
+    "dreamgaussian.max_gaussians": "9999",
+    "dreamgaussian.elevation": "5.0",
+    "dreamgaussian.fov": "33.0",
+    "dreamgaussian.seed": "9",
     "refine.steps": "30",
     "refine.slice": "7",
     "refine.size": "96",
@@ -350,7 +362,8 @@ def test_what_was_learned_of_a_preset_does_not_count_for_a_changed_one() -> None
     assert variant(generation()) == variant(generation("--device=cpu")) == "embedded"
     # The device is in the key by itself, and a licence changes no object.
     unchanged = {name for name, key in kept.items() if key == "embedded"}
-    assert unchanged == {"device", "triposplat.accept_dinov3_license"}
+    licences = {"triposplat.accept_dinov3_license", "dreamgaussian.accept_openrail_license"}
+    assert unchanged == {"device", *licences}
     assert len({*kept.values()}) == len(OTHER) - len(unchanged) + 1
     changed = LocalEngine(generation("--splats.resolution=48")).machine
     assert changed.startswith("embedded changed ")
