@@ -67,6 +67,7 @@ BACK_ENDS: Mapping[str, BackEnd] = {
                 lambda task, rung, remembered: "flow",
                 repeats=lambda rung: rung.lift_steps,
                 output="splats",
+                optional=lambda rung, index: phase_at(index / rung.lift_steps) == "late",
             ),
             Stage(
                 "gaussians",

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from generation.lift.triposr.splats import extract_cloud
-from generation.pictures.drawing import Embedding
 from generation.pictures.framing import composite_on_grey
+from generation.pictures.prompt_memory import Embedding
 from generation.pictures.text_to_image import TextToImage
 from generation.rendering import render_views
 from generation.settings import GenerationSettings

@@ -122,7 +122,8 @@ def functions_of(
         return done
 
     def gaussians(sampling: Sampling, context: StepContext) -> PointGaussians:
-        latent, count = sampling.state.latent, context.rung.gaussians
+        # Late steps are optional: the state may be one of them.
+        latent, count = sampling.sampler.finish(sampling.state), context.rung.gaussians
         made = model.decoder.decode(latent, count, seed_of(context))
         wait_for_stream(latent.device)
         return made

@@ -16,11 +16,13 @@ class SamplerState:
         latent: (B, L, latent channels) float32.
         camera: (B, 1, camera channels) float32.
         index: Steps done.
+        velocity: Of the latent in the last step; None before the first.
     """
 
     latent: Tensor
     camera: Tensor
     index: int
+    velocity: Tensor | None = None
 
 
 def times(steps: int, shift: float) -> list[float]:
@@ -107,26 +109,40 @@ class Sampler:
         return self._flow.velocities(state.latent, state.camera, time, *self._conditions)
 
     @torch.inference_mode()
-    def step(self, state: SamplerState, *, last: bool = False) -> SamplerState:
+    def step(self, state: SamplerState) -> SamplerState:
         """Takes one step.
 
         Args:
             state: Not changed.
-            last: Go straight to the end, because there is no time for the steps in between.
 
         Raises:
             ValueError: The state has no step left.
         """
         if state.index >= self.steps:
             raise ValueError(f"all {self.steps} steps are done, no step is left to take")
-        index = self.steps if last else state.index + 1
+        index = state.index + 1
         latent, camera = self.velocities(state)
         elapsed = self.times[state.index] - self.times[index]
-        return SamplerState(state.latent - latent * elapsed, state.camera - camera * elapsed, index)
+        return SamplerState(
+            state.latent - latent * elapsed, state.camera - camera * elapsed, index, latent
+        )
+
+    @torch.inference_mode()
+    def finish(self, state: SamplerState) -> Tensor:
+        """Returns the latent (B, L, latent channels) of a run, which may end before its last step.
+
+        It goes straight on with the velocity of the step before, as far as there are steps left.
+
+        Raises:
+            ValueError: No step has been taken.
+        """
+        if state.velocity is None:
+            raise ValueError("the state is still noise, take at least one step")
+        return state.latent - state.velocity * self.times[state.index]
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Takes all steps from new noise; returns the latent (B, L, latent channels) float32."""
         state = self.start(generator)
         while state.index < self.steps:
             state = self.step(state)
-        return state.latent
+        return self.finish(state)

@@ -1,6 +1,7 @@
 """The stages of TripoSplat as a back end, with the embedded networks and short runs."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from generation.errors import NoObject
+from generation.lift import stages_of
 from generation.lift.triposplat import loading
 from generation.lift.triposplat.features import PictureEncoders
 from generation.lift.triposplat.loading import functions_of, load_networks
@@ -154,6 +156,29 @@ def test_a_lower_level_takes_its_own_steps_and_gaussians(networks: Networks) -> 
     assert sampling.sampler.steps == 1
     made = functions["gaussians"](functions["flow"](sampling, context), context)
     assert len(made.positions) == 160
+
+
+@pytest.mark.parametrize(("steps", "late"), [(1, 0), (6, 2), (10, 4), (20, 8)])
+def test_the_last_four_tenths_of_the_steps_are_optional(steps: int, late: int) -> None:
+    (stage,) = (stage for stage in stages_of(SPLAT, "triposplat") if stage.name == "flow")
+    rung = replace(SPLAT.ladder[0], lift_steps=steps)
+    optional = [stage.step(text(1), rung, index, 1, False).optional for index in range(steps)]
+    assert optional == [False] * (steps - late) + [True] * late
+
+
+def test_without_its_late_steps_a_request_goes_on_to_the_end_of_the_flow(
+    networks: Networks,
+) -> None:
+    settings = settings_of(steps=5)
+    run = Run(settings, networks, RED, text(1)).take("prepare", "features", "flow", "flow", "flow")
+    sampling = run.value
+    assert sampling.state.index == 3
+    expected = networks[0].decoder.decode(sampling.sampler.finish(sampling.state), 1600, seed=1)
+    short = run.take("gaussians").value.positions
+    assert torch.equal(short, expected.positions)
+    run.value = sampling
+    whole = run.take("flow", "flow", "gaussians").value.positions
+    assert not torch.allclose(whole, short)
 
 
 @pytest.mark.parametrize(("most", "made"), [(16, 16), (31, 16), (1600, 1600)])

@@ -105,17 +105,21 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
     assert torch.equal(state.latent, whole)
 
 
-def test_a_run_can_be_ended_early_by_one_step_to_the_end(
+def test_a_run_ends_early_as_if_its_last_step_had_led_to_the_end(
     tiny: TripoSplat, sampler_reference: Tensors
 ) -> None:
     run = sampler(tiny, sampler_reference)
-    state = run.step(begin(sampler_reference))
-    velocity, _ = run.velocities(state)
-    ended = run.step(state, last=True)
-    assert ended.index == run.steps
-    torch.testing.assert_close(ended.latent, state.latent - velocity * run.times[1])
+    first = begin(sampler_reference)
+    with pytest.raises(ValueError, match="still noise"):
+        run.finish(first)
+    state = run.step(first)
+    velocity, _ = run.velocities(first)
+    torch.testing.assert_close(run.finish(state), first.latent - velocity * run.times[0])
+    while state.index < run.steps:
+        state = run.step(state)
+    assert torch.equal(run.finish(state), state.latent)
     with pytest.raises(ValueError, match="all 4 steps are done"):
-        run.step(ended)
+        run.step(state)
 
 
 def test_two_pictures_at_once_are_sampled_as_one_by_one(
