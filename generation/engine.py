@@ -286,6 +286,7 @@ class Engine:
         task, plan = request.task, request.plan
         value: Any = task if request.start is None else request.start
         cutout = value if isinstance(value, Cutout) else None
+        left_out: set[str] = set()
         for position, step in enumerate(plan.steps):
             if step.optional and isinstance(value, Asset) and cutout is not None:
                 request.on_made(_generation(request, value, cutout))
@@ -296,7 +297,12 @@ class Engine:
             except (GenerationError, GenerationStopped, TaskError) as error:
                 if not step.optional:
                     raise
-                logger.warning("a task goes on without its stage {}: {}", step.stage, error)
+                if step.stage not in left_out:
+                    left_out.add(step.stage)
+                    of = f"step {step.index} of " if step.index else ""
+                    logger.warning(
+                        "a task goes on without {}its stage {}: {}", of, step.stage, error
+                    )
             seen = value if isinstance(value, tuple) else (value,)
             cutout = next((each for each in seen if isinstance(each, Cutout)), cutout)
         return value, cutout
@@ -327,7 +333,10 @@ class Engine:
         except TurnExpired:
             stop = run.stopped()
             run.skip(stop.reason)
-            raise stop from None
+            try:
+                raise stop from None
+            finally:
+                del stop  # Or this frame would refer to itself, and keep what the step was given.
         except GenerationStopped as stop:
             run.skip(stop.reason)
             raise

@@ -122,6 +122,11 @@ def locate_models(
         SetupError: A licence has not been accepted, or a file is missing or not the one in the
             lock file.
     """
+    if settings.lift.backend == "dreamgaussian" and settings.lift_downloads and not settings.models:
+        raise SetupError(
+            f"the guidance zero123 has no weights in the preset {settings.name}",
+            fix="use a preset for GPUs (--preset gpu24) or another --dreamgaussian.guidance",
+        )
     shipped = EMBEDDED / settings.lift.backend
     if not settings.models:
         return ModelPaths(EMBEDDED / "flux", EMBEDDED / "background.onnx", shipped)
