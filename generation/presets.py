@@ -119,7 +119,7 @@ PRESETS: dict[str, GenerationSettings] = {
         # The camera of the pictures that the embedded networks know.
         dreamgaussian=DreamGaussianSettings(elevation=20.0, fov=28.5),
         splats=SplatSettings(max_gaussians=20_000, resolution=64),
-        refine=RefineSettings(slice=1, size=64, fov=32.5),
+        refine=RefineSettings(slice=1, size=64, fov=32.5, elevation=20.0, spread=3.0),
         mesh=MeshSettings(resolution=128, triangles=20_000),
         scoring=ScoringSettings(scorer="embedded"),
         rungs=(

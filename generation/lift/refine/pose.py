@@ -1,9 +1,10 @@
-"""Where a picture was taken from: a camera with gradients, and first guesses for it."""
+"""Where a picture was taken from: a camera with gradients, and a first guess for it."""
 
 import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from generation.rendering.cameras import DISTANCE, FOV, VALIDATOR_SIZE
@@ -14,7 +15,6 @@ from generation.rendering.differentiable import rasterize
 FIELD_OF_VIEW = 40.0
 """Degrees, of the pictures that TripoSR was trained with."""
 
-_ELEVATIONS = (-10.0, 0.0, 10.0, 20.0, 30.0)
 _ROUNDS = 3
 _VALIDATOR_PIXELS = 0.5 * VALIDATOR_SIZE / math.tan(math.radians(FOV) / 2) / DISTANCE
 """Pixels per unit of length at the object in a validator's picture."""
@@ -81,27 +81,38 @@ def view_of(pose: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def first_pose(cloud: DeviceCloud, alpha: Tensor, lens: Lens) -> Tensor:
-    """The best of one pose for each of some elevations, which differ in their outlines.
-
-    Distance and place of each follow from the silhouette's area and centre.
+def first_pose(cloud: DeviceCloud, alpha: Tensor, lens: Lens, elevation: float) -> Tensor:
+    """A pose (4,) whose distance and place follow from the silhouette's area and centre.
 
     Args:
         cloud: In the frame of finished clouds.
         alpha: (S, S) coverage in the picture, not 0 everywhere.
         lens: Of the picture.
+        elevation: Degrees above the horizon.
     """
     area, centre = _moments(alpha)
-    poses, errors = [], []
-    for degrees in _ELEVATIONS:
-        pose = alpha.new_tensor([math.radians(degrees), math.log(2 * DISTANCE), 0.0, 0.0])
-        for _ in range(_ROUNDS):
-            found_area, found_centre = _moments(lens.draw(cloud, view_of(pose))[..., 3])
-            pose[LOG_DISTANCE] += 0.5 * (found_area / area).log().clamp(-1, 1)
-            pose[RIGHT:] += (centre - found_centre) / lens.focal * pose[LOG_DISTANCE].exp()
-        poses.append(pose)
-        errors.append((lens.draw(cloud, view_of(pose))[..., 3] - alpha).square().mean())
-    return poses[int(torch.stack(errors).argmin())]
+    pose = alpha.new_tensor([math.radians(elevation), math.log(2 * DISTANCE), 0.0, 0.0])
+    for _ in range(_ROUNDS):
+        found_area, found_centre = _moments(lens.draw(cloud, view_of(pose))[..., 3])
+        pose[LOG_DISTANCE] += 0.5 * (found_area / area).log().clamp(-1, 1)
+        pose[RIGHT:] += (centre - found_centre) / lens.focal * pose[LOG_DISTANCE].exp()
+    return pose
+
+
+@torch.no_grad()
+def coverage_at(positions: Tensor, alpha: Tensor, lens: Lens, view: Tensor) -> Tensor:
+    """How much of a pixel the object covers where a picture shows positions: (N,) of (N, 3).
+
+    Args:
+        positions: In the world.
+        alpha: (H, H) coverage, of any size.
+        lens: Of the picture.
+        view: (4, 4) world to camera.
+    """
+    x, y, z = (positions @ view[:3, :3].T + view[:3, 3]).unbind(-1)
+    places = torch.stack([x, y], dim=-1) / z[:, None] * lens.focal + alpha.new_tensor(lens.centre)
+    places = places * (2 / lens.size) - 1
+    return F.grid_sample(alpha[None, None], places[None, None], align_corners=False)[0, 0, 0]
 
 
 def _moments(alpha: Tensor) -> tuple[Tensor, Tensor]:

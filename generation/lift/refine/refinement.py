@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,29 +10,54 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from generation.lift.refine.pose import FIELD_OF_VIEW, Lens, first_pose, view_of
+from generation.lift.refine.pose import (
+    ELEVATION,
+    FIELD_OF_VIEW,
+    Lens,
+    coverage_at,
+    first_pose,
+    view_of,
+)
+from generation.lift.refine.tone import match_tone
 from generation.packing import LARGEST_SIDE, GaussianTensors
 from generation.rendering.cameras import DISTANCE, FOV, orbit_camera
 from generation.rendering.device_cloud import DeviceCloud
+from generation.scoring.validity import MIN_GAUSSIANS
 from protocol.gaussians import SH_C0
 
-CAMERA_SHARE, SHAPE_SHARE = 0.2, 0.7
-"""Shares of the steps: the camera alone, then the shape with it; colours have the rest."""
+CAMERA_SHARE, SHAPE_SHARE = 0.3, 0.4
+"""Shares of the steps: the camera alone, then the shape; single colours have the rest."""
 
-WORST_SILHOUETTE = 0.03
+WORST_SILHOUETTE = 0.06
 """Mean squared error of coverage beyond which the camera was not found, and nothing is changed."""
 
-LEAST_GAIN = 0.1
+LEAST_GAIN = 0.7
 """Decibels; with less, the start is the result."""
+
+_LEAST_OUTLINE_GAIN = 0.3
+"""Decibels of coverage; with less, the shape stays as it is."""
+
+_MOST_CARVED = 0.4
+"""Share of the Gaussians beyond which the silhouette is not believed."""
+
+_CARVED_SIZE, _LEAST_COVERED = 256, 0.5
+_SAMPLE = 8_000
+"""Gaussians that the camera and the shape are fitted with on a CPU."""
+_GROWTH = 0.38
+"""Power of the thinning by which the sizes of those grow."""
 
 _HELD = ((80, 15), (130, 15), (180, 15), (230, 15), (280, 15), (0, 65))
 """Azimuth and elevation, in degrees, of the views that are held to the starting cloud."""
 
 _HELD_WEIGHT = 0.05
+_PRIOR_WEIGHT = 0.002
 _NODES = 4
 """Of the lattice of displacements, along each axis."""
-_SMOOTHNESS, _SMALLNESS = 1.0, 0.1
-_CAMERA_RATE, _LATTICE_RATE, _TONE_RATE, _COLOUR_RATE = 0.01, 0.004, 0.005, 0.01
+_SMOOTHNESS, _SMALLNESS = 5.0, 1.0
+_SHARE = 0.3
+"""Of the displacement that is made. The camera is never exact, and a part of a step towards a wrong
+place costs less than that of one towards the right place gains."""
+_CAMERA_RATE, _LATTICE_RATE, _COLOUR_RATE = 0.01, 0.006, 0.003
 _BLOCKS = 16
 """Per side of the picture; a quarter of them is not optimised, but judges the result."""
 
@@ -40,8 +66,9 @@ class Refinement:
     """A cloud on its way to what the picture shows.
 
     What is fitted has few parameters, because one picture says little of the other sides: the
-    camera, a smooth displacement on a coarse lattice, the tone of all colours together; and in the
-    end the colours of what the picture shows.
+    camera; a smooth displacement on a coarse lattice; tone and light of all colours together; and
+    in the end the colours of what the picture shows. Between the first two, Gaussians outside the
+    silhouette go: whatever the other sides look like, nothing can be there.
 
     Args:
         start: A finished cloud, in the subnet's frame.
@@ -49,6 +76,8 @@ class Refinement:
         steps: How many there will be, at least 1.
         size: Pixels per side at which pictures are compared.
         fov: Field of view of the picture's camera in degrees, as far as it is known.
+        elevation: Of its camera above the horizon in degrees, as pictures usually have it.
+        spread: Standard deviation of this, in degrees.
         camera: The picture's, if it is known: lens, and pose (4,) as in `pose`.
 
     Attributes:
@@ -56,6 +85,7 @@ class Refinement:
         steps, done: How many steps there will be, and have been.
         pose: (4,) where the picture is thought to be taken from.
         silhouette: Mean squared error of coverage once the camera was found.
+        carved: Share of the Gaussians that lay outside the silhouette.
         gain: Decibels by which the last result matched the judging part of the picture better.
     """
 
@@ -67,43 +97,36 @@ class Refinement:
         steps: int,
         size: int,
         fov: float = FIELD_OF_VIEW,
+        elevation: float = 0.0,
+        spread: float = 10.0,
         camera: tuple[Lens, Tensor] | None = None,
     ) -> None:
         self.steps, self.done = steps, 0
+        self.silhouette, self.carved, self.gain = math.inf, 0.0, 0.0
+        self._prior = math.radians(elevation), math.radians(spread)
         with torch.inference_mode(False), torch.no_grad():
             # Copies, because tensors of inference mode can have no gradients.
             self.start = GaussianTensors(*(tensor.clone() for tensor in start.tensors()))
             self._cloud = _placed(self.start)
             device = self.start.positions.device
+            self._outline = target_of(rgba, _CARVED_SIZE)[..., 3].to(device)
             self._target = target_of(rgba, size).to(device)
+            self._sample = thinned(self._cloud)
             self._lens = Lens.of(size, fov) if camera is None else camera[0]
             pose = (
-                first_pose(self._cloud, self._target[..., 3], self._lens)
+                first_pose(self._sample, self._target[..., 3], self._lens, elevation)
                 if camera is None
                 else camera[1].to(device, copy=True)
             )
-            self.pose = nn.Parameter(pose)
-            self._lattice = nn.Parameter(torch.zeros(1, 3, *(_NODES,) * 3, device=device))
-            self._tone = nn.Parameter(torch.zeros(2, 3, device=device))
-            self._colours = nn.Parameter(torch.zeros_like(self._cloud.rgb))
-            self._grid = (self._cloud.positions / (0.53 * LARGEST_SIDE))[None, :, None, None]
             self._judging = judging_blocks(size).to(device)
-            self._held = _held_views(device)
-            lens = Lens.of(size, FOV)
-            self._held_lens = lens
-            self._held_pictures = [lens.draw(self._cloud, view)[..., 3] for view in self._held]
+            self._held, self._held_lens = _held_views(device), Lens.of(size // 2, FOV)
+        self.pose = nn.Parameter(pose)
+        self._lattice = nn.Parameter(torch.zeros(1, 3, *(_NODES,) * 3, device=device))
+        self._kept = torch.arange(len(self._cloud.positions), device=device)
         self._camera_steps = 0 if camera is not None else math.ceil(CAMERA_SHARE * steps)
         self._shape_end = self._camera_steps + math.ceil(SHAPE_SHARE * steps)
-        self._fitted = camera is not None
-        self._before, self.gain, self.silhouette = math.inf, 0.0, math.inf
-        self._optimiser = torch.optim.Adam(
-            [
-                {"params": [self.pose], "rate": _CAMERA_RATE},
-                {"params": [self._lattice], "rate": _LATTICE_RATE},
-                {"params": [self._tone], "rate": _TONE_RATE},
-                {"params": [self._colours], "rate": _COLOUR_RATE},
-            ]
-        )
+        self._candidates: list[_Candidate] = []
+        self._optimiser = torch.optim.Adam([self.pose])
 
     def run(self, steps: int) -> None:
         """Takes up to that many of the steps that are left."""
@@ -111,89 +134,89 @@ class Refinement:
             for _ in range(min(steps, self.steps - self.done)):
                 if self.done == self._camera_steps:
                     self._begin_shape()
-                elif self.done == self._shape_end:
-                    with torch.no_grad():
-                        self._shaped = self._with_error()
-                if self.done < self._camera_steps or self._fitted:
-                    self._step()
+                if self.done == self._shape_end and self._candidates:
+                    self._begin_colours()
+                self._step()
                 self.done += 1
 
     def result(self) -> GaussianTensors:
-        """The cloud that matches the picture best: now, before its colours changed, or at first."""
-        if self.done <= self._camera_steps or not self._fitted:
+        """The cloud that matches the picture best, of all that it has been so far."""
+        if not self._candidates:
             return self.start
         with torch.inference_mode(False), torch.no_grad():
-            error, moved = min(self._shaped, self._with_error(), key=lambda pair: pair[0])
-            self.gain = 10 * math.log10(self._before / error)
+            start, *others = [*self._candidates, self._candidate(self._now())]
+            best = min(others, key=_error)
+            self.gain = 10 * math.log10(start.error / best.error)
             if self.gain < LEAST_GAIN:
                 return self.start
-            low, high = torch.aminmax(moved.positions, dim=0)
+            low, high = torch.aminmax(best.cloud.positions, dim=0)
             scale = LARGEST_SIDE / (high - low).max()
+            kept = GaussianTensors(*(tensor[best.kept] for tensor in self.start.tensors()))
             return replace(
-                self.start,
-                positions=(moved.positions - (low + high) / 2) * scale,
-                log_scales=self.start.log_scales + scale.log(),
-                colors_dc=(moved.rgb - 0.5) / SH_C0,
+                kept,
+                positions=(best.cloud.positions - (low + high) / 2) * scale,
+                log_scales=kept.log_scales + scale.log(),
+                colors_dc=(best.cloud.rgb - 0.5) / SH_C0,
             )
 
-    def _silhouette_error(self, cloud: DeviceCloud, pose: Tensor) -> Tensor:
-        found = self._lens.draw(cloud, view_of(pose))
-        return (found - self._target)[..., 3].square().mean()
-
+    @torch.no_grad()
     def _begin_shape(self) -> None:
-        """The camera has been fitted: is it good enough, and how good is the start?"""
-        with torch.no_grad():
-            self.silhouette = self._silhouette_error(self._cloud, self.pose).item()
-            self._fitted = self.silhouette < WORST_SILHOUETTE
-            self._before = self._judged(self._cloud)
-            self._shaped = self._before, self._cloud
+        """The camera has been fitted: if it is good enough, what it cannot have seen goes."""
+        self.silhouette = self._silhouette_error(self._sample).item()
+        if self.silhouette >= WORST_SILHOUETTE:
+            return
+        self._candidates.append(self._candidate(self._cloud))
+        places = self._cloud.positions, self._outline, self._lens, view_of(self.pose)
+        kept = coverage_at(*places) >= _LEAST_COVERED
+        self.carved = 1 - kept.float().mean().item()
+        if self.carved <= _MOST_CARVED and kept.sum() >= min(MIN_GAUSSIANS, len(kept)):
+            self._kept = kept.nonzero()[:, 0]
+            self._cloud = chosen(self._cloud, self._kept)
+            self._sample = thinned(self._cloud)
+            self._candidates.append(self._candidate(self._cloud))
+        self._held_pictures = [
+            self._held_lens.draw(self._sample, view)[..., 3] for view in self._held
+        ]
+        self._before = self._outline_error(self._sample)
+        self._optimiser = torch.optim.Adam([self._lattice])
 
-    def _with_error(self) -> tuple[float, DeviceCloud]:
-        """The cloud as it is now, and how it matches what is not optimised."""
-        moved = self._moved()
-        return self._judged(moved), moved
-
-    def _judged(self, cloud: DeviceCloud) -> float:
-        """Mean squared error in the part of the picture that is not optimised."""
-        error = (self._lens.draw(cloud, view_of(self.pose)) - self._target).square()
-        return error[self._judging].mean().item()
-
-    def _moved(self) -> DeviceCloud:
-        displacement = F.grid_sample(self._lattice, self._grid, align_corners=True)
-        gain, bias = self._tone
-        return replace(
-            self._cloud,
-            positions=self._cloud.positions + displacement[0, :, :, 0, 0].T,
-            rgb=self._cloud.rgb * (1 + gain) + bias + self._colours,
-        )
+    @torch.no_grad()
+    def _begin_colours(self) -> None:
+        """Tone and light at once; then the colours of single Gaussians follow."""
+        self._candidates.append(self._candidate(self._now()))
+        self._kept, self._cloud = min(self._candidates, key=_error)[1:]
+        toned = match_tone(self._cloud, self._draw, self._target, ~self._judging)
+        self._candidates.append(self._candidate(toned))
+        self._cloud = min(self._candidates, key=_error).cloud
+        self._colours = nn.Parameter(torch.zeros_like(self._cloud.rgb))
+        self._optimiser = torch.optim.Adam([self._colours])
 
     def _step(self) -> None:
         if self.done < self._camera_steps:
-            phase, first, last = 0, 0, self._camera_steps
-            loss = self._silhouette_error(self._cloud, self.pose)
+            first, last, rate, loss_of = 0, self._camera_steps, _CAMERA_RATE, self._camera_loss
+        elif not self._candidates:
+            return
+        elif self.done < self._shape_end:
+            first, last = self._camera_steps, self._shape_end
+            rate, loss_of = _LATTICE_RATE, self._shape_loss
         else:
-            in_shape = self.done < self._shape_end
-            phase = 1 if in_shape else 2
-            first, last = (
-                (self._camera_steps, self._shape_end) if in_shape else (self._shape_end, self.steps)
-            )
-            loss = self._loss()
-        left = 1 - (self.done - first) / (last - first)
-        pose, lattice, tone, colours = self._optimiser.param_groups
-        for group, in_phases, share in (
-            (pose, (0, 1), 1.0 if phase == 0 else 0.15),
-            (lattice, (1,), 1.0),
-            (tone, (1,), 1.0),
-            (colours, (2,), 1.0),
-        ):
-            group["lr"] = group["rate"] * share * (0.1 + 0.9 * left) if phase in in_phases else 0.0
+            first, last = self._shape_end, self.steps
+            rate, loss_of = _COLOUR_RATE, self._colour_loss
+        (group,) = self._optimiser.param_groups
+        group["lr"] = rate * (1 - 0.9 * (self.done - first) / (last - first))
         self._optimiser.zero_grad()
-        torch.autograd.backward([loss])
+        torch.autograd.backward([loss_of()])
         self._optimiser.step()
 
-    def _loss(self) -> Tensor:
-        moved = self._moved()
-        error = (self._lens.draw(moved, view_of(self.pose)) - self._target).square()
+    def _camera_loss(self) -> Tensor:
+        usual, spread = self._prior
+        unusual = ((self.pose[ELEVATION] - usual) / spread).square()
+        return self._silhouette_error(self._sample) + _PRIOR_WEIGHT * unusual
+
+    def _shape_loss(self) -> Tensor:
+        """Of outlines alone: a wrong light must not move anything."""
+        moved = self._moved(self._sample)
+        error = (self._draw(moved) - self._target)[..., 3].square()
         number = self.done % len(self._held)
         held = self._held_lens.draw(moved, self._held[number])[..., 3]
         bends = [self._lattice.diff(n=2, dim=axis).square().mean() for axis in (2, 3, 4)]
@@ -204,6 +227,52 @@ class Refinement:
             + _SMALLNESS * self._lattice.square().mean()
         )
 
+    def _colour_loss(self) -> Tensor:
+        shown = self._draw(replace(self._cloud, rgb=self._cloud.rgb + self._colours))
+        return (shown - self._target).square()[~self._judging].mean()
+
+    def _now(self) -> DeviceCloud:
+        """The cloud with what has been fitted since this phase began."""
+        if self.done > self._shape_end:
+            return replace(self._cloud, rgb=self._cloud.rgb + self._colours)
+        # What the picture does not confirm where it was not optimised is not done.
+        gain = 10 * math.log10(self._before / self._outline_error(self._moved(self._sample)))
+        return self._moved(self._cloud, _SHARE) if gain >= _LEAST_OUTLINE_GAIN else self._cloud
+
+    def _moved(self, cloud: DeviceCloud, share: float = 1.0) -> DeviceCloud:
+        places = (cloud.positions / (0.53 * LARGEST_SIDE))[None, :, None, None]
+        displacement = F.grid_sample(self._lattice, places, align_corners=True)[0, :, :, 0, 0].T
+        return replace(cloud, positions=cloud.positions + share * displacement)
+
+    def _draw(self, cloud: DeviceCloud) -> Tensor:
+        """As the picture's camera sees it, (S, S, D + 1)."""
+        return self._lens.draw(cloud, view_of(self.pose.detach()))
+
+    def _candidate(self, cloud: DeviceCloud) -> "_Candidate":
+        error = (self._draw(cloud) - self._target).square()[self._judging].mean().item()
+        return _Candidate(error, self._kept, cloud)
+
+    def _silhouette_error(self, cloud: DeviceCloud) -> Tensor:
+        found = self._lens.draw(cloud, view_of(self.pose))
+        return (found - self._target)[..., 3].square().mean()
+
+    def _outline_error(self, cloud: DeviceCloud) -> float:
+        """Mean squared error of coverage in the part of the picture that is not optimised."""
+        error = (self._draw(cloud) - self._target)[..., 3].square()
+        return max(error[self._judging].mean().item(), 1e-12)
+
+
+class _Candidate(NamedTuple):
+    """A cloud, which Gaussians of the start it has, and its error where it was not optimised."""
+
+    error: float
+    kept: Tensor
+    cloud: DeviceCloud
+
+
+def _error(candidate: _Candidate) -> float:
+    return candidate.error
+
 
 def target_of(rgba: NDArray[np.uint8], size: int) -> Tensor:
     """A cut-out as (size, size, 4) float32: colours premultiplied by alpha, and alpha."""
@@ -211,6 +280,27 @@ def target_of(rgba: NDArray[np.uint8], size: int) -> Tensor:
     pixels = torch.cat([pixels[:, :3] * pixels[:, 3:], pixels[:, 3:]], dim=1)
     small = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
     return small[0].permute(1, 2, 0)
+
+
+def thinned(cloud: DeviceCloud) -> DeviceCloud:
+    """Fewer and larger Gaussians of a cloud on a CPU, where each one takes time to draw."""
+    count = len(cloud.positions)
+    if cloud.positions.device.type != "cpu" or count <= _SAMPLE:
+        return cloud
+    generator = torch.Generator().manual_seed(0)
+    fewer = chosen(cloud, torch.randperm(count, generator=generator)[:_SAMPLE])
+    return replace(fewer, scales=fewer.scales * (count / _SAMPLE) ** _GROWTH)
+
+
+def chosen(cloud: DeviceCloud, index: Tensor) -> DeviceCloud:
+    """The Gaussians at an index."""
+    return DeviceCloud(
+        positions=cloud.positions[index],
+        scales=cloud.scales[index],
+        rotations=cloud.rotations[index],
+        opacities=cloud.opacities[index],
+        rgb=cloud.rgb[index],
+    )
 
 
 def _placed(cloud: GaussianTensors) -> DeviceCloud:

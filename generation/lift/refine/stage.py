@@ -74,7 +74,13 @@ def refining(
         if refinement is None:
             start = _on_device(value.value.cloud, device)
             refinement = Refinement(
-                start, value.cutout.rgba, steps=own.steps, size=own.size, fov=own.fov
+                start,
+                value.cutout.rgba,
+                steps=own.steps,
+                size=own.size,
+                fov=own.fov,
+                elevation=own.elevation,
+                spread=own.spread,
             )
         refinement.run(own.slice)
         # Waits, so that the time and the errors of this stage are its own.
