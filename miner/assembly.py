@@ -128,7 +128,7 @@ async def assemble(config: MinerConfig, chain: "Chain | None", score_log: ScoreL
     wallet = _wallet(config) if config.needs_wallet else None
     member = await _join(wallet, chain, score_log) if chain is not None else None
     service = MinerService(
-        make_engines(config.engines, settings, config.models.dir),
+        await make_engines(config.engines, settings, config.models.dir),
         score_log,
         budget_s=config.budget,
         margin_s=config.budget_margin,

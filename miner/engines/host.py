@@ -68,7 +68,6 @@ class EngineHost:
     """Holds one engine, and queues what the front should know.
 
     Args:
-        core: The only core that it may use, as a number that counts this process's; all if None.
         make_engine: Makes the engine.
         clock: Monotonic clock, in seconds.
         leave: Ends the process.
@@ -76,14 +75,11 @@ class EngineHost:
 
     def __init__(
         self,
-        core: int | None = None,
         *,
         make_engine: MakeEngine = _make_engine,
         clock: Callable[[], float] = time.monotonic,
         leave: Callable[[], None] = lambda: os._exit(1),
     ) -> None:
-        if core is not None:
-            _take_core(core)
         self._make_engine = make_engine
         self._clock = clock
         self._leave = leave
@@ -94,6 +90,14 @@ class EngineHost:
         self._called_off: deque[int] = deque(maxlen=MOST_CALLED_OFF)
         self._remembered: set[str] = set()
         self._orphaned: asyncio.TimerHandle | None = None
+
+    async def take_core(self, number: int) -> None:
+        """Runs on one core alone from now on.
+
+        Args:
+            number: Of the core, counted from 0 among those that this process may use.
+        """
+        _take_core(number)
 
     async def identify(self, settings: str, models_dir: str | None) -> Identity | SetupFault:
         """Says what this side runs; loads nothing.

@@ -1,6 +1,6 @@
 """Makes the engines that the settings ask for."""
 
-import asyncio
+import atexit
 from pathlib import Path
 
 from loguru import logger
@@ -12,12 +12,12 @@ from miner.settings.engines import EnginesSettings
 from protocol.errors import SetupError
 
 
-def make_engines(
+async def make_engines(
     engines: EnginesSettings, settings: GenerationSettings, models_dir: Path | None
 ) -> list[EngineClient]:
     """Returns engines that are not started; starts or joins the Ray cluster that they need.
 
-    Call it from the main thread; with Ray, it takes seconds.
+    With Ray, it takes seconds.
 
     Args:
         engines: How many, and where.
@@ -26,11 +26,10 @@ def make_engines(
 
     Raises:
         SetupError: There is no room for them, or no Ray.
-        asyncio.CancelledError: SIGTERM came while Ray was started.
     """
     engines.require_room(settings.device)
     if engines.kind == "ray":
-        return _ray_engines(engines, settings, models_dir)
+        return await _ray_engines(engines, settings, models_dir)
     count = 1 if engines.count == "auto" else engines.count
     if count == 1:
         return [LocalEngine(settings, models_dir=models_dir)]
@@ -44,19 +43,17 @@ def make_engines(
     ]
 
 
-def _ray_engines(
+async def _ray_engines(
     engines: EnginesSettings, settings: GenerationSettings, models_dir: Path | None
 ) -> list[EngineClient]:
-    from miner.engines.ray_cluster import open_cluster
+    from miner.engines.ray_engine import RayProcess
     from miner.engines.remote import LinkedEngine
 
     gpu = settings.device.startswith("cuda")
     wanted = None if engines.count == "auto" else engines.count
-    try:
-        found = open_cluster(engines, cores=None if gpu else wanted)
-    except SystemExit:
-        # From Ray's own handler of SIGTERM. The event loop is informed of the signal as well.
-        raise asyncio.CancelledError from None
+    process = RayProcess(engines, cores=None if gpu else wanted)
+    atexit.register(process.close)
+    found = await process.open()
     has = found.gpus if gpu else found.cores
     count = has if wanted is None else wanted
     if count == 0:
@@ -69,10 +66,12 @@ def _ray_engines(
     logger.info("Ray has {} {} on {}; {} engines", has, kind, ", ".join(found.nodes), count)
     if count > has:
         logger.warning("{} engines wait until the cluster has as many {}", count - has, kind)
-    # Imported last: without Ray, there is nothing to import.
-    from miner.engines.ray_engine import opener
-
     return [
-        LinkedEngine(settings, opener(settings, number), name=f"ray{number}", models_dir=models_dir)
+        LinkedEngine(
+            settings,
+            process.opener(settings, number),
+            name=f"ray{number}",
+            models_dir=models_dir,
+        )
         for number in range(count)
     ]

@@ -87,7 +87,7 @@ def open_cluster(settings: EnginesSettings, *, cores: int | None = None) -> Reso
         SetupError: Ray is not installed, does not start, or the cluster cannot be joined.
     """
     require_ray()
-    _require_answer(settings.address)
+    require_answer(settings.address)
     prepare(own=settings.address is None)
     import ray
 
@@ -122,18 +122,52 @@ def open_cluster(settings: EnginesSettings, *, cores: int | None = None) -> Reso
     return resources()
 
 
-def _require_answer(address: str | None) -> None:
-    """Refuses an address where nothing listens: Ray would try for minutes."""
+def require_answer(address: str | None) -> None:
+    """Refuses an address where nothing listens: Ray would try for minutes.
+
+    Raises:
+        SetupError: Nothing does.
+    """
     if address is None or address == "auto":
         return
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_LIMIT_S).close()
+        _connect(address)
     except OSError as error:
         raise SetupError(
             f"no Ray cluster answers at {address}: {error.strerror or error}",
             fix="`ray start --head` on that machine; `ray status` there shows whether it runs",
         ) from error
+
+
+def answers(address: str) -> bool:
+    """Whether something takes connections at HOST:PORT."""
+    try:
+        _connect(address)
+    except OSError:
+        return False
+    return True
+
+
+def _connect(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), CONNECT_LIMIT_S).close()
+
+
+def control_addresses() -> tuple[str, ...]:
+    """Returns where Ray's control process and the raylet of this machine listen, as HOST:PORT.
+
+    They are those of the joined cluster.
+    """
+    import ray
+
+    context = ray.get_runtime_context()
+    here = context.get_node_id()
+    raylets = [
+        f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+        for node in ray.nodes()
+        if node["NodeID"] == here
+    ]
+    return (context.gcs_address, *raylets)
 
 
 def resources() -> Resources:

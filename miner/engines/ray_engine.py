@@ -1,167 +1,320 @@
 """Engines as Ray actors: one process for each GPU, on this machine or on others.
 
-Ray places the processes, carries calls and values, and notices when one ends. Everything else is
-ours: the queue, the choice of the engine, when a lost one is started again.
+Ray places the processes and ends them. Everything else is ours: the queue, the choice of the
+engine, when a lost one is started again, and the connection between front and engine, over which
+an object takes less time than through Ray's object store. It outlives Ray's own processes.
 """
 
 import asyncio
+import contextlib
+import hmac
+import itertools
 import os
+import secrets
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayError, RayTaskError
 
 from generation.settings import GenerationSettings
-from miner.engines.host import EngineHost
+from miner.engines.calls import Answering, Calls, exactly
+from miner.engines.host import ORPHANED_S, EngineHost
 from miner.engines.joining import Identity
 from miner.engines.link import Link, LinkLost
-from miner.engines.wire import Message, Order, SetupFault
+from miner.engines.ray_cluster import Resources, require_answer, require_ray
+from miner.engines.wire import Message, Order, Placed, SetupFault
+from miner.settings.engines import EnginesSettings
 from protocol.errors import SetupError
 
-T = TypeVar("T")
+START_LIMIT_S = 90.0
+"""For Ray's process to start Ray, or to join the cluster."""
 
-PLACED_S = 30.0
+PLACED_S = 60.0
 """Within how many seconds Ray has to find a place for an engine, and to start its process."""
 
+ANSWER_LIMIT_S = 10.0
+END_LIMIT_S = 5.0
+CONNECT_LIMIT_S = 10.0
+SECRET_BYTES = 32
 LOG_LEVEL = "INFO"
-
-AT_ONCE = 1000
-"""Calls that an actor answers at once: more than the front makes."""
 
 
 class EngineActor(EngineHost):
-    """An `EngineHost` as an actor.
+    """An `EngineHost` as an actor. One connection of the front is served."""
 
-    Args:
-        core: See `EngineHost`; None on a GPU, where it takes its share of the cores.
-    """
+    async def place(self, secret: bytes, gpu: bool) -> Placed:
+        """Listens for the front; returns where.
 
-    def __init__(self, core: int | None) -> None:
-        os.environ["OMP_NUM_THREADS"] = str(_share_of_cores()) if core is None else "1"
-        super().__init__(core)
+        Args:
+            secret: What the front says first.
+            gpu: Whether the engine runs on one; it takes its share of the cores then.
+        """
+        import ray
 
-    async def place(self) -> tuple[str, int]:
-        """Returns the name of its machine, and the number of its process there."""
+        os.environ["OMP_NUM_THREADS"] = str(_share_of_cores()) if gpu else "1"
         self.send_log(LOG_LEVEL)
-        return socket.gethostname(), os.getpid()
+        address = ray.util.get_node_ip_address()
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.create_server((address, 0), family=family)
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._wait, args=(listener, secret, loop), daemon=True).start()
+        return Placed(
+            socket.gethostname(),
+            ray.get_runtime_context().get_node_id(),
+            os.getpid(),
+            (address, listener.getsockname()[1]),
+        )
+
+    def _wait(
+        self, listener: socket.socket, secret: bytes, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        connection = _of_front(listener, secret)
+        if connection is None:
+            self._leave()
+        else:
+            loop.call_soon_threadsafe(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        self._answering = Answering(connection, self, self._leave)
 
 
 class RayLink:
     """The way to one actor; see `Link`.
 
     Args:
-        actor: The handle.
-        machine: Its name.
-        process: Its number on that machine.
+        calls: To the actor.
+        placed: Where it is.
+        end: Has Ray end its process.
     """
 
-    def __init__(self, actor: Any, machine: str, process: int) -> None:
-        self._actor = actor
-        self.process = process
-        self.place = f"{machine}, process {process}"
+    def __init__(self, calls: Calls, placed: Placed, end: Callable[[], None]) -> None:
+        self._calls = calls
+        self._end = end
+        self.process = placed.process
+        self.place = f"{placed.machine}, process {placed.process}"
 
     async def identify(self, settings: str, models_dir: str | None) -> Identity | SetupFault:
         """See `Link`."""
-        answer: Identity | SetupFault
-        answer = await _answer(self._actor.identify.remote(settings, models_dir))
+        answer: Identity | SetupFault = await self._calls.call("identify", settings, models_dir)
         return answer
 
     async def load(self, settings: str, models_dir: str | None) -> str | SetupFault:
         """See `Link`."""
-        answer: str | SetupFault = await _answer(self._actor.load.remote(settings, models_dir))
+        answer: str | SetupFault = await self._calls.call("load", settings, models_dir)
         return answer
 
     async def warm_up(self) -> Mapping[str, float] | SetupFault:
         """See `Link`."""
-        answer: Mapping[str, float] | SetupFault = await _answer(self._actor.warm_up.remote())
+        answer: Mapping[str, float] | SetupFault = await self._calls.call("warm_up")
         return answer
 
     async def echo(self, size: int) -> NDArray[np.uint8]:
         """See `Link`."""
-        answer: NDArray[np.uint8] = await _answer(self._actor.echo.remote(size))
+        answer: NDArray[np.uint8] = await self._calls.call("echo", size)
         return answer
 
     async def poll(self) -> list[Message]:
         """See `Link`."""
-        answer: list[Message] = await _answer(self._actor.poll.remote())
+        answer: list[Message] = await self._calls.call("poll")
         return answer
 
     def run(self, order: Order) -> None:
         """See `Link`; `poll` raises if the actor is gone."""
-        self._actor.run.remote(order)
+        self._calls.post("run", order)
 
     def cancel(self, run: int) -> None:
         """See `Link`."""
-        self._actor.cancel.remote(run)
+        self._calls.post("cancel", run)
 
     def kill(self) -> None:
-        """See `Link`."""
-        ray.kill(self._actor, no_restart=True)
+        """See `Link`: an engine without a front ends itself, and Ray ends one that hangs."""
+        self._calls.hang_up()
+        self._end()
 
 
-def opener(
-    settings: GenerationSettings, number: int, actor_type: type[EngineActor] = EngineActor
-) -> Callable[[], Awaitable[Link]]:
-    """Returns what starts the process of an engine.
+class RayProcess:
+    """Ray's own process, as the front sees it: started when needed, and again if it has ended.
 
     Args:
-        settings: The preset; on a CPU, the engine takes one core.
-        number: Of the engine, from 0.
-        actor_type: What runs in the process.
+        engines: Whether Ray is started on this machine, or which cluster is joined.
+        cores: How many engines without a GPU have to find room; for a cluster of one's own.
     """
-    gpu = settings.device.startswith("cuda")
-    options = {"num_cpus": 0, "num_gpus": 1} if gpu else {"num_cpus": 1, "num_gpus": 0}
 
-    async def open_link() -> Link:
-        actor_class: Any = ray.remote(actor_type)
-        actor = actor_class.options(
-            **options, max_restarts=0, max_task_retries=0, max_concurrency=AT_ONCE
-        ).remote(None if gpu else number)
-        try:
-            async with asyncio.timeout(PLACED_S):
-                machine, process = await _answer(actor.place.remote())
-        except TimeoutError:
-            ray.kill(actor, no_restart=True)
-            what = "GPU" if gpu else "core"
-            raise SetupError(
-                f"no {what} of the Ray cluster is free for engine {number} within {PLACED_S:.0f} s",
-                fix=f"`ray status` shows what is taken; add a machine with `ray start`, or lower "
-                f"--engines.count to the number of {what}s",
-            ) from None
-        except BaseException as error:
-            ray.kill(actor, no_restart=True)
-            if isinstance(error, LinkLost):
+    def __init__(self, engines: EnginesSettings, *, cores: int | None = None) -> None:
+        self._engines = engines
+        self._cores = cores
+        self._numbers = itertools.count()
+        self._starting = asyncio.Lock()
+        self._calls: Calls | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._found: Resources | None = None
+        self._engine_calls: dict[int, Calls] = {}
+
+    async def open(self) -> Resources:
+        """Starts it, unless it runs; returns what the cluster had then.
+
+        Raises:
+            SetupError: Ray is not installed, does not start, or the cluster cannot be joined.
+        """
+        async with self._starting:
+            if self._found is None or not await self._is_sound():
+                await asyncio.to_thread(self.close)
+                try:
+                    self._found = await self._start()
+                except BaseException:
+                    if self._process is not None:
+                        self._process.kill()
+                    self.close()
+                    raise
+            return self._found
+
+    def opener(
+        self,
+        settings: GenerationSettings,
+        number: int,
+        actor_type: type[EngineActor] = EngineActor,
+    ) -> Callable[[], Awaitable[Link]]:
+        """Returns what starts the process of an engine.
+
+        Args:
+            settings: The preset; on a CPU, the engine takes one core.
+            number: Of the engine, for messages.
+            actor_type: What runs in the process; it is imported there.
+        """
+        actor = f"{actor_type.__module__}:{actor_type.__qualname__}"
+        gpu = settings.device.startswith("cuda")
+
+        async def open_link() -> Link:
+            await self.open()
+            calls = self._calls
+            assert calls is not None
+            process, secret = next(self._numbers), secrets.token_bytes(SECRET_BYTES)
+            try:
+                placed = await calls.call("place", process, actor, gpu, secret, PLACED_S)
+            except LinkLost as error:
+                raise SetupError(f"engine {number} was not placed: {error}", fix=_LOGS) from error
+            except BaseException:
+                calls.post("end", process)
+                raise
+            if isinstance(placed, SetupFault):
+                raise SetupError(f"engine {number}: {placed.problem}", fix=placed.fix)
+            connection = await asyncio.to_thread(_connect, placed, secret)
+            if connection is None:
+                calls.post("end", process)
+                host, port = placed.address
                 raise SetupError(
-                    f"the process of engine {number} ended at once: {error}",
-                    fix="the newest logs of Ray are in /tmp/ray/session_latest/logs there",
-                ) from error
-            raise
-        return RayLink(actor, machine, process)
+                    f"engine {number} cannot be reached at {host}:{port}",
+                    fix="let the firewall of that machine take connections from this one, "
+                    "on all ports (docs/many-gpus.md)",
+                )
+            there = self._engine_calls[process] = Calls(connection, "its process")
 
-    return open_link
+            def end() -> None:
+                self._engine_calls.pop(process, None)
+                calls.post("end", process)
+
+            return RayLink(there, placed, end)
+
+        return open_link
+
+    def close(self) -> None:
+        """Ends it, all engines, and Ray if it was started here; waits seconds at most."""
+        self._found = None
+        # Another Ray would not know that they still have their GPUs.
+        for calls in self._engine_calls.values():
+            calls.hang_up()
+        self._engine_calls.clear()
+        if self._calls is not None:
+            self._calls.hang_up()
+            self._calls = None
+        if self._process is not None:
+            try:
+                self._process.wait(END_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    async def _is_sound(self) -> bool:
+        if self._calls is None:
+            return False
+        try:
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                return bool(await self._calls.call("is_sound"))
+        except (LinkLost, TimeoutError):
+            return False
+
+    async def _start(self) -> Resources:
+        require_ray()
+        await asyncio.to_thread(require_answer, self._engines.address)
+        self._process, here = _start_process()
+        self._calls = Calls(here, "Ray's process")
+        try:
+            async with asyncio.timeout(START_LIMIT_S):
+                found = await self._calls.call("open", self._engines, self._cores)
+        except LinkLost as error:
+            raise SetupError(f"Ray does not start: {error}", fix=_LOGS) from error
+        except TimeoutError:
+            raise SetupError(
+                f"Ray does not start within {START_LIMIT_S:.0f} s", fix=_LOGS
+            ) from None
+        if isinstance(found, SetupFault):
+            raise found.error()
+        answer: Resources = found
+        return answer
 
 
-async def _answer(reference: Any) -> Any:
+def _start_process() -> tuple["subprocess.Popen[bytes]", socket.socket]:
+    here, there = socket.socketpair()
+    with there:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "miner.engines.ray_process", str(there.fileno())],
+            pass_fds=(there.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl+C is for the front, which ends it in order.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+    return process, here
+
+
+_LOGS = "see the newest logs in /tmp/ray/session_latest/logs"
+
+
+def _of_front(listener: socket.socket, secret: bytes) -> socket.socket | None:
+    """Waits for the connection that knows the secret; nothing else is read from any."""
+    listener.settimeout(ORPHANED_S)
+    with listener:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                return None
+            connection.settimeout(CONNECT_LIMIT_S)
+            with contextlib.suppress(OSError, EOFError):
+                if hmac.compare_digest(exactly(connection, len(secret)), secret):
+                    connection.settimeout(None)
+                    return connection
+            connection.close()
+
+
+def _connect(placed: Placed, secret: bytes) -> socket.socket | None:
     try:
-        return await reference
-    except RayError as error:
-        raise LinkLost(_in_words(error)) from None
-
-
-def _in_words(error: RayError) -> str:
-    if isinstance(error, RayTaskError):
-        cause = error.cause
-        return f"{type(cause).__name__}: {cause}".splitlines()[0]
-    lines = str(error).splitlines() or [type(error).__name__]
-    detail = next((line for line in lines if "exit detail" in line), "").partition("detail: ")[2]
-    return " ".join((lines[0], detail.partition(" Some common")[0])).strip()
+        connection = socket.create_connection(placed.address, CONNECT_LIMIT_S)
+        connection.sendall(secret)
+    except OSError:
+        return None
+    connection.settimeout(None)
+    return connection
 
 
 def _share_of_cores() -> int:
+    import ray
+
     here = ray.get_runtime_context().get_node_id()
     for node in ray.nodes():
         if node["NodeID"] == here:

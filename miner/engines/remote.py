@@ -324,11 +324,11 @@ class LinkedEngine(RemoteEngine):
         if self._now is not now:
             return
         self._now = None
-        now.link.kill()
         runs, now.runs = now.runs, {}
         for run in runs.values():
             if not run.end.done():
                 run.end.set_result((LinkLost(reason), 0.0))
+        self._kill(now.link)
         if tell:
             self.on_lost(reason)
 
@@ -340,7 +340,13 @@ class LinkedEngine(RemoteEngine):
             if now.listening is not None:
                 now.listening.cancel()
         else:
+            self._kill(link)
+
+    def _kill(self, link: Link) -> None:
+        try:
             link.kill()
+        except Exception:  # What follows a loss must not depend on it.
+            logger.exception("the process of engine {} was not ended", self.name)
 
     def _not_started(self, error: LinkLost) -> SetupError:
         return SetupError(
@@ -350,7 +356,7 @@ class LinkedEngine(RemoteEngine):
 
     async def _echo(self, link: Link, size: int) -> float:
         began = self._clock()
-        (await link.echo(size)).copy()
+        await link.echo(size)
         return self._clock() - began
 
     def _sizes(self) -> Mapping[str, int]:

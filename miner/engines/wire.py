@@ -51,6 +51,23 @@ class Order:
     start: "Packed | None"
 
 
+@dataclass(frozen=True)
+class Placed:
+    """The process of an engine, before it is connected.
+
+    Attributes:
+        machine: Its name.
+        node: Its number in the cluster.
+        process: Number of the process there.
+        address: Host and port on which it waits for the front.
+    """
+
+    machine: str
+    node: str
+    process: int
+    address: tuple[str, int]
+
+
 @dataclass(frozen=True, eq=False)
 class Packed:
     """A value, with its arrays beside it so that they are copied once.
@@ -163,8 +180,8 @@ def pack(value: Any) -> Packed:
 
 
 def unpack(packed: Packed) -> Any:
-    """Returns the value again, in memory of its own: a shared one would stay occupied with it."""
-    return pickle.loads(packed.head, buffers=[array.copy() for array in packed.arrays])
+    """Returns the value again; its arrays lie in the memory of the packed ones."""
+    return pickle.loads(packed.head, buffers=packed.arrays)
 
 
 def finished(made: Generation, before: Generation | None) -> Packed | Scored:

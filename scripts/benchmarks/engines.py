@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from generation.settings import GenerationSettings, ScoringSettings
 from miner.engines import EngineClient
 from miner.engines.joining import Identity, identity_of
 from miner.engines.local import LocalEngine
-from miner.engines.ray_cluster import close_cluster, open_cluster, prepare
+from miner.engines.ray_engine import EngineActor, RayLink, RayProcess
 from miner.engines.remote import LinkedEngine
 from miner.engines.wire import SetupFault
 from miner.logs import configure_logs
@@ -35,10 +35,6 @@ from miner.settings.engines import EnginesSettings
 from miner.surroundings import settle
 from protocol.tasks import TextTask
 from scripts.benchmarks.figures import write_figures
-
-prepare(own=True)
-
-from miner.engines.ray_engine import EngineActor, RayLink, opener  # noqa: E402
 
 if TYPE_CHECKING:
     # Both load torch.
@@ -83,8 +79,8 @@ class RandomActor(_Weightless):
 
     sizes: "Sizes | None" = None
 
-    def __init__(self, core: int | None) -> None:
-        super().__init__(core)
+    def __init__(self) -> None:
+        super().__init__()
         self._make_engine = self._engine_of_networks
 
     async def load(self, settings: str, models_dir: str | None) -> str | SetupFault:
@@ -120,8 +116,8 @@ def _random_networks(settings: GenerationSettings, sizes: "Sizes | None") -> "Ne
 class IdleActor(_Weightless):
     """Stages that take no time, with an object of 2 MB."""
 
-    def __init__(self, core: int | None) -> None:
-        super().__init__(core)
+    def __init__(self) -> None:
+        super().__init__()
         self._make_engine = _stages_without_work
 
 
@@ -135,13 +131,15 @@ class _IdleEngine(LocalEngine):
         self.start, self.warm_up = self._idle.start, self._idle.warm_up  # type: ignore[method-assign]
 
 
-def _far(settings: GenerationSettings, count: int, actor: type[EngineActor]) -> list[EngineClient]:
+def _far(
+    ray: RayProcess, settings: GenerationSettings, count: int, actor: type[EngineActor]
+) -> list[EngineClient]:
     def identify(text: str, folder: Path | None) -> Identity:
         return identity_of(text, folder) if actor is EngineActor else _ANY
 
     return [
         LinkedEngine(
-            settings, opener(settings, number, actor), name=f"ray{number}", identify=identify
+            settings, ray.opener(settings, number, actor), name=f"ray{number}", identify=identify
         )
         for number in range(count)
     ]
@@ -299,37 +297,53 @@ def run(
     """
     counts = sorted(counts or (1, 2))
     chosen = preset(preset_name)
-    actor = EngineActor
+    actor: type[EngineActor] = EngineActor
     if weights == "random":
         # Engines without the scorer's packages are measured as well.
         chosen = chosen.model_copy(update={"scoring": ScoringSettings()})
         actor = RandomActor
     configure_logs("WARNING")
-    found = open_cluster(EnginesSettings(kind="ray"), cores=max(*counts, 1))
-    figures: Figures = {"preset": preset_name, "weights": weights, "cluster": vars(found)}
-    idle = preset("embedded").model_copy(update={"rungs": ()})
+    figures: Figures = {"preset": preset_name, "weights": weights}
+    asyncio.run(_measure(figures, chosen, actor, counts, requests, kills, out))
+    _show(figures, counts)
 
-    def measure(name: str, measured: Any) -> None:
+
+async def _measure(
+    figures: Figures,
+    chosen: GenerationSettings,
+    actor: type[EngineActor],
+    counts: Sequence[int],
+    requests: int,
+    kills: int,
+    out: Path | None,
+) -> None:
+    idle = preset("embedded").model_copy(update={"rungs": ()})
+    ray = RayProcess(EnginesSettings(kind="ray"), cores=max(counts))
+
+    async def measure(name: str, measured: Coroutine[Any, Any, Figures]) -> None:
         print(f"{name} ...", flush=True)
-        figures[name] = asyncio.run(measured)
+        figures[name] = await measured
         write_figures(out, figures)
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        measure("way, local", _way([_IdleEngine(idle)], 200, folder / "way-local"))
-        measure("way, ray", _way(_far(idle, 1, IdleActor), 200, folder / "way-ray"))
-        if weights == "real":
-            local: list[EngineClient] = [LocalEngine(chosen)]
-            measure("local, 1", _throughput(local, requests, folder / "local"))
-        for count in counts:
-            measured = _throughput(
-                _far(chosen, count, actor), requests * count, folder / str(count)
-            )
-            measure(f"ray, {count}", measured)
-        if kills:
-            measure("kills", _kills(_far(chosen, max(counts), actor), kills, folder / "kills"))
-    close_cluster()
-    _show(figures, counts)
+        try:
+            figures["cluster"] = vars(await ray.open())
+            await measure("way, local", _way([_IdleEngine(idle)], 200, folder / "way-local"))
+            far = _far(ray, idle, 1, IdleActor)
+            await measure("way, ray", _way(far, 200, folder / "way-ray"))
+            if actor is EngineActor:
+                local: list[EngineClient] = [LocalEngine(chosen)]
+                await measure("local, 1", _throughput(local, requests, folder / "local"))
+            for count in counts:
+                far = _far(ray, chosen, count, actor)
+                measured = _throughput(far, requests * count, folder / str(count))
+                await measure(f"ray, {count}", measured)
+            if kills:
+                far = _far(ray, chosen, max(counts), actor)
+                await measure("kills", _kills(far, kills, folder / "kills"))
+        finally:
+            ray.close()
 
 
 def _show(figures: Mapping[str, Any], counts: Sequence[int]) -> None:

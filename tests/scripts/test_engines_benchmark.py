@@ -1,38 +1,27 @@
 """The benchmark of engines: networks with random weights behind the link, and its figures."""
 
 import time
-from importlib.util import find_spec
 from pathlib import Path
-
-import pytest
 
 from generation.settings import ScoringSettings
 from miner.engines.link import Link
 from miner.engines.remote import LinkedEngine
+from scripts.benchmarks import engines
 from tests.support.fake_stages import FakeStages
 from tests.support.far_engines import HostLink
 from tests.support.tiny_networks import SIZES, tiny_settings
-
-if find_spec("ray") is None:
-    pytest.skip("Ray is not installed: make install EXTRAS=dev", allow_module_level=True)
-
-from scripts.benchmarks import engines
 
 
 class TinyActor(engines.RandomActor):
     sizes = SIZES
 
 
-async def test_networks_of_random_weights_serve_behind_the_link(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("miner.engines.ray_engine._share_of_cores", lambda: 1)
+async def test_networks_of_random_weights_serve_behind_the_link(tmp_path: Path) -> None:
     settings = tiny_settings(model="klein").model_copy(update={"scoring": ScoringSettings()})
 
     async def open_link() -> Link:
         link = HostLink(FakeStages(), time.monotonic)
-        link.host = TinyActor(None)
+        link.host = TinyActor()
         return link
 
     engine = LinkedEngine(

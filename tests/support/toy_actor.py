@@ -13,16 +13,12 @@ from pathlib import Path
 from generation.engine import Engine
 from generation.settings import GenerationSettings
 from generation.stage import StepContext
-from miner.engines.ray_cluster import open_cluster, prepare
+from miner.engines.ray_engine import EngineActor, RayLink, RayProcess
 from miner.engines.remote import LinkedEngine
 from miner.settings.engines import EnginesSettings
 from tests.support.fake_stages import FakeStages
 from tests.support.fakes import ball
 from tests.support.far_engines import far_settings
-
-prepare(own=True)
-
-from miner.engines.ray_engine import EngineActor, RayLink, opener  # noqa: E402
 
 STEP_S = 0.02
 
@@ -30,8 +26,8 @@ STEP_S = 0.02
 class ToyActor(EngineActor):
     """Every stage takes `STEP_S`; the cloud is always the same."""
 
-    def __init__(self, core: int | None) -> None:
-        super().__init__(core)
+    def __init__(self) -> None:
+        super().__init__()
         self._make_engine = _toy_engine
 
 
@@ -47,10 +43,15 @@ def _toy_engine(settings: GenerationSettings, models_dir: Path | None) -> Engine
     return Engine(settings, functions=functions, remembers=remembers, progress=False)
 
 
-def toy_engine(number: int) -> LinkedEngine:
-    """An engine on the cluster that was opened."""
+def toy_ray(cores: int) -> RayProcess:
+    """Ray on this machine, for engines of this kind."""
+    return RayProcess(EnginesSettings(kind="ray"), cores=cores)
+
+
+def toy_engine(ray: RayProcess, number: int) -> LinkedEngine:
+    """An engine that Ray places."""
     settings = far_settings()
-    return LinkedEngine(settings, opener(settings, number, ToyActor), name=f"ray{number}")
+    return LinkedEngine(settings, ray.opener(settings, number, ToyActor), name=f"ray{number}")
 
 
 def process_of(engine: LinkedEngine) -> int:
@@ -60,7 +61,10 @@ def process_of(engine: LinkedEngine) -> int:
 
 
 async def _front() -> None:
-    engine = toy_engine(0)
+    # Imported, so that its actor is of this module and not of __main__.
+    from tests.support import toy_actor
+
+    engine = toy_actor.toy_engine(toy_actor.toy_ray(1), 0)
     await engine.start()
     sys.stdout.write(f"{os.getpid()} {process_of(engine)}\n")
     sys.stdout.flush()
@@ -68,5 +72,4 @@ async def _front() -> None:
 
 
 if __name__ == "__main__":
-    open_cluster(EnginesSettings(kind="ray"), cores=1)
     asyncio.run(_front())

@@ -1,4 +1,7 @@
-"""Ray itself: two engines on the CPU of this machine, their processes, and what ends them."""
+"""Ray itself: two engines on the CPU of this machine, their processes, and what ends them.
+
+The tests share one Ray and one event loop; the last one ends Ray's own processes.
+"""
 
 import asyncio
 import ipaddress
@@ -14,21 +17,25 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
-from miner.engines.ray_cluster import close_cluster, open_cluster
+from miner.engines.ray_engine import RayLink, RayProcess
 from miner.request import Answer, Caller, Request
 from miner.score.log import ScoreLog
 from miner.service import MinerService
-from miner.settings.engines import EnginesSettings
 from protocol.errors import SetupError
 from protocol.tasks import TextTask
 from tests.support.fakes import ball
+from tests.support.toy_actor import process_of, toy_engine, toy_ray
 from tests.support.waiting import PATIENCE_S, until
 
 if find_spec("ray") is None:
     pytest.skip("Ray is not installed: make install EXTRAS=dev", allow_module_level=True)
 
-from tests.support.toy_actor import process_of, toy_engine
+one_loop = pytest.mark.asyncio(loop_scope="module")
+
+WITHOUT_CONTROL_S = 5
+"""Seconds after which Ray's library ends its process without Ray's control process: 60 usually."""
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +49,23 @@ def doomed_front() -> Iterator["subprocess.Popen[str]"]:
     front.communicate()
 
 
-@pytest.fixture(scope="module")
-def cluster(doomed_front: object) -> Iterator[None]:
-    handler = signal.getsignal(signal.SIGTERM)
-    open_cluster(EnginesSettings(kind="ray"), cores=2)
-    assert signal.getsignal(signal.SIGTERM) is handler, "the miner's own handlers stay"
-    yield
-    close_cluster()
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ray(doomed_front: object) -> AsyncIterator[RayProcess]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", str(WITHOUT_CONTROL_S))
+        ray = toy_ray(2)
+        await ray.open()
+        yield ray
+        own = processes_of(ray)
+        ray.close()
+    await until(lambda: not any(map(is_running, own)))
 
 
 class Served:
     """A service on two engines."""
 
-    def __init__(self, folder: Path) -> None:
-        self.engines = [toy_engine(number) for number in range(2)]
+    def __init__(self, ray: RayProcess, folder: Path) -> None:
+        self.engines = [toy_engine(ray, number) for number in range(2)]
         self.log = ScoreLog(folder)
         self.service = MinerService(
             self.engines, self.log, budget_s=30.0, margin_s=0.2, sole_caller=True
@@ -65,8 +75,15 @@ class Served:
         task = TextTask(id=str(number), prompt=f"thing {number}")
         return await self.service.handle(Request(task, Caller("5"), "http", time.monotonic()))
 
+    def processes(self) -> set[int]:
+        links = [engine.link for engine in self.engines]
+        return {link.process for link in links if isinstance(link, RayLink)}
+
+    def are_up(self) -> bool:
+        return all(engine.up for engine in self.service.snapshot().engines)
+
     async def up(self) -> None:
-        await until(lambda: all(engine.up for engine in self.service.snapshot().engines))
+        await until(self.are_up)
 
     def lines(self, event: str) -> list[str]:
         assert self.log.flush()
@@ -74,8 +91,8 @@ class Served:
 
 
 @asynccontextmanager
-async def served(folder: Path) -> AsyncIterator[Served]:
-    made = Served(folder)
+async def served(ray: RayProcess, folder: Path) -> AsyncIterator[Served]:
+    made = Served(ray, folder)
     await made.service.start()
     await made.up()
     try:
@@ -93,6 +110,15 @@ def is_running(process: int) -> bool:
         return False
 
 
+def name_of(process: int) -> str:
+    """The program of a process, as a file name."""
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return ""
+    return Path(command.split(b"\0")[0].decode()).name
+
+
 def children(process: int) -> set[int]:
     """All processes below one."""
     below: dict[int, list[int]] = {}
@@ -107,6 +133,12 @@ def children(process: int) -> set[int]:
         found |= set(new)
         new = [child for parent in new for child in below.get(parent, [])]
     return found - {process}
+
+
+def processes_of(ray: RayProcess) -> set[int]:
+    """Ray's own process and all below it."""
+    assert ray._process is not None
+    return {ray._process.pid} | children(ray._process.pid)
 
 
 def listening(processes: set[int]) -> set[str]:
@@ -138,9 +170,11 @@ async def load(made: Served, first: int, count: int) -> "list[asyncio.Task[Answe
     return asking
 
 
-@pytest.mark.usefixtures("cluster")
-async def test_both_engines_serve_and_a_killed_one_costs_no_answer(tmp_path: Path) -> None:
-    async with served(tmp_path) as made:
+@one_loop
+async def test_both_engines_serve_and_a_killed_one_costs_no_answer(
+    ray: RayProcess, tmp_path: Path
+) -> None:
+    async with served(ray, tmp_path) as made:
         answers = await asyncio.gather(*await load(made, 0, 12))
         assert {answer.reason_code for answer in answers} == {"ok"}
         assert {answer.engine for answer in answers} == {"ray0", "ray1"}
@@ -148,7 +182,6 @@ async def test_both_engines_serve_and_a_killed_one_costs_no_answer(tmp_path: Pat
             assert answer.cloud is not None
             assert len(answer.cloud) == len(ball())
             assert 0.0 < answer.timings["hand_over"] < 2.0
-        # An answer that is kept must not occupy Ray's shared memory.
         assert answers[0].cloud is not None
         assert answers[0].cloud.positions.flags.writeable
 
@@ -183,18 +216,26 @@ async def test_both_engines_serve_and_a_killed_one_costs_no_answer(tmp_path: Pat
     await until(lambda: not any(map(is_running, after)))
 
 
-@pytest.mark.usefixtures("cluster")
+@one_loop
 async def test_an_engine_that_finds_no_room_is_a_reason_with_a_fix(
-    monkeypatch: pytest.MonkeyPatch,
+    ray: RayProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("miner.engines.ray_engine.PLACED_S", 2.0)
-    engines = [toy_engine(number) for number in range(max(2, os.cpu_count() or 1) + 1)]
+    monkeypatch.setattr("miner.engines.ray_engine.PLACED_S", 3.0)
+    engines = [toy_engine(ray, number) for number in range(max(2, os.cpu_count() or 1) + 1)]
+    opened = await asyncio.gather(
+        *(engine._open_link() for engine in engines), return_exceptions=True
+    )
     try:
-        with pytest.raises(SetupError, match="no core of the Ray cluster is free") as full:
-            await asyncio.gather(*(engine._open_link() for engine in engines))
-        assert "--engines.count" in full.value.fix
+        (full,) = [error for error in opened if isinstance(error, SetupError)]
+        assert "no core of the Ray cluster was free within" in full.problem
+        assert "--engines.count" in full.fix
+        links = [link for link in opened if isinstance(link, RayLink)]
+        cores = [os.sched_getaffinity(link.process) for link in links]
+        assert sorted(map(len, cores)) == [1] * len(links)
+        assert len(set.union(*cores)) == len(links), "no two engines run on one core"
     finally:
-        await asyncio.gather(*(engine.close() for engine in engines))
+        for link in links:
+            link.kill()
 
 
 def test_engines_of_a_killed_front_end_by_themselves(
@@ -208,3 +249,40 @@ def test_engines_of_a_killed_front_end_by_themselves(
     while is_running(engine):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@one_loop
+async def test_requests_are_answered_though_rays_own_processes_die(
+    ray: RayProcess, tmp_path: Path
+) -> None:
+    async with served(ray, tmp_path) as made:
+
+        async def all_replaced(before: list[int]) -> None:
+            number = 1000 * len(asked)
+            while made.processes() & set(before) or not made.are_up():
+                asked.append(asyncio.create_task(made.ask(number := number + 1)))
+                await asyncio.sleep(0.05)
+
+        asked = await load(made, 0, 8)
+        before = [process_of(engine) for engine in made.engines]
+        (raylet,) = [own for own in processes_of(ray) if name_of(own) == "raylet"]
+        os.kill(raylet, signal.SIGKILL)
+        # The engines do not need it, but none can be started any more.
+        asked += await load(made, 100, 8)
+        assert {answer.reason_code for answer in await asyncio.gather(*asked)} == {"ok"}
+        os.kill(before[0], signal.SIGKILL)
+        async with asyncio.timeout(PATIENCE_S):
+            await all_replaced(before)
+
+        before = [process_of(engine) for engine in made.engines]
+        (control,) = [own for own in processes_of(ray) if name_of(own) == "gcs_server"]
+        os.kill(control, signal.SIGKILL)
+        async with asyncio.timeout(PATIENCE_S):
+            await all_replaced(before)
+
+        answers = await asyncio.gather(*asked)
+        assert len(made.lines("answered")) == len(asked)
+        # One that was lost with both engines in turn, and what came while none was left.
+        assert {a.reason_code for a in answers} <= {"ok", "engine_lost", "engine_suspect"}
+        assert sum(answer.reason_code == "engine_lost" for answer in answers) <= 4
+        assert (await made.ask(9000)).reason_code == "ok"

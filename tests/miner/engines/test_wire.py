@@ -98,16 +98,6 @@ def test_a_generation_arrives_whole_but_for_what_lies_on_a_device() -> None:
         np.testing.assert_array_equal(getattr(got.seen, name), getattr(sent.seen, name))
 
 
-def test_arrays_are_unpacked_into_memory_of_their_own() -> None:
-    """What they came in is shared memory, which would stay occupied for as long as an answer."""
-    packed = pack(made())
-    got: Generation = unpack(packed)
-    for array in packed.arrays:
-        assert not any(
-            np.shares_memory(array, part) for part in (got.cloud.positions, got.seen.rgba)
-        )
-
-
 def test_a_score_does_not_bring_its_object_a_second_time() -> None:
     before = made()
     score = Score(0.7, {"object": 0.7}, "fake")

@@ -73,21 +73,21 @@ def test_engines_do_not_share_a_device(engines: EnginesSettings, device: str, wo
         engines.require_room(device)
 
 
-def test_one_engine_in_the_process_is_on_the_device_of_the_settings() -> None:
+async def test_one_engine_in_the_process_is_on_the_device_of_the_settings() -> None:
     settings = preset("gpu24").model_copy(update={"device": "cuda:1"})
-    (engine,) = make_engines(EnginesSettings(), settings, None)
+    (engine,) = await make_engines(EnginesSettings(), settings, None)
     assert isinstance(engine, LocalEngine)
     assert (engine.name, engine.settings.device) == ("local", "cuda:1")
 
 
-def test_several_in_the_process_take_the_first_gpus() -> None:
-    engines = make_engines(EnginesSettings(count=3), preset("gpu24"), None)
+async def test_several_in_the_process_take_the_first_gpus() -> None:
+    engines = await make_engines(EnginesSettings(count=3), preset("gpu24"), None)
     assert [engine.name for engine in engines] == ["local0", "local1", "local2"]
     devices = [engine.settings.device for engine in engines if isinstance(engine, LocalEngine)]
     assert devices == ["cuda:0", "cuda:1", "cuda:2"]
 
 
-def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
+async def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
     settings = EnginesSettings(kind="ray", address=f"127.0.0.1:{free_port()}")
     with pytest.raises(SetupError, match=r"no Ray cluster answers at 127\.0\.0\.1:"):
-        make_engines(settings, preset("embedded"), None)
+        await make_engines(settings, preset("embedded"), None)
