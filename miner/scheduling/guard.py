@@ -239,7 +239,8 @@ class Guard:
     def plan(self, active: ActiveRequest, engine: str, rung: int, plan: Plan) -> Plan:
         """Adds to a plan when each step must have started and how long it may run.
 
-        No step has to leave time for an optional one behind it.
+        No step has to leave time for an optional one behind it. An optional one that others follow
+        leaves more than enough time for these.
 
         Args:
             active: Whose plan it is.
@@ -252,7 +253,11 @@ class Guard:
         mean, variance = 0.0, 0.0
         for step, cost in zip(reversed(plan.steps), reversed(costs), strict=True):
             after, spread = mean + cost.mean, variance + cost.variance
-            latest.append(max(0.0, after + self._margins.start * sqrt(spread)))
+            needed = after + self._margins.start * sqrt(spread)
+            if step.optional and mean > 0.0:
+                # Detail is not worth the object: it may take twice as long as predicted.
+                needed = after + cost.mean + self._margins.better * sqrt(spread)
+            latest.append(max(0.0, needed))
             if not step.optional:
                 mean, variance = after, spread
         if active.probe:

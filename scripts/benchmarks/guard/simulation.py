@@ -165,10 +165,22 @@ class Machine:
             self._end_early(run, position)
 
     def _end_early(self, run: Run, position: int) -> None:
+        """Gives a run up, or leaves a step out that it can do without."""
+        step = run.plan.steps[position]
+        run.on_event(StepEvent("skipped", position, step))
+        if step.optional and not run.cancelled:
+            self._go_on(run)
+            return
         run.cancelled = True
         run.record.stopped = True
-        run.on_event(StepEvent("skipped", position, run.plan.steps[position]))
         run.on_end(False)
+
+    def _go_on(self, run: Run) -> None:
+        run.position += 1
+        if run.position == len(run.plan.steps):
+            run.on_end(True)
+        else:
+            self.start(run)
 
     def _fill(self, lane: str) -> None:
         queue = self._queues[lane]
@@ -197,15 +209,9 @@ class Machine:
         if step.lane == "gpu":
             self.busy_s += seconds
             run.record.ran_s += seconds
-        position = run.position
-        run.position += 1
-        last = run.position == len(run.plan.steps)
-        run.on_event(StepEvent("finished", position, step, ran_s=seconds))
+        run.on_event(StepEvent("finished", run.position, step, ran_s=seconds))
         if not run.cancelled:
-            if last:
-                run.on_end(True)
-            else:
-                self.start(run)
+            self._go_on(run)
         self._fill(step.lane)
 
 
