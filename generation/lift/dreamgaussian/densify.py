@@ -13,12 +13,16 @@ _GROWN_GRADIENT = 0.01
 
 
 class Densifier:
-    """Changes nothing: without gsplat, the Gaussians of the start remain."""
+    """Changes where Gaussians are, or how many."""
 
-    @classmethod
-    def on(cls, device: torch.device, most: int | None = None) -> "Densifier":
-        """The one that fits a device; it adds nothing where there are as many as `most`."""
-        return _GsplatDensifier(most) if device.type == "cuda" else cls()
+    @staticmethod
+    def on(device: torch.device, steps: int, most: int | None = None) -> "Densifier":
+        """The one that fits a device and a run; it adds nothing where there are `most`."""
+        if device.type == "cuda":
+            return _GsplatDensifier(most)
+        from generation.lift.dreamgaussian.relocate import Relocation
+
+        return Relocation(steps)
 
     def before(self, gaussians: TrainedGaussians, step: int, info: dict[str, Any]) -> None:
         """Is called between rendering and the backward pass."""

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from generation.lift.dreamgaussian import schedule
+from generation.lift.dreamgaussian.cover import cover
 from generation.lift.dreamgaussian.densify import Densifier
 from generation.lift.dreamgaussian.gaussians import TrainedGaussians
 from generation.lift.dreamgaussian.guidance import Guidance
 from generation.packing import GaussianTensors
 from generation.rendering.cameras import Camera, orbit_camera
 from generation.rendering.differentiable import rasterize
+from generation.scoring.validity import MIN_GAUSSIANS
 
 _COLOUR_WEIGHT, _ALPHA_WEIGHT = 10_000.0, 1_000.0
 _ELEVATION_SPREAD, _STEEPEST = 30, 80
@@ -99,7 +101,7 @@ class Dream:
             self.gaussians = TrainedGaussians(count, self._generator, device)
             self._seen = guidance.begin(known.rgba) if guidance is not None else None
             self._targets = {size: known.target(size).to(device) for size in set(sizes)}
-        self._densifier = Densifier.on(device, most)
+        self._densifier = Densifier.on(device, steps, most)
 
     def run(self, steps: int) -> None:
         """Takes up to that many of the steps that are left."""
@@ -109,9 +111,16 @@ class Dream:
                 self.done += 1
 
     def result(self) -> GaussianTensors:
-        """The cloud as it is now; see `TrainedGaussians.finish`."""
+        """The cloud as it is now.
+
+        Where there are too few Gaussians for a validator, their surface is covered with discs, see
+        `cover`; else see `TrainedGaussians.finish`.
+        """
         with torch.inference_mode(False):
-            return self.gaussians.finish(self._most)
+            parameters = self.gaussians.parameters
+            few = len(parameters["means"]) < MIN_GAUSSIANS
+            covered = cover(parameters, max(self._most or 0, MIN_GAUSSIANS)) if few else None
+            return self.gaussians.finish(self._most) if covered is None else covered
 
     def _step(self) -> None:
         share = self.done / self.steps

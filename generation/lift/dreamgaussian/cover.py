@@ -1,0 +1,168 @@
+"""Few large Gaussians to many flat ones: discs on the surface of their density.
+
+On a CPU a dream has too few Gaussians for a validator, and they are as thick as the parts that they
+show. DreamGaussian takes the surface where the Gaussians' density has a certain value (Tang et al.
+2024, section 3.3, where it becomes a mesh). Here rays from the centres of the Gaussians find that
+surface, and it is covered with discs.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from generation.lift.triposr.splats import disc_rotations
+from generation.packing import LARGEST_SIDE, GaussianTensors
+from generation.rendering.differentiable import rotation_matrices
+from generation.scoring.validity import MIN_GAUSSIANS
+
+_LEVEL = 0.5
+"""Density of the surface: the sum of what is left of the Gaussians' opacities at a place."""
+_SEEN = 0.02
+"""Opacity under which a Gaussian does not count."""
+
+_NODES = 72
+"""Of the lattice along the longest side of the means' box, on which the density is read."""
+_EXTENT = 2.7
+"""How far a Gaussian reaches, in standard deviations."""
+_LARGEST = 12
+"""How far it reaches at most, in steps of the lattice."""
+
+_ALL_RAYS = 120_000
+_STRIDES, _BISECTIONS = 24, 5
+_STRIDE = 0.75
+"""Of rays, in steps of the lattice."""
+
+_CELLS = 50
+"""Of the surface's longest side, in which discs are spread evenly."""
+_SIGMA, _THIN = 0.45, 0.3
+"""Of a disc, in its plane as a share of the spacing, and across as a share of that."""
+_OPACITY = 0.95
+
+
+class _Lattice:
+    """Density and colours of Gaussians on a lattice around them.
+
+    Args:
+        own: Parameters of those that can be seen.
+
+    Attributes:
+        low: (3,) where its first node is.
+        step: Between nodes.
+    """
+
+    def __init__(self, own: Mapping[str, Tensor]) -> None:
+        means, scales = own["means"], own["scales"].exp()
+        low, high = torch.aminmax(means, dim=0)
+        self.step = float((high - low).max().clamp_min(1e-3)) / _NODES
+        self.low = low - (_LARGEST + 1) * self.step
+        nodes = _NODES + 2 * (_LARGEST + 1) + 1
+        whiten = (rotation_matrices(own["quats"]) / scales[:, None]).mT
+        reach = (_EXTENT * scales.amax(-1) / self.step).ceil().clamp(1, _LARGEST).int()
+        nearest = ((means - self.low) / self.step).round()
+        values = torch.zeros(nodes**3, 4)
+        colours1 = F.pad(own["colors"], (1, 0), value=1.0)
+        for width in sorted(set(reach.tolist())):
+            chosen = reach == width
+            line = torch.arange(-width, width + 1, dtype=torch.float32)
+            nodes_of = nearest[chosen, None] + torch.cartesian_prod(line, line, line)
+            offsets = self.low + nodes_of * self.step - means[chosen, None]
+            white = offsets @ whiten[chosen].mT
+            share = own["opacities"][chosen, None].sigmoid() * torch.exp(
+                -0.5 * white.square().sum(-1)
+            )
+            x, y, z = nodes_of.long().unbind(-1)
+            added = share[..., None] * colours1[chosen, None]
+            values.index_add_(0, ((x * nodes + y) * nodes + z).flatten(), added.flatten(0, 1))
+        self._values = values.T.view(1, 4, nodes, nodes, nodes)
+        self._side = (nodes - 1) * self.step
+
+    def at(self, points: Tensor) -> Tensor:
+        """Density, and colour coefficients times it, at points (M, 3): (M, 4)."""
+        places = (points - self.low) / self._side * 2 - 1
+        # The last coordinate comes first in `grid_sample`.
+        found = F.grid_sample(self._values, places.flip(-1)[None, None, None], align_corners=True)
+        return found[0, :, 0, 0].T
+
+    def downhill(self, points: Tensor) -> Tensor:
+        """Unit vectors (M, 3) in which the density falls."""
+        ways = torch.eye(3) * self.step
+        slopes = [self.at(points - way)[:, 0] - self.at(points + way)[:, 0] for way in ways]
+        return F.normalize(torch.stack(slopes, dim=-1), dim=-1)
+
+
+@torch.no_grad()
+def cover(parameters: Mapping[str, Tensor], most: int, seed: int = 0) -> GaussianTensors | None:
+    """Covers the surface of Gaussians with discs, centred and as large as finished clouds are.
+
+    Args:
+        parameters: Of `TrainedGaussians`; at most some thousands of Gaussians.
+        most: Number of discs.
+        seed: Of the rays.
+
+    Returns:
+        The discs, on the device of the parameters; None where the surface is too small for as many as a validator wants.
+    """
+    own = {name: x.detach().cpu() for name, x in parameters.items()}
+    seen = own["opacities"].sigmoid() >= _SEEN
+    own = {name: x[seen] for name, x in own.items()}
+    if not seen.any():
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    lattice = _Lattice(own)
+    points = _surface(lattice, own["means"], generator)
+    if min(most, len(points)) < MIN_GAUSSIANS:
+        return None
+    low, high = torch.aminmax(points, dim=0)
+    cells, counts = _cells((points - low) / (high - low).max().clamp_min(1e-6) * _CELLS)
+    # Rays of many Gaussians end in the same place; what is drawn is even all the same.
+    chosen = torch.multinomial(1 / counts.float(), min(most, len(points)), generator=generator)
+    points = points[chosen]
+    values = lattice.at(points)
+    low, high = torch.aminmax(points, dim=0)
+    scale = LARGEST_SIDE / (high - low).max().clamp_min(1e-6)
+    sigma = _SIGMA * math.sqrt(cells / len(points)) * LARGEST_SIDE / _CELLS
+    log_scales = torch.tensor([sigma, sigma, _THIN * sigma]).log().expand(len(points), 3)
+    discs = GaussianTensors(
+        positions=(points - (low + high) / 2) * scale,
+        log_scales=log_scales.contiguous(),
+        rotations=disc_rotations(lattice.downhill(points)),
+        opacity_logits=torch.full((len(points),), math.log(_OPACITY / (1 - _OPACITY))),
+        colors_dc=values[:, 1:] / values[:, :1].clamp_min(1e-6),
+    )
+    device = parameters["means"].device
+    return GaussianTensors(*(tensor.to(device) for tensor in discs.tensors()))
+
+
+def _surface(lattice: _Lattice, centres: Tensor, generator: torch.Generator) -> Tensor:
+    """Where rays from centres (N, 3) first leave the dense part, (M, 3)."""
+    start = centres[lattice.at(centres)[:, 0] >= _LEVEL]
+    if not len(start):
+        return start
+    start = start.repeat(-(-_ALL_RAYS // len(start)), 1)
+    rays = F.normalize(torch.randn(start.shape, generator=generator), dim=-1)
+    length = _STRIDE * lattice.step
+    near, going = torch.zeros(len(start)), torch.arange(len(start))
+    for _ in range(_STRIDES):
+        ahead = start[going] + (near[going, None] + length) * rays[going]
+        going = going[lattice.at(ahead)[:, 0] >= _LEVEL]
+        near[going] += length
+    left = torch.ones(len(start), dtype=torch.bool)
+    left[going] = False
+    start, rays, near = start[left], rays[left], near[left]
+    far = near + length
+    for _ in range(_BISECTIONS):
+        middle = (near + far) / 2
+        within = lattice.at(start + middle[:, None] * rays)[:, 0] >= _LEVEL
+        near, far = torch.where(within, middle, near), torch.where(within, far, middle)
+    return start + near[:, None] * rays
+
+
+def _cells(coordinates: Tensor) -> tuple[int, Tensor]:
+    """How many cells points (N, 3) lie in, and how many points are in the cell of each, (N,)."""
+    place = coordinates.long()
+    key = (place[:, 0] * (2 * _CELLS) + place[:, 1]) * (2 * _CELLS) + place[:, 2]
+    _, index, counts = torch.unique(key, return_inverse=True, return_counts=True)
+    return len(counts), counts[index]
