@@ -103,7 +103,8 @@ def cover(parameters: Mapping[str, Tensor], most: int, seed: int = 0) -> Gaussia
         seed: Of the rays.
 
     Returns:
-        The discs, on the device of the parameters; None where the surface is too small for as many as a validator wants.
+        The discs, on the device of the parameters; None where the surface is too small for as many
+        as a validator wants.
     """
     own = {name: x.detach().cpu() for name, x in parameters.items()}
     seen = own["opacities"].sigmoid() >= _SEEN
