@@ -25,6 +25,7 @@ from generation.weights.sources import (
     ISNET,
     TRIPOSPLAT,
     TRIPOSR,
+    ZERO123,
     HubModel,
 )
 from protocol.errors import SetupError
@@ -91,6 +92,14 @@ def test_each_back_end_has_its_own_levels_and_weights() -> None:
     plain = preset("gpu24").ladder
     assert [rung.name for rung in plain] == ["full", "two_steps", "small", "draft"]
     assert {(rung.back_end, rung.lift_steps) for rung in plain} == {("triposr", 0)}
+    dreamt = _with_back_end("gpu24-splat", "dreamgaussian")
+    assert [(rung.name, rung.lift_steps) for rung in dreamt.ladder] == [
+        *(("full", 400), ("half", 200), ("quarter", 100), ("draft", 50))
+    ]
+    assert dreamt.ladder == _with_back_end("gpu24", "dreamgaussian").ladder
+    assert {rung.lift_slice for rung in dreamt.ladder} == {dreamt.dreamgaussian.slice}
+    assert ZERO123 in dreamt.models
+    assert TRIPOSPLAT not in dreamt.models
     assert TRIPOSPLAT in preset("gpu24-splat").models
     assert TRIPOSPLAT not in preset("gpu24").models
     assert TRIPOSR in preset("gpu24").models
@@ -103,11 +112,25 @@ def test_an_unknown_back_end_is_answered_with_the_known_ones() -> None:
     assert set(get_args(BackEndName)) == set(BACK_ENDS)
 
 
+def test_two_levels_of_one_back_end_have_different_names_those_of_two_need_not() -> None:
+    half = [{"name": "half", "backend": name} for name in ("triposplat", "dreamgaussian")]
+    own = preset("gpu24").model_dump()
+    assert GenerationSettings.model_validate({**own, "rungs": half}).rungs
+    for second in ({"name": "half", "backend": "triposplat"}, {"name": "half"}):
+        with pytest.raises(ValidationError, match="two levels are called 'half'"):
+            GenerationSettings.model_validate({**own, "rungs": [half[0], second]})
+
+
 def test_settings_count_as_another_variant_only_if_something_else_is_computed() -> None:
-    accepted = preset("gpu24-splat").triposplat.model_copy(update={"accept_dinov3_license": True})
-    settings = preset("gpu24-splat").model_copy(update={"triposplat": accepted})
+    base = preset("gpu24-splat")
+    splat = base.triposplat.model_copy(update={"accept_dinov3_license": True})
+    dream = base.dreamgaussian.model_copy(update={"accept_openrail_license": True})
+    settings = base.model_copy(update={"triposplat": splat, "dreamgaussian": dream})
     assert variant(settings) == "gpu24-splat"
-    assert variant(_with_back_end("gpu24", "triposplat")).startswith("gpu24 changed ")
+    changed = {variant(_with_back_end("gpu24", name)) for name in BACK_ENDS}
+    assert len(changed) == len(BACK_ENDS)
+    assert sorted(changed)[0] == "gpu24"
+    assert sorted(changed)[1].startswith("gpu24 changed ")
 
 
 def test_a_model_may_be_given_by_its_short_name() -> None:

@@ -19,12 +19,14 @@ from protocol.tasks import TextTask
 OWN_STAGES = {
     "triposr": {"lift", "splats"},
     "triposplat": {"prepare", "features", "flow", "gaussians", "splats"},
+    "dreamgaussian": {"prepare", "dream", "splats"},
 }
 # One level, and less of everything.
 SMALL = (
     *("--rungs", "[]", "--scoring.scorer", "none", "--text_to_image.steps", "2"),
     *("--splats.max_gaussians", "8000", "--mesh.resolution", "32", "--mesh.triangles", "500"),
     *("--triposplat.steps", "2", "--triposplat.max_gaussians", "8000"),
+    *("--dreamgaussian.steps", "4", "--dreamgaussian.sizes", "16,16,24"),
 )
 
 
@@ -34,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("miner")
 
 
-@pytest.mark.parametrize("back_end", ["triposplat", "triposr"])
+@pytest.mark.parametrize("back_end", ["triposplat", "dreamgaussian", "triposr"])
 async def test_one_flag_switches_a_running_configuration(
     folder: Path, back_end: BackEndName
 ) -> None:
