@@ -162,13 +162,11 @@ class RayProcess:
         """
         async with self._starting:
             if self._found is None or not await self._is_sound():
-                await asyncio.to_thread(self.close)
+                self._kill()
                 try:
                     self._found = await self._start()
                 except BaseException:
-                    if self._process is not None:
-                        self._process.kill()
-                    self.close()
+                    self._kill()
                     raise
             return self._found
 
@@ -220,6 +218,12 @@ class RayProcess:
             return RayLink(there, placed, end)
 
         return open_link
+
+    def _kill(self) -> None:
+        """Ends it at once: Ray's library would try for long to end a Ray that does not answer."""
+        if self._process is not None:
+            self._process.kill()
+        self.close()
 
     def close(self) -> None:
         """Ends it, all engines, and Ray if it was started here; waits seconds at most."""

@@ -36,12 +36,11 @@ class EnginePool:
     def add(self, name: str, lanes: Lanes, *, far: bool) -> None:
         """Lets an engine take requests from now on; see `Scheduler.add_engine`."""
         self.engines[name] = lanes
-        self._held.discard(name)
         if far:
             self._far.add(name)
 
     def hold(self, name: str) -> None:
-        """Lets an engine take nothing more until it is released or added again."""
+        """Lets an engine take nothing more until it is released or removed."""
         self._held.add(name)
 
     def release(self, name: str) -> None:

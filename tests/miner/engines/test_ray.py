@@ -34,9 +34,6 @@ if find_spec("ray") is None:
 
 one_loop = pytest.mark.asyncio(loop_scope="module")
 
-WITHOUT_CONTROL_S = 5
-"""Seconds after which Ray's library ends its process without Ray's control process: 60 usually."""
-
 
 @pytest.fixture(scope="module")
 def doomed_front() -> Iterator["subprocess.Popen[str]"]:
@@ -51,13 +48,11 @@ def doomed_front() -> Iterator["subprocess.Popen[str]"]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def ray(doomed_front: object) -> AsyncIterator[RayProcess]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", str(WITHOUT_CONTROL_S))
-        ray = toy_ray(2)
-        await ray.open()
-        yield ray
-        own = processes_of(ray)
-        ray.close()
+    ray = toy_ray(2)
+    await ray.open()
+    yield ray
+    own = processes_of(ray)
+    ray.close()
     await until(lambda: not any(map(is_running, own)))
 
 
@@ -256,29 +251,18 @@ async def test_requests_are_answered_though_rays_own_processes_die(
     ray: RayProcess, tmp_path: Path
 ) -> None:
     async with served(ray, tmp_path) as made:
-
-        async def all_replaced(before: list[int]) -> None:
-            number = 1000 * len(asked)
-            while made.processes() & set(before) or not made.are_up():
-                asked.append(asyncio.create_task(made.ask(number := number + 1)))
-                await asyncio.sleep(0.05)
-
-        asked = await load(made, 0, 8)
-        before = [process_of(engine) for engine in made.engines]
-        (raylet,) = [own for own in processes_of(ray) if name_of(own) == "raylet"]
-        os.kill(raylet, signal.SIGKILL)
-        # The engines do not need it, but none can be started any more.
-        asked += await load(made, 100, 8)
-        assert {answer.reason_code for answer in await asyncio.gather(*asked)} == {"ok"}
-        os.kill(before[0], signal.SIGKILL)
-        async with asyncio.timeout(PATIENCE_S):
-            await all_replaced(before)
-
-        before = [process_of(engine) for engine in made.engines]
-        (control,) = [own for own in processes_of(ray) if name_of(own) == "gcs_server"]
-        os.kill(control, signal.SIGKILL)
-        async with asyncio.timeout(PATIENCE_S):
-            await all_replaced(before)
+        asked: list[asyncio.Task[Answer]] = []
+        for name in ("raylet", "gcs_server"):
+            (own,) = [process for process in processes_of(ray) if name_of(process) == name]
+            os.kill(own, signal.SIGKILL)
+            # The engines do without it, but none could be started.
+            asked += await load(made, len(asked), 8)
+            assert {answer.reason_code for answer in await asyncio.gather(*asked[-8:])} == {"ok"}
+            before = made.processes()
+            os.kill(min(before), signal.SIGKILL)
+            async with asyncio.timeout(PATIENCE_S):
+                while made.processes() & before or not made.are_up():
+                    asked += await load(made, len(asked), 2)
 
         answers = await asyncio.gather(*asked)
         assert len(made.lines("answered")) == len(asked)
