@@ -116,8 +116,15 @@ PRESETS: dict[str, GenerationSettings] = {
         triposr=TripoSRSettings(chunk_size=16_384),
         # More guidance makes colours too strong; fewer Gaussians leave gaps in large objects.
         triposplat=TripoSplatSettings(guidance=1.5, max_gaussians=40_000),
-        # The camera of the pictures that the embedded networks know.
-        dreamgaussian=DreamGaussianSettings(elevation=20.0, fov=28.5),
+        # Few Gaussians, which a CPU can render, and the camera that the denoiser was trained for.
+        dreamgaussian=DreamGaussianSettings(
+            guidance="denoiser",
+            scale=1.0,
+            count=2_000,
+            max_gaussians=12_000,
+            elevation=20.0,
+            fov=31.4,
+        ),
         splats=SplatSettings(max_gaussians=20_000, resolution=64),
         refine=RefineSettings(slice=1, size=64, fov=32.5, elevation=20.0, spread=3.0),
         mesh=MeshSettings(resolution=128, triangles=20_000),

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from generation.lift.dreamgaussian import denoiser
 from generation.lift.triposplat import TripoSplat
 from generation.lift.triposplat.config import CONFIG_NAME
 from generation.lift.triposplat.encoder_config import EncoderConfig
@@ -20,7 +21,7 @@ from generation.scoring import embedded
 from scripts.train_embedded import text, train_saliency
 
 FLUX, BACKGROUND, SCORER = "flux", "background.onnx", "scorer"
-TRIPOSR, TRIPOSPLAT = "triposr", "triposplat"
+TRIPOSR, TRIPOSPLAT, DREAMGAUSSIAN = "triposr", "triposplat", "dreamgaussian"
 
 
 def write_vae(vae: Any, folder: Path) -> None:
@@ -76,6 +77,11 @@ def write_triposplat(
             save_file(floats, draft / name)
 
     _replace(out / TRIPOSPLAT, write)
+
+
+def write_guidance(network: denoiser.DenoiserNetwork, out: Path) -> None:
+    """Writes a folder for `ViewDenoiser.from_pretrained`, float16."""
+    _replace(out / DREAMGAUSSIAN, lambda draft: denoiser.write(network, draft))
 
 
 def write_saliency(model: train_saliency.SaliencyNet, out: Path) -> None:

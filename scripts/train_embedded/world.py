@@ -25,8 +25,8 @@ BACKGROUND = 255
 YAW_SPREAD = 20.0
 ELEVATION, ELEVATION_SPREAD = 20.0, 5.0
 
-_MARCH_STEPS = 48
-_HIT = 0.003
+MARCH_STEPS = 48
+HIT = 0.003
 
 
 def paint_table(device: torch.device | str = "cpu") -> Tensor:
@@ -172,12 +172,12 @@ def trace_rays(
     """
     start, end = distance - REACH, distance + REACH
     travelled = torch.full(direction.shape[:2], start, device=direction.device)
-    for _ in range(_MARCH_STEPS):
+    for _ in range(MARCH_STEPS):
         ahead = solid.distance(origin + travelled[..., None] * direction)
         travelled = travelled + ahead.clamp(-0.05, 0.5)
     points = origin + travelled[..., None] * direction
     distances, part = solid.parts(points).min(-1)
-    hit = (distances < _HIT) & (travelled < end)
+    hit = (distances < HIT) & (travelled < end)
     part = torch.where(hit, part, BACKGROUND).to(torch.uint8)
     return (solid.normals(points) * 127 * hit[..., None]).round().to(torch.int8), part
 
