@@ -98,7 +98,7 @@ class Dream:
         self._most = most
         self._generator = torch.Generator().manual_seed(seed)
         with torch.inference_mode(False), torch.no_grad():
-            self.gaussians = TrainedGaussians(count, self._generator, device)
+            self.gaussians = TrainedGaussians(count, self._generator, device, schedule.pace(steps))
             self._seen = guidance.begin(known.rgba) if guidance is not None else None
             self._targets = {size: known.target(size).to(device) for size in set(sizes)}
         self._densifier = Densifier.on(device, steps, most)

@@ -26,6 +26,7 @@ class TrainedGaussians:
         count: How many there are at the start, spread evenly in a ball.
         generator: Of the task, on the CPU.
         device: Where they live.
+        pace: What the learning rates are multiplied by, but for that of positions.
 
     Attributes:
         parameters: means (N, 3), scales (N, 3) log, quats (N, 4), opacities (N,) logits and colors
@@ -33,7 +34,9 @@ class TrainedGaussians:
         optimisers: One Adam for each.
     """
 
-    def __init__(self, count: int, generator: torch.Generator, device: torch.device) -> None:
+    def __init__(
+        self, count: int, generator: torch.Generator, device: torch.device, pace: float = 1.0
+    ) -> None:
         directions = F.normalize(torch.randn(count, 3, generator=generator), dim=-1)
         distances = torch.rand(count, 1, generator=generator) ** (1 / 3)
         # The mean distance to a neighbour among points spread evenly in a ball.
@@ -47,7 +50,7 @@ class TrainedGaussians:
             "colors": torch.zeros(count, 3),
         }
         self.parameters = {name: nn.Parameter(x.to(device)) for name, x in start.items()}
-        rates = {"means": FIRST_RATE, **RATES}
+        rates = {"means": FIRST_RATE} | {name: pace * rate for name, rate in RATES.items()}
         self.optimisers: dict[str, torch.optim.Optimizer] = {
             name: torch.optim.Adam([{"params": x, "lr": rates[name]}], eps=1e-15)
             for name, x in self.parameters.items()

@@ -8,7 +8,9 @@ FIRST_RATE, LAST_RATE = 1e-2, 2e-4
 """Learning rates of positions, in units of the scene."""
 
 RATES = {"colors": 0.01, "opacities": 0.05, "scales": 0.005, "quats": 0.005}
-"""Learning rates of everything else."""
+"""Learning rates of everything else, in a run of `USUAL_STEPS`."""
+
+USUAL_STEPS, FASTEST = 500, 2.5
 
 NOISIEST, CLEANEST = 0.98, 0.02
 
@@ -32,6 +34,14 @@ def annealing(progress: float) -> float:
     if progress < MIDDLE_UNTIL:
         return ANNEALED * progress / MIDDLE_UNTIL
     return ANNEALED + (1 - ANNEALED) * (progress - MIDDLE_UNTIL) / (1 - MIDDLE_UNTIL)
+
+
+def pace(steps: int) -> float:
+    """What `RATES` are multiplied by in a run of a number of steps.
+
+    In 150 steps at the rates for 500, a colour could just come from grey to red.
+    """
+    return min(max(USUAL_STEPS / steps, 1.0), FASTEST)
 
 
 def position_rate(progress: float) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from generation.lift.dreamgaussian import Dream, KnownView
 from generation.lift.dreamgaussian.gaussians import TrainedGaussians
 from generation.lift.dreamgaussian.guidance import distil
-from generation.lift.dreamgaussian.schedule import noise_time, position_rate, resolution
+from generation.lift.dreamgaussian.schedule import noise_time, pace, position_rate, resolution
 from generation.packing import LARGEST_SIDE, GaussianTensors
 from generation.rendering import render_layers
 from generation.scoring.validity import check
@@ -154,6 +154,15 @@ def test_schedules_go_from_rough_to_fine() -> None:
     assert position_rate(1) == pytest.approx(2e-4)
     assert [resolution(p, (1, 2, 3)) for p in (0.0, 0.29, 0.3, 0.6, 0.99)] == [1, 1, 2, 3, 3]
     assert [noise_time(p) for p in (0.0, 0.4, 1.0)] == pytest.approx([0.98, 0.6, 0.02])
+
+
+def test_short_runs_take_larger_steps() -> None:
+    assert [pace(steps) for steps in (50, 200, 250, 500, 2000)] == [2.5, 2.5, 2.0, 1.0, 1.0]
+    rates = []
+    for steps in (50, 2000):
+        made = dream(steps, count=50).gaussians
+        rates.append([made.optimisers[name].param_groups[0]["lr"] for name in ("means", "colors")])
+    assert rates == [[0.01, 0.025], [0.01, 0.01]]
 
 
 @pytest.mark.cuda
