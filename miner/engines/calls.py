@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from loguru import logger
 
 from miner.engines.link import LinkLost
@@ -190,14 +191,13 @@ def _receive(connection: socket.socket) -> Any:
     return pickle.loads(head, buffers=buffers)
 
 
-def exactly(connection: socket.socket, size: int) -> bytearray:
+def exactly(connection: socket.socket, size: int) -> memoryview:
     """Receives as many bytes.
 
     Raises:
         EOFError: The connection ends before.
     """
-    received = bytearray(size)
-    rest = memoryview(received)
+    received = rest = np.empty(size, np.uint8).data
     while rest:
         count = connection.recv_into(rest)
         if not count:

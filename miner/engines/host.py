@@ -27,7 +27,6 @@ from miner.engines.wire import (
     Made,
     Message,
     Order,
-    Packed,
     Remembers,
     Said,
     Scored,
@@ -35,8 +34,7 @@ from miner.engines.wire import (
     Stepped,
     fault_of,
     finished,
-    pack,
-    unpack,
+    portable,
 )
 from miner.surroundings import settle
 from protocol.errors import SetupError
@@ -185,18 +183,18 @@ class EngineHost:
     async def _run(self, order: Order) -> None:
         arrived = self._clock()
         before: Generation | None = None
-        result: Packed | Scored | Fault
+        result: Generation | Scored | Fault
 
         def on_made(made: Generation) -> None:
             nonlocal before
             before = made
-            self._say(Made(order.run, pack(made)))
+            self._say(Made(order.run, portable(made)))
 
         try:
             made = await self._loaded.run(
                 order.task,
                 order.plan,
-                start=None if order.start is None else unpack(order.start),
+                start=order.start,
                 seconds_left=order.seconds_left,
                 turn=order.turn,
                 on_event=lambda event: self._on_event(order, event),

@@ -37,8 +37,7 @@ from miner.engines.wire import (
     SetupFault,
     Stepped,
     error_of,
-    pack,
-    unpack,
+    portable,
     with_score,
 )
 from protocol.errors import SetupError
@@ -201,9 +200,8 @@ class LinkedEngine(RemoteEngine):
             latest_start=plan.latest_start[:-1],
             limit=plan.limit[:-1],
         )
-        packed = None if start is None else pack(start)
         try:
-            now.link.run(Order(number, task, there, seconds_left, turn, packed))
+            now.link.run(Order(number, task, there, seconds_left, turn, portable(start)))
             result, took_s = await run.end
         except asyncio.CancelledError:
             run.left = True
@@ -264,9 +262,9 @@ class LinkedEngine(RemoteEngine):
         match message:
             case Stepped(number, event):
                 self._step(now, number, event)
-            case Made(number, packed):
+            case Made(number, made):
                 if (run := now.runs.get(number)) is not None:
-                    run.before = unpack(packed)
+                    run.before = made
                     if not run.left:
                         run.on_made(run.before)
             case Ended():
@@ -315,8 +313,8 @@ class LinkedEngine(RemoteEngine):
                 result = with_score(run.before, scored)
             case Scored():
                 result = RuntimeError("a score came without its object")
-            case packed:
-                result = unpack(packed)
+            case Generation() as made:
+                result = made
         run.end.set_result((result, ended.took_s))
 
     def _lose(self, now: FarProcess, reason: str, *, tell: bool) -> None:

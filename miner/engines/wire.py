@@ -1,16 +1,12 @@
 """What crosses to an engine in another process and back: durations, never moments of a clock.
 
 Both sides run the same version of this package (`miner.engines.joining`), so values cross as they
-are; errors and large arrays are taken apart.
+are; errors are taken apart.
 """
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, TypeVar, cast
 
 from generation.errors import (
     EngineDead,
@@ -48,7 +44,7 @@ class Order:
     plan: Plan
     seconds_left: float
     turn: Turn
-    start: "Packed | None"
+    start: Cutout | None
 
 
 @dataclass(frozen=True)
@@ -66,19 +62,6 @@ class Placed:
     node: str
     process: int
     address: tuple[str, int]
-
-
-@dataclass(frozen=True, eq=False)
-class Packed:
-    """A value, with its arrays beside it so that they are copied once.
-
-    Attributes:
-        head: Everything but the arrays' bytes.
-        arrays: These, as (N,) uint8.
-    """
-
-    head: bytes
-    arrays: tuple[NDArray[np.uint8], ...]
 
 
 @dataclass(frozen=True)
@@ -126,7 +109,7 @@ class Made:
     """The object of a run before its optional steps."""
 
     run: int
-    packed: Packed
+    made: Generation
 
 
 @dataclass(frozen=True)
@@ -149,7 +132,7 @@ class Ended:
 
     run: int
     took_s: float
-    result: Packed | Scored | Fault
+    result: Generation | Scored | Fault
 
 
 @dataclass(frozen=True)
@@ -171,20 +154,7 @@ class Said:
 Message = Stepped | Made | Ended | Remembers | Said
 
 
-def pack(value: Any) -> Packed:
-    """Takes a generation or a cut-out apart; what lies on a device stays behind."""
-    buffers: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(_portable(value), protocol=5, buffer_callback=buffers.append)
-    arrays = tuple(np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers)
-    return Packed(head, arrays)
-
-
-def unpack(packed: Packed) -> Any:
-    """Returns the value again; its arrays lie in the memory of the packed ones."""
-    return pickle.loads(packed.head, buffers=packed.arrays)
-
-
-def finished(made: Generation, before: Generation | None) -> Packed | Scored:
+def finished(made: Generation, before: Generation | None) -> Generation | Scored:
     """Returns a result; only what is new if the object itself was sent before."""
     if (
         before is not None
@@ -194,7 +164,7 @@ def finished(made: Generation, before: Generation | None) -> Packed | Scored:
         and made.seen is before.seen
     ):
         return Scored(made.score, made.timings)
-    return pack(made)
+    return portable(made)
 
 
 def with_score(made: Generation, scored: Scored) -> Generation:
@@ -228,13 +198,14 @@ def error_of(fault: Fault) -> Exception:
     return error
 
 
-def _portable(value: Any) -> Any:
-    match value:
+def portable(value: T) -> T:
+    """Returns a generation or a cut-out without what lies on a device."""
+    result: Any = value
+    match result:
         case Generation():
-            return replace(value, made=_portable(value.made), seen=_portable(value.seen))
+            result = replace(result, made=portable(result.made), seen=portable(result.seen))
         case Cutout():
-            return replace(value, on_device=None)
+            result = replace(result, on_device=None)
         case tuple():
-            return tuple(map(_portable, value))
-        case _:
-            return value
+            result = tuple(map(portable, result))
+    return cast(T, result)

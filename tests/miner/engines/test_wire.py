@@ -1,6 +1,7 @@
 """What crosses to another process arrives as it was."""
 
-import pickle
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -19,16 +20,15 @@ from generation.result import Generation
 from generation.scoring.score import Score
 from generation.scoring.validity import check
 from generation.stage import Asset, Cutout
+from miner.engines import calls
 from miner.engines.wire import (
     Fault,
-    Packed,
     Scored,
     SetupFault,
     error_of,
     fault_of,
     finished,
-    pack,
-    unpack,
+    portable,
     with_score,
 )
 from protocol.errors import SetupError, TaskError
@@ -36,8 +36,13 @@ from tests.support.fakes import ball, ball_spz
 
 
 def crossed(value: Any) -> Any:
-    """Through pickle, as between two processes."""
-    return pickle.loads(pickle.dumps(value))
+    """Through a connection, as between two processes."""
+    here, there = socket.socketpair()
+    with here, there, ThreadPoolExecutor(1) as thread:
+        sending = thread.submit(calls._send, here, value)
+        received = calls._receive(there)
+        sending.result()
+    return received
 
 
 def made() -> Generation:
@@ -82,9 +87,7 @@ def test_a_setup_error_keeps_its_fix() -> None:
 
 def test_a_generation_arrives_whole_but_for_what_lies_on_a_device() -> None:
     sent = made()
-    packed = pack(sent)
-    assert len(packed.head) < len(ball_spz()) + 10_000, "arrays go beside the head"
-    got: Generation = unpack(crossed(packed))
+    got: Generation = crossed(portable(sent))
     assert got.seen.on_device is None
     assert (got.spz, got.timings, got.rung, got.seen.rating) == (
         sent.spz,
@@ -106,14 +109,14 @@ def test_a_score_does_not_bring_its_object_a_second_time() -> None:
     )
     sent = finished(after, before)
     assert isinstance(sent, Scored)
-    got = with_score(unpack(crossed(pack(before))), crossed(sent))
+    got = with_score(crossed(portable(before)), crossed(sent))
     assert (got.score, got.timings, got.spz) == (score, after.timings, before.spz)
 
 
 def test_another_object_is_sent_whole() -> None:
-    assert isinstance(finished(made(), None), Packed)
-    assert isinstance(finished(made(), made()), Packed)
+    assert isinstance(finished(made(), None), Generation)
+    assert isinstance(finished(made(), made()), Generation)
     drawn = replace(made(), made=(made().seen, None))
-    got: Generation = unpack(crossed(finished(drawn, None)))
+    got: Generation = crossed(finished(drawn, None))
     assert isinstance(got.made, tuple)
     assert [cut is None for cut in got.made] == [False, True]
