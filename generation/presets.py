@@ -121,7 +121,7 @@ PRESETS: dict[str, GenerationSettings] = {
             guidance="denoiser",
             scale=1.0,
             count=2_000,
-            max_gaussians=12_000,
+            max_gaussians=20_000,
             elevation=20.0,
             fov=31.4,
         ),

@@ -30,14 +30,14 @@ _EXTENT = 2.7
 _LARGEST = 12
 """How far it reaches at most, in steps of the lattice."""
 
-_ALL_RAYS = 120_000
+_ALL_RAYS = 200_000
 _STRIDES, _BISECTIONS = 24, 5
 _STRIDE = 0.75
 """Of rays, in steps of the lattice."""
 
 _CELLS = 50
-"""Of the surface's longest side, in which discs are spread evenly."""
-_SIGMA, _THIN = 0.45, 0.3
+"""Of the surface's longest side, in which its area is measured."""
+_SIGMA, _THIN = 0.6, 0.3
 """Of a disc, in its plane as a share of the spacing, and across as a share of that."""
 _OPACITY = 0.95
 
@@ -116,15 +116,11 @@ def cover(parameters: Mapping[str, Tensor], most: int, seed: int = 0) -> Gaussia
     points = _surface(lattice, own["means"], generator)
     if min(most, len(points)) < MIN_GAUSSIANS:
         return None
-    low, high = torch.aminmax(points, dim=0)
-    cells, counts = _cells((points - low) / (high - low).max().clamp_min(1e-6) * _CELLS)
-    # Rays of many Gaussians end in the same place; what is drawn is even all the same.
-    chosen = torch.multinomial(1 / counts.float(), min(most, len(points)), generator=generator)
-    points = points[chosen]
+    points = _evenly(points, most)
     values = lattice.at(points)
     low, high = torch.aminmax(points, dim=0)
     scale = LARGEST_SIDE / (high - low).max().clamp_min(1e-6)
-    sigma = _SIGMA * math.sqrt(cells / len(points)) * LARGEST_SIDE / _CELLS
+    sigma = _SIGMA * math.sqrt(_cells(points, _CELLS)[0] / len(points)) * LARGEST_SIDE / _CELLS
     log_scales = torch.tensor([sigma, sigma, _THIN * sigma]).log().expand(len(points), 3)
     discs = GaussianTensors(
         positions=(points - (low + high) / 2) * scale,
@@ -161,9 +157,25 @@ def _surface(lattice: _Lattice, centres: Tensor, generator: torch.Generator) -> 
     return start + near[:, None] * rays
 
 
-def _cells(coordinates: Tensor) -> tuple[int, Tensor]:
-    """How many cells points (N, 3) lie in, and how many points are in the cell of each, (N,)."""
-    place = coordinates.long()
-    key = (place[:, 0] * (2 * _CELLS) + place[:, 1]) * (2 * _CELLS) + place[:, 2]
-    _, index, counts = torch.unique(key, return_inverse=True, return_counts=True)
-    return len(counts), counts[index]
+def _evenly(points: Tensor, most: int) -> Tensor:
+    """At most so many of the points (M, 3), of which many lie close together, evenly spread."""
+    per_side = _CELLS * math.sqrt(most / _cells(points, _CELLS)[0])
+    while True:
+        count, cell = _cells(points, per_side)
+        if count >= min(MIN_GAUSSIANS, len(points)):
+            break
+        per_side *= 1.2
+    first = torch.full((count,), len(points)).scatter_reduce(
+        0, cell, torch.arange(len(points)), reduce="amin"
+    )
+    # Points are in random order, but cells are not.
+    return points[first.sort().values[:most]]
+
+
+def _cells(points: Tensor, per_side: float) -> tuple[int, Tensor]:
+    """How many cells points (M, 3) lie in, and the number of the cell of each, (M,)."""
+    low, high = torch.aminmax(points, dim=0)
+    place = ((points - low) / (high - low).max().clamp_min(1e-6) * per_side).long()
+    key = (place[:, 0] * 100_000 + place[:, 1]) * 100_000 + place[:, 2]
+    cells, index = torch.unique(key, return_inverse=True)
+    return len(cells), index
