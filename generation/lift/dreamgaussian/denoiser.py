@@ -296,6 +296,12 @@ class ViewDenoiser:
         small = KnownView(rgba).target(self.size).permute(2, 0, 1)[None]
         return self.network.look(small.to(weight))
 
+    def elevation(self, known: Seen, usual: float) -> float:
+        """What the network has learned to estimate; see `Guidance.elevation`."""
+        placement = self.config.placement
+        off = float(known.elevation[0].clamp(-1, 1)) * placement.spread
+        return placement.elevation + off
+
     def loss(
         self,
         known: Seen,

@@ -1,7 +1,7 @@
 """The optimisation: random views for the guidance, the known view for the front, step by step."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -99,7 +99,11 @@ class Dream:
         self._generator = torch.Generator().manual_seed(seed)
         with torch.inference_mode(False), torch.no_grad():
             self.gaussians = TrainedGaussians(count, self._generator, device, schedule.pace(steps))
-            self._seen = guidance.begin(known.rgba) if guidance is not None else None
+            self._seen = None
+            if guidance is not None:
+                self._seen = guidance.begin(known.rgba)
+                elevation = guidance.elevation(self._seen, known.elevation)
+                self._known = replace(known, elevation=elevation)
             self._targets = {size: known.target(size).to(device) for size in set(sizes)}
         self._densifier = Densifier.on(device, steps, most)
 

@@ -17,6 +17,14 @@ class Guidance(Protocol):
     def begin(self, rgba: NDArray[np.uint8]) -> Any:
         """Looks at the known view, (S, S, 4) uint8; what it returns is handed to `loss`."""
 
+    def elevation(self, known: Any, usual: float) -> float:
+        """Where the known view was taken from, in degrees above the horizon.
+
+        Args:
+            known: From `begin`.
+            usual: Of pictures; the answer of a guidance that cannot tell.
+        """
+
     def loss(
         self,
         known: Any,

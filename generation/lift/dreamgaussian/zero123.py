@@ -136,6 +136,10 @@ class Zero123:
         seen = (self._fit(on_white, self._encoder.config.image_size) - mean) / spread
         return KnownPicture(latent, self._encoder(seen).image_embeds[:, None])
 
+    def elevation(self, known: KnownPicture, usual: float) -> float:
+        """The usual one; see `Guidance.elevation`."""
+        return usual
+
     def loss(
         self,
         known: KnownPicture,

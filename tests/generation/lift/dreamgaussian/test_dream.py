@@ -39,6 +39,9 @@ class Painter:
     def begin(self, rgba: NDArray[np.uint8]) -> Any:
         return rgba.shape
 
+    def elevation(self, known: Any, usual: float) -> float:
+        return usual
+
     def loss(
         self,
         known: Any,
