@@ -39,7 +39,8 @@ WAYS = ("TripoSR", "TripoSplat", "DreamGaussian", "DreamGaussian, guidance none"
 _CELL = 96
 _SIDES = (0, 1, 2)
 """Of the four views that `render_views` draws."""
-_ROWS = 8
+_DRAWN, _ROWS = 10, 8
+"""Of the first examples, the grid shows as many as are of different kinds, but not more rows."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,9 @@ def measure_example(task: tuple[int, Options]) -> tuple[list[Result], list[Image
         seconds = time.process_time() - started
         colour = list(COLOURS)[prompt.colour]
         results.append(measure(way, example, colour, exact, cloud, seconds))
-        views = render_views(cloud, size=2 * _CELL, backend="cpu")
-        pictures += [Image.fromarray(views[side]) for side in _SIDES]
+        if number < _DRAWN:
+            views = render_views(cloud, size=2 * _CELL, backend="cpu")
+            pictures += [Image.fromarray(views[side]) for side in _SIDES]
     return results, pictures
 
 
@@ -211,7 +213,8 @@ def main() -> None:
         tasks = [(number, options) for number in range(given.count)]
         for found, row in tqdm(pool.imap(measure_example, tasks), total=given.count):
             results += found
-            rows.setdefault(found[0].shape, row)
+            if len(row) > 1:
+                rows.setdefault(found[0].shape, row)
             given.out.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
     print(table(results))
     # Without the way that has no guidance, which comes last.
