@@ -314,6 +314,8 @@ OTHER = {
     "refine.slice": "7",
     "refine.size": "96",
     "refine.fov": "50.0",
+    "refine.elevation": "3.0",
+    "refine.spread": "4.0",
     "splats.max_gaussians": "77",
     "splats.resolution": "192",
     "splats.threshold": "9.5",
