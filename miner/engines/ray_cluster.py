@@ -13,8 +13,8 @@ from importlib import metadata
 from miner.settings.engines import EnginesSettings
 from protocol.errors import SetupError
 
-OBJECT_STORE_BYTES = 512 * 2**20
-"""What results pass through on their way; they are taken out at once."""
+OBJECT_STORE_BYTES = 80 * 2**20
+"""Hardly used; Ray takes no less than 75 MiB."""
 
 CONNECT_LIMIT_S = 5.0
 

@@ -63,7 +63,7 @@ class Placer:
             limit_s: Within how many seconds there has to be room for it.
         """
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import RayError, RayTaskError
 
         module, _, name = actor.partition(":")
         actor_class: Any = ray.remote(getattr(importlib.import_module(module), name))
@@ -89,9 +89,9 @@ class Placer:
             )
         except RayError as error:
             await self.end(number)
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            cause = f": {error.cause!r}" if isinstance(error, RayTaskError) else ""
             return SetupFault(
-                f"the process of the engine ended at once: {reason}",
+                f"its process ended at once{cause}",
                 f"the newest logs of Ray are in {LOGS} on its machine",
             )
         return placed
