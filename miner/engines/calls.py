@@ -75,7 +75,7 @@ class Calls:
     def _end(self, reason: str) -> None:
         if self._lost:
             return
-        self._lost = f"{self._what} ended" + (f": {reason}" if reason else "")
+        self._lost = f"{self._what} ended or was cut off" + (f": {reason}" if reason else "")
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(LinkLost(self._lost))
