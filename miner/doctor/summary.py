@@ -1,16 +1,24 @@
 """What the settings come to: the preset, its 3D back end, and the quality levels."""
 
+from importlib.util import find_spec
+
 from generation.lift import outputs_of
 from generation.presets import changes
 from generation.settings import GenerationSettings
-from miner.doctor.findings import Check, Verdict, ok
+from miner.doctor.findings import Check, Verdict, failed, ok
 from protocol.text import printable
 
 
 def preset_check(settings: GenerationSettings) -> Check:
-    """Returns a check that always succeeds, and says what will be served."""
+    """Returns a check that says what will be served, and whether its 3D back end can render."""
 
     async def preset() -> Verdict:
+        optimises = settings.lift.backend == "dreamgaussian"
+        if optimises and settings.device.startswith("cuda") and find_spec("gsplat") is None:
+            return failed(
+                f"{in_words(settings)}; gsplat, which it renders with, is not installed",
+                "make install EXTRAS=gpu\nor another back end: --lift.backend triposr",
+            )
         return ok(in_words(settings))
 
     return Check("preset", preset)

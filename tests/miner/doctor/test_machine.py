@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from generation.presets import PRESETS, preset
-from generation.settings import GenerationSettings, ScoringSettings
+from generation.settings import GenerationSettings, LiftSettings, ScoringSettings
+from generation.weights.acceptance import terms_of
 from generation.weights.pins import shipped_pins
 from generation.weights.sources import FLUX_SCHNELL
 from generation.weights.store import LOCK_NAME, ModelStore
@@ -323,25 +324,32 @@ async def test_weights_that_are_missing_name_the_command(tmp_path: Path) -> None
     assert verdict.fix == f"python -m scripts.fetch_models --preset gpu80 --models.dir {tmp_path}"
 
 
+@pytest.mark.parametrize(
+    ("back_end", "licence"),
+    [("triposplat", "accept_dinov3_license"), ("dreamgaussian", "accept_openrail_license")],
+)
 async def test_a_licence_that_is_not_accepted_is_a_finding_with_its_conditions(
-    tmp_path: Path, no_pins: None
+    tmp_path: Path, no_pins: None, back_end: str, licence: str
 ) -> None:
-    verdict = await look("weights", GPU24_SPLAT, tmp_path)
+    lift = LiftSettings.model_validate({"backend": back_end})
+    settings = GPU24_SPLAT.model_copy(update={"lift": lift})
+    (terms,) = terms_of(settings)
+    verdict = await look("weights", settings, tmp_path)
     assert verdict.status is Status.FAILED
-    assert "DINOv3" in verdict.found
-    assert "--triposplat.accept_dinov3_license true" in verdict.fix
+    assert {"triposplat": "DINOv3", "dreamgaussian": "zero123"}[back_end] in verdict.found
+    assert f"--{back_end}.{licence} true" in verdict.fix
     assert len(verdict.fix.splitlines()) > 9
-    own = GPU24_SPLAT.triposplat.model_copy(update={"accept_dinov3_license": True})
-    accepted = GPU24_SPLAT.model_copy(update={"triposplat": own})
+    own = getattr(settings, back_end).model_copy(update={licence: True})
+    accepted = settings.model_copy(update={back_end: own})
     verdict = await look("weights", accepted, tmp_path)
     assert "has not been downloaded" in verdict.found
-    assert "--preset gpu24-splat --triposplat.accept_dinov3_license true --m" in verdict.fix
+    assert f"--{back_end}.{licence} true --m" in verdict.fix
     store = ModelStore(tmp_path)
     for model in accepted.models:
         store.folder(model).mkdir()
         (store.folder(model) / "weights").write_bytes(b"12")
         store.record(model, store.revision(model) or "abc", ["weights"])
-    assert "the DINOv3 License is accepted" in (await look("weights", accepted, tmp_path)).found
+    assert f"{terms.name} is accepted" in (await look("weights", accepted, tmp_path)).found
 
 
 async def test_weights_that_are_not_as_locked(tmp_path: Path, no_pins: None) -> None:

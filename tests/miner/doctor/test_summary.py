@@ -1,9 +1,12 @@
 """The doctor says what the settings come to."""
 
+from importlib.machinery import ModuleSpec
+
 import pytest
 
 from generation.presets import PRESETS, preset
 from generation.settings import LiftSettings
+from miner.doctor import summary
 from miner.doctor.findings import Status, carry_out
 from miner.doctor.summary import in_words, preset_check
 
@@ -23,6 +26,22 @@ async def test_the_back_end_its_outputs_and_the_steps_of_each_level_are_said() -
 def test_a_changed_preset_is_told_with_its_changes() -> None:
     changed = preset("embedded").model_copy(update={"lift": LiftSettings(backend="triposplat")})
     assert in_words(changed).startswith("embedded with lift.backend triposplat on cpu; 3D back end")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+async def test_dreamgaussian_on_cuda_needs_gsplat(
+    monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    spec = ModuleSpec("gsplat", None) if installed else None
+    monkeypatch.setattr(summary, "find_spec", lambda name: spec)
+    lift = {"lift": LiftSettings(backend="dreamgaussian")}
+    verdict = (await carry_out(preset_check(preset("gpu24").model_copy(update=lift)))).verdict
+    assert "3D back end dreamgaussian (splats, no meshes)" in verdict.found
+    assert "400 steps in 3D" in verdict.found
+    assert verdict.status == (Status.OK if installed else Status.FAILED)
+    assert ("gsplat" in verdict.found) != installed
+    on_cpu = preset("embedded").model_copy(update=lift)
+    assert (await carry_out(preset_check(on_cpu))).verdict.status == Status.OK
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -293,3 +293,30 @@ async def test_any_picture_becomes_a_valid_object_or_a_clear_answer(
         else:
             assert found.asset.validity.passed
     assert await engine.close()
+
+
+@pytest.mark.cuda
+def test_on_cuda_gsplat_makes_valid_clouds_after_any_slice_and_memory_comes_back() -> None:
+    device = torch.device("cuda")
+    wanted = short(
+        guidance="denoiser",
+        steps=40,
+        slice=5,
+        sizes=(64, 96, 128),
+        count=8_000,
+        max_gaussians=9_000,
+    ).model_copy(update={"device": "cuda"})
+    functions = functions_of(wanted, load_guidance(wanted, None, device), device)
+    context = StepContext(text(), wanted.ladder[0])
+    before = torch.cuda.memory_allocated()
+    value = functions["prepare"](SHAPES[0], context)
+    for done in range(5, 41, 5):
+        value = functions["dream"](value, context)
+        assert value.done == done
+        splats = functions["splats"](value, context)
+        file = spz.compress(splats.payload, level=1)
+        assert report_on(splats.measures, wire_bytes=len(file)).passed
+        assert MIN_GAUSSIANS <= len(splats.cloud) <= 9_000
+    assert torch.cuda.memory_allocated() > before
+    del value
+    assert torch.cuda.memory_allocated() <= before + 2**20
