@@ -20,7 +20,7 @@ from generation.lift.dreamgaussian import Dream, KnownView
 from generation.lift.dreamgaussian.zero123 import Zero123
 from generation.lift.refine import Refinement
 from generation.lift.refine.pose import Lens, view_of
-from generation.lift.refine.refinement import CAMERA_SHARE, SHAPE_SHARE
+from generation.lift.refine.refinement import CAMERA_SHARE, SHAPE_SHARE, WORST_SILHOUETTE
 from generation.packing import GaussianTensors
 from generation.presets import preset
 from generation.rendering.device_cloud import DeviceCloud
@@ -41,6 +41,8 @@ COUNTS = (5_000, 20_000, 60_000)
 """Gaussians at the start of a dream."""
 DREAM_S = 25.0
 REFINED, REFINED_SIZE, REFINE_STEPS = 120_000, 518, 300
+ABOVE = 15.0
+"""Elevation of the picture that refinement follows, in degrees."""
 SLICE_MS = 200.0
 PHASES = ("camera", "shape", "colours")
 
@@ -256,9 +258,9 @@ def solid(count: int, device: torch.device) -> GaussianTensors:
 
 
 def picture_of(cloud: GaussianTensors, size: int) -> NDArray[np.uint8]:
-    """A cut-out (size, size, 4) of a finished cloud, seen from 15 degrees above."""
+    """A cut-out (size, size, 4) of a finished cloud, seen from `ABOVE`."""
     device = cloud.positions.device
-    pose = torch.tensor([np.radians(15), np.log(3.2), 0.02, -0.05], device=device).float()
+    pose = torch.tensor([np.radians(ABOVE), np.log(3.2), 0.02, -0.05], device=device).float()
     with torch.no_grad():
         seen = Lens.of(size).draw(DeviceCloud.of(cloud.to_cloud(), device), view_of(pose))
     rgba = torch.cat([seen[..., :3] / seen[..., 3:].clamp_min(1e-6), seen[..., 3:]], dim=-1)
@@ -273,19 +275,19 @@ def _refine(bench: Bench, way: Way) -> Mapping[str, Action]:
     start = solid(REFINED, bench.device)
 
     def begin() -> Refinement:
-        return Refinement(start, picture, steps=REFINE_STEPS, size=REFINED_SIZE)
-
-    camera = math.ceil(CAMERA_SHARE * REFINE_STEPS)
-    firsts = (0, camera, camera + math.ceil(SHAPE_SHARE * REFINE_STEPS))
+        return Refinement(start, picture, steps=REFINE_STEPS, size=REFINED_SIZE, elevation=ABOVE)
 
     def stepping(first: int) -> tuple[Refinement, Action]:
         refinement = begin()
         refinement.run(first)
         return refinement, _waiting(bench, partial(refinement.run, 1))
 
-    made = [stepping(first) for first in firsts]
+    camera = math.ceil(CAMERA_SHARE * REFINE_STEPS)
+    shape = camera + math.ceil(SHAPE_SHARE * REFINE_STEPS)
+    # The first step of a phase is another one: it prepares the phase.
+    made = [stepping(first) for first in (0, camera + 1, shape + 1)]
     finished = made[-1][0]
-    if not finished._fitted:
+    if finished.silhouette >= WORST_SILHOUETTE:
         raise ArithmeticError("the camera was not found")
     timed: dict[str, Action] = {"begin": _waiting(bench, begin)}
     timed |= {phase: action for phase, (_, action) in zip(PHASES, made, strict=True)}

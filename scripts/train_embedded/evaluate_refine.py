@@ -1,7 +1,7 @@
-"""Measures what refinement does for clouds of the small TripoSR, on exact pictures.
+"""Measures what refinement does for clouds of the small back ends, on exact pictures.
 
 Every picture is exact, as is what it is compared with: the same object, in the same light, through
-the validator's cameras.
+the validator's cameras. Finished objects are kept, so that a run goes on where another ended.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,22 +18,28 @@ from torch import Tensor, multiprocessing
 from tqdm import tqdm
 
 from generation.lift.refine import Refinement
-from generation.lift.refine.pose import view_of
+from generation.lift.refine.pose import Lens, view_of
 from generation.lift.refine.refinement import target_of
-from generation.lift.triposr import TripoSR
-from generation.lift.triposr.splats import extract_gaussians
+from generation.lift.refine.stage import tensors_of
 from generation.packing import GaussianTensors
-from generation.pictures.framing import composite_on_grey
-from generation.presets import preset
+from generation.rendering.cameras import FOV
 from generation.rendering.device_cloud import DeviceCloud
-from generation.rendering.views import render_on_white
-from scripts.train_embedded import export, metrics
-from scripts.train_embedded.evaluate import spare_cores
+from generation.scoring.embedded import FOLDER, EmbeddedScorer, read
+from generation.scoring.validity import check
+from generation.stage import Asset
+from protocol import spz
+from protocol.tasks import TextTask
+from scripts.train_embedded import metrics
+from scripts.train_embedded.evaluate import BACK_ENDS, Networks, spare_cores
 from scripts.train_embedded.objects import SHAPES
-from scripts.train_embedded.prompts import evaluation_prompts
+from scripts.train_embedded.prompts import Prompt, evaluation_prompts
 from scripts.train_embedded.true_views import Example, cameras_around, draw_example, psnr
 
-VIEW_SIZE = 256
+VIEW_SIZE = 96
+CPU = torch.device("cpu")
+CAMERAS = ("known", "unknown")
+DEVELOPMENT = 100_000
+"""Number of the first example that constants are chosen on; none of them is among the evaluated."""
 
 
 @dataclass(frozen=True)
@@ -43,39 +50,37 @@ class Figures:
         known: PSNR of the picture that the cloud was made from, through its true camera.
         views: Mean PSNR of the validator's 16 views.
         iou: Intersection over union of the solids, framed as clouds are.
+        score: Of the local scorer, which is told colour and object.
     """
 
     known: float
     views: float
     iou: float
+    score: float
 
 
 @dataclass(frozen=True)
 class Result:
-    """What refinement did for one object; gain and silhouette are those of `Refinement`."""
+    """What refinement did for one object; gain and silhouette are those of `Refinement`.
 
+    Attributes:
+        number: Of the example.
+        back_end: What made the cloud.
+        camera: Whether refinement was given the picture's camera, one of `CAMERAS`.
+        shape: Name of the object.
+        before, after: The cloud without and with refinement.
+        changed: Whether there is a difference.
+    """
+
+    number: int
+    back_end: str
+    camera: str
     shape: str
     before: Figures
     after: Figures
     changed: bool
     gain: float
     silhouette: float
-
-
-def measure(example: Example, truth: Tensor, cloud: GaussianTensors) -> Figures:
-    """Compares a cloud with the object of an example, whose true views (16, 3, S, S) are known."""
-    host = cloud.to_cloud()
-    found = torch.from_numpy(render_on_white(host, cameras_around(VIEW_SIZE))) / 255
-    lens, pose = example.camera(len(example.cutout))
-    with torch.no_grad():
-        seen = lens.draw(DeviceCloud.of(host, torch.device("cpu")), view_of(pose))
-    wanted = target_of(example.cutout, len(example.cutout))
-    pictures = [rgba[..., :3] + 1 - rgba[..., 3:] for rgba in (seen, wanted)]
-    return Figures(
-        known=float(psnr(pictures[0][None].clamp(0, 1), pictures[1][None])),
-        views=float(psnr(found.permute(0, 3, 1, 2), truth).mean()),
-        iou=metrics.posed_iou(host, example.solid),
-    )
 
 
 @dataclass(frozen=True)
@@ -86,44 +91,128 @@ class Options:
         models: Folder of the networks.
         steps: Of the refinement.
         size: Pixels per side at which it compares pictures.
-        camera_known: Whether it is given the picture's camera.
+        back_ends: What makes the clouds.
+        cameras: Some of `CAMERAS`.
+        known_count: How many objects are refined with a known camera.
+        first: Number of the first example.
     """
 
     models: Path
     steps: int
     size: int
-    camera_known: bool
+    back_ends: tuple[str, ...] = BACK_ENDS
+    cameras: tuple[str, ...] = CAMERAS
+    known_count: int = 200
+    first: int = 0
 
 
-def measure_example(task: tuple[int, Options]) -> Result:
-    """Lifts one exact picture, refines the cloud and measures both."""
+class Measure:
+    """Compares clouds with the object of an example."""
+
+    def __init__(self, example: Example, prompt: Prompt, scorer: EmbeddedScorer) -> None:
+        self._example, self._scorer = example, scorer
+        self._wanted = TextTask(id="evaluation", prompt=prompt.text)
+        # The last of the validator's views repeats the first.
+        self._cameras = cameras_around(VIEW_SIZE)[:-1]
+        distinct = example.views(self._cameras)
+        self._truth = torch.cat([distinct, distinct[:1]])
+
+    def __call__(self, cloud: GaussianTensors) -> Figures:
+        """Measures one cloud."""
+        host = cloud.to_cloud()
+        placed = DeviceCloud.of(host, CPU)
+        around = [
+            (Lens.of(VIEW_SIZE, FOV), torch.from_numpy(camera.world_to_camera).float())
+            for camera in self._cameras
+        ]
+        lens, pose = self._example.camera(len(self._example.cutout))
+        with torch.no_grad():
+            *views, known = (
+                _on_white(lens.draw(placed, view))
+                for lens, view in [*around, (lens, view_of(pose))]
+            )
+        found = torch.stack([*views, views[0]]).permute(0, 3, 1, 2)
+        wanted = _on_white(target_of(self._example.cutout, len(self._example.cutout)))
+        asset = Asset(host, spz.encode(host), check(host))
+        return Figures(
+            known=float(psnr(known[None], wanted[None])),
+            views=float(psnr(found, self._truth).mean()),
+            iou=metrics.posed_iou(host, self._example.solid),
+            score=self._scorer.score(asset, self._wanted).value,
+        )
+
+
+def _on_white(picture: Tensor) -> Tensor:
+    """(S, S, 3) of premultiplied colours and coverage."""
+    return (picture[..., :3] + 1 - picture[..., 3:]).clamp(0, 1)
+
+
+def measure_example(task: tuple[int, Options]) -> list[Result]:
+    """Lifts one exact picture with every back end, refines the clouds and measures all."""
     number, options = task
     torch.set_num_threads(1)
-    settings = preset("embedded")
-    network = TripoSR.from_pretrained(options.models / export.TRIPOSR)
+    networks = _networks(options.models)
+    settings = networks.settings
     *_, prompt = evaluation_prompts(number + 1)
-    example = draw_example(number, prompt.shape, prompt.colour, settings.text_to_image.size)
-    code = network.scene_codes(composite_on_grey(Image.fromarray(example.cutout)))
-    start = extract_gaussians(network, code, settings.splats)
-    # The last of the validator's views repeats the first.
-    distinct = example.views(cameras_around(VIEW_SIZE)[:-1])
-    truth = torch.cat([distinct, distinct[:1]])
-    camera = example.camera(options.size) if options.camera_known else None
-    refinement = Refinement(
-        start,
-        example.cutout,
-        steps=options.steps,
-        size=options.size,
-        fov=settings.refine.fov,
-        camera=camera,
-    )
-    refinement.run(options.steps)
-    after = refinement.result()
-    before, refined = (measure(example, truth, cloud) for cloud in (start, after))
-    changed = after is not refinement.start
-    return Result(
-        SHAPES[prompt.shape].name, before, refined, changed, refinement.gain, refinement.silhouette
-    )
+    size = settings.text_to_image.size
+    example = draw_example(options.first + number, prompt.shape, prompt.colour, size)
+    measure = Measure(example, prompt, _scorer())
+    results = []
+    for back_end in options.back_ends:
+        picture = Image.fromarray(example.cutout)
+        start = tensors_of(networks.lifted(picture, back_end, number), CPU)
+        before = measure(start)
+        for camera in options.cameras:
+            if camera == "known" and number >= options.known_count:
+                continue
+            refinement = Refinement(
+                start,
+                example.cutout,
+                steps=options.steps,
+                size=options.size,
+                fov=settings.refine.fov,
+                elevation=settings.refine.elevation,
+                spread=settings.refine.spread,
+                camera=example.camera(options.size) if camera == "known" else None,
+            )
+            refinement.run(options.steps)
+            after = refinement.result()
+            changed = after is not refinement.start
+            results.append(
+                Result(
+                    number,
+                    back_end,
+                    camera,
+                    SHAPES[prompt.shape].name,
+                    before,
+                    measure(after) if changed else before,
+                    changed,
+                    refinement.gain,
+                    refinement.silhouette,
+                )
+            )
+    return results
+
+
+@cache
+def _networks(folder: Path) -> Networks:
+    return Networks(folder)
+
+
+@cache
+def _scorer() -> EmbeddedScorer:
+    return read(FOLDER, CPU)
+
+
+def tables(results: Sequence[Result]) -> str:
+    """Markdown: a table for each back end and camera."""
+    parts = []
+    for back_end in dict.fromkeys(r.back_end for r in results):
+        for camera in CAMERAS:
+            some = [r for r in results if (r.back_end, r.camera) == (back_end, camera)]
+            if some:
+                parts.append(f"{back_end}, camera {camera}\n\n{table(some)}")
+    return "\n\n".join(parts)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -139,39 +228,85 @@ def table(results: Sequence[Result]) -> str:
         lines.append(f"| {what} | {before:.3f} | {after:.3f} |")
     gains = [r.after.views - r.before.views for r in results]
     changed = statistics.fmean(r.changed for r in results)
-    worse = statistics.fmean(gain < 0 for gain in gains)
-    better = statistics.fmean(gain > 0 for gain in gains)
-    lines += [
-        "",
-        f"{len(results)} objects; changed {changed:.1%}, 16 views better {better:.1%}, worse "
-        f"{worse:.1%}; gains from {min(gains):+.2f} to {max(gains):+.2f} dB, "
-        f"mean {statistics.fmean(gains):+.2f} dB",
+    lines += ["", f"{len(results)} objects; changed {changed:.1%}, 16 views {_said_of(gains)}"]
+    by_score = [
+        gain if r.after.score >= r.before.score else 0.0
+        for gain, r in zip(gains, results, strict=True)
     ]
+    lines.append(f"the better of the two by the local score: 16 views {_said_of(by_score)}")
     return "\n".join(lines)
 
 
+def _said_of(gains: Sequence[float]) -> str:
+    worse = statistics.fmean(gain < 0 for gain in gains)
+    better = statistics.fmean(gain > 0 for gain in gains)
+    return (
+        f"better {better:.1%}, worse {worse:.1%}; gains from {min(gains):+.2f} to "
+        f"{max(gains):+.2f} dB, mean {statistics.fmean(gains):+.2f} dB"
+    )
+
+
+process_pool = multiprocessing.get_context("spawn").Pool
+
+
+def read_results(file: Path) -> list[Result]:
+    """The results that a file of JSON lines holds; none if there is no file."""
+    if not file.exists():
+        return []
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [
+        Result(**row | {name: Figures(**row[name]) for name in ("before", "after")}) for row in rows
+    ]
+
+
+def measure_all(count: int, options: Options, out: Path, jobs: int) -> list[Result]:
+    """Measures the first `count` examples, apart from those that a file holds; appends to it."""
+    results = [r for r in read_results(out) if r.number < count]
+    done = {r.number for r in results}
+    tasks = [(number, options) for number in range(count) if number not in done]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        out.open("a", encoding="utf-8") as lines,
+        process_pool(jobs) as pool,
+    ):
+        for found in tqdm(pool.imap(measure_example, tasks), total=len(tasks), desc="objects"):
+            results += found
+            # All lines of an object at once, so that a file never holds a part of them.
+            lines.write("".join(json.dumps(asdict(r)) + "\n" for r in found))
+            lines.flush()
+    return results
+
+
 def main() -> None:
-    """Reads the command line, measures, prints a table and writes JSON."""
+    """Reads the command line, measures what a file does not hold yet, and prints tables."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.train_embedded.evaluate_refine", description=__doc__
     )
     parser.add_argument("--models", type=Path, default=Path("generation/embedded"))
-    parser.add_argument("--out", type=Path, default=Path("train-embedded/refine.json"))
+    parser.add_argument("--out", type=Path, default=Path("train-embedded/refine.jsonl"))
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=spare_cores())
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--camera-known", action="store_true")
+    parser.add_argument("--lift.backend", dest="back_ends", action="append", choices=BACK_ENDS)
+    parser.add_argument("--camera", dest="cameras", action="append", choices=CAMERAS)
+    parser.add_argument(
+        "--known-count", type=int, default=200, help="objects with a known camera (%(default)s)"
+    )
+    parser.add_argument(
+        "--development", action="store_true", help="other examples, to choose constants on"
+    )
     given = parser.parse_args()
-    options = Options(given.models, given.steps, given.size, given.camera_known)
-    tasks = [(number, options) for number in range(given.count)]
-    results = []
-    with multiprocessing.get_context("spawn").Pool(given.jobs) as pool:
-        for result in tqdm(pool.imap(measure_example, tasks), total=given.count, desc="objects"):
-            results.append(result)
-            given.out.parent.mkdir(parents=True, exist_ok=True)
-            given.out.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
-    print(table(results))
+    options = Options(
+        models=given.models,
+        steps=given.steps,
+        size=given.size,
+        back_ends=tuple(given.back_ends or BACK_ENDS),
+        cameras=tuple(given.cameras or CAMERAS),
+        known_count=given.known_count,
+        first=DEVELOPMENT if given.development else 0,
+    )
+    print(tables(measure_all(given.count, options, given.out, given.jobs)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from generation.rendering.cameras import DISTANCE, FOV, VALIDATOR_SIZE
@@ -16,6 +15,10 @@ FIELD_OF_VIEW = 40.0
 """Degrees, of the pictures that TripoSR was trained with."""
 
 _ROUNDS = 3
+_APART, _STEEPEST = 10.0, 60.0
+"""Degrees between the elevations that are tried first, and the steepest of them."""
+_UNUSUAL = 0.002
+"""Mean squared error of coverage that an elevation of one standard deviation adds."""
 _VALIDATOR_PIXELS = 0.5 * VALIDATOR_SIZE / math.tan(math.radians(FOV) / 2) / DISTANCE
 """Pixels per unit of length at the object in a validator's picture."""
 
@@ -81,38 +84,42 @@ def view_of(pose: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def first_pose(cloud: DeviceCloud, alpha: Tensor, lens: Lens, elevation: float) -> Tensor:
-    """A pose (4,) whose distance and place follow from the silhouette's area and centre.
+def first_pose(
+    cloud: DeviceCloud, alpha: Tensor, lens: Lens, elevation: float, spread: float
+) -> Tensor:
+    """The best of one pose for each of some elevations, which differ in their outlines.
+
+    Distance and place of each follow from the silhouette's area and centre.
 
     Args:
         cloud: In the frame of finished clouds.
         alpha: (S, S) coverage in the picture, not 0 everywhere.
         lens: Of the picture.
-        elevation: Degrees above the horizon.
+        elevation: Usual degrees above the horizon.
+        spread: Standard deviation of that; what lies beyond two of them is not tried.
     """
     area, centre = _moments(alpha)
-    pose = alpha.new_tensor([math.radians(elevation), math.log(2 * DISTANCE), 0.0, 0.0])
-    for _ in range(_ROUNDS):
-        found_area, found_centre = _moments(lens.draw(cloud, view_of(pose))[..., 3])
-        pose[LOG_DISTANCE] += 0.5 * (found_area / area).log().clamp(-1, 1)
-        pose[RIGHT:] += (centre - found_centre) / lens.focal * pose[LOG_DISTANCE].exp()
-    return pose
+    each_side = int(2 * spread / _APART)
+    poses, errors = [], []
+    for number in range(-each_side, each_side + 1):
+        degrees = max(-_STEEPEST, min(elevation + number * _APART, _STEEPEST))
+        pose = alpha.new_tensor([math.radians(degrees), math.log(2 * DISTANCE), 0.0, 0.0])
+        for _ in range(_ROUNDS):
+            found_area, found_centre = _moments(lens.draw(cloud, view_of(pose))[..., 3])
+            pose[LOG_DISTANCE] += 0.5 * (found_area / area).log().clamp(-1, 1)
+            pose[RIGHT:] += (centre - found_centre) / lens.focal * pose[LOG_DISTANCE].exp()
+        poses.append(pose)
+        if each_side:
+            found = lens.draw(cloud, view_of(pose))[..., 3]
+            unusual = unlikeliness(pose, elevation, spread)
+            errors.append((found - alpha).square().mean() + unusual)
+    return poses[int(torch.stack(errors).argmin())] if errors else poses[0]
 
 
-@torch.no_grad()
-def coverage_at(positions: Tensor, alpha: Tensor, lens: Lens, view: Tensor) -> Tensor:
-    """How much of a pixel the object covers where a picture shows positions: (N,) of (N, 3).
-
-    Args:
-        positions: In the world.
-        alpha: (H, H) coverage, of any size.
-        lens: Of the picture.
-        view: (4, 4) world to camera.
-    """
-    x, y, z = (positions @ view[:3, :3].T + view[:3, 3]).unbind(-1)
-    places = torch.stack([x, y], dim=-1) / z[:, None] * lens.focal + alpha.new_tensor(lens.centre)
-    places = places * (2 / lens.size) - 1
-    return F.grid_sample(alpha[None, None], places[None, None], align_corners=False)[0, 0, 0]
+def unlikeliness(pose: Tensor, elevation: float, spread: float) -> Tensor:
+    """What the elevation of a pose adds to a mean squared error of coverage."""
+    away = pose[ELEVATION] - math.radians(elevation)
+    return _UNUSUAL * (away / math.radians(spread)).square()
 
 
 def _moments(alpha: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from generation.lift.refine.carve import carve
 from generation.lift.refine.pose import (
-    ELEVATION,
     FIELD_OF_VIEW,
     Lens,
-    coverage_at,
     first_pose,
+    unlikeliness,
     view_of,
 )
 from generation.lift.refine.tone import match_tone
@@ -40,7 +40,10 @@ _LEAST_OUTLINE_GAIN = 0.3
 _MOST_CARVED = 0.4
 """Share of the Gaussians beyond which the silhouette is not believed."""
 
-_CARVED_SIZE, _LEAST_COVERED = 256, 0.5
+_CARVED_SIZE = 256
+_REACH = 0.04
+"""Share of the picture's side; what is further outside the silhouette is removed, not moved."""
+
 _SAMPLE = 8_000
 """Gaussians that the camera and the shape are fitted with on a CPU."""
 _GROWTH = 0.38
@@ -50,13 +53,12 @@ _HELD = ((80, 15), (130, 15), (180, 15), (230, 15), (280, 15), (0, 65))
 """Azimuth and elevation, in degrees, of the views that are held to the starting cloud."""
 
 _HELD_WEIGHT = 0.05
-_PRIOR_WEIGHT = 0.002
 _NODES = 4
 """Of the lattice of displacements, along each axis."""
 _SMOOTHNESS, _SMALLNESS = 5.0, 1.0
-_SHARE = 0.3
-"""Of the displacement that is made. The camera is never exact, and a part of a step towards a wrong
-place costs less than that of one towards the right place gains."""
+_SHARE, _KNOWN_SHARE = 0.3, 1.0
+"""Of the displacement that is made, with a fitted and with a known camera. A fitted one is never
+exact, and a small step towards a wrong place costs less than one towards the right place gains."""
 _CAMERA_RATE, _LATTICE_RATE, _COLOUR_RATE = 0.01, 0.006, 0.003
 _BLOCKS = 16
 """Per side of the picture; a quarter of them is not optimised, but judges the result."""
@@ -68,7 +70,7 @@ class Refinement:
     What is fitted has few parameters, because one picture says little of the other sides: the
     camera; a smooth displacement on a coarse lattice; tone and light of all colours together; and
     in the end the colours of what the picture shows. Between the first two, Gaussians outside the
-    silhouette go: whatever the other sides look like, nothing can be there.
+    silhouette move to its edge, or go: whatever the other sides look like, nothing can be there.
 
     Args:
         start: A finished cloud, in the subnet's frame.
@@ -103,7 +105,8 @@ class Refinement:
     ) -> None:
         self.steps, self.done = steps, 0
         self.silhouette, self.carved, self.gain = math.inf, 0.0, 0.0
-        self._prior = math.radians(elevation), math.radians(spread)
+        self._prior = elevation, spread
+        self._share = _SHARE if camera is None else _KNOWN_SHARE
         with torch.inference_mode(False), torch.no_grad():
             # Copies, because tensors of inference mode can have no gradients.
             self.start = GaussianTensors(*(tensor.clone() for tensor in start.tensors()))
@@ -114,7 +117,7 @@ class Refinement:
             self._sample = thinned(self._cloud)
             self._lens = Lens.of(size, fov) if camera is None else camera[0]
             pose = (
-                first_pose(self._sample, self._target[..., 3], self._lens, elevation)
+                first_pose(self._sample, self._target[..., 3], self._lens, *self._prior)
                 if camera is None
                 else camera[1].to(device, copy=True)
             )
@@ -134,9 +137,10 @@ class Refinement:
             for _ in range(min(steps, self.steps - self.done)):
                 if self.done == self._camera_steps:
                     self._begin_shape()
-                if self.done == self._shape_end and self._candidates:
+                elif self.done == self._shape_end and self._candidates:
                     self._begin_colours()
-                self._step()
+                elif self.done < self._camera_steps or self._candidates:
+                    self._step()
                 self.done += 1
 
     def result(self) -> GaussianTensors:
@@ -166,12 +170,15 @@ class Refinement:
         if self.silhouette >= WORST_SILHOUETTE:
             return
         self._candidates.append(self._candidate(self._cloud))
-        places = self._cloud.positions, self._outline, self._lens, view_of(self.pose)
-        kept = coverage_at(*places) >= _LEAST_COVERED
-        self.carved = 1 - kept.float().mean().item()
-        if self.carved <= _MOST_CARVED and kept.sum() >= min(MIN_GAUSSIANS, len(kept)):
-            self._kept = kept.nonzero()[:, 0]
-            self._cloud = chosen(self._cloud, self._kept)
+        positions, moved = carve(
+            self._cloud.positions, self._outline, self._lens, view_of(self.pose)
+        )
+        self.carved = (moved > 0).float().mean().item()
+        if self.carved <= _MOST_CARVED:
+            kept = moved <= _REACH
+            if kept.sum() >= MIN_GAUSSIANS:
+                self._kept = kept.nonzero()[:, 0]
+            self._cloud = chosen(replace(self._cloud, positions=positions), self._kept)
             self._sample = thinned(self._cloud)
             self._candidates.append(self._candidate(self._cloud))
         self._held_pictures = [
@@ -194,8 +201,6 @@ class Refinement:
     def _step(self) -> None:
         if self.done < self._camera_steps:
             first, last, rate, loss_of = 0, self._camera_steps, _CAMERA_RATE, self._camera_loss
-        elif not self._candidates:
-            return
         elif self.done < self._shape_end:
             first, last = self._camera_steps, self._shape_end
             rate, loss_of = _LATTICE_RATE, self._shape_loss
@@ -209,9 +214,7 @@ class Refinement:
         self._optimiser.step()
 
     def _camera_loss(self) -> Tensor:
-        usual, spread = self._prior
-        unusual = ((self.pose[ELEVATION] - usual) / spread).square()
-        return self._silhouette_error(self._sample) + _PRIOR_WEIGHT * unusual
+        return self._silhouette_error(self._sample) + unlikeliness(self.pose, *self._prior)
 
     def _shape_loss(self) -> Tensor:
         """Of outlines alone: a wrong light must not move anything."""
@@ -237,7 +240,7 @@ class Refinement:
             return replace(self._cloud, rgb=self._cloud.rgb + self._colours)
         # What the picture does not confirm where it was not optimised is not done.
         gain = 10 * math.log10(self._before / self._outline_error(self._moved(self._sample)))
-        return self._moved(self._cloud, _SHARE) if gain >= _LEAST_OUTLINE_GAIN else self._cloud
+        return self._moved(self._cloud, self._share) if gain >= _LEAST_OUTLINE_GAIN else self._cloud
 
     def _moved(self, cloud: DeviceCloud, share: float = 1.0) -> DeviceCloud:
         places = (cloud.positions / (0.53 * LARGEST_SIDE))[None, :, None, None]

@@ -72,7 +72,7 @@ def refining(
     def refine(value: Refining, context: StepContext) -> Refining:
         refinement = value.refinement
         if refinement is None:
-            start = _on_device(value.value.cloud, device)
+            start = tensors_of(value.value.cloud, device)
             refinement = Refinement(
                 start,
                 value.cutout.rgba,
@@ -90,7 +90,8 @@ def refining(
     return {name: carrying(function) for name, function in functions.items()} | {"refine": refine}
 
 
-def _on_device(cloud: GaussianCloud, device: torch.device) -> GaussianTensors:
+def tensors_of(cloud: GaussianCloud, device: torch.device) -> GaussianTensors:
+    """Copies a cloud to a device."""
     arrays = (
         cloud.positions,
         cloud.log_scales,

@@ -36,7 +36,7 @@ def match_tone(cloud: DeviceCloud, draw: Draw, target: Tensor, compared: Tensor)
     shown = draw(replace(cloud, rgb=(terms[..., None] * cloud.rgb[:, None]).flatten(1)))
     pixels = compared & (shown[..., -1] > _COVERED) & (target[..., 3] > _COVERED)
     # (3, P, 5): by channel, what one unit of each unknown adds to a pixel.
-    parts = shown[pixels][:, :-1].unflatten(1, (4, 3)).permute(2, 0, 1)
+    parts = shown[pixels][:, :-1].view(-1, 4, 3).permute(2, 0, 1)
     offsets = shown[pixels][:, -1].expand(3, -1)[..., None]
     columns = torch.cat([parts, offsets], dim=-1).double()
     missing = (target[pixels][:, :3].T - parts[..., 0]).double()[..., None]

@@ -1,12 +1,26 @@
 """Exact examples: the cut-out's camera and the frame of finished clouds fit each other."""
 
+from dataclasses import replace
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from generation.lift.refine.pose import view_of
 from generation.rendering.cameras import Camera
-from scripts.train_embedded.evaluate_refine import Figures, Result, table
+from scripts.train_embedded import evaluate_refine
+from scripts.train_embedded.evaluate_refine import (
+    Figures,
+    Options,
+    Result,
+    measure_all,
+    read_results,
+    table,
+    tables,
+)
 from scripts.train_embedded.true_views import cameras_around, draw_example, psnr
 
 
@@ -40,15 +54,59 @@ def test_an_example_is_the_same_every_time() -> None:
     assert np.array_equal(one.cutout, other.cutout)
 
 
-def test_the_table_says_how_many_got_worse() -> None:
-    def result(before: float, after: float) -> Result:
-        figures = (Figures(20.0, before, 0.8), Figures(22.0, after, 0.9))
-        return Result("cube", *figures, changed=before != after, gain=1.0, silhouette=0.01)
+def result(number: int, before: float, after: float, score: float = 0.5, **changes: Any) -> Result:
+    return replace(
+        Result(
+            number,
+            back_end="triposr",
+            camera="known",
+            shape="cube",
+            before=Figures(20.0, before, 0.8, 0.5),
+            after=Figures(22.0, after, 0.9, score),
+            changed=before != after,
+            gain=1.0,
+            silhouette=0.01,
+        ),
+        **changes,
+    )
 
-    text = table([result(20, 21), result(20, 20), result(20, 19.5), result(20, 22)])
+
+def test_the_table_says_how_many_got_worse() -> None:
+    text = table([result(0, 20, 21), result(1, 20, 20), result(2, 20, 19.5), result(3, 20, 22)])
     assert "4 objects; changed 75.0%, 16 views better 50.0%, worse 25.0%" in text
     assert "mean +0.62 dB" in text
     assert "| the known view, PSNR in dB | 20.000 | 22.000 |" in text
+
+
+def test_the_score_chooses_between_before_and_after() -> None:
+    text = table([result(0, 20, 21), result(1, 20, 19, score=0.4), result(2, 20, 22, score=0.4)])
+    chosen = text.splitlines()[-1]
+    assert "better 33.3%, worse 0.0%" in chosen
+    assert "mean +0.33 dB" in chosen
+
+
+def test_back_ends_and_cameras_have_tables_of_their_own() -> None:
+    text = tables([result(0, 20, 21), result(0, 20, 25, back_end="triposplat", camera="unknown")])
+    assert text.index("triposr, camera known") < text.index("triposplat, camera unknown")
+    assert text.count("1 objects;") == 2
+
+
+def test_a_run_goes_on_where_another_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def measure_example(task: tuple[int, Options]) -> list[Result]:
+        measured.append(task[0])
+        return [result(task[0], 20, 21), result(task[0], 20, 22, camera="unknown")]
+
+    monkeypatch.setattr(evaluate_refine, "measure_example", measure_example)
+    out, options = tmp_path / "some" / "refine.jsonl", Options(tmp_path, steps=1, size=32)
+    monkeypatch.setattr(evaluate_refine, "process_pool", ThreadPool)
+    first = measure_all(2, options, out, jobs=1)
+    both = measure_all(4, options, out, jobs=1)
+    assert measured == [0, 1, 2, 3]
+    assert both[: len(first)] == first
+    assert read_results(out) == both
+    assert len(both) == 8
 
 
 def test_psnr_is_that_of_the_mean_error_of_each_picture() -> None:

@@ -1,6 +1,7 @@
 """Refinement finds the camera, follows the picture, and can end at any step."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from generation.lift.refine.pose import ELEVATION, LOG_DISTANCE, Lens, view_of
 from generation.lift.refine.refinement import judging_blocks
 from generation.packing import LARGEST_SIDE, GaussianTensors
 from generation.rendering.device_cloud import DeviceCloud
-from generation.scoring.validity import check
+from generation.scoring.validity import MIN_GAUSSIANS, check
 from protocol.gaussians import SH_C0
 from scripts.benchmarks.rendering import sphere
 
-SIZE, STEPS = 32, 30
+SIZE, STEPS, LONG = 32, 30, 60
 
 
 def ellipsoid(
@@ -59,8 +60,8 @@ def picture() -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def refined(picture: NDArray[np.uint8]) -> Refinement:
     camera = Lens.of(SIZE), POSE
-    refinement = Refinement(ellipsoid(), picture, steps=STEPS, size=SIZE, camera=camera)
-    refinement.run(STEPS)
+    refinement = Refinement(ellipsoid(), picture, steps=LONG, size=SIZE, camera=camera)
+    refinement.run(LONG)
     return refinement
 
 
@@ -70,7 +71,7 @@ def height(cloud: GaussianTensors) -> float:
 
 
 def test_the_camera_is_found(picture: NDArray[np.uint8]) -> None:
-    refinement = Refinement(TRUTH, picture, steps=80, size=SIZE)
+    refinement = Refinement(TRUTH, picture, steps=80, size=SIZE, elevation=10, spread=60)
     refinement.run(20)
     found = refinement.pose.detach()
     assert math.degrees(float(found[ELEVATION] - POSE[ELEVATION])) == pytest.approx(0, abs=3)
@@ -96,9 +97,9 @@ def test_the_cloud_is_valid_after_any_step(picture: NDArray[np.uint8], done: int
 
 def test_slices_make_no_difference(picture: NDArray[np.uint8], refined: Refinement) -> None:
     camera = Lens.of(SIZE), POSE
-    sliced = Refinement(ellipsoid(), picture, steps=STEPS, size=SIZE, camera=camera)
-    while sliced.done < STEPS:
-        sliced.run(5)
+    sliced = Refinement(ellipsoid(), picture, steps=LONG, size=SIZE, camera=camera)
+    while sliced.done < LONG:
+        sliced.run(7)
     for one, other in zip(sliced.result().tensors(), refined.result().tensors(), strict=True):
         assert torch.equal(one, other)
 
@@ -116,17 +117,65 @@ def test_what_matches_worse_where_it_was_not_optimised_is_not_answered() -> None
     picture = photograph(TRUTH, POSE, SIZE)
     optimised = ~judging_blocks(SIZE).numpy()
     picture[optimised, :3] = (255, 0, 0)
-    refinement = Refinement(TRUTH, picture, steps=STEPS, size=SIZE)
+    camera = Lens.of(SIZE), POSE
+    refinement = Refinement(TRUTH, picture, steps=STEPS, size=SIZE, camera=camera)
     refinement.run(STEPS)
     assert refinement.result() is refinement.start
+
+
+def test_an_unusual_elevation_is_found_only_if_the_outline_asks_for_it(
+    picture: NDArray[np.uint8],
+) -> None:
+    def found(spread: float) -> float:
+        refinement = Refinement(TRUTH, picture, steps=40, size=SIZE, elevation=10, spread=spread)
+        refinement.run(12)
+        return math.degrees(float(refinement.pose.detach()[ELEVATION]))
+
+    assert found(0.5) == pytest.approx(10, abs=1.5)
+    assert found(60) > 18
+
+
+def carved(start: GaussianTensors, picture: NDArray[np.uint8]) -> Refinement:
+    """After the one step in which the silhouette counts for all sides."""
+    refinement = Refinement(start, picture, steps=10, size=SIZE, camera=(Lens.of(SIZE), POSE))
+    refinement.run(1)
+    return refinement
+
+
+def test_what_lies_far_outside_the_silhouette_is_removed(picture: NDArray[np.uint8]) -> None:
+    truth = ellipsoid((1.0, 0.5, 0.7), (0.3, 0.5, 0.8), count=7600)
+    positions = truth.positions.clone()
+    positions[::20, 1] += 0.9
+    after = carved(replace(truth, positions=positions), picture).result()
+    assert MIN_GAUSSIANS <= len(after.positions) <= 0.955 * 7600
+    assert height(replace(truth, positions=positions)) > 1.8 * height(truth)
+    assert height(after) < 1.25 * height(truth)
+
+
+def test_what_lies_just_outside_moves_to_the_edge(picture: NDArray[np.uint8]) -> None:
+    refinement = carved(ellipsoid((1.0, 0.7, 0.7), (0.3, 0.5, 0.8), count=5000), picture)
+    before, after = refinement.start, refinement.result()
+    assert 0.2 < refinement.carved < 0.3
+    assert len(after.positions) == len(before.positions)
+    outlines = [photograph(cloud, POSE)[..., 3].astype(int) for cloud in (before, after)]
+    off = [np.abs(outline - picture[..., 3]).mean() for outline in outlines]
+    assert off[1] < 0.7 * off[0]
+
+
+def test_every_step_of_a_slice_is_taken_once(picture: NDArray[np.uint8]) -> None:
+    refinement = Refinement(ellipsoid(), picture, steps=5, size=SIZE, elevation=20)
+    refinement.run(3)
+    assert refinement.done == 3
+    refinement.run(50)
+    assert refinement.done == 5
 
 
 @pytest.mark.cuda
 def test_cuda_refines_as_the_cpu_does(picture: NDArray[np.uint8], refined: Refinement) -> None:
     start = GaussianTensors(*(tensor.cuda() for tensor in ellipsoid().tensors()))
     camera = Lens.of(SIZE), POSE
-    refinement = Refinement(start, picture, steps=STEPS, size=SIZE, camera=camera)
-    refinement.run(STEPS)
+    refinement = Refinement(start, picture, steps=LONG, size=SIZE, camera=camera)
+    refinement.run(LONG)
     after = refinement.result()
     assert after.positions.device.type == "cuda"
     assert height(after) == pytest.approx(height(refined.result()), abs=0.02)
