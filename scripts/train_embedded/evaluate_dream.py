@@ -34,7 +34,12 @@ from scripts.train_embedded.prompts import evaluation_prompts
 from scripts.train_embedded.true_views import Example, draw_example
 from scripts.train_embedded.views import exact_views, views_psnr
 
-WAYS = ("TripoSR", "TripoSplat", "DreamGaussian", "DreamGaussian, guidance none")
+TRIPOSR, TRIPOSPLAT, GUIDED, ALONE = WAYS = (
+    "TripoSR",
+    "TripoSplat",
+    "DreamGaussian",
+    "DreamGaussian, guidance none",
+)
 
 _CELL = 96
 _SIDES = (0, 1, 2)
@@ -48,6 +53,7 @@ class Result:
     """What one way of lifting one cut-out gave.
 
     Attributes:
+        number: Of the example.
         way: One of `WAYS`.
         shape: Name of the object.
         named: Whether the named colour is the nearest to the mean of what is seen.
@@ -57,6 +63,7 @@ class Result:
         valid: Whether the cloud passes the validator's data checks.
     """
 
+    number: int
     way: str
     shape: str
     named: bool
@@ -72,19 +79,30 @@ class Options:
 
     Attributes:
         models: Folder of the networks.
+        out: Where pictures go.
         steps: Of DreamGaussian.
+        ways: Which of `WAYS`.
     """
 
     models: Path
+    out: Path
     steps: int
+    ways: tuple[str, ...] = WAYS
 
 
 def measure(
-    way: str, example: Example, colour: str, exact: Tensor, cloud: GaussianCloud, seconds: float
+    number: int,
+    way: str,
+    example: Example,
+    colour: str,
+    exact: Tensor,
+    cloud: GaussianCloud,
+    seconds: float,
 ) -> Result:
     """Compares a cloud with an example, whose exact views are known."""
     found = list(COLOURS)[int(nearest(metrics.mean_colour(cloud)))]
     return Result(
+        number,
         way,
         example.solid.shape.name,
         found == colour,
@@ -128,8 +146,8 @@ def _loaded(models: Path) -> tuple[Networks, ViewDenoiser]:
     return networks, guidance
 
 
-def measure_example(task: tuple[int, Options]) -> tuple[list[Result], list[Image.Image]]:
-    """Lifts one exact cut-out in all ways; also returns pictures for a row of the grid."""
+def measure_example(task: tuple[int, Options]) -> list[Result]:
+    """Lifts one exact cut-out in the chosen ways; of the first ones, also writes pictures."""
     number, options = task
     networks, guidance = _loaded(options.models)
     torch.set_num_threads(1)
@@ -137,24 +155,28 @@ def measure_example(task: tuple[int, Options]) -> tuple[list[Result], list[Image
     example = draw_example(number, prompt.shape, prompt.colour, networks.draw.settings.size)
     exact, cutout = exact_views(example.solid, example.colours[0]), Image.fromarray(example.cutout)
     dream = partial(dream_of, example, steps=options.steps, seed=number)
-    makers: tuple[Callable[[], GaussianCloud], ...] = (
-        partial(networks.lift, cutout),
-        partial(networks.sample, cutout, number),
-        partial(dream, guidance),
-        partial(dream, None),
-    )
-    white = Image.new("RGBA", cutout.size, "white")
-    results, pictures = [], [Image.alpha_composite(white, cutout).convert("RGB")]
-    for way, make in zip(WAYS, makers, strict=True):
+    makers: dict[str, Callable[[], GaussianCloud]] = {
+        TRIPOSR: partial(networks.lift, cutout),
+        TRIPOSPLAT: partial(networks.sample, cutout, number),
+        GUIDED: partial(dream, guidance),
+        ALONE: partial(dream, None),
+    }
+    results = []
+    for way in options.ways:
         started = time.process_time()
-        cloud = make()
+        cloud = makers[way]()
         seconds = time.process_time() - started
         colour = list(COLOURS)[prompt.colour]
-        results.append(measure(way, example, colour, exact, cloud, seconds))
-        if number < _DRAWN:
+        results.append(measure(number, way, example, colour, exact, cloud, seconds))
+        if number < _DRAWN and way != ALONE:
             views = render_views(cloud, size=2 * _CELL, backend="cpu")
-            pictures += [Image.fromarray(views[side]) for side in _SIDES]
-    return results, pictures
+            pictures = [Image.fromarray(views[side]) for side in _SIDES]
+            strip(pictures).save(options.out / f"{number:02}-{way}.png")
+    if number < _DRAWN:
+        white = Image.new("RGBA", cutout.size, "white")
+        shown = Image.alpha_composite(white, cutout).convert("RGB")
+        strip([shown]).save(options.out / f"{number:02}.png")
+    return results
 
 
 def table(results: Sequence[Result]) -> str:
@@ -166,6 +188,8 @@ def table(results: Sequence[Result]) -> str:
     ]
     for way in WAYS:
         own = [r for r in results if r.way == way]
+        if not own:
+            continue
         lines.append(
             f"| {way} | {statistics.fmean(r.named for r in own):.1%} "
             f"| {statistics.fmean(r.iou for r in own):.3f} "
@@ -184,13 +208,46 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def draw_grid(rows: Sequence[Sequence[Image.Image]], file: Path) -> None:
-    """Writes rows of pictures as a small PNG."""
-    sheet = Image.new("RGB", (_CELL * len(rows[0]), _CELL * len(rows)), "white")
+def read_results(file: Path) -> list[Result]:
+    """What `write_results` wrote; nothing where there is no file."""
+    if not file.is_file():
+        return []
+    return [Result(**fields) for fields in json.loads(file.read_text(encoding="utf-8"))]
+
+
+def write_results(results: Sequence[Result], file: Path) -> None:
+    """Writes JSON."""
+    text = json.dumps([asdict(result) for result in results], indent=1)
+    file.write_text(text + "\n", encoding="utf-8")
+
+
+def strip(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures side by side, each a cell of the grid."""
+    sheet = Image.new("RGB", (_CELL * len(pictures), _CELL), "white")
+    for x, picture in enumerate(pictures):
+        sheet.paste(picture.resize((_CELL, _CELL)), (x * _CELL, 0))
+    return sheet
+
+
+def draw_grid(results: Sequence[Result], out: Path) -> None:
+    """Puts the pictures of the first example of every kind, if there are all, into one."""
+    first: dict[str, int] = {}
+    for result in sorted(results, key=lambda result: result.number):
+        first.setdefault(result.shape, result.number)
+    files = [
+        [out / f"{n:02}.png", *(out / f"{n:02}-{w}.png" for w in WAYS[:-1])] for n in first.values()
+    ]
+    rows = [[Image.open(file) for file in row] for row in files if all(f.is_file() for f in row)]
+    if not rows:
+        return
+    rows = rows[:_ROWS]
+    sheet = Image.new("RGB", (sum(p.width for p in rows[0]), _CELL * len(rows)), "white")
     for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            sheet.paste(picture.resize((_CELL, _CELL)), (x * _CELL, y * _CELL))
-    sheet.quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
+        x = 0
+        for picture in row:
+            sheet.paste(picture, (x, y * _CELL))
+            x += picture.width
+    sheet.quantize(128, dither=Image.Dither.NONE).save(out / "back-ends.png", optimize=True)
 
 
 def main() -> None:
@@ -200,26 +257,25 @@ def main() -> None:
         prog="python -m scripts.train_embedded.evaluate_dream", description=__doc__
     )
     parser.add_argument("--models", type=Path, default=Path("generation/embedded"))
-    parser.add_argument("--out", type=Path, default=Path("train-embedded/dream.json"))
+    parser.add_argument("--out", type=Path, default=Path("train-embedded/dream"))
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=spare_cores())
-    parser.add_argument("--steps", type=int, default=own.steps)
+    parser.add_argument("--steps", type=int, default=own.steps, help="of DreamGaussian")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=WAYS, help="others in --out are kept"
+    )
     given = parser.parse_args()
-    options = Options(given.models, given.steps)
-    results: list[Result] = []
-    rows: dict[str, list[Image.Image]] = {}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.mkdir(parents=True, exist_ok=True)
+    file, ways = given.out / "results.json", tuple(given.ways)
+    results = [r for r in read_results(file) if r.way not in ways and r.number < given.count]
+    options = Options(given.models, given.out, given.steps, ways)
+    tasks = [(number, options) for number in range(given.count)]
     with multiprocessing.get_context("spawn").Pool(given.jobs) as pool:
-        tasks = [(number, options) for number in range(given.count)]
-        for found, row in tqdm(pool.imap(measure_example, tasks), total=given.count):
+        for found in tqdm(pool.imap(measure_example, tasks), total=given.count):
             results += found
-            if len(row) > 1:
-                rows.setdefault(found[0].shape, row)
-            given.out.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
+            write_results(results, file)
     print(table(results))
-    # Without the way that has no guidance, which comes last.
-    grid = [row[: -len(_SIDES)] for row in rows.values()]
-    draw_grid(grid[:_ROWS], given.out.with_suffix(".png"))
+    draw_grid(results, given.out)
 
 
 if __name__ == "__main__":

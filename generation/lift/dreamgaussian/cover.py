@@ -23,12 +23,15 @@ _LEVEL = 0.5
 _SEEN = 0.02
 """Opacity under which a Gaussian does not count."""
 
-_NODES = 72
-"""Of the lattice along the longest side of the means' box, on which the density is read."""
+_NODES, _FINEST = 72, 0.6
+"""Of the lattice on which the density is read: how many there are at most along the longest side of
+the means' box, and how far apart they are at least, in standard deviations of most Gaussians."""
 _EXTENT = 2.7
 """How far a Gaussian reaches, in standard deviations."""
 _LARGEST = 12
 """How far it reaches at most, in steps of the lattice."""
+_AT_ONCE = 500_000
+"""Nodes that Gaussians are added to at a time."""
 
 _ALL_RAYS = 200_000
 _STRIDES, _BISECTIONS = 24, 5
@@ -56,26 +59,27 @@ class _Lattice:
     def __init__(self, own: Mapping[str, Tensor]) -> None:
         means, scales = own["means"], own["scales"].exp()
         low, high = torch.aminmax(means, dim=0)
-        self.step = float((high - low).max().clamp_min(1e-3)) / _NODES
+        usual = float(scales.amax(-1).median())
+        self.step = max(float((high - low).max().clamp_min(1e-3)) / _NODES, _FINEST * usual)
         self.low = low - (_LARGEST + 1) * self.step
         nodes = _NODES + 2 * (_LARGEST + 1) + 1
         whiten = (rotation_matrices(own["quats"]) / scales[:, None]).mT
         reach = (_EXTENT * scales.amax(-1) / self.step).ceil().clamp(1, _LARGEST).int()
         nearest = ((means - self.low) / self.step).round()
         values = torch.zeros(nodes**3, 4)
+        opacities = own["opacities"].sigmoid()
         colours1 = F.pad(own["colors"], (1, 0), value=1.0)
         for width in sorted(set(reach.tolist())):
-            chosen = reach == width
             line = torch.arange(-width, width + 1, dtype=torch.float32)
-            nodes_of = nearest[chosen, None] + torch.cartesian_prod(line, line, line)
-            offsets = self.low + nodes_of * self.step - means[chosen, None]
-            white = offsets @ whiten[chosen].mT
-            share = own["opacities"][chosen, None].sigmoid() * torch.exp(
-                -0.5 * white.square().sum(-1)
-            )
-            x, y, z = nodes_of.long().unbind(-1)
-            added = share[..., None] * colours1[chosen, None]
-            values.index_add_(0, ((x * nodes + y) * nodes + z).flatten(), added.flatten(0, 1))
+            around = torch.cartesian_prod(line, line, line)
+            for chosen in (reach == width).nonzero()[:, 0].split(_AT_ONCE // len(around)):
+                places = nearest[chosen, None] + around
+                white = self.low + places * self.step - means[chosen, None]
+                white = white @ whiten[chosen].mT
+                share = opacities[chosen, None] * torch.exp(-0.5 * white.square().sum(-1))
+                x, y, z = places.long().unbind(-1)
+                added = share[..., None] * colours1[chosen, None]
+                values.index_add_(0, ((x * nodes + y) * nodes + z).flatten(), added.flatten(0, 1))
         self._values = values.T.view(1, 4, nodes, nodes, nodes)
         self._side = (nodes - 1) * self.step
 
