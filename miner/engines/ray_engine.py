@@ -36,7 +36,7 @@ START_LIMIT_S = 90.0
 PLACED_S = 60.0
 """Within how many seconds Ray has to find a place for an engine, and to start its process."""
 
-ANSWER_LIMIT_S = 10.0
+ANSWER_LIMIT_S = 30.0
 END_LIMIT_S = 5.0
 CONNECT_LIMIT_S = 10.0
 SECRET_BYTES = 32
