@@ -129,6 +129,7 @@ class Refinement:
         self._camera_steps = 0 if camera is not None else math.ceil(CAMERA_SHARE * steps)
         self._shape_end = self._camera_steps + math.ceil(SHAPE_SHARE * steps)
         self._candidates: list[_Candidate] = []
+        self._held_pictures: dict[int, Tensor] = {}
         self._optimiser = torch.optim.Adam([self.pose])
 
     def run(self, steps: int) -> None:
@@ -181,9 +182,6 @@ class Refinement:
             self._cloud = chosen(replace(self._cloud, positions=positions), self._kept)
             self._sample = thinned(self._cloud)
             self._candidates.append(self._candidate(self._cloud))
-        self._held_pictures = [
-            self._held_lens.draw(self._sample, view)[..., 3] for view in self._held
-        ]
         self._before = self._outline_error(self._sample)
         self._optimiser = torch.optim.Adam([self._lattice])
 
@@ -221,7 +219,11 @@ class Refinement:
         moved = self._moved(self._sample)
         error = (self._draw(moved) - self._target)[..., 3].square()
         number = self.done % len(self._held)
-        held = self._held_lens.draw(moved, self._held[number])[..., 3]
+        if number not in self._held_pictures:
+            # Not all at once: on a CPU, that would make one step several times as long.
+            with torch.no_grad():
+                self._held_pictures[number] = self._held_outline(self._sample, number)
+        held = self._held_outline(moved, number)
         bends = [self._lattice.diff(n=2, dim=axis).square().mean() for axis in (2, 3, 4)]
         return (
             error[~self._judging].mean()
@@ -229,6 +231,9 @@ class Refinement:
             + _SMOOTHNESS * torch.stack(bends).sum()
             + _SMALLNESS * self._lattice.square().mean()
         )
+
+    def _held_outline(self, cloud: DeviceCloud, number: int) -> Tensor:
+        return self._held_lens.draw(cloud, self._held[number])[..., 3]
 
     def _colour_loss(self) -> Tensor:
         shown = self._draw(replace(self._cloud, rgb=self._cloud.rgb + self._colours))
