@@ -255,6 +255,7 @@ async def _kills(engines: list[EngineClient], kills: int, folder: Path) -> Figur
             victim = engines[number % len(engines)]
             if isinstance(victim, LinkedEngine) and isinstance(victim.link, RayLink):
                 os.kill(victim.link.process, signal.SIGKILL)
+                print(f"kill {number + 1} of {kills}", flush=True)
             await asyncio.sleep(0.5)
         await served.all_up()
         over.set()
