@@ -26,7 +26,7 @@ SMALL = (
     *("--rungs", "[]", "--scoring.scorer", "none", "--text_to_image.steps", "2"),
     *("--splats.max_gaussians", "8000", "--mesh.resolution", "32", "--mesh.triangles", "500"),
     *("--triposplat.steps", "2", "--triposplat.max_gaussians", "8000"),
-    *("--dreamgaussian.steps", "4", "--dreamgaussian.sizes", "16,16,24"),
+    *("--dreamgaussian.steps", "4", "--dreamgaussian.max_gaussians", "8000"),
 )
 
 
