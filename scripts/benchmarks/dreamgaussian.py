@@ -284,8 +284,8 @@ def _refine(bench: Bench, way: Way) -> Mapping[str, Action]:
 
     camera = math.ceil(CAMERA_SHARE * REFINE_STEPS)
     shape = camera + math.ceil(SHAPE_SHARE * REFINE_STEPS)
-    # The first step of a phase is another one: it prepares the phase.
-    made = [stepping(first) for first in (0, camera + 1, shape + 1)]
+    # The first step of the shape and the first two of the colours prepare these phases.
+    made = [stepping(first) for first in (0, camera + 1, shape + 2)]
     finished = made[-1][0]
     if finished.silhouette >= WORST_SILHOUETTE:
         raise ArithmeticError("the camera was not found")

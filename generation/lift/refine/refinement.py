@@ -139,6 +139,8 @@ class Refinement:
                 if self.done == self._camera_steps:
                     self._begin_shape()
                 elif self.done == self._shape_end and self._candidates:
+                    self._end_shape()
+                elif self.done == self._shape_end + 1 and self._candidates:
                     self._begin_colours()
                 elif self.done < self._camera_steps or self._candidates:
                     self._step()
@@ -186,14 +188,17 @@ class Refinement:
         self._optimiser = torch.optim.Adam([self._lattice])
 
     @torch.no_grad()
-    def _begin_colours(self) -> None:
-        """Tone and light at once; then the colours of single Gaussians follow."""
+    def _end_shape(self) -> None:
         self._candidates.append(self._candidate(self._now()))
         self._kept, self._cloud = min(self._candidates, key=_error)[1:]
+        self._colours = nn.Parameter(torch.zeros_like(self._cloud.rgb))
+
+    @torch.no_grad()
+    def _begin_colours(self) -> None:
+        """Tone and light at once; then the colours of single Gaussians follow."""
         toned = match_tone(self._cloud, self._draw, self._target, ~self._judging)
         self._candidates.append(self._candidate(toned))
         self._cloud = min(self._candidates, key=_error).cloud
-        self._colours = nn.Parameter(torch.zeros_like(self._cloud.rgb))
         self._optimiser = torch.optim.Adam([self._colours])
 
     def _step(self) -> None:

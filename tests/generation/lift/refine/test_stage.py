@@ -1,5 +1,6 @@
 """The stage `refine`: behind any back end, in slices, left out where there is no time."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from generation.lift import stages_of
+from generation.lift.refine.pose import ELEVATION
 from generation.lift.refine.stage import Refining, refining
 from generation.lift.triposr.loading import functions_of as triposr_functions
 from generation.lift.triposr.loading import load_network
@@ -80,6 +82,15 @@ def test_the_cloud_is_usable_after_every_slice(start: Splats, cutout: Cutout) ->
     assert value.refinement is not None
     assert value.refinement.done == 8
     assert value.splats() is not start
+
+
+def test_the_usual_elevation_of_pictures_is_a_setting(start: Splats, cutout: Cutout) -> None:
+    own = RefineSettings(steps=4, slice=1, size=32, elevation=40, spread=0.5)
+    settings = preset("embedded").model_copy(update={"refine": own})
+    functions, context = functions_of(settings, start), StepContext(TASK, settings.ladder[0])
+    value = functions["refine"](Refining(cutout, start), context)
+    found = math.degrees(float(value.refinement.pose.detach()[ELEVATION]))
+    assert found == pytest.approx(40, abs=1)
 
 
 def test_a_level_without_refinement_carries_nothing(start: Splats, cutout: Cutout) -> None:
