@@ -149,7 +149,7 @@ class DreamGaussianSettings(Frozen):
     model: HubModel | None = None
     """Where the weights of zero123 come from; the other two need none."""
     accept_openrail_license: bool = False
-    """Say true once you have read the CreativeML OpenRAIL-M License and accept it
+    """Say true once you have read the CreativeML Open RAIL-M License and accept it
     (docs/weights.md): zero123 was trained from weights under it."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number format of the guidance; Gaussians are always float32."""
