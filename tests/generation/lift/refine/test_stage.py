@@ -26,8 +26,8 @@ CPU = torch.device("cpu")
 TASK = ImageTask(id="picture", image=encoded(shaded_ball(96), "PNG"))
 
 
-def with_refinement(steps: int = 8, slice: int = 3) -> GenerationSettings:
-    refine = RefineSettings(steps=steps, slice=slice, size=32)
+def with_refinement(steps: int = 12, slice: int = 4) -> GenerationSettings:
+    refine = RefineSettings(steps=steps, slice=slice, size=32, elevation=20)
     return preset("embedded").model_copy(update={"refine": refine})
 
 
@@ -80,7 +80,7 @@ def test_the_cloud_is_usable_after_every_slice(start: Splats, cutout: Cutout) ->
         assert len(value.splats().cloud) == len(start.cloud)
         assert np.isfinite(value.splats().cloud.positions).all()
     assert value.refinement is not None
-    assert value.refinement.done == 8
+    assert value.refinement.done == 12
     assert value.splats() is not start
 
 
