@@ -173,9 +173,13 @@ def step_case(size: int, count: int) -> str:
     return f"{size} px, {count:,} Gaussians"
 
 
-def _guidance(sizes: full_size.Sizes, device: torch.device) -> Zero123:
+def _guidance(sizes: full_size.Sizes, device: torch.device, *, recorded: bool = True) -> Zero123:
+    """As a preset for GPUs has it, unless it is not `recorded`."""
     dtype = DTYPE if device.type == "cuda" else torch.float32
-    return untrained_zero123(sizes.zero123, device=device, dtype=dtype)
+    guidance = untrained_zero123(sizes.zero123, device=device, dtype=dtype)
+    if recorded:
+        guidance.record()
+    return guidance
 
 
 def _waiting(bench: Bench, action: Action) -> Action:
@@ -188,7 +192,7 @@ def _waiting(bench: Bench, action: Action) -> Action:
 
 def _zero123(bench: Bench, way: Way) -> Mapping[str, Action]:
     """The guidance alone: one view, guided, so the UNet runs a batch of two."""
-    guidance = _guidance(bench.sizes, bench.device)
+    guidance = _guidance(bench.sizes, bench.device, recorded="captured" in way)
     unet: Any = guidance._unet
     rgba = cutout_picture(REFINED_SIZE)
     latents = int(unet.config.sample_size)
@@ -203,9 +207,6 @@ def _zero123(bench: Bench, way: Way) -> Mapping[str, Action]:
         predicted: Tensor = unet(sample, timestep, encoder_hidden_states).sample
         return predicted
 
-    timed: dict[str, Action] = {"UNet": bench.action(velocity, way, (), **inputs)}
-    if "captured" in way:
-        return timed
     known = guidance.begin(rgba)
     angles = torch.tensor([0.5])
     generator = torch.Generator().manual_seed(0)
@@ -217,9 +218,11 @@ def _zero123(bench: Bench, way: Way) -> Mapping[str, Action]:
             loss = guidance.loss(known, picture, angles, angles, 0.5, generator)
             torch.autograd.backward([loss])
 
-    timed["known view encoded"] = partial(guidance.begin, rgba)
-    timed["loss and its gradient"] = judge
-    return timed
+    return {
+        "UNet": bench.action(velocity, way, (), **inputs),
+        "known view encoded": partial(guidance.begin, rgba),
+        "loss and its gradient": judge,
+    }
 
 
 def _dream(bench: Bench, way: Way) -> Mapping[str, Action]:

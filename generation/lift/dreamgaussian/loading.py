@@ -44,9 +44,13 @@ def load_guidance(
     folder = locate_models(settings, models_dir, image_only=True).lift
     if own.guidance == "none":
         return None
-    kind = Zero123 if own.guidance == "zero123" else ViewDenoiser
-    dtype = getattr(torch, own.dtype)
-    return kind.from_pretrained(folder, device=device, dtype=dtype, scale=own.scale)
+    how = {"device": device, "dtype": getattr(torch, own.dtype), "scale": own.scale}
+    if own.guidance == "denoiser":
+        return ViewDenoiser.from_pretrained(folder, **how)
+    guidance = Zero123.from_pretrained(folder, **how)
+    if settings.accelerate:
+        guidance.record()
+    return guidance
 
 
 def functions_of(

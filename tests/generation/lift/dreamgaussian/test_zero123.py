@@ -75,9 +75,14 @@ def guidance(folder: Path) -> Zero123:
 
 
 def gradient(
-    guidance: Zero123, rgba: NDArray[np.uint8], azimuth: float = 1.0, seed: int = 1
+    guidance: Zero123,
+    rgba: NDArray[np.uint8],
+    azimuth: float = 1.0,
+    seed: int = 1,
+    device: torch.device = CPU,
 ) -> Tensor:
-    pictures = torch.full((1, 4, guidance.size, guidance.size), 0.6, requires_grad=True)
+    side = guidance.size
+    pictures = torch.full((1, 4, side, side), 0.6, device=device, requires_grad=True)
     loss = guidance.loss(
         guidance.begin(rgba),
         pictures,
@@ -106,6 +111,27 @@ def test_the_gradient_depends_on_picture_camera_and_seed(guidance: Zero123) -> N
     assert not torch.equal(gradient(guidance, disc((40, 40, 200))), first)
     assert not torch.equal(gradient(guidance, disc(), azimuth=-1.0), first)
     assert not torch.equal(gradient(guidance, disc(), seed=2), first)
+
+
+def test_recorded_it_gives_the_same_gradient(folder: Path, guidance: Zero123) -> None:
+    other = Zero123.from_pretrained(folder, device=CPU, dtype=torch.float32, scale=5.0)
+    other.record()
+    assert torch.equal(gradient(other, disc()), gradient(guidance, disc()))
+
+
+@pytest.mark.cuda
+def test_recorded_on_a_gpu_it_gives_the_same_gradient(folder: Path, log: list[str]) -> None:
+    cuda = torch.device("cuda")
+    eager, recorded = (
+        Zero123.from_pretrained(folder, device=cuda, dtype=torch.float16, scale=5.0)
+        for _ in range(2)
+    )
+    recorded.record()
+    expected = gradient(eager, disc(), device=cuda)
+    for _ in range(2):  # The second time, only the graph runs.
+        found = gradient(recorded, disc(), device=cuda)
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2 * float(expected.std()))
+    assert not log, log
 
 
 def test_a_projection_in_safetensors_is_the_same(
