@@ -215,8 +215,8 @@ class RefineSettings(Frozen):
     """Field of view of pictures in degrees, as far as it is known; 40 is that of the pictures that
     TripoSR was trained with."""
     elevation: Annotated[float, Field(ge=-60.0, le=60.0)] = 0.0
-    """How far above the horizon pictures are usually taken from, in degrees of the back end's frame;
-    TripoSR's own views are level."""
+    """How far above the horizon pictures are usually taken from, in degrees of the back end's
+    frame; TripoSR's own views are level."""
     spread: Annotated[float, Field(ge=0.5, le=60.0)] = 10.0
     """Standard deviation of that elevation, in degrees."""
 

@@ -48,8 +48,8 @@ COSTS: Mapping[str, float] = {
     "encode:65536": 0.004,
     "encode:60000": 0.004,
 }
-"""Seconds by cost key, as an H100 took them (docs/performance.md); those of 60,000 Gaussians are what
-65,536 take."""
+"""Seconds by cost key, as an H100 took them (docs/performance.md); 60,000 Gaussians have those of
+65,536."""
 
 SETTINGS = preset("gpu24-splat").model_copy(update={"scoring": ScoringSettings()})
 CARD = Card("H100", COSTS, SETTINGS.ladder, stages_of(SETTINGS, "triposplat"))
