@@ -215,19 +215,17 @@ async def test_both_engines_serve_and_a_killed_one_costs_no_answer(
 async def test_an_engine_that_finds_no_room_is_a_reason_with_a_fix(
     ray: RayProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("miner.engines.ray_engine.PLACED_S", 3.0)
-    engines = [toy_engine(ray, number) for number in range(max(2, os.cpu_count() or 1) + 1)]
-    opened = await asyncio.gather(
-        *(engine._open_link() for engine in engines), return_exceptions=True
-    )
+    count = max(2, os.cpu_count() or 1)
+    *fitting, one_more = (toy_engine(ray, number) for number in range(count + 1))
+    links = await asyncio.gather(*(engine._open_link() for engine in fitting))
     try:
-        (full,) = [error for error in opened if isinstance(error, SetupError)]
-        assert "no core of the Ray cluster was free within" in full.problem
-        assert "--engines.count" in full.fix
-        links = [link for link in opened if isinstance(link, RayLink)]
-        cores = [os.sched_getaffinity(link.process) for link in links]
-        assert sorted(map(len, cores)) == [1] * len(links)
-        assert len(set.union(*cores)) == len(links), "no two engines run on one core"
+        cores = [os.sched_getaffinity(link.process) for link in links if isinstance(link, RayLink)]
+        assert [len(taken) for taken in cores] == [1] * count
+        assert len(set.union(*cores)) == count, "no two engines run on one core"
+        monkeypatch.setattr("miner.engines.ray_engine.PLACED_S", 1.0)
+        with pytest.raises(SetupError, match="no core of the Ray cluster was free within") as full:
+            await one_more._open_link()
+        assert "--engines.count" in full.value.fix
     finally:
         for link in links:
             link.kill()
