@@ -45,6 +45,7 @@ NOT_RUN = {
     r".*--config ": "needs that file",
     r".*--preset gpu(16|24|80)|.*EXTRAS=gpu": "needs a GPU and weights",
     r"python -m scripts\.benchmark ": "measures for minutes, and has tests of its own",
+    r"python -m scripts\.train_embedded\.evaluate_refine ": "measures for hours",
     r"python -m neurons\.mock_validator --protocol gateway$": "waits for a miner",
     r"python -m scripts\.gateway_client ": "needs a gateway and its workers",
     r"npm ": "needs Node.js, and downloads packages",
