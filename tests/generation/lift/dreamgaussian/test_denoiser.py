@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,3 +170,21 @@ def test_the_shipped_one_is_small_and_knows_the_presets_camera() -> None:
     guidance, own = loaded(shipped), preset("embedded").dreamgaussian
     assert own.fov == guidance.config.placement.fov
     assert own.elevation == guidance.config.placement.elevation
+
+
+@pytest.mark.cuda
+def test_it_says_the_same_on_cuda_and_a_dream_there_is_valid(folder: Path) -> None:
+    cuda = torch.device("cuda")
+    other = ViewDenoiser.from_pretrained(folder, device=cuda, dtype=torch.float32, scale=1.0)
+    found = []
+    for guidance, device in ((loaded(folder), CPU), (other, cuda)):
+        pictures, generator = torch.full((1, 4, 16, 16), 0.6, device=device), torch.Generator()
+        angles = (torch.tensor([1.0]), torch.tensor([0.2]))
+        seen = guidance.begin(disc())
+        found.append(guidance.denoise(seen, pictures, *angles, 0.5, generator.manual_seed(1)))
+    torch.testing.assert_close(found[1].cpu(), found[0], atol=1e-3, rtol=1e-3)
+    half = ViewDenoiser.from_pretrained(folder, device=cuda, dtype=torch.float16, scale=2.0)
+    given: dict[str, Any] = {"sizes": (16, 16, 16), "seed": 0, "device": cuda, "most": 7_500}
+    dream = Dream(KnownView(disc()), half, steps=3, count=300, **given)
+    dream.run(3)
+    assert check(dream.result().to_cloud()).passed
