@@ -119,7 +119,11 @@ class Dream:
 
         Where there are too few Gaussians for a validator, their surface is covered with discs, see
         `cover`; else see `TrainedGaussians.finish`.
+
+        Raises:
+            GenerationError: A number is not finite.
         """
+        self.gaussians.require_finite()
         with torch.inference_mode(False):
             parameters = self.gaussians.parameters
             few = len(parameters["means"]) < MIN_GAUSSIANS

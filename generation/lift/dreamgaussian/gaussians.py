@@ -91,6 +91,15 @@ class TrainedGaussians:
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name].zero_()
 
+    def require_finite(self) -> None:
+        """Checks the parameters.
+
+        Raises:
+            GenerationError: A number is not finite.
+        """
+        if not all(x.isfinite().all() for x in self.parameters.values()):
+            raise GenerationError("the optimisation came to numbers that are not finite")
+
     @torch.no_grad()
     def finish(self, most: int | None = None) -> GaussianTensors:
         """The cloud as it is now, as a validator wants it.
@@ -103,11 +112,10 @@ class TrainedGaussians:
             most: How many to keep at most, the most opaque ones; at least `MIN_GAUSSIANS`, or None.
 
         Raises:
-            GenerationError: A number is not finite.
+            GenerationError: See `require_finite`.
         """
+        self.require_finite()
         own = {name: x.detach().clone() for name, x in self.parameters.items()}
-        if not all(x.isfinite().all() for x in own.values()):
-            raise GenerationError("the optimisation came to numbers that are not finite")
         kept = _most_useful(own["means"], own["opacities"])
         if most is not None and len(kept) > most:
             kept = kept[own["opacities"][kept].topk(most).indices]

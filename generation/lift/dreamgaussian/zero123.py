@@ -6,6 +6,7 @@ to 768.
 """
 
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from generation.acceleration.graphs import Captured
@@ -23,6 +25,10 @@ from protocol.errors import SetupError
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_SPREAD = (0.26862954, 0.26130258, 0.27577711)
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, RuntimeError, EOFError),
+    *(SafetensorError, pickle.UnpicklingError),
+)
 _FOLDERS = ("unet", "vae", "image_encoder", "clip_camera_projection", "scheduler")
 
 
@@ -96,7 +102,7 @@ class Zero123:
             scale: Of classifier-free guidance.
 
         Raises:
-            SetupError: A part is missing or does not fit.
+            SetupError: A part is missing, damaged or does not fit.
         """
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
         from transformers import CLIPVisionModelWithProjection
@@ -115,7 +121,7 @@ class Zero123:
             )
             alphas = DDIMScheduler.from_pretrained(folder / "scheduler").alphas_cumprod
             projection = _read_projection(folder / "clip_camera_projection")
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except _DAMAGED as error:
             raise SetupError(
                 f"zero123 in {folder} cannot be loaded: {error}", fix="fetch its weights again"
             ) from error

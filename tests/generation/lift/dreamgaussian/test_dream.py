@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from generation.errors import GenerationError
 from generation.lift.dreamgaussian import Dream, KnownView
 from generation.lift.dreamgaussian.gaussians import TrainedGaussians
 from generation.lift.dreamgaussian.guidance import distil
@@ -178,3 +179,14 @@ def test_gsplat_densifies_and_a_seed_makes_one_object_on_cuda() -> None:
     counts = {len(one.gaussians.parameters["means"]) for one in made}
     # Sums of gradients come in any order, so that single Gaussians may differ.
     assert max(counts) - min(counts) <= 0.02 * max(counts)
+
+
+@pytest.mark.parametrize("name", ["means", "scales", "quats", "opacities", "colors"])
+@pytest.mark.parametrize("count", [300, 7_500])
+def test_numbers_that_are_not_finite_are_an_answer_and_no_crash(name: str, count: int) -> None:
+    made = dream(2, count=count)
+    made.run(1)
+    with torch.no_grad():
+        made.gaussians.parameters[name][5] = math.nan
+    with pytest.raises(GenerationError, match="not finite"):
+        made.result()

@@ -166,6 +166,19 @@ def test_a_missing_or_wrong_part_is_named(folder: Path, tmp_path: Path) -> None:
         Zero123.from_pretrained(tmp_path, device=CPU, dtype=torch.float32, scale=5.0)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.bin"])
+@pytest.mark.parametrize("content", [b"", b"not weights"])
+def test_a_damaged_projection_is_a_setup_error(
+    folder: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    for part in ("unet", "vae", "image_encoder", "scheduler"):
+        (tmp_path / part).symlink_to(folder / part)
+    (tmp_path / "clip_camera_projection").mkdir()
+    (tmp_path / "clip_camera_projection" / name).write_bytes(content)
+    with pytest.raises(SetupError, match="cannot be loaded"):
+        Zero123.from_pretrained(tmp_path, device=CPU, dtype=torch.float32, scale=5.0)
+
+
 def test_a_view_from_above_is_told_as_a_smaller_angle_from_the_zenith(
     guidance: Zero123, monkeypatch: pytest.MonkeyPatch
 ) -> None:
