@@ -10,14 +10,20 @@ from protocol.text import printable
 
 
 def preset_check(settings: GenerationSettings) -> Check:
-    """Returns a check that says what will be served, and whether its 3D back end can render."""
+    """Returns a check that says what will be served, and whether all of it can render."""
 
     async def preset() -> Verdict:
-        optimises = settings.lift.backend == "dreamgaussian"
-        if optimises and settings.device.startswith("cuda") and find_spec("gsplat") is None:
+        without = []
+        if settings.lift.backend == "dreamgaussian":
+            without.append(("dreamgaussian", "another back end: --lift.backend triposr"))
+        if settings.refine.steps:
+            without.append(("refinement", "no refinement: --refine.steps 0"))
+        if without and settings.device.startswith("cuda") and find_spec("gsplat") is None:
+            users, instead = (" and ".join(words) for words in zip(*without, strict=True))
             return failed(
-                f"{in_words(settings)}; gsplat, which it renders with, is not installed",
-                "make install EXTRAS=gpu\nor another back end: --lift.backend triposr",
+                f"{in_words(settings)}; gsplat is not installed, and {users} cannot render "
+                "without it",
+                f"make install EXTRAS=gpu\nor {instead}",
             )
         return ok(in_words(settings))
 

@@ -37,6 +37,9 @@ LEAST_GAIN = 0.7
 _LEAST_OUTLINE_GAIN = 0.3
 """Decibels of coverage; with less, the shape stays as it is."""
 
+_NO_ERROR = 1e-12
+"""The least mean squared error: between the judging blocks, a thin object leaves nothing to see."""
+
 _MOST_CARVED = 0.4
 """Share of the Gaussians beyond which the silhouette is not believed."""
 
@@ -263,7 +266,7 @@ class Refinement:
 
     def _candidate(self, cloud: DeviceCloud) -> "_Candidate":
         error = (self._draw(cloud) - self._target).square()[self._judging].mean().item()
-        return _Candidate(error, self._kept, cloud)
+        return _Candidate(max(error, _NO_ERROR), self._kept, cloud)
 
     def _silhouette_error(self, cloud: DeviceCloud) -> Tensor:
         found = self._lens.draw(cloud, view_of(self.pose))
@@ -272,7 +275,7 @@ class Refinement:
     def _outline_error(self, cloud: DeviceCloud) -> float:
         """Mean squared error of coverage in the part of the picture that is not optimised."""
         error = (self._draw(cloud) - self._target)[..., 3].square()
-        return max(error[self._judging].mean().item(), 1e-12)
+        return max(error[self._judging].mean().item(), _NO_ERROR)
 
 
 class _Candidate(NamedTuple):

@@ -5,7 +5,7 @@ from importlib.machinery import ModuleSpec
 import pytest
 
 from generation.presets import PRESETS, preset
-from generation.settings import LiftSettings
+from generation.settings import LiftSettings, RefineSettings
 from miner.doctor import summary
 from miner.doctor.findings import Status, carry_out
 from miner.doctor.summary import in_words, preset_check
@@ -41,6 +41,20 @@ async def test_dreamgaussian_on_cuda_needs_gsplat(
     assert verdict.status == (Status.OK if installed else Status.FAILED)
     assert ("gsplat" in verdict.found) != installed
     on_cpu = preset("embedded").model_copy(update=lift)
+    assert (await carry_out(preset_check(on_cpu))).verdict.status == Status.OK
+
+
+async def test_refinement_on_cuda_needs_gsplat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary, "find_spec", lambda name: None)
+    refine = {"refine": RefineSettings(steps=50)}
+    settings = preset("gpu24").model_copy(update=refine)
+    verdict = (await carry_out(preset_check(settings))).verdict
+    assert verdict.status == Status.FAILED
+    assert "refinement cannot render" in verdict.found
+    assert verdict.fix == "make install EXTRAS=gpu\nor no refinement: --refine.steps 0"
+    both = settings.model_copy(update={"lift": LiftSettings(backend="dreamgaussian")})
+    assert "dreamgaussian and refinement" in (await carry_out(preset_check(both))).verdict.found
+    on_cpu = preset("embedded").model_copy(update=refine)
     assert (await carry_out(preset_check(on_cpu))).verdict.status == Status.OK
 
 

@@ -179,3 +179,16 @@ def test_cuda_refines_as_the_cpu_does(picture: NDArray[np.uint8], refined: Refin
     after = refinement.result()
     assert after.positions.device.type == "cuda"
     assert height(after) == pytest.approx(height(refined.result()), abs=0.02)
+
+
+@pytest.mark.parametrize("done", [5, 10])
+def test_an_object_that_lies_between_the_judging_blocks_stays_as_it_is(done: int) -> None:
+    """Its picture and its cloud leave nothing there, and no error to compare."""
+    rgba = np.zeros((512, 512, 4), dtype=np.uint8)
+    rgba[300:306, 40:472] = (200, 30, 30, 255)
+    start = ellipsoid((1.0, 0.007, 0.007), count=8_000)
+    start = replace(start, log_scales=torch.full_like(start.log_scales, -7.0))
+    refinement = Refinement(start, rgba, steps=10, size=64, spread=3.0)
+    refinement.run(done)
+    assert refinement.result() is refinement.start
+    assert refinement.gain == 0
