@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -37,6 +38,8 @@ from scripts.train_embedded.true_views import Example, cameras_around, draw_exam
 
 VIEW_SIZE = 96
 CPU = torch.device("cpu")
+Key = tuple[int, str, str]
+"""Number of an example, back end and camera."""
 CAMERAS = ("known", "unknown")
 DEVELOPMENT = 100_000
 """Number of the first example that constants are chosen on; none of them is among the evaluated."""
@@ -82,6 +85,11 @@ class Result:
     gain: float
     silhouette: float
 
+    @property
+    def key(self) -> Key:
+        """What it is the result of."""
+        return self.number, self.back_end, self.camera
+
 
 @dataclass(frozen=True)
 class Options:
@@ -104,6 +112,11 @@ class Options:
     cameras: tuple[str, ...] = CAMERAS
     known_count: int = 200
     first: int = 0
+
+    def keys(self, number: int) -> set[Key]:
+        """Which results an example has, counted from the first one."""
+        cameras = [c for c in self.cameras if c != "known" or number < self.known_count]
+        return {(self.first + number, *pair) for pair in product(self.back_ends, cameras)}
 
 
 class Measure:
@@ -180,7 +193,7 @@ def measure_example(task: tuple[int, Options]) -> list[Result]:
             changed = after is not refinement.start
             results.append(
                 Result(
-                    number,
+                    options.first + number,
                     back_end,
                     camera,
                     SHAPES[prompt.shape].name,
@@ -260,16 +273,21 @@ def read_results(file: Path) -> list[Result]:
 
 
 def measure_all(count: int, options: Options, out: Path, jobs: int) -> list[Result]:
-    """Measures the first `count` examples, apart from those that a file holds; appends to it."""
-    results = [r for r in read_results(out) if r.number < count]
-    done = {r.number for r in results}
-    tasks = [(number, options) for number in range(count) if number not in done]
+    """Measures `count` examples, except for what a file holds of them, and appends to it.
+
+    The file says nothing of steps and sizes: other ones need another file.
+    """
+    wanted = {key for number in range(count) for key in options.keys(number)}
+    results = [r for r in read_results(out) if r.key in wanted]
+    missing = wanted - {r.key for r in results}
+    tasks = [(number, options) for number in range(count) if options.keys(number) & missing]
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         out.open("a", encoding="utf-8") as lines,
         process_pool(jobs) as pool,
     ):
-        for found in tqdm(pool.imap(measure_example, tasks), total=len(tasks), desc="objects"):
+        for measured in tqdm(pool.imap(measure_example, tasks), total=len(tasks), desc="objects"):
+            found = [r for r in measured if r.key in missing]
             results += found
             # All lines of an object at once, so that a file never holds a part of them.
             lines.write("".join(json.dumps(asdict(r)) + "\n" for r in found))

@@ -12,7 +12,10 @@ import torch
 from generation.lift.refine.pose import view_of
 from generation.rendering.cameras import Camera
 from scripts.train_embedded import evaluate_refine
+from scripts.train_embedded.evaluate import BACK_ENDS
 from scripts.train_embedded.evaluate_refine import (
+    CAMERAS,
+    DEVELOPMENT,
     Figures,
     Options,
     Result,
@@ -95,11 +98,17 @@ def test_a_run_goes_on_where_another_ended(tmp_path: Path, monkeypatch: pytest.M
     measured: list[int] = []
 
     def measure_example(task: tuple[int, Options]) -> list[Result]:
-        measured.append(task[0])
-        return [result(task[0], 20, 21), result(task[0], 20, 22, camera="unknown")]
+        number, options = task
+        measured.append(number)
+        return [
+            result(options.first + number, 20, 21, back_end=name, camera=camera)
+            for name in options.back_ends
+            for camera in CAMERAS
+        ]
 
     monkeypatch.setattr(evaluate_refine, "measure_example", measure_example)
-    out, options = tmp_path / "some" / "refine.jsonl", Options(tmp_path, steps=1, size=32)
+    out = tmp_path / "some" / "refine.jsonl"
+    options = Options(tmp_path, steps=1, size=32, back_ends=("triposr",))
     monkeypatch.setattr(evaluate_refine, "process_pool", ThreadPool)
     first = measure_all(2, options, out, jobs=1)
     both = measure_all(4, options, out, jobs=1)
@@ -107,6 +116,14 @@ def test_a_run_goes_on_where_another_ended(tmp_path: Path, monkeypatch: pytest.M
     assert both[: len(first)] == first
     assert read_results(out) == both
     assert len(both) == 8
+    # What the file does not hold of the same examples, and other examples.
+    more = measure_all(2, replace(options, back_ends=BACK_ENDS), out, jobs=1)
+    assert measured[4:] == [0, 1]
+    assert len({r.key for r in more}) == len(more) == 2 * 2 * len(BACK_ENDS)
+    other = measure_all(2, replace(options, first=DEVELOPMENT), out, jobs=1)
+    assert measured[6:] == [0, 1]
+    assert {r.number for r in other} == {DEVELOPMENT, DEVELOPMENT + 1}
+    assert len({r.key for r in read_results(out)}) == len(read_results(out))
 
 
 def test_psnr_is_that_of_the_mean_error_of_each_picture() -> None:
