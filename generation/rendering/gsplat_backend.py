@@ -128,6 +128,10 @@ def start_trial() -> Future[bool]:
     return outcome
 
 
+_COMPILING_LIMIT_S = 1800.0
+"""How long to wait for another process that compiles gsplat, which takes minutes on few cores."""
+
+
 def _try_one() -> bool:
     """Returns an outcome after any error: `is_usable` would wait without end for a missing one."""
     if not torch.cuda.is_available() or find_spec("gsplat") is None:
@@ -137,7 +141,7 @@ def _try_one() -> bool:
     one = GaussianCloud(zeros, zeros - 4, rotation, zeros[:, 0], zeros)
     try:
         # Its first import deletes what another process is compiling at the same moment.
-        with FileLock(_build_root() / "gsplat.lock"):
+        with FileLock(_build_root() / "gsplat.lock", timeout=_COMPILING_LIMIT_S):
             rasterize(place(one), [validator_camera(0, size=16)])
     except BaseException as error:  # The compiler, the loader and the driver each raise their own.
         logger.warning(

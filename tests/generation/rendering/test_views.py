@@ -115,7 +115,6 @@ def test_a_compiler_that_exits_ends_the_wait_for_gsplat(
         gsplat_backend.start_trial.cache_clear()
 
 
-@pytest.mark.cuda
 def test_one_process_after_another_compiles_gsplat(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -142,6 +141,23 @@ def test_one_process_after_another_compiles_gsplat(
         pass  # It is free again.
 
 
+def test_the_wait_for_a_process_that_compiles_gsplat_has_an_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: list[str]
+) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gsplat_backend, "find_spec", lambda name: name)
+    monkeypatch.setattr(gsplat_backend, "_COMPILING_LIMIT_S", 0.1)
+    gsplat_backend.start_trial.cache_clear()
+    try:
+        with FileLock(tmp_path / "gsplat.lock", is_singleton=False):
+            assert not is_usable()
+    finally:
+        gsplat_backend.start_trial.cache_clear()
+    assert "gsplat.lock" in log[0]
+
+
+@pytest.mark.cuda
 @pytest.mark.skipif(not is_usable(), reason="needs gsplat")
 def test_gsplat_agrees_with_the_cpu() -> None:
     cloud = sphere(20_000)
