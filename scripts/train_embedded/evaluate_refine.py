@@ -53,7 +53,7 @@ class Figures:
         known: PSNR of the picture that the cloud was made from, through its true camera.
         views: Mean PSNR of the validator's 16 views.
         iou: Intersection over union of the solids, framed as clouds are.
-        score: Of the local scorer, which is told colour and object.
+        score: Of the local scorer, which gets colour and object.
     """
 
     known: float

@@ -162,7 +162,7 @@ def _surface(lattice: _Lattice, centres: Tensor, generator: torch.Generator) -> 
 
 
 def _evenly(points: Tensor, most: int) -> Tensor:
-    """At most so many of the points (M, 3), of which many lie close together, evenly spread."""
+    """At most `most` of the points (M, 3), evenly spread: many of them lie close together."""
     per_side = _CELLS * math.sqrt(most / _cells(points, _CELLS)[0])
     while True:
         count, cell = _cells(points, per_side)

@@ -125,7 +125,7 @@ class TrainedGaussians:
             index = torch.arange(MIN_GAUSSIANS, device=kept.device) % count
             copies = torch.bincount(index, minlength=count)[index]
             own = {name: x[index] for name, x in own.items()}
-            # Together, copies hold back as much light as the one that they stand for.
+            # Together, copies hold back as much light as the one that they replace.
             through = (1 - own["opacities"].sigmoid()) ** (1 / copies)
             own["opacities"] = (1 - through).clamp(1e-4, 1 - 1e-4).logit()
         low, high = torch.aminmax(own["means"], dim=0)

@@ -25,7 +25,7 @@ back."""
 def annealing(progress: float) -> float:
     """How far noise and rates have come, 0..1: to `ANNEALED` by the end of the middle phase.
 
-    The late phase may be cut off anywhere. What was done by then must not have been left at much
+    The late phase may be cut off anywhere. What was done until then must not have been left at much
     noise and large steps, so it gets only the rest of the way, at three eighths of the pace.
 
     Args:

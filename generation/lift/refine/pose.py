@@ -49,7 +49,7 @@ class Lens:
     def draw(self, cloud: DeviceCloud, view: Tensor) -> Tensor:
         """Renders (size, size, 4): colours premultiplied by coverage, and coverage.
 
-        The blur that a validator's pictures have is as wide on the object here, whatever the size.
+        The blur that a validator's pictures have is as wide on the object here, at any size.
 
         Args:
             cloud: In the frame of finished clouds.

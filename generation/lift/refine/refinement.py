@@ -73,7 +73,7 @@ class Refinement:
     What is fitted has few parameters, because one picture says little of the other sides: the
     camera; a smooth displacement on a coarse lattice; tone and light of all colours together; and
     in the end the colours of what the picture shows. Between the first two, Gaussians outside the
-    silhouette move to its edge, or go: whatever the other sides look like, nothing can be there.
+    silhouette move to its edge, or go: however the other sides look, nothing can be there.
 
     Args:
         start: A finished cloud, in the subnet's frame.
