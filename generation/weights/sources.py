@@ -215,7 +215,8 @@ ZERO123 = HubModel(
     repo="ashawkey/zero123-xl-diffusers",
     # The repository also holds code, which is not needed: the classes are our own.
     files=(
-        "clip_camera_projection/*.safetensors",
+        # Conversions have it in either of two formats.
+        "clip_camera_projection/diffusion_pytorch_model.*",
         "image_encoder/config.json",
         "image_encoder/model.safetensors",
         "scheduler/scheduler_config.json",
