@@ -22,6 +22,14 @@ from miner.engines.link import LinkLost
 _COUNT = struct.Struct("!I")
 _SIZE = struct.Struct("!Q")
 
+_KEEP_ALIVE = {
+    "TCP_KEEPIDLE": 20,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 50_000,
+}
+"""The other end's machine is lost after 50 s without a sign: a call may wait for longer."""
+
 
 class Calls:
     """Calls the methods of an object that the other end serves. Used from one event loop.
@@ -130,6 +138,10 @@ class _Line:
     ) -> None:
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _KEEP_ALIVE.items():
+                if hasattr(socket, name):
+                    connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._on_value = on_value
@@ -185,13 +197,13 @@ def _send(connection: socket.socket, value: Any) -> None:
 
 
 def _receive(connection: socket.socket) -> Any:
-    (count,) = _COUNT.unpack(exactly(connection, _COUNT.size))
-    sizes = [_SIZE.unpack(exactly(connection, _SIZE.size))[0] for _ in range(count)]
-    head, *buffers = [exactly(connection, size) for size in sizes]
+    (count,) = _COUNT.unpack(_exactly(connection, _COUNT.size))
+    sizes = [_SIZE.unpack(_exactly(connection, _SIZE.size))[0] for _ in range(count)]
+    head, *buffers = [_exactly(connection, size) for size in sizes]
     return pickle.loads(head, buffers=buffers)
 
 
-def exactly(connection: socket.socket, size: int) -> memoryview:
+def _exactly(connection: socket.socket, size: int) -> memoryview:
     """Receives as many bytes.
 
     Raises:

@@ -6,22 +6,20 @@ an object takes less time than through Ray's object store. It outlives Ray's own
 """
 
 import asyncio
-import contextlib
-import hmac
 import itertools
 import os
-import secrets
+import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from generation.settings import GenerationSettings
-from miner.engines.calls import Answering, Calls, exactly
+from miner.engines.calls import Answering, Calls
+from miner.engines.handshake import accept, connect, family_of, new_secret
 from miner.engines.host import ORPHANED_S, EngineHost
 from miner.engines.joining import Identity
 from miner.engines.link import Link, LinkLost
@@ -38,8 +36,6 @@ PLACED_S = 60.0
 
 ANSWER_LIMIT_S = 30.0
 END_LIMIT_S = 5.0
-CONNECT_LIMIT_S = 10.0
-SECRET_BYTES = 32
 LOG_LEVEL = "INFO"
 
 
@@ -50,7 +46,7 @@ class EngineActor(EngineHost):
         """Listens for the front; returns where.
 
         Args:
-            secret: What the front says first.
+            secret: What front and engine recognise each other by.
             gpu: Whether the engine runs on one; it takes its share of the cores then.
         """
         import ray
@@ -58,10 +54,8 @@ class EngineActor(EngineHost):
         os.environ["OMP_NUM_THREADS"] = str(_share_of_cores()) if gpu else "1"
         self.send_log(LOG_LEVEL)
         address = ray.util.get_node_ip_address()
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        listener = socket.create_server((address, 0), family=family)
-        loop = asyncio.get_running_loop()
-        threading.Thread(target=self._wait, args=(listener, secret, loop), daemon=True).start()
+        listener = socket.create_server((address, 0), family=family_of(address))
+        self._serving = asyncio.create_task(self._serve(listener, secret))
         return Placed(
             socket.gethostname(),
             ray.get_runtime_context().get_node_id(),
@@ -69,17 +63,12 @@ class EngineActor(EngineHost):
             (address, listener.getsockname()[1]),
         )
 
-    def _wait(
-        self, listener: socket.socket, secret: bytes, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        connection = _of_front(listener, secret)
+    async def _serve(self, listener: socket.socket, secret: bytes) -> None:
+        connection = await accept(listener, secret, ORPHANED_S)
         if connection is None:
             self._leave()
         else:
-            loop.call_soon_threadsafe(self._serve, connection)
-
-    def _serve(self, connection: socket.socket) -> None:
-        self._answering = Answering(connection, self, self._leave)
+            Answering(connection, self, self._leave)
 
 
 class RayLink:
@@ -190,25 +179,23 @@ class RayProcess:
             await self.open()
             calls = self._calls
             assert calls is not None
-            process, secret = next(self._numbers), secrets.token_bytes(SECRET_BYTES)
+            process, secret = next(self._numbers), new_secret()
             try:
-                placed = await calls.call("place", process, actor, gpu, secret, PLACED_S)
+                async with asyncio.timeout(PLACED_S + ANSWER_LIMIT_S):
+                    placed = await calls.call("place", process, actor, gpu, secret, PLACED_S)
+                if isinstance(placed, SetupFault):
+                    raise SetupError(f"engine {number}: {placed.problem}", fix=placed.fix)
+                connection = await _connected(number, placed, secret)
             except LinkLost as error:
                 raise SetupError(f"engine {number} was not placed: {error}", fix=_LOGS) from error
+            except TimeoutError:
+                calls.post("end", process)
+                raise SetupError(
+                    f"engine {number} was not placed: Ray's process does not answer", fix=_LOGS
+                ) from None
             except BaseException:
                 calls.post("end", process)
                 raise
-            if isinstance(placed, SetupFault):
-                raise SetupError(f"engine {number}: {placed.problem}", fix=placed.fix)
-            connection = await asyncio.to_thread(_connect, placed, secret)
-            if connection is None:
-                calls.post("end", process)
-                host, port = placed.address
-                raise SetupError(
-                    f"engine {number} cannot be reached at {host}:{port}",
-                    fix="let the firewall of that machine take connections from this one, "
-                    "on all ports (docs/many-gpus.md)",
-                )
             there = self._engine_calls[process] = Calls(connection, "its process")
 
             def end() -> None:
@@ -222,7 +209,7 @@ class RayProcess:
     def _kill(self) -> None:
         """Ends it at once: Ray's library would try for long to end a Ray that does not answer."""
         if self._process is not None:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # With what Ray started, its agents too.
         self.close()
 
     def close(self) -> None:
@@ -239,7 +226,7 @@ class RayProcess:
             try:
                 self._process.wait(END_LIMIT_S)
             except subprocess.TimeoutExpired:
-                self._process.kill()
+                os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
             self._process = None
 
@@ -286,34 +273,19 @@ def _start_process() -> tuple["subprocess.Popen[bytes]", socket.socket]:
     return process, here
 
 
-_LOGS = "see the newest logs in /tmp/ray/session_latest/logs"
-
-
-def _of_front(listener: socket.socket, secret: bytes) -> socket.socket | None:
-    """Waits for the connection that knows the secret; nothing else is read from any."""
-    listener.settimeout(ORPHANED_S)
-    with listener:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except TimeoutError:
-                return None
-            connection.settimeout(CONNECT_LIMIT_S)
-            with contextlib.suppress(OSError, EOFError):
-                if hmac.compare_digest(exactly(connection, len(secret)), secret):
-                    connection.settimeout(None)
-                    return connection
-            connection.close()
-
-
-def _connect(placed: Placed, secret: bytes) -> socket.socket | None:
+async def _connected(number: int, placed: Placed, secret: bytes) -> socket.socket:
     try:
-        connection = socket.create_connection(placed.address, CONNECT_LIMIT_S)
-        connection.sendall(secret)
-    except OSError:
-        return None
-    connection.settimeout(None)
-    return connection
+        return await connect(placed.address, secret)
+    except OSError as error:
+        host, port = placed.address
+        raise SetupError(
+            f"engine {number} cannot be reached at {host}:{port}: {error.strerror or error}",
+            fix="let the firewall of that machine take connections from this one, on all ports "
+            "(docs/many-gpus.md)",
+        ) from error
+
+
+_LOGS = "see the newest logs in /tmp/ray/session_latest/logs"
 
 
 def _share_of_cores() -> int:

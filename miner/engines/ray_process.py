@@ -20,6 +20,7 @@ from miner.engines.ray_cluster import (
     open_cluster,
 )
 from miner.engines.wire import Placed, SetupFault
+from miner.logs import configure_logs
 from miner.settings.engines import EnginesSettings
 from protocol.errors import SetupError
 
@@ -59,7 +60,7 @@ class Placer:
             number: Of the process, never given before.
             actor: What runs there: module:class.
             gpu: Whether it takes a GPU; a core if not.
-            secret: What the front will say first.
+            secret: What front and engine recognise each other by.
             limit_s: Within how many seconds there has to be room for it.
         """
         import ray
@@ -115,15 +116,15 @@ class Placer:
 
 async def _serve(connection: socket.socket) -> None:
     over = asyncio.Event()
-    answering = Answering(connection, Placer(), over.set)
+    Answering(connection, Placer(), over.set)
     await over.wait()
-    del answering
     if "ray" in sys.modules:
         close_cluster()
 
 
 def main() -> None:
     """Serves a `Placer` on the connection whose number is the argument, until it is closed."""
+    configure_logs("WARNING")  # Without the values of variables: secrets are among them.
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

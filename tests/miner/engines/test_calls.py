@@ -1,10 +1,8 @@
-"""Calls to an object over a connection, and who may make them."""
+"""Calls to an object over a connection."""
 
 import asyncio
-import contextlib
 import socket
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,9 +10,8 @@ from numpy.typing import NDArray
 
 from miner.engines.calls import Answering, Calls
 from miner.engines.link import LinkLost
-from miner.engines.ray_engine import _of_front
+from miner.engines.ray_engine import _start_process
 from miner.engines.ray_process import Placer
-from tests.support.waiting import until
 
 
 class Target:
@@ -51,12 +48,6 @@ class Pair:
 @pytest.fixture
 async def pair() -> Pair:
     return Pair()
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener
 
 
 async def test_arrays_arrive_in_memory_that_can_be_written(pair: Pair) -> None:
@@ -105,27 +96,35 @@ async def test_a_value_that_cannot_be_sent_ends_the_connection(pair: Pair) -> No
         await pair.caller.call("give_what_cannot_be_sent")
 
 
-async def test_only_the_front_that_knows_the_secret_is_served(listener: socket.socket) -> None:
-    secret = b"s" * 32
-    address = listener.getsockname()
-    waiting = asyncio.create_task(asyncio.to_thread(_of_front, listener, secret))
-    with (
-        socket.create_connection(address) as stranger,
-        socket.create_connection(address) as short,
-        socket.create_connection(address) as front,
-    ):
-        stranger.sendall(b"x" * 32 + b"a call")
-        short.sendall(secret[:16])
-        short.shutdown(socket.SHUT_WR)
-        front.sendall(secret)
-        served = await waiting
-        assert served is not None
-        with served:
-            assert served.getpeername() == front.getsockname()
-        stranger.settimeout(10.0)
-        with contextlib.suppress(ConnectionError):
-            assert stranger.recv(1) == b""
-    await until(lambda: listener.fileno() == -1)
+async def test_the_loss_of_the_other_machine_ends_a_connection_that_is_silent() -> None:
+    """A call to load networks waits without a limit of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        here = socket.create_connection(listener.getsockname())
+        there, _ = listener.accept()
+    caller = Calls(here, "its process")
+    assert here.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    silent_s = here.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) + here.getsockopt(
+        socket.IPPROTO_TCP, socket.TCP_KEEPINTVL
+    ) * here.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT)
+    assert silent_s == 50
+    assert here.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 50_000
+    there.close()
+    with pytest.raises(LinkLost):
+        await caller.call("load")
+
+
+async def test_what_fails_in_rays_process_shows_no_secret_in_the_log(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    process, here = _start_process()
+    caller = Calls(here, "its process")
+    with pytest.raises(LinkLost, match="No module named 'no_such_module'"):
+        await caller.call("place", 0, "no_such_module:Actor", False, b"a secret", 1.0)
+    caller.hang_up()
+    await asyncio.to_thread(process.wait)
+    log = capfd.readouterr().err
+    assert "the call place failed" in log
+    assert "a secret" not in log
 
 
 def test_no_two_engines_of_a_machine_get_one_core() -> None:
