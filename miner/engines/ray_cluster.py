@@ -18,6 +18,8 @@ OBJECT_STORE_BYTES = 80 * 2**20
 
 CONNECT_LIMIT_S = 5.0
 
+LOGS = "/tmp/ray/session_latest/logs"
+
 INSTALL = "make install EXTRAS=gpu,score,ray"
 
 
@@ -109,17 +111,23 @@ def open_cluster(settings: EnginesSettings, *, cores: int | None = None) -> Reso
         where = settings.address or "this machine"
         raise SetupError(
             f"Ray does not start on {where}: {str(error).splitlines()[0] if str(error) else error}",
-            fix="the miner's machine is part of the cluster: `ray start --head`, or `ray start "
-            "--address=HOST:6379`, first, with the same RAY_AUTH_MODE and token "
-            "(docs/many-gpus.md)"
-            if settings.address is not None
-            else "see the newest logs in /tmp/ray/session_latest/logs",
+            fix=start_fix(settings.address),
         ) from error
     finally:
         if main:
             for number, handler in handlers.items():
                 signal.signal(number, handler)  # Ray has put its own in the place of ours.
     return resources()
+
+
+def start_fix(address: str | None) -> str:
+    """Returns what to do where Ray does not start, or the cluster at an address is not joined."""
+    if address is None:
+        return f"see the newest logs in {LOGS}"
+    return (
+        "the miner's machine is part of the cluster: `ray start --head`, or `ray start "
+        "--address=HOST:6379`, first, with the same RAY_AUTH_MODE and token (docs/many-gpus.md)"
+    )
 
 
 def require_answer(address: str | None) -> None:

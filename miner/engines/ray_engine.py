@@ -23,7 +23,7 @@ from miner.engines.handshake import accept, connect, family_of, new_secret
 from miner.engines.host import ORPHANED_S, EngineHost
 from miner.engines.joining import Identity
 from miner.engines.link import Link, LinkLost
-from miner.engines.ray_cluster import Resources, require_answer, require_ray
+from miner.engines.ray_cluster import LOGS, Resources, require_answer, require_ray, start_fix
 from miner.engines.wire import Message, Order, Placed, SetupFault
 from miner.settings.engines import EnginesSettings
 from protocol.errors import SetupError
@@ -241,6 +241,7 @@ class RayProcess:
 
     async def _start(self) -> Resources:
         require_ray()
+        fix = start_fix(self._engines.address)
         await asyncio.to_thread(require_answer, self._engines.address)
         self._process, here = _start_process()
         self._calls = Calls(here, "Ray's process")
@@ -248,11 +249,9 @@ class RayProcess:
             async with asyncio.timeout(START_LIMIT_S):
                 found = await self._calls.call("open", self._engines, self._cores)
         except LinkLost as error:
-            raise SetupError(f"Ray does not start: {error}", fix=_LOGS) from error
+            raise SetupError(f"Ray does not start: {error}", fix=fix) from error
         except TimeoutError:
-            raise SetupError(
-                f"Ray does not start within {START_LIMIT_S:.0f} s", fix=_LOGS
-            ) from None
+            raise SetupError(f"Ray does not start within {START_LIMIT_S:.0f} s", fix=fix) from None
         if isinstance(found, SetupFault):
             raise found.error()
         answer: Resources = found
@@ -285,7 +284,7 @@ async def _connected(number: int, placed: Placed, secret: bytes) -> socket.socke
         ) from error
 
 
-_LOGS = "see the newest logs in /tmp/ray/session_latest/logs"
+_LOGS = f"see the newest logs in {LOGS}"
 
 
 def _share_of_cores() -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from miner.engines.calls import Answering
 from miner.engines.ray_cluster import (
+    LOGS,
     Resources,
     answers,
     close_cluster,
@@ -26,8 +27,6 @@ from protocol.errors import SetupError
 
 AT_ONCE = 1000
 """Calls that an actor answers at once: more than are made."""
-
-LOGS = "/tmp/ray/session_latest/logs"
 
 
 class Placer:

@@ -77,10 +77,12 @@ async def test_ray_that_does_not_answer_is_a_reason_not_to_start(
     process.close()
 
 
+@pytest.mark.parametrize(("address", "fix"), [(None, "/tmp/ray"), ("auto", "`ray start --head`")])
 async def test_ray_that_ends_while_it_starts_is_a_reason_with_a_fix(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, address: str | None, fix: str
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
+    engines = EnginesSettings(kind="ray", count=1, address=address)
     with pytest.raises(SetupError, match="Ray does not start: Ray's process ended") as refused:
-        await make_engines(EnginesSettings(kind="ray", count=1), preset("embedded"), None)
-    assert "/tmp/ray" in refused.value.fix
+        await make_engines(engines, preset("embedded"), None)
+    assert fix in refused.value.fix
