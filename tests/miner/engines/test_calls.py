@@ -91,7 +91,7 @@ async def test_both_ends_notice_the_end(pair: Pair) -> None:
 
 
 async def test_a_value_that_cannot_be_sent_ends_the_connection(pair: Pair) -> None:
-    """Its call would wait for ever."""
+    """Its call would never end."""
     with pytest.raises(LinkLost):
         await pair.caller.call("give_what_cannot_be_sent")
 

@@ -78,7 +78,9 @@ async def test_an_engine_without_a_front_does_not_wait_longer_than_its_limit() -
             assert await waiting.accepting is None
 
 
-@pytest.mark.parametrize("answer", [b"", b"x" * HALF, SECRET[:HALF]])
+@pytest.mark.parametrize(
+    "answer", [b"", b"x" * HALF, SECRET[:HALF]], ids=["nothing", "another", "what was sent"]
+)
 async def test_the_front_leaves_what_is_not_the_engine(answer: bytes) -> None:
     """It has taken the port of an engine that ended; the front would read objects from it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -91,7 +93,9 @@ async def test_the_front_leaves_what_is_not_the_engine(answer: bytes) -> None:
                 await connecting
 
 
-async def test_the_front_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_front_waits_for_no_silent_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(handshake, "LIMIT_S", 0.2)
     silent = socket.create_server(("127.0.0.1", 0))
     with silent, pytest.raises(TimeoutError, match="no answer within"):

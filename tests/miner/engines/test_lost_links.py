@@ -28,7 +28,7 @@ def broken() -> None:
 
 
 @in_virtual_time
-async def test_runs_end_and_the_front_is_told_also_if_the_process_cannot_be_ended() -> None:
+async def test_runs_end_and_the_front_learns_it_though_the_process_cannot_be_ended() -> None:
     engine = await started(stages=stages_in_time(1.0))
     reasons: list[str] = []
     engine.on_lost = reasons.append

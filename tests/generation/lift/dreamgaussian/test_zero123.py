@@ -179,19 +179,19 @@ def test_a_damaged_projection_is_a_setup_error(
         Zero123.from_pretrained(tmp_path, device=CPU, dtype=torch.float32, scale=5.0)
 
 
-def test_a_view_from_above_is_told_as_a_smaller_angle_from_the_zenith(
+def test_a_view_from_above_has_a_smaller_angle_from_the_zenith(
     guidance: Zero123, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Tensor] = []
+    given: list[Tensor] = []
     project = guidance._projection.forward
 
     def note(context: Tensor) -> Tensor:
-        told.append(context[0, 0, -4:])
+        given.append(context[0, 0, -4:])
         return project(context)
 
     monkeypatch.setattr(guidance._projection, "forward", note)
     gradient(guidance, disc(), azimuth=math.radians(30))
-    assert told[0].tolist() == pytest.approx([-0.2, 0.5, math.sqrt(3) / 2, 0.0])
+    assert given[0].tolist() == pytest.approx([-0.2, 0.5, math.sqrt(3) / 2, 0.0])
 
 
 def test_an_object_is_dreamt_with_it(guidance: Zero123) -> None:
