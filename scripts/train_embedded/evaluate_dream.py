@@ -116,7 +116,7 @@ def measure(
 def dream_of(
     example: Example, guidance: Guidance | None, *, steps: int, seed: int
 ) -> GaussianCloud:
-    """What DreamGaussian makes of a cut-out, with the settings of the preset."""
+    """The cloud of DreamGaussian for a cut-out, with the settings of the preset."""
     own = preset("embedded").dreamgaussian
     known = KnownView.framed(example.cutout, elevation=own.elevation, fov=own.fov)
     dream = Dream(

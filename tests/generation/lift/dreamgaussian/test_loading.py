@@ -65,7 +65,7 @@ def made(
     seed: int | None = 1,
     guidance: Guidance | None = None,
 ) -> Splats:
-    """What the stages make when the object is cut off after so many slices."""
+    """What the stages make when the object is cut off after that number of slices."""
     functions = functions_of(wanted, guidance, CPU)
     context = StepContext(text(seed), wanted.ladder[0])
     value = functions["prepare"](cutout, context)
@@ -100,7 +100,7 @@ class _SmallPainter(Painter):
         return (64, 64, 4)
 
 
-def test_a_seed_makes_the_same_bytes_whatever_else_the_process_draws() -> None:
+def test_a_seed_makes_the_same_bytes_if_the_process_draws_other_numbers_too() -> None:
     wanted = short(seed=7)
     bytes_of = [made(wanted, SHAPES[0], 2, seed).payload.tobytes() for seed in (7, None, 8)]
     torch.manual_seed(99)

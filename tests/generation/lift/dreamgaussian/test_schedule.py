@@ -19,9 +19,7 @@ from tests.generation.lift.dreamgaussian.test_dream import Painter, dream
 
 
 @given(steps=st.integers(min_value=1, max_value=2000), done=st.integers(min_value=0))
-def test_whatever_is_cut_off_was_left_at_little_noise_and_small_steps(
-    steps: int, done: int
-) -> None:
+def test_an_object_is_cut_off_at_little_noise_and_small_steps(steps: int, done: int) -> None:
     """A slice of the late phase need not be taken, and those before it are."""
     share = (done % (steps + 1)) / steps
     if phase_at(share) != "late":
