@@ -1,5 +1,6 @@
 """Holds both rasterisers against the validator's own pictures, and times them."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def run(*, device: str, golden: Path, out: Path | None = None) -> dict[str, Any]
 
     Args:
         device: "cpu" measures the CPU back end alone; "cuda" measures gsplat as well.
-        golden: Folder with axes.ply, axes.npz, discs.ply and discs.npz.
+        golden: Folder with axes.ply.gz, axes.npz, discs.ply.gz and discs.npz.
         out: JSON file to write the same figures to, if any.
 
     Returns:
@@ -56,7 +57,7 @@ def run(*, device: str, golden: Path, out: Path | None = None) -> dict[str, Any]
 
 def golden_psnr(golden: Path, name: str, backend: Backend) -> dict[int, float]:
     """Returns the PSNR, in dB, of each golden view of a scene; infinite for equal pictures."""
-    cloud = ply.decode((golden / f"{name}.ply").read_bytes())
+    cloud = ply.decode(gzip.decompress((golden / f"{name}.ply.gz").read_bytes()))
     with np.load(golden / f"{name}.npz") as reference:
         indices = [int(index) for index in reference["indices"]]
         expected = reference["views"].astype(np.float64)
