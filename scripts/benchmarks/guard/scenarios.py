@@ -103,17 +103,22 @@ def card(name: str, *, scored: bool = False) -> Card:
     return Card(name, _MEDIANS[kind], ladder, stages_of(settings, "triposr"))
 
 
+PICTURE_SECONDS: Mapping[str, float] = {
+    "prompt:new": 0.012,
+    "denoise:512": 0.034,
+    "denoise:384": 0.021,
+    "decode:512": 0.010,
+    "decode:384": 0.006,
+    "cutout:drawn": 0.013,
+    "cutout:drawn:skip_plain": 0.006,
+    "cutout:small": 0.013,
+    "cutout:small:skip_plain": 0.006,
+}
+"""Seconds by cost key from a prompt to a cut-out on an H100."""
+
 _MEDIANS: Mapping[str, Mapping[str, float]] = {
     "gpu80": {
-        "prompt:new": 0.012,
-        "denoise:512": 0.034,
-        "denoise:384": 0.021,
-        "decode:512": 0.010,
-        "decode:384": 0.006,
-        "cutout:drawn": 0.013,
-        "cutout:drawn:skip_plain": 0.006,
-        "cutout:small": 0.013,
-        "cutout:small:skip_plain": 0.006,
+        **PICTURE_SECONDS,
         "lift:triposr": 0.011,
         "splats:triposr:120000": 0.020,
         "splats:triposr:60000": 0.015,

@@ -5,33 +5,22 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from itertools import groupby, pairwise
 
 import pytest
 
 from generation.lift import stages_of
-from generation.plan import Rung, StepEvent
+from generation.plan import StepEvent
 from generation.presets import preset
 from generation.settings import LiftSettings, ScoringSettings
-from miner.request import Caller, Request
-from miner.scheduling.estimates import Estimates
-from miner.scheduling.scheduler import Scheduler
-from protocol.tasks import TextTask
-from scripts.benchmarks.guard.policies import make_scheduler, simulate
-from scripts.benchmarks.guard.scenarios import SCENARIOS, Card, Truth, arrivals
-from scripts.benchmarks.guard.simulation import ENGINE
+from scripts.benchmarks.guard.policies import simulate
+from scripts.benchmarks.guard.scenarios import PICTURE_SECONDS, SCENARIOS, Card, Truth, arrivals
 from tests.support.fakes import Clock
+from tests.support.ladders import gpu_seconds, request, scheduler_of
 
 ASSUMED: Mapping[str, float] = {
-    "prompt:new": 0.012,
-    "denoise:512": 0.034,
-    "denoise:384": 0.021,
-    "decode:512": 0.010,
-    "decode:384": 0.006,
-    "cutout:drawn": 0.013,
-    "cutout:drawn:skip_plain": 0.006,
-    "cutout:small": 0.013,
-    "cutout:small:skip_plain": 0.006,
+    **PICTURE_SECONDS,
     "prepare": 0.002,
     "dream:early": 0.080,
     "dream:middle": 0.085,
@@ -50,21 +39,7 @@ CARD = Card("assumed", ASSUMED, SETTINGS.ladder, stages_of(SETTINGS, "dreamgauss
 NAMES = ["full", "half", "quarter", "draft"]
 
 
-def make(clock: Clock) -> Scheduler:
-    estimates = Estimates(clock)
-    estimates.set_prior(ENGINE, ASSUMED)
-    return make_scheduler(CARD, clock, estimates)  # type: ignore[arg-type]  # Another clock.
-
-
-def request(number: int, allowed_s: float | None = None) -> Request:
-    """Each from a caller of its own, so that nobody's share is the limit."""
-    task = TextTask(id=str(number), prompt="p")
-    return Request(task, Caller(f"caller {number}"), "axon", Clock()(), allowed_s)
-
-
-def gpu_seconds(rung: Rung) -> float:
-    steps = CARD.steps(request(0), rung)
-    return sum(ASSUMED[step.cost_key] for step in steps if step.lane == "gpu")
+make = partial(scheduler_of, CARD)
 
 
 def test_no_slice_is_longer_than_the_time_that_another_request_may_wait_for_it() -> None:
@@ -77,7 +52,7 @@ def test_each_level_halves_the_iterations_and_the_best_fits_a_request() -> None:
     assert [(rung.name, rung.lift_steps) for rung in CARD.ladder] == [
         *(("full", 400), ("half", 200), ("quarter", 100), ("draft", 50))
     ]
-    seconds = [gpu_seconds(rung) for rung in CARD.ladder]
+    seconds = [gpu_seconds(CARD, rung) for rung in CARD.ladder]
     assert 15.0 < seconds[0] < 25.0
     assert all(lower < 0.6 * upper for upper, lower in pairwise(seconds))
 

@@ -5,33 +5,22 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from itertools import groupby
 
 import pytest
 
 from generation.lift import stages_of
-from generation.plan import Rung
 from generation.presets import preset
 from generation.settings import ScoringSettings
-from miner.request import ActiveRequest, Caller, Request
-from miner.scheduling.estimates import Estimates
-from miner.scheduling.scheduler import Scheduler
-from protocol.tasks import TextTask
-from scripts.benchmarks.guard.policies import make_scheduler, simulate
-from scripts.benchmarks.guard.scenarios import SCENARIOS, Card, Truth, arrivals
-from scripts.benchmarks.guard.simulation import ENGINE
+from miner.request import ActiveRequest
+from scripts.benchmarks.guard.policies import simulate
+from scripts.benchmarks.guard.scenarios import PICTURE_SECONDS, SCENARIOS, Card, Truth, arrivals
 from tests.support.fakes import Clock
+from tests.support.ladders import gpu_seconds, request, scheduler_of
 
 COSTS: Mapping[str, float] = {
-    "prompt:new": 0.012,
-    "denoise:512": 0.034,
-    "denoise:384": 0.021,
-    "decode:512": 0.010,
-    "decode:384": 0.006,
-    "cutout:drawn": 0.013,
-    "cutout:drawn:skip_plain": 0.006,
-    "cutout:small": 0.013,
-    "cutout:small:skip_plain": 0.006,
+    **PICTURE_SECONDS,
     "prepare": 0.123,
     "features": 0.047,
     "flow": 0.092,
@@ -56,20 +45,7 @@ CARD = Card("H100", COSTS, SETTINGS.ladder, stages_of(SETTINGS, "triposplat"))
 FULL, HALF, QUARTER, DRAFT = range(4)
 
 
-def make(clock: Clock) -> Scheduler:
-    estimates = Estimates(clock)
-    estimates.set_prior(ENGINE, COSTS)
-    return make_scheduler(CARD, clock, estimates)  # type: ignore[arg-type]  # Another clock.
-
-
-def request(number: int, allowed_s: float | None = None) -> Request:
-    """Each from a caller of its own, so that nobody's share is the limit."""
-    task = TextTask(id=str(number), prompt="p")
-    return Request(task, Caller(f"caller {number}"), "axon", Clock()(), allowed_s)
-
-
-def gpu_seconds(rung: Rung) -> float:
-    return sum(COSTS[step.cost_key] for step in CARD.steps(request(0), rung) if step.lane == "gpu")
+make = partial(scheduler_of, CARD)
 
 
 def test_the_levels_differ_in_their_steps_in_3d_and_each_is_much_quicker_than_the_one_above() -> (
@@ -82,7 +58,7 @@ def test_the_levels_differ_in_their_steps_in_3d_and_each_is_much_quicker_than_th
         Counter(step.stage for step in CARD.steps(request(0), rung))["flow"] for rung in CARD.ladder
     ]
     assert counts == [20, 10, 6, 6]
-    full, half, quarter, draft = map(gpu_seconds, CARD.ladder)
+    full, half, quarter, draft = (gpu_seconds(CARD, rung) for rung in CARD.ladder)
     assert half < 0.6 * full
     assert quarter < 0.7 * half
     assert draft < quarter
@@ -115,7 +91,8 @@ def test_a_queue_goes_down_the_ladder_and_is_dropped_from_only_when_the_lowest_d
     assert running.rung == FULL  # What runs is not made worse.
     assert min(active.rung for active in waiting) >= QUARTER
     # At the lowest level of all, the lane's seconds end within what delivery and margins take.
-    lowest = gpu_seconds(CARD.ladder[FULL]) + (len(waiting) + 1) * gpu_seconds(CARD.ladder[DRAFT])
+    full, draft = (gpu_seconds(CARD, CARD.ladder[rung]) for rung in (FULL, DRAFT))
+    lowest = full + (len(waiting) + 1) * draft
     assert 27.0 < lowest < 30.0
 
 
