@@ -23,7 +23,7 @@ from miner.engines.handshake import accept, connect, family_of, new_secret
 from miner.engines.host import ORPHANED_S, EngineHost
 from miner.engines.joining import Identity
 from miner.engines.link import Link, LinkLost
-from miner.engines.ray_cluster import LOGS, Resources, require_answer, require_ray, start_fix
+from miner.engines.ray_cluster import LOGS, Resources, start_fix
 from miner.engines.wire import Message, Order, Placed, SetupFault
 from miner.settings.engines import EnginesSettings
 from protocol.errors import SetupError
@@ -240,9 +240,7 @@ class RayProcess:
             return False
 
     async def _start(self) -> Resources:
-        require_ray()
         fix = start_fix(self._engines.address)
-        await asyncio.to_thread(require_answer, self._engines.address)
         self._process, here = _start_process()
         self._calls = Calls(here, "Ray's process")
         try:
