@@ -3,7 +3,8 @@
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import inf, isfinite
+from math import inf
+from sys import float_info
 from typing import Any
 
 from miner.score.earnings import Earnings
@@ -321,8 +322,9 @@ def plain(value: Any, depth: int = 0) -> Any:
     match value:
         case str():
             return printable(value)
-        case float():
-            return value if isfinite(value) else None
+        case int() | float():
+            # An integer may be larger than any float, and cannot be written with decimals then.
+            return value if -float_info.max <= value <= float_info.max else None
         case dict() | list() if depth == _DEEPEST:
             return "..."
         case dict():

@@ -87,6 +87,19 @@ def test_a_field_may_hold_anything(data: st.DataObject) -> None:
     )
 
 
+@pytest.mark.parametrize("number", [10**400, -(10**400)], ids=["large", "negative"])
+def test_any_number_may_be_larger_than_a_float(number: int) -> None:
+    for event in EVENTS:
+        for name, value in event.items():
+            if type(value) in (int, float):
+                report = ScoreReport()
+                report.read(json.dumps(event | {name: number}))
+                assert fits(report)
+                assert "</html>" in render_html(
+                    report, state="ready", process="", alerts=[], now=0.0
+                )
+
+
 @settings(max_examples=SEEDS)
 @given(st.lists(st.binary() | st.text().map(lambda text: text.encode(errors="replace"))))
 def test_a_file_may_hold_anything(tmp_path_factory: Any, parts: list[bytes]) -> None:
