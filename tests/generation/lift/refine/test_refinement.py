@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from generation.lift.refine import Refinement
 from generation.lift.refine.pose import ELEVATION, LOG_DISTANCE, Lens, view_of
-from generation.lift.refine.refinement import judging_blocks
+from generation.lift.refine.refinement import WORST_SILHOUETTE, judging_blocks
 from generation.packing import LARGEST_SIDE, GaussianTensors
 from generation.rendering.device_cloud import DeviceCloud
 from generation.scoring.validity import MIN_GAUSSIANS, check
@@ -184,11 +184,20 @@ def test_cuda_refines_as_the_cpu_does(picture: NDArray[np.uint8], refined: Refin
 @pytest.mark.parametrize("done", [5, 10])
 def test_an_object_that_lies_between_the_judging_blocks_stays_as_it_is(done: int) -> None:
     """Its picture and its cloud leave nothing there, and no error to compare."""
+    row, column = np.indices((512, 512))
+    stick = (abs(row + column - 608) < 6) & (abs(row - column) < 400)
+    assert not judging_blocks(512)[torch.from_numpy(stick)].any()
     rgba = np.zeros((512, 512, 4), dtype=np.uint8)
-    rgba[300:306, 40:472] = (200, 30, 30, 255)
+    rgba[stick] = (200, 30, 30, 255)
     start = ellipsoid((1.0, 0.007, 0.007), count=8_000)
-    start = replace(start, log_scales=torch.full_like(start.log_scales, -7.0))
+    along = start.positions[:, :1]
+    start = replace(
+        start,
+        positions=start.positions + along * torch.tensor([0.0, 1.0, 0.0]),
+        log_scales=torch.full_like(start.log_scales, -7.0),
+    )
     refinement = Refinement(start, rgba, steps=10, size=64, spread=3.0)
     refinement.run(done)
+    assert refinement.silhouette < WORST_SILHOUETTE
     assert refinement.result() is refinement.start
     assert refinement.gain == 0
