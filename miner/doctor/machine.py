@@ -38,7 +38,7 @@ from protocol.errors import SetupError
 PACKAGE = "splat-miner"
 PYTHONS = ((3, 11), (3, 12))
 GB = 1_000_000_000
-TAKEN_GB = {"gpu16": 15.7, "gpu24": 20.8, "gpu80": 20.8}
+TAKEN_GB = {"gpu16": 15.7, "gpu24": 20.8, "gpu80": 20.8, "gpu24-splat": 23.3}
 """GPU memory in use after serving, CUDA's own included, as docs/performance.md has it."""
 
 RESIDENT_BYTES = {
