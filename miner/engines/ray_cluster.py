@@ -1,5 +1,6 @@
 """The Ray cluster: started on this machine for the time of the miner, or joined."""
 
+import contextlib
 import logging
 import os
 import secrets
@@ -9,6 +10,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from miner.settings.engines import EnginesSettings
 from protocol.errors import SetupError
@@ -19,6 +21,9 @@ OBJECT_STORE_BYTES = 80 * 2**20
 CONNECT_LIMIT_S = 5.0
 
 LOGS = "/tmp/ray/session_latest/logs"
+
+JOINED = Path("/tmp/ray/ray_current_cluster")
+"""Written by `ray start`, and left there when its cluster has ended without `ray stop`."""
 
 INSTALL = "make install EXTRAS=gpu,score,ray"
 
@@ -136,7 +141,9 @@ def require_answer(address: str | None) -> None:
     Raises:
         SetupError: Nothing does.
     """
-    if address is None or address == "auto":
+    if address == "auto":
+        address = _last_joined()
+    if address is None:
         return
     try:
         _connect(address)
@@ -145,6 +152,15 @@ def require_answer(address: str | None) -> None:
             f"no Ray cluster answers at {address}: {error.strerror or error}",
             fix="`ray start --head` on that machine; `ray status` there shows whether it runs",
         ) from error
+
+
+def _last_joined() -> str | None:
+    """The address that Ray takes for "auto": where `ray start` of this machine joined last."""
+    with contextlib.suppress(OSError):  # There is none, and Ray says so at once.
+        address = os.environ.get("RAY_ADDRESS") or JOINED.read_text(encoding="utf-8").strip()
+        if address.rpartition(":")[2].isdecimal():
+            return address
+    return None
 
 
 def answers(address: str) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from generation.presets import preset
+from miner.engines import ray_cluster
 from miner.engines.local import LocalEngine
 from miner.engines.making import make_engines
 from miner.settings.engines import MOST_ENGINES, EnginesSettings
@@ -91,3 +92,20 @@ async def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
     settings = EnginesSettings(kind="ray", address=f"127.0.0.1:{free_port()}")
     with pytest.raises(SetupError, match=r"no Ray cluster answers at 127\.0\.0\.1:"):
         await make_engines(settings, preset("embedded"), None)
+
+
+@pytest.mark.parametrize("known_from", ["file", "environment"])
+def test_a_cluster_that_has_ended_is_refused_at_once(
+    known_from: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = f"127.0.0.1:{free_port()}"
+    joined = tmp_path / "joined"
+    monkeypatch.setattr(ray_cluster, "JOINED", joined)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray_cluster.require_answer("auto")
+    if known_from == "file":
+        joined.write_text(f"{ended}\n")
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", ended)
+    with pytest.raises(SetupError, match=rf"no Ray cluster answers at {ended}"):
+        ray_cluster.require_answer("auto")
