@@ -44,7 +44,7 @@ class Calls:
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._lost = ""
-        self._line = _Line(connection, self._take, self._end)
+        self._channel = _Channel(connection, self._take, self._end)
 
     async def call(self, method: str, *values: Any) -> Any:
         """Calls a method; its coroutine runs beside those of other calls.
@@ -56,7 +56,7 @@ class Calls:
             raise LinkLost(self._lost)
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
-        self._line.put((number, method, values))
+        self._channel.put((number, method, values))
         try:
             return await answer
         finally:
@@ -64,11 +64,11 @@ class Calls:
 
     def post(self, method: str, *values: Any) -> None:
         """Calls a method, and does not wait for it."""
-        self._line.put((None, method, values))
+        self._channel.put((None, method, values))
 
     def hang_up(self) -> None:
         """Closes the connection; calls that wait raise LinkLost. Callable from any thread."""
-        self._line.close()
+        self._channel.close()
 
     def _take(self, value: tuple[int, Any, str]) -> None:
         number, result, error = value
@@ -89,7 +89,7 @@ class Calls:
                 answer.set_exception(LinkLost(self._lost))
 
 
-class Answering:
+class CallServer:
     """Serves the coroutine methods of an object to the `Calls` at the other end.
 
     Args:
@@ -103,7 +103,7 @@ class Answering:
     ) -> None:
         self._target = target
         self._running: set[asyncio.Task[None]] = set()
-        self._line = _Line(connection, self._take, lambda reason: on_end())
+        self._channel = _Channel(connection, self._take, lambda reason: on_end())
 
     def _take(self, value: tuple[int | None, str, tuple[Any, ...]]) -> None:
         task = asyncio.get_running_loop().create_task(self._answer(*value))
@@ -118,10 +118,10 @@ class Answering:
             error = f"{type(raised).__name__}: {raised}".splitlines()[0]
             logger.opt(exception=raised).error("the call {} failed", method)
         if number is not None:
-            self._line.put((number, result, error))
+            self._channel.put((number, result, error))
 
 
-class _Line:
+class _Channel:
     """Sends and receives values in threads of its own, so that neither holds the event loop.
 
     Args:

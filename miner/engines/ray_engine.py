@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generation.settings import GenerationSettings
-from miner.engines.calls import Answering, Calls
+from miner.engines.calls import Calls, CallServer
 from miner.engines.handshake import accept, connect, family_of, new_secret
 from miner.engines.host import ORPHANED_S, EngineHost
 from miner.engines.joining import Identity
@@ -68,7 +68,7 @@ class EngineActor(EngineHost):
         if connection is None:
             self._leave()
         else:
-            Answering(connection, self, self._leave)
+            CallServer(connection, self, self._leave)
 
 
 class RayLink:

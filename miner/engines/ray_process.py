@@ -11,7 +11,7 @@ import socket
 import sys
 from typing import Any
 
-from miner.engines.calls import Answering
+from miner.engines.calls import CallServer
 from miner.engines.ray_cluster import (
     LOGS,
     Resources,
@@ -115,7 +115,7 @@ class Placer:
 
 async def _serve(connection: socket.socket) -> None:
     over = asyncio.Event()
-    Answering(connection, Placer(), over.set)
+    CallServer(connection, Placer(), over.set)
     await over.wait()
     if "ray" in sys.modules:
         close_cluster()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from miner.engines.calls import Answering, Calls
+from miner.engines.calls import Calls, CallServer
 from miner.engines.link import LinkLost
 from miner.engines.ray_engine import _start_process
 from miner.engines.ray_process import Placer
@@ -41,7 +41,7 @@ class Pair:
         here, there = socket.socketpair()
         self.target = Target()
         self.ended = asyncio.Event()
-        self.answering = Answering(there, self.target, self.ended.set)
+        self.server = CallServer(there, self.target, self.ended.set)
         self.caller = Calls(here, "its process")
 
 
