@@ -153,8 +153,9 @@ class DreamGaussianSettings(Frozen):
     (docs/weights.md): zero123 was trained from weights under it."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number format of the guidance; Gaussians are always float32."""
-    scale: Annotated[float, Field(ge=0.0, le=100.0)] = 5.0
-    """Guidance scale: how strongly the picture rules what the guidance wants."""
+    scale: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
+    """Guidance scale: how strongly the picture rules what the guidance wants; 5 for zero123 and 1
+    for the denoiser if not given."""
     steps: LiftSteps = 150
     """Optimisation steps at the best level. The last two fifths add detail; they are left out where
     time runs short."""
@@ -169,10 +170,25 @@ class DreamGaussianSettings(Frozen):
     """Most Gaussians in a cloud; fewer than 7,000 score 0."""
     elevation: Annotated[float, Field(ge=-60.0, le=60.0)] = 0.0
     """How far above the horizon the picture is assumed to be taken from, in degrees."""
-    fov: Annotated[float, Field(ge=10.0, le=90.0)] = 49.1
-    """Field of view of pictures and views in degrees; 49.1 is that of zero123."""
+    fov: Annotated[float, Field(ge=10.0, le=90.0)] | None = None
+    """Field of view of pictures and views in degrees; what the guidance was trained with if not
+    given: 31.4 for the denoiser, and 49.1."""
     seed: Seed = 0
     """Seed of all random numbers when a task brings none."""
+
+    @property
+    def guidance_scale(self) -> float:
+        """`scale`, or that of the guidance."""
+        if self.scale is not None:
+            return self.scale
+        return 5.0 if self.guidance == "zero123" else 1.0
+
+    @property
+    def field_of_view(self) -> float:
+        """`fov`, or that of the guidance, in degrees."""
+        if self.fov is not None:
+            return self.fov
+        return 31.4 if self.guidance == "denoiser" else 49.1
 
 
 class SplatSettings(Frozen):

@@ -134,20 +134,23 @@ def locate_models(
     store = ModelStore(models_dir or default_models_dir())
     fetch = fetch_command(settings, models_dir)
 
-    def path(model: ModelSource | None) -> Path:
+    def path(setting: str, model: ModelSource | None) -> Path:
         if model is None:
             raise SetupError(
-                f"preset {settings.name} names no weights for one of its models",
-                fix="give the preset a source for every model, or for none",
+                f"--{setting} is null, but other models of preset {settings.name} have sources",
+                fix=f"use a preset for GPUs (--preset gpu24) and leave --{setting} out, which "
+                "takes the preset's own source",
             )
         folder = store.folder(model)
         return folder / model.file if isinstance(model, ReleaseModel) else folder
 
     # First: nothing is to be downloaded for settings that cannot be loaded.
     paths = ModelPaths(
-        text_to_image=path(settings.text_to_image.model),
-        cutout=path(settings.cutout.model),
-        lift=path(settings.lift_model) if settings.lift_downloads else shipped,
+        text_to_image=path("text_to_image.model", settings.text_to_image.model),
+        cutout=path("cutout.model", settings.cutout.model),
+        lift=path(f"{settings.lift.backend}.model", settings.lift_model)
+        if settings.lift_downloads
+        else shipped,
     )
     for model in settings.models:
         if not (image_only and model == settings.text_to_image.model):

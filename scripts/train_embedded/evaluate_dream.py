@@ -118,7 +118,7 @@ def dream_of(
 ) -> GaussianCloud:
     """The cloud of DreamGaussian for a cut-out, with the settings of the preset."""
     own = preset("embedded").dreamgaussian
-    known = KnownView.framed(example.cutout, elevation=own.elevation, fov=own.fov)
+    known = KnownView.framed(example.cutout, elevation=own.elevation, fov=own.field_of_view)
     dream = Dream(
         known,
         guidance,
@@ -141,7 +141,7 @@ def _loaded(models: Path) -> tuple[Networks, ViewDenoiser]:
         models / export.DREAMGAUSSIAN,
         device=torch.device("cpu"),
         dtype=torch.float32,
-        scale=own.scale,
+        scale=own.guidance_scale,
     )
     return networks, guidance
 

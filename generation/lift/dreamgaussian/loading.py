@@ -44,7 +44,7 @@ def load_guidance(
     folder = locate_models(settings, models_dir, image_only=True).lift
     if own.guidance == "none":
         return None
-    how = {"device": device, "dtype": getattr(torch, own.dtype), "scale": own.scale}
+    how = {"device": device, "dtype": getattr(torch, own.dtype), "scale": own.guidance_scale}
     if own.guidance == "denoiser":
         return ViewDenoiser.from_pretrained(folder, **how)
     guidance = Zero123.from_pretrained(folder, **how)
@@ -76,7 +76,7 @@ def functions_of(
         )
 
     def prepare(cutout: Cutout, context: StepContext) -> KnownView:
-        known = KnownView.framed(cutout.rgba, elevation=own.elevation, fov=own.fov)
+        known = KnownView.framed(cutout.rgba, elevation=own.elevation, fov=own.field_of_view)
         # Here and not in the first slice: there the GPU would wait for it.
         for size in own.sizes:
             known.target(size)

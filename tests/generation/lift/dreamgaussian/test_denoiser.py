@@ -168,8 +168,19 @@ def test_the_shipped_one_is_small_and_knows_the_presets_camera() -> None:
     shipped = EMBEDDED / "dreamgaussian"
     assert sum(file.stat().st_size for file in shipped.iterdir()) <= 2_000_000
     guidance, own = loaded(shipped), preset("embedded").dreamgaussian
-    assert own.fov == guidance.config.placement.fov
+    assert own.field_of_view == guidance.config.placement.fov
     assert own.elevation == guidance.config.placement.elevation
+
+
+def test_a_preset_for_gpus_takes_its_camera_and_scale_with_the_setting_of_the_guidance() -> None:
+    from generation.presets import preset
+
+    own = preset("gpu24").dreamgaussian
+    assert (own.field_of_view, own.guidance_scale) == (KnownView.fov, 5.0)
+    changed = own.model_copy(update={"guidance": "denoiser"})
+    assert changed.field_of_view == preset("embedded").dreamgaussian.field_of_view
+    assert changed.guidance_scale == preset("embedded").dreamgaussian.guidance_scale == 1.0
+    assert changed.model_copy(update={"fov": 33.0, "scale": 2.0}).field_of_view == 33.0
 
 
 @pytest.mark.cuda
