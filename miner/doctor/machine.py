@@ -13,12 +13,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from generation.presets import variant
 from generation.quiet import quiet_libraries
 from generation.settings import GenerationSettings
 from generation.weights.acceptance import terms_of
 from generation.weights.cache_dir import cache_dir
-from generation.weights.sources import FLUX_KLEIN
 from generation.weights.store import (
     ModelStore,
     default_models_dir,
@@ -28,6 +26,14 @@ from generation.weights.store import (
 from miner import file_lock
 from miner.daemon_call import in_daemon_thread
 from miner.doctor.findings import Check, Status, Verdict, failed, ok, warning
+from miner.doctor.needs import (
+    GB,
+    LOADING_BYTES,
+    RESIDENT_BYTES,
+    download_bytes,
+    form_of,
+    taken_gb,
+)
 from miner.doctor.scorer import judge_scorer, require_packages, scoring_models
 from miner.file_lock import FOLDER_LOCK, Holder
 from miner.logs import FILE_NAME as MINER_LOG
@@ -37,32 +43,10 @@ from protocol.errors import SetupError
 
 PACKAGE = "splat-miner"
 PYTHONS = ((3, 11), (3, 12))
-GB = 1_000_000_000
-TAKEN_GB = {"gpu16": 15.7, "gpu24": 20.8, "gpu80": 20.8, "gpu24-splat": 23.3}
-"""GPU memory in use after serving, CUDA's own included, as docs/performance.md has it."""
-
-RESIDENT_BYTES = {
-    ("klein", "16 bits"): 14 * GB,
-    ("klein", "8 bits"): 9 * GB,
-    ("schnell", "16 bits"): 34 * GB,
-    ("schnell", "8 bits"): 19 * GB,
-}
-"""The weights of text to image on the GPU; those of schnell for a model that is not known."""
-
-LOADING_BYTES = {
-    ("klein", "16 bits"): 16 * GB,
-    ("klein", "8 bits"): 8 * GB,
-    ("schnell", "16 bits"): 34 * GB,
-    ("schnell", "8 bits"): 24 * GB,
-}
-"""What passes through main memory at once before it reaches the GPU."""
-
 LIBRARIES = ("bittensor", "torch", "diffusers", "transformers", "onnxruntime", "rembg")
 COMPILERS = ("gcc", "clang")
 LOG_FILES = (FOLDER_LOCK, SCORE_LOG, MINER_LOG)
 LOG_BYTES = 1 * GB
-WEIGHT_BYTES = {"klein": 22 * GB, "schnell": 40 * GB}
-"""The download of a preset for GPUs, by its text-to-image model; enough for either back end."""
 
 HASHING_LIMIT_S = 60.0
 IMPORT_LIMIT_S = 60.0
@@ -117,9 +101,9 @@ def machine_checks(
 
     async def disk() -> Verdict:
         needs = [(log_dir, LOG_BYTES, "--log.dir")]
-        wanted = {model.name for model in settings.models}
-        if wanted and not wanted <= set(ModelStore(models).lock):
-            needs.append((models, WEIGHT_BYTES[_form(settings)[0]], "--models.dir"))
+        missing = download_bytes(settings, ModelStore(models).lock) if settings.models else 0
+        if missing:
+            needs.append((models, missing, "--models.dir"))
         return judge_disk(needs, [log_dir / name for name in LOG_FILES])
 
     async def memory() -> Verdict:
@@ -292,7 +276,7 @@ def judge_disk(needs: Sequence[tuple[Path, int, str]], logs: Sequence[Path] = ()
 def judge_memory(settings: GenerationSettings, total_bytes: int) -> Verdict:
     """Weights are read into main memory before they reach the GPU."""
     text = f"{total_bytes / GB:.0f} GB of main memory"
-    needed = LOADING_BYTES[_form(settings)] if _has_flux_on_gpu(settings) else 0
+    needed = LOADING_BYTES[form_of(settings)] if _has_flux_on_gpu(settings) else 0
     if total_bytes < needed:
         return warning(
             f"{text}; the preset {settings.name} reads {needed / GB:.0f} GB of weights through it",
@@ -341,8 +325,8 @@ def judge_device(settings: GenerationSettings, device: Device) -> Verdict:
             else f"make clean && {_install(settings)}, with PIP_EXTRA_INDEX_URL unset",
         )
     text = f"{build}; {device.name} with {device.total_bytes / GB:.0f} GB"
-    taken, smaller = TAKEN_GB.get(variant(settings), 0.0), _smaller(settings)
-    if _has_flux_on_gpu(settings) and device.total_bytes < RESIDENT_BYTES[_form(settings)]:
+    taken, smaller = taken_gb(settings) or 0.0, _smaller(settings)
+    if _has_flux_on_gpu(settings) and device.total_bytes < RESIDENT_BYTES[form_of(settings)]:
         return failed(f"{text}, less than the weights of {settings.name} take", smaller)
     if device.total_bytes < taken * GB:
         return warning(f"{text}; {settings.name} took {taken:.0f} GB where it was tried", smaller)
@@ -376,19 +360,16 @@ def _has_flux_on_gpu(settings: GenerationSettings) -> bool:
     return settings.device.startswith("cuda") and settings.text_to_image.model is not None
 
 
-def _form(settings: GenerationSettings) -> tuple[str, str]:
-    drawing = settings.text_to_image
-    is_klein = drawing.model is not None and drawing.model.repo == FLUX_KLEIN.repo
-    return "klein" if is_klein else "schnell", "8 bits" if drawing.eight_bit else "16 bits"
-
-
 def _smaller(settings: GenerationSettings) -> str:
     """What to do where the GPU is too small."""
-    model, width = _form(settings)
+    model, width = form_of(settings)
+    small = "--preset gpu16"
+    if settings.lift.backend != "triposr":
+        small += f" --lift.backend {settings.lift.backend}"
     if width == "16 bits":
-        option = "--preset gpu16" if model == "klein" else "--text_to_image.eight_bit true"
+        option = small if model == "klein" else "--text_to_image.eight_bit true"
         return f"use {option}, or a larger GPU"
-    return "use a larger GPU" if model == "klein" else "use --preset gpu16, or a larger GPU"
+    return "use a larger GPU" if model == "klein" else f"use {small}, or a larger GPU"
 
 
 def _install(settings: GenerationSettings) -> str:

@@ -1,14 +1,14 @@
 """The preset that suits a machine: the best one whose weights are there and that fits its GPU."""
 
 import contextlib
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from generation.presets import PRESETS, preset
 from generation.settings import GenerationSettings, ScoringSettings
 from generation.weights.store import ModelStore, default_models_dir, fetch_command
-from miner.doctor.machine import GB, TAKEN_GB
+from miner.doctor.needs import GB, taken_gb
 from protocol.text import printable
 
 BEST_FIRST = ("gpu24", "gpu80", "gpu16")
@@ -20,6 +20,10 @@ IMAGE_ONLY_GB = 6.0
 """GPU memory for a picture's way to an object, without FLUX; 4.3 GB were in use on an H200."""
 
 
+def _plain() -> Mapping[str, GenerationSettings]:
+    return {name: preset(name) for name in BEST_FIRST}
+
+
 @dataclass(frozen=True)
 class Machine:
     """What a choice depends on.
@@ -28,11 +32,19 @@ class Machine:
         gpu_bytes: Free memory of the CUDA device; None without one.
         weights: Names of the presets whose weights are there.
         models_dir: The models folder, for messages; the default one when None.
+        settings: Those of every preset that can be chosen, with what the user changes.
     """
 
     gpu_bytes: int | None
     weights: Collection[str]
     models_dir: Path | None
+    settings: Mapping[str, GenerationSettings] = field(default_factory=_plain)
+
+    def taken_gb(self, name: str) -> float:
+        """GPU memory that a preset takes with its back end, as far as that was measured."""
+        plain = preset(name)
+        chosen = plain.model_copy(update={"lift": self.settings[name].lift})
+        return taken_gb(chosen) or taken_gb(plain) or 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ def choose_preset(machine: Machine, *, image_only: bool = False) -> Choice:
         machine: What is there.
         image_only: Whether text to image is not needed.
     """
-    wanted = {name: IMAGE_ONLY_GB if image_only else TAKEN_GB[name] for name in BEST_FIRST}
+    wanted = {name: IMAGE_ONLY_GB if image_only else machine.taken_gb(name) for name in BEST_FIRST}
     there = [name for name in BEST_FIRST if name in machine.weights]
     gpu_bytes = machine.gpu_bytes
     fitting = [name for name in BEST_FIRST if (gpu_bytes or 0) >= wanted[name] * GB]
@@ -68,7 +80,7 @@ def choose_preset(machine: Machine, *, image_only: bool = False) -> Choice:
         if name in there:
             return Choice(name)
     if fitting:
-        return Choice(SMALL, reason=_no_weights(fitting[0], machine.models_dir))
+        return Choice(SMALL, reason=_no_weights(fitting[0], machine))
     if gpu_bytes is None:
         reason = "there is no CUDA GPU here"
     else:
@@ -81,16 +93,23 @@ def choose_preset(machine: Machine, *, image_only: bool = False) -> Choice:
         return Choice(SMALL, reason=reason)
     if there:
         return Choice(there[0], "cpu", f"{reason}, so it runs on the CPU")
-    return Choice(SMALL, reason=_no_weights(BEST_FIRST[0], machine.models_dir))
+    return Choice(SMALL, reason=_no_weights(BEST_FIRST[0], machine))
 
 
-def look(device: str | None, models_dir: Path | None, *, image_only: bool = False) -> Machine:
+def look(
+    device: str | None,
+    models_dir: Path | None,
+    *,
+    image_only: bool = False,
+    settings_of: Callable[[str], GenerationSettings] = preset,
+) -> Machine:
     """Finds out what is there; imports torch.
 
     Args:
         device: The device that is wanted, in torch's words; None for the first GPU.
         models_dir: The models folder; the default one when None.
         image_only: Whether text to image is not needed.
+        settings_of: Returns a preset of that name with what the user changes.
 
     Raises:
         SetupError: The lock file of the models folder is damaged.
@@ -98,13 +117,14 @@ def look(device: str | None, models_dir: Path | None, *, image_only: bool = Fals
     import torch
 
     store = ModelStore(models_dir or default_models_dir())
-    weights = [name for name in BEST_FIRST if _has_weights(store, preset(name), image_only)]
+    settings = {name: settings_of(name) for name in BEST_FIRST}
+    weights = [name for name in BEST_FIRST if _has_weights(store, settings[name], image_only)]
     gpu_bytes = None
     if (device is None or device.startswith("cuda")) and torch.cuda.is_available():
         # A device that is not there is named by `require_device`, whichever preset is chosen.
         with contextlib.suppress(RuntimeError, ValueError):
             gpu_bytes = torch.cuda.mem_get_info(device or "cuda")[0]
-    return Machine(gpu_bytes, weights, models_dir)
+    return Machine(gpu_bytes, weights, models_dir, settings)
 
 
 def _has_weights(store: ModelStore, settings: GenerationSettings, image_only: bool) -> bool:
@@ -118,9 +138,9 @@ def _has_weights(store: ModelStore, settings: GenerationSettings, image_only: bo
     )
 
 
-def _no_weights(name: str, models_dir: Path | None) -> str:
-    folder = models_dir or default_models_dir()
-    command = fetch_command(preset(name), models_dir)
+def _no_weights(name: str, machine: Machine) -> str:
+    folder = machine.models_dir or default_models_dir()
+    command = fetch_command(machine.settings[name], machine.models_dir)
     return printable(f"the weights of {name} are not in {folder} ({command} downloads them)", 1000)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from generation.presets import preset
-from generation.settings import Seed
+from generation.settings import GenerationSettings, Seed
 from generation.weights.sources import Names
 from miner.interpreter import program_name
 from miner.settings.generation import GeneratingSettings
@@ -151,7 +151,18 @@ def _with_preset(config: C, prog: str, given: Sequence[str], *, image_only: bool
     chosen: list[str] = []
     settle()
     if config.preset is None:
-        machine = look(config.device or None, config.models.dir, image_only=image_only)
+
+        def settings_of(name: str) -> GenerationSettings:
+            return read_settings(
+                type(config), prog=prog, argv=[f"--preset={name}", *given]
+            ).generation
+
+        machine = look(
+            config.device or None,
+            config.models.dir,
+            image_only=image_only,
+            settings_of=settings_of,
+        )
         choice = choose_preset(machine, image_only=image_only)
         knows = preset(choice.preset).knows
         notes = [choice.reason, f"it knows {knows}" if knows else ""]

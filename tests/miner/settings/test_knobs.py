@@ -255,7 +255,7 @@ def test_a_source_of_weights_needs_one_for_every_model() -> None:
     settings = generation(f"--text_to_image.model={source}")
     assert (settings.models[0].name, settings.knows, settings.vocabulary) == ("a/b", "", ())
     with pytest.raises(
-        SetupError, match="--cutout.model is null, but other models of preset embedded"
+        SetupError, match=r"--cutout\.model is null, but other models of preset embedded"
     ):
         locate_models(settings)
 

@@ -1,13 +1,15 @@
 """The preset of a machine: the best one whose weights are there and that fits its GPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from generation.presets import PRESETS, preset
+from generation.settings import GenerationSettings, LiftSettings
 from generation.weights.store import ModelStore
-from miner.doctor.machine import GB, TAKEN_GB
+from miner.doctor.needs import GB, TAKEN_GB
 from protocol.errors import SetupError
 from scripts.making.choice import BEST_FIRST, SMALL, Choice, Machine, choose_preset, look
 
@@ -123,3 +125,22 @@ def test_a_damaged_lock_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "models.lock.json").write_text("no lock")
     with pytest.raises(SetupError, match="cannot be read as a lock file"):
         look(None, tmp_path)
+
+
+def test_the_back_end_that_the_user_wants_decides_on_weights_and_memory(tmp_path: Path) -> None:
+    def with_triposplat(name: str) -> GenerationSettings:
+        return preset(name).model_copy(update={"lift": LiftSettings(backend="triposplat")})
+
+    store = ModelStore(tmp_path)
+    for model in preset("gpu24-splat").models:
+        store.folder(model).mkdir(parents=True)
+        (store.folder(model) / "model.bin").write_bytes(b"weights")
+        store.record(model, "revision", ["model.bin"])
+    assert look("cpu", tmp_path).weights == []
+    found = look("cpu", tmp_path, settings_of=with_triposplat)
+    assert found.weights == ["gpu24", "gpu80", "gpu16"]
+    taken = TAKEN_GB["gpu24-splat"]
+    assert choose_preset(replace(found, gpu_bytes=int(taken * GB))) == Choice("gpu24")
+    assert choose_preset(replace(found, gpu_bytes=int((taken - 1) * GB))) == Choice("gpu16")
+    none = choose_preset(replace(found, gpu_bytes=int(taken * GB), weights=()))
+    assert "fetch_models --preset gpu24 --lift.backend triposplat" in none.reason

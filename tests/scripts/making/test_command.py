@@ -1,6 +1,7 @@
 """What a command makes is what its user and the machine say."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,17 @@ class Called:
         monkeypatch.setattr(command, "look", self.look)
         monkeypatch.setattr(command, "make_all", self.make_all)
 
-    def look(self, device: str | None, models_dir: object, *, image_only: bool) -> Machine:
+    def look(
+        self,
+        device: str | None,
+        models_dir: object,
+        *,
+        image_only: bool,
+        settings_of: Callable[[str], GenerationSettings],
+    ) -> Machine:
         self.asked.append((device, image_only))
-        return self.machine
+        self.looked_at = {name: settings_of(name) for name in self.machine.settings}
+        return replace(self.machine, settings=self.looked_at)
 
     def make_all(
         self, settings: GenerationSettings, subjects: Sequence[Subject], **options: Any
@@ -50,6 +59,7 @@ def test_words_take_the_machines_preset_with_the_users_changes(
     assert called.asked == [(None, False), ("cuda:1", False)]
     first, second = called.settings
     assert (first.name, first.device, first.text_to_image.steps) == ("gpu24", "cuda", 2)
+    assert called.looked_at["gpu24"] == second.model_copy(update={"device": "cuda:1"})
     assert (second.device, second.text_to_image.steps) == ("cuda:1", 4)
     # Compiling does not pay for a few objects, unless the user thinks so.
     assert (first.accelerate, second.accelerate) == (False, True)
