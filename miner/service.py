@@ -353,7 +353,7 @@ class MinerService:
         """Moves to the state that follows from the engines that are left."""
         if self._life.state in (State.STARTING, State.WARMING_UP):
             return
-        if not self._engines and self._life.state is not State.DEAD:
+        if self._engines.ended and self._life.state is not State.DEAD:
             self._life.move(State.DEAD, self._cause)
             self.died.set()
             for other in list(self._entries.values()):
@@ -377,7 +377,7 @@ class MinerService:
             self._end(entry.active, replace(end, stage=entry.failed_stage))
         for active in self._scheduler.remove_engine(name):
             held = self._entries.get(active.request.id)
-            if held is None or held is entry or hangs or not self._engines or held.answerable:
+            if held is None or held is entry or hangs or self._engines.ended or held.answerable:
                 self._end(active, end)
             elif self._scheduler.place_again(active):
                 held.cancel()

@@ -160,7 +160,13 @@ async def _publish(chain: "Chain | None", axon: object | None) -> None:
 
 
 async def _until(ends: Sequence[asyncio.Event], coroutine: Coroutine[Any, Any, T]) -> T | None:
-    """Awaits the coroutine, or gives it up and returns None once one of the events is set."""
+    """Awaits the coroutine, or gives it up and returns None once one of the events is set.
+
+    It does not begin if one is set already.
+    """
+    if any(end.is_set() for end in ends):
+        coroutine.close()
+        return None
     work = asyncio.create_task(coroutine)
     tasks = [work, *(asyncio.create_task(end.wait()) for end in ends)]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

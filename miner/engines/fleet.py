@@ -29,7 +29,7 @@ class Fleet:
         names: Of all engines, those that are lost included.
         hung: Whether a thread is left that will not end: the process must end by `os._exit`.
         on_ready: Receives each engine that can be used from now on.
-        on_lost: Receives the name of an engine that has ended unasked, and why.
+        on_lost: Receives the name of an engine that has ended by itself, and why.
         on_given_up: Is called when an engine will not come back any more.
     """
 
@@ -44,6 +44,7 @@ class Fleet:
         self._any = engines[0]
         self._warm_ups = warm_ups
         self._score_log = score_log
+        self._started = False
         self._up: set[str] = set()
         self._suspect: set[str] = set()
         self._starting: dict[str, asyncio.Task[None]] = {}
@@ -59,12 +60,13 @@ class Fleet:
             if isinstance(engine, RemoteEngine):
                 engine.on_lost = partial(self._report, engine.name)
 
-    def __len__(self) -> int:
-        """How many serve, or may serve again."""
-        return len(self._up | self._starting.keys())
-
     def __getitem__(self, name: str) -> EngineClient:
         return self._engines[name]
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has started, and none serves or may serve again."""
+        return self._started and not self._up | self._starting.keys()
 
     @property
     def suspect(self) -> frozenset[str]:
@@ -115,6 +117,7 @@ class Fleet:
             raise next(iter(self._failed.values()))
         for name in list(self._failed):
             self._leave_out(name)
+        self._started = True
         self._warm_ups.start_saving()
 
     def watch(self, overruns: Iterable[Overrun]) -> Mapping[str, str]:

@@ -199,6 +199,29 @@ async def test_a_signal_while_loading_ends_it_with_0(log: ScoreLog) -> None:
     assert life.last_resort.steps == ["ends"]
 
 
+async def test_a_signal_just_before_anything_loads_ends_it_with_0(log: ScoreLog) -> None:
+    """Starting Ray holds the event loop: the signal is seen once all parts are there."""
+    life = Life(log)
+    life.stop.set()
+    assert await life.run() == (STOPPED, "asked to by a signal")
+    assert life.door.steps == ["close"]
+    assert life.service.state is State.DRAINING
+    assert life.engine.closed
+
+
+async def test_a_signal_before_the_engines_start_ends_it_with_0(log: ScoreLog) -> None:
+    class Opening(Door):
+        async def serve(self) -> None:
+            await super().serve()
+            life.stop.set()
+            await asyncio.Event().wait()
+
+    life = Life(log)
+    life.transports.append(Opening())
+    assert await life.run() == (STOPPED, "asked to by a signal")
+    assert life.service.state is State.DRAINING
+
+
 async def test_a_signal_while_the_chain_is_read_ends_it_with_0(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
