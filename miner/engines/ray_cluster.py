@@ -25,6 +25,9 @@ LOGS = "/tmp/ray/session_latest/logs"
 JOINED = Path("/tmp/ray/ray_current_cluster")
 """Written by `ray start`, and left there when its cluster has ended without `ray stop`."""
 
+TOKEN = "~/.ray/auth_token"
+"""Written by `ray get-auth-token --generate`."""
+
 INSTALL = "make install EXTRAS=gpu,score,ray"
 
 
@@ -74,9 +77,16 @@ def prepare(*, own: bool) -> None:
             "RAY_worker_niceness": "0",
         }
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    elif "RAY_AUTH_MODE" not in os.environ and _has_token():
+        wanted["RAY_AUTH_MODE"] = "token"  # Ray does so itself, but only for the address "auto".
     if "ray" in sys.modules and any(os.environ.get(name) != wanted[name] for name in wanted):
         raise RuntimeError("Ray was imported before its environment was prepared")
     os.environ.update(wanted)
+
+
+def _has_token() -> bool:
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(given) or os.path.isfile(os.path.expanduser(TOKEN))
 
 
 def open_cluster(settings: EnginesSettings, *, cores: int | None = None) -> Resources:
@@ -88,7 +98,7 @@ def open_cluster(settings: EnginesSettings, *, cores: int | None = None) -> Reso
 
     Args:
         settings: Where.
-        cores: How many engines without a GPU have to find room; for a cluster of one's own.
+        cores: How many engines without a GPU have to find room; for its own cluster.
 
     Raises:
         SetupError: Ray is not installed, does not start, or the cluster cannot be joined.

@@ -130,7 +130,7 @@ class RayProcess:
 
     Args:
         engines: Whether Ray is started on this machine, or which cluster is joined.
-        cores: How many engines without a GPU have to find room; for a cluster of one's own.
+        cores: How many engines without a GPU have to find room; for its own cluster.
     """
 
     def __init__(self, engines: EnginesSettings, *, cores: int | None = None) -> None:
