@@ -116,12 +116,13 @@ PRESETS: dict[str, GenerationSettings] = {
         triposr=TripoSRSettings(chunk_size=16_384),
         # More guidance makes colours too strong; fewer Gaussians leave gaps in large objects.
         triposplat=TripoSplatSettings(guidance=1.5, max_gaussians=40_000),
-        # Few Gaussians, which a CPU can render, and our FLUX looks down on its objects.
+        # Few Gaussians, which a CPU can render, and the camera of our FLUX, with any guidance.
         dreamgaussian=DreamGaussianSettings(
             guidance="denoiser",
             count=2_000,
             max_gaussians=20_000,
             elevation=20.0,
+            fov=31.4,
         ),
         splats=SplatSettings(max_gaussians=20_000, resolution=64),
         refine=RefineSettings(slice=1, size=64, fov=32.5, elevation=20.0, spread=3.0),

@@ -81,7 +81,7 @@ _OF_OPENRAIL = (
     "is not excluded (2). A patent licence ends when you sue anybody because the model "
     "infringes your patents (3).",
     "Anyone who passes the model or a derivative on, or lets others use it as a hosted service, "
-    "makes the restrictions of use part of an enforceable agreement, tells its users that they "
+    "makes the restrictions of use part of an enforceable agreement, lets its users know that they "
     "hold, hands over a copy of the licence, marks changed files and keeps the notices (4).",
     "Use is lawful and none of the restricted ones below, and you require the same of all of "
     "your users (5).",

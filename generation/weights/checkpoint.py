@@ -128,13 +128,13 @@ def check_state_dict(
             if key in found and found[key].shape != value.shape
         ],
         "not floating-point": [
-            f"{key} (found {value.dtype})"
+            f"{key} (found {value.dtype}, expected a float)"
             for key, value in found.items()
             if not value.is_floating_point()
         ],
         # Such weights have scales beside them, which nothing here reads.
         "narrower than 16 bits": [
-            f"{key} (found {value.dtype})"
+            f"{key} (found {value.dtype}, expected float16, bfloat16 or float32)"
             for key, value in found.items()
             if value.is_floating_point() and value.itemsize < 2
         ],

@@ -1,4 +1,4 @@
-"""Findings as values, and how a check becomes one whatever happens in it."""
+"""Findings as values, and how a check becomes one even if it fails itself."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

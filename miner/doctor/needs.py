@@ -10,7 +10,7 @@ from miner.doctor.scorer import scoring_models
 
 GB = 1_000_000_000
 TAKEN_GB = {
-    "gpu16": 15.7,
+    "gpu16": 15.6,
     "gpu24": 20.8,
     "gpu80": 20.8,
     "gpu24-splat": 23.3,

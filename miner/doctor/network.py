@@ -279,7 +279,7 @@ def _ask(listener: Listener) -> bytes:
 
 
 async def _reach(config: MinerConfig) -> Verdict:
-    """Connects to the address that validators are told, from here."""
+    """Connects to the address that is given to validators, from here."""
     from miner.chain.subtensor import external_ip
 
     ip, port = config.axon.external_ip, config.axon.external_port or config.axon.port

@@ -186,7 +186,7 @@ def _unusable(
     message = printable(first["msg"].removeprefix("Value error, "))
     if not name:
         return SetupError(message, fix=f"see {prog} --help")
-    setting, fix = settings[name], f"{prog} --help tells what {settings[name].flag} takes"
+    setting, fix = settings[name], f"{prog} --help shows what {settings[name].flag} takes"
     inner = ".".join(place)[len(name) + 1 :]
     if first["type"] == "missing" and not inner:
         return SetupError(f"{setting.flag} is missing", fix=fix)

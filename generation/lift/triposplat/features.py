@@ -219,7 +219,8 @@ def fitted(file: Path, found: Mapping[str, Tensor], network: nn.Module) -> dict[
     """
     expected = network.state_dict()
     state = {
-        f"model.{key}" if f"model.{key}" in expected else key: value
+        # A file with both names keeps both, and one of them is surplus.
+        f"model.{key}" if f"model.{key}" in expected.keys() - found else key: value
         for key, value in found.items()
         if not key.startswith(_DECODER) and key != _COUNTER
     }

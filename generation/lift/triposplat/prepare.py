@@ -110,5 +110,6 @@ def _crop_box(
             return crop
     raise NoObject(
         "no object was found in the picture: it is transparent throughout, or shows only lines "
-        f"thinner than {2 * erode_radius + 1} pixels, which the erosion of its outline removes"
+        f"thinner than {2 * erode_radius + 1} pixels once it is scaled, which the erosion of its "
+        "outline removes"
     )

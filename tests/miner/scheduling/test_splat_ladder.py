@@ -1,7 +1,4 @@
-"""The guard on the ladder of `gpu24-splat`: many long steps in one lane, four quality levels.
-
-`COSTS` is what these tests assume of the machine; nobody has measured it as a whole.
-"""
+"""The guard on the ladder of `gpu24-splat`: many long steps in one lane, four quality levels."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -37,8 +34,8 @@ COSTS: Mapping[str, float] = {
     "encode:65536": 0.004,
     "encode:60000": 0.004,
 }
-"""Seconds by cost key, as an H100 took them (docs/performance.md); 60,000 Gaussians have those of
-65,536."""
+"""Seconds by cost key, as an H100 took the parts alone, before pictures were prepared faster
+(docs/performance.md); 60,000 Gaussians have those of 65,536."""
 
 SETTINGS = preset("gpu24-splat").model_copy(update={"scoring": ScoringSettings()})
 CARD = Card("H100", COSTS, SETTINGS.ladder, stages_of(SETTINGS, "triposplat"))

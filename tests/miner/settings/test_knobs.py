@@ -297,7 +297,7 @@ OTHER = {
     "triposplat.steps": "6",
     "triposplat.guidance": "2.5",
     "triposplat.shift": "2.0",
-    "triposplat.max_gaussians": "99",
+    "triposplat.max_gaussians": "9999",
     "triposplat.eight_bit": "true",
     "triposplat.seed": "9",
     "dreamgaussian.guidance": "zero123",

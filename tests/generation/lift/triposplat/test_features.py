@@ -241,6 +241,10 @@ def _with(key: str, value: Tensor) -> Callable[[State], None]:
     ("change", "message"),
     [
         (
+            _with("model.layer.1.norm1.weight", torch.zeros(24)),
+            r"1 surplus: layer\.1\.norm1\.weight \(found \(24,\)\)",
+        ),
+        (
             _without("layer.1.norm1.weight"),
             r"1 missing: model\.layer\.1\.norm1\.weight \(expected \(24,\)\)",
         ),
@@ -251,10 +255,10 @@ def _with(key: str, value: Tensor) -> Callable[[State], None]:
         ),
         (
             _with("norm.weight", torch.zeros(24, dtype=torch.float8_e4m3fn)),
-            r"1 narrower than 16 bits: norm\.weight \(found torch\.float8_e4m3fn\)",
+            r"1 narrower than 16 bits: norm\.weight \(found torch\.float8_e4m3fn, expected float16,",
         ),
     ],
-    ids=["missing", "surplus", "misshapen", "eight bits"],
+    ids=["twice", "missing", "surplus", "misshapen", "eight bits"],
 )
 def test_a_file_that_does_not_fit_is_refused(
     change: Callable[[State], None], message: str, own_folder: Path

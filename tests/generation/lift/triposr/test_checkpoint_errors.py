@@ -57,7 +57,11 @@ def test_a_misshapen_key(folder: Path) -> None:
 def test_a_key_of_another_kind(folder: Path) -> None:
     whole = torch.zeros(64, dtype=torch.int64)
     file = change_state(folder, lambda state: state.update({"backbone.norm.bias": whole}))
-    refused(folder, file, "1 not floating-point: backbone.norm.bias (found torch.int64)")
+    refused(
+        folder,
+        file,
+        "1 not floating-point: backbone.norm.bias (found torch.int64, expected a float)",
+    )
     file = change_state(folder, lambda state: state.update({"backbone.norm.bias": "text"}))
     refused(folder, file, "key 'backbone.norm.bias' is str, expected a tensor")
 
