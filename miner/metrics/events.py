@@ -22,6 +22,7 @@ from miner.metrics.labels import (
 from miner.metrics.numbers import Fields, finite, number
 from miner.metrics.scores import ScoreMetrics, WithoutCount
 from miner.score.tally import left_in_time
+from miner.settings.engines import MOST_ENGINES
 
 REQUEST_BUCKETS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1, 2.5, 5, 10, 15, 20, 25, 30, 60)
 STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
@@ -29,8 +30,8 @@ QUEUE_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
 ERROR_BUCKETS = (-20, -10, -5, -2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 """Upper limits of the histograms' buckets, in seconds."""
 
-MOST_ENGINES, MOST_STAGES, MOST_RUNGS, MOST_CODES = 16, 16, 8, 64
-"""Words that a label takes at most."""
+MOST_STAGES, MOST_RUNGS, MOST_CODES = 16, 8, 64
+"""Words that a label takes at most, beside those of `MOST_ENGINES` engines."""
 
 
 class EventMetrics:

@@ -1,13 +1,20 @@
 """The settings of engines: how many, and where they run."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from miner.settings.model import Part
 from protocol.errors import SetupError
 
 MOST_ENGINES = 16
+"""Of one miner: each has a series of its own among the metrics."""
 
 
 class EnginesSettings(Part):
@@ -25,6 +32,16 @@ class EnginesSettings(Part):
     address: str | None = None
     """The Ray cluster that this machine belongs to: auto or HOST:PORT. None: Ray is started on this
     machine, for this miner alone."""
+
+    @field_validator("count", mode="wrap")
+    @classmethod
+    def _count_in_words(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise ValueError(
+                f"it is neither auto nor a whole number from 1 to {MOST_ENGINES}"
+            ) from None
 
     @field_validator("address")
     @classmethod

@@ -14,6 +14,7 @@ from miner.settings.reader import read_settings
 from protocol.errors import SetupError
 from scripts.free_port import free_port
 
+COUNT = "it is neither auto nor a whole number from 1 to 16"
 BASE = ("--transports", "http")
 
 
@@ -48,8 +49,10 @@ def test_the_name_of_the_group_is_short_for_its_kind(tmp_path: Path) -> None:
     ("argv", "words"),
     [
         (("--engines", "rya"), "--engines.kind cannot be 'rya'"),
-        (("--engines.count", "0"), "--engines.count cannot be '0'"),
-        (("--engines.count", str(MOST_ENGINES + 1)), "--engines.count cannot be"),
+        *(
+            (("--engines.count", given), f"--engines.count cannot be '{given}' .*: {COUNT}")
+            for given in ("0", "2.5", "two", str(MOST_ENGINES + 1))
+        ),
         (("--engines.address", "auto"), "the engine runs in this process"),
         (("--engines", "ray", "--engines.address", "10.0.0.1"), "neither auto nor HOST:PORT"),
         (("--engines", "ray", "--engines.address", "ray://a:10001"), "neither auto nor HOST:PORT"),
