@@ -5,8 +5,15 @@ from functools import partial
 from generation.settings import GenerationSettings
 from miner.daemon_call import in_daemon_thread
 from miner.doctor.findings import Check, Verdict, failed, ok, warning
-from miner.engines.ray_cluster import Resources, close_cluster, open_cluster, require_ray
-from miner.settings.engines import EnginesSettings
+from miner.engines.ray_cluster import (
+    Resources,
+    close_cluster,
+    open_cluster,
+    require_ray,
+    some,
+    usable_cores,
+)
+from miner.settings.engines import MOST_ENGINES, EnginesSettings
 
 JOIN_LIMIT_S = 40.0
 
@@ -26,7 +33,7 @@ def engine_checks(engines: EnginesSettings, settings: GenerationSettings) -> lis
         version = require_ray()
         if engines.address is None:
             gpus = await in_daemon_thread(_gpus, JOIN_LIMIT_S)
-            return judge_own_cluster(engines, settings, version, gpus)
+            return judge_own_cluster(engines, settings, version, gpus, usable_cores())
         found = await in_daemon_thread(partial(_join, engines), JOIN_LIMIT_S)
         return judge_cluster(engines, settings, version, found)
 
@@ -43,14 +50,14 @@ def judge_local(engines: EnginesSettings, gpus: int) -> Verdict:
         engines: More than one.
         gpus: How many there are.
     """
-    text = f"{engines.count} engines in the miner's process, {gpus} GPUs"
+    text = f"{engines.count} engines in the miner's process, {some(gpus, 'GPU')}"
     if isinstance(engines.count, int) and gpus < engines.count:
         return failed(text, f"--engines.count {max(1, gpus)}, or see nvidia-smi")
     return ok(text)
 
 
 def judge_own_cluster(
-    engines: EnginesSettings, settings: GenerationSettings, version: str, gpus: int
+    engines: EnginesSettings, settings: GenerationSettings, version: str, gpus: int, cores: int
 ) -> Verdict:
     """Says what Ray will find when the miner starts it on this machine.
 
@@ -59,13 +66,15 @@ def judge_own_cluster(
         settings: Their preset.
         version: Of Ray.
         gpus: How many torch sees.
+        cores: How many this process may use.
     """
-    if not settings.device.startswith("cuda"):
-        return ok(f"Ray {version}, on this machine alone; preset {settings.name} needs no GPU")
-    text = f"Ray {version}, on this machine alone: {gpus} GPUs"
-    if gpus == 0:
+    gpu = settings.device.startswith("cuda")
+    has, kind = (gpus, "GPU") if gpu else (cores, "core")
+    text = f"Ray {version}, on this machine alone: {some(has, kind)}"
+    if has == 0:
         return failed(text, "see nvidia-smi; --engines.address joins a cluster that has some")
-    return _judge_count(engines, gpus, "GPUs", text)
+    others = "the others wait in vain" if gpu else "engines share cores, and each is slower for it"
+    return _judge_count(engines, has, kind, text, f"{others}: --engines.count {has}")
 
 
 def judge_cluster(
@@ -80,19 +89,25 @@ def judge_cluster(
         found: What the cluster has.
     """
     gpu = settings.device.startswith("cuda")
-    has, kind = (found.gpus, "GPUs") if gpu else (found.cores, "cores")
+    has, kind = (found.gpus, "GPU") if gpu else (found.cores, "core")
     nodes = ", ".join(f"{name} {count}" for name, count in sorted(found.nodes.items()))
-    text = f"Ray {version}, {has} {kind} on {len(found.nodes)} machines; GPUs: {nodes}"
+    machines = some(len(found.nodes), "machine")
+    text = f"Ray {version}, {some(has, kind)} on {machines}; GPUs: {nodes}"
     if has == 0:
         return failed(text, "`ray start --address=...` on a machine with a GPU")
-    return _judge_count(engines, has, kind, text)
+    fix = f"the others wait for more {kind}s: add a machine, or --engines.count {has}"
+    return _judge_count(engines, has, kind, text, fix)
 
 
-def _judge_count(engines: EnginesSettings, has: int, kind: str, text: str) -> Verdict:
+def _judge_count(
+    engines: EnginesSettings, has: int, kind: str, text: str, fix_if_more: str
+) -> Verdict:
     if isinstance(engines.count, int) and engines.count > has:
+        return warning(f"{text}; --engines.count {engines.count} is more", fix_if_more)
+    if engines.count == "auto" and has > MOST_ENGINES:
         return warning(
-            f"{text}; --engines.count {engines.count} is more",
-            f"the others wait for more {kind}: add a machine, or --engines.count {has}",
+            f"{text}; a miner has at most {MOST_ENGINES} engines",
+            f"the other {kind}s stay idle; a second miner with its own hotkey can use them",
         )
     return ok(f"{text}; engines: {engines.count}")
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from loguru import logger
 
+from generation.presets import preset
 from generation.settings import GenerationSettings
 from miner.engines import EngineClient
 from miner.engines.local import LocalEngine
-from miner.settings.engines import EnginesSettings
+from miner.engines.ray_cluster import Resources, some, usable_cores
+from miner.settings.engines import MOST_ENGINES, EnginesSettings
 from protocol.errors import SetupError
 
 
@@ -53,19 +55,7 @@ async def _ray_engines(
     wanted = None if engines.count == "auto" else engines.count
     process = RayProcess(engines, cores=None if gpu else wanted)
     atexit.register(process.close)
-    found = await process.open()
-    has = found.gpus if gpu else found.cores
-    count = has if wanted is None else wanted
-    if count == 0:
-        raise SetupError(
-            f"Ray finds no GPU on {', '.join(found.nodes)}; preset {settings.name} needs one",
-            fix="see whether nvidia-smi lists it; `ray start --num-gpus=N` states how many there "
-            "are. --preset embedded needs none",
-        )
-    kind = "GPUs" if gpu else "cores"
-    logger.info("Ray has {} {} on {}; {} engines", has, kind, ", ".join(found.nodes), count)
-    if count > has:
-        logger.warning("{} engines wait until the cluster has as many {}", count - has, kind)
+    count = engine_count(engines, settings, await process.open())
     return [
         LinkedEngine(
             settings,
@@ -75,3 +65,46 @@ async def _ray_engines(
         )
         for number in range(count)
     ]
+
+
+def engine_count(engines: EnginesSettings, settings: GenerationSettings, found: Resources) -> int:
+    """Returns how many engines there will be; logs what the cluster has, and what it lacks.
+
+    Args:
+        engines: How many are wanted.
+        settings: The preset of all.
+        found: What the cluster has.
+
+    Raises:
+        SetupError: The engines need GPUs, and it has none.
+    """
+    gpu, own = settings.device.startswith("cuda"), engines.address is None
+    has, kind = (found.gpus, "GPU") if gpu else (found.cores, "core")
+    if own and not gpu:
+        has = min(has, usable_cores())  # Ray has as many cores as it is said to have.
+    where = ", ".join(found.nodes)
+    count = min(has, MOST_ENGINES) if engines.count == "auto" else engines.count
+    if count == 0:
+        raise _no_gpu(settings, where)
+    logger.info("Ray has {} on {}; {}", some(has, kind), where, some(count, "engine"))
+    if count < has and engines.count == "auto":
+        logger.warning("Ray has {}, and a miner has at most {} engines", some(has, kind), count)
+    elif count > has and own and not gpu:
+        logger.warning("{} engines share {}, and each is slower for it", count, some(has, kind))
+    elif count > has:
+        waiting = some(count - has, "engine")
+        logger.warning("no {} for {} yet: tried again until the cluster has more", kind, waiting)
+    return count
+
+
+def _no_gpu(settings: GenerationSettings, where: str) -> SetupError:
+    if not preset(settings.name).device.startswith("cuda"):
+        return SetupError(
+            f"--device {settings.device} needs a GPU, and Ray finds none on {where}",
+            fix="leave out --device, or see whether nvidia-smi lists the GPU",
+        )
+    return SetupError(
+        f"preset {settings.name} needs a GPU, and Ray finds none on {where}",
+        fix="see whether nvidia-smi lists it; `ray start --num-gpus=N` states how many there "
+        "are. --preset embedded needs none",
+    )

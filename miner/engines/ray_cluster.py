@@ -217,6 +217,18 @@ def resources() -> Resources:
     return Resources(nodes, int(total.get("GPU", 0)), int(total.get("CPU", 0)))
 
 
+def usable_cores() -> int:
+    """Returns how many cores of this machine its processes may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def some(count: int, thing: str) -> str:
+    """Returns how many, as 1 GPU or 2 GPUs."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def close_cluster() -> None:
     """Ends what `open_cluster` started, or leaves the cluster."""
     import ray

@@ -37,19 +37,37 @@ def test_engines_of_the_process_need_as_many_gpus() -> None:
 
 @pytest.mark.parametrize(
     ("count", "gpus", "status"),
-    [("auto", 0, Status.FAILED), ("auto", 2, Status.OK), (4, 2, Status.WARNING), (2, 2, Status.OK)],
+    [
+        ("auto", 0, Status.FAILED),
+        ("auto", 2, Status.OK),
+        ("auto", 20, Status.WARNING),
+        (4, 2, Status.WARNING),
+        (2, 2, Status.OK),
+    ],
 )
 def test_ray_of_this_machine_is_judged_by_its_gpus(
     count: object, gpus: int, status: Status
 ) -> None:
-    verdict = judge_own_cluster(RAY.model_copy(update={"count": count}), GPU, "2.60.0", gpus)
+    verdict = judge_own_cluster(RAY.model_copy(update={"count": count}), GPU, "2.60.0", gpus, 8)
     assert verdict.status is status
     assert verdict.found.startswith(f"Ray 2.60.0, on this machine alone: {gpus} GPUs")
 
 
 def test_a_preset_for_the_cpu_needs_no_gpu() -> None:
-    assert judge_own_cluster(RAY, EMBEDDED, "2.60.0", 0).status is Status.OK
+    assert judge_own_cluster(RAY, EMBEDDED, "2.60.0", 0, 8).status is Status.OK
     assert judge_cluster(RAY, EMBEDDED, "2.60.0", Resources({"a": 0}, 0, 8)).status is Status.OK
+
+
+def test_engines_that_would_share_cores_are_a_warning_with_the_number() -> None:
+    five = EnginesSettings(kind="ray", count=5)
+    verdict = judge_own_cluster(five, EMBEDDED, "2.60.0", 0, 2)
+    assert verdict.status is Status.WARNING
+    assert verdict.found == (
+        "Ray 2.60.0, on this machine alone: 2 cores; --engines.count 5 is more"
+    )
+    assert "--engines.count 2" in verdict.fix
+    one = judge_own_cluster(RAY, EMBEDDED, "2.60.0", 0, 1)
+    assert one.found == "Ray 2.60.0, on this machine alone: 1 core; engines: auto"
 
 
 def test_a_cluster_is_shown_machine_by_machine() -> None:

@@ -4,18 +4,86 @@ import asyncio
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import AsyncMock
 
 import pytest
+from loguru import logger
 
 from generation.presets import preset
-from miner.engines import ray_engine
+from generation.settings import GenerationSettings
+from miner.engines import making, ray_engine
 from miner.engines.calls import Calls
-from miner.engines.making import make_engines
-from miner.settings.engines import EnginesSettings
+from miner.engines.making import engine_count, make_engines
+from miner.engines.ray_cluster import Resources
+from miner.settings.engines import MOST_ENGINES, EnginesSettings
 from protocol.errors import SetupError
 from tests.support.waiting import until
+
+EMBEDDED, GPU = preset("embedded"), preset("gpu24")
+AUTO, JOINED = EnginesSettings(kind="ray"), EnginesSettings(kind="ray", address="auto")
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What is logged."""
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{level} {message}", level="INFO")
+    yield lines
+    logger.remove(sink)
+
+
+def test_there_is_one_engine_for_each_gpu(lines: list[str]) -> None:
+    assert engine_count(AUTO, GPU, Resources({"a": 1}, gpus=1, cores=8)) == 1
+    assert engine_count(JOINED, GPU, Resources({"a": 2, "b": 1}, gpus=3, cores=8)) == 3
+    assert lines == [
+        "INFO Ray has 1 GPU on a; 1 engine\n",
+        "INFO Ray has 3 GPUs on a, b; 3 engines\n",
+    ]
+
+
+def test_auto_makes_no_more_engines_than_a_miner_may_have(lines: list[str]) -> None:
+    assert engine_count(JOINED, GPU, Resources({"a": 20}, gpus=20, cores=8)) == MOST_ENGINES
+    assert lines[1] == "WARNING Ray has 20 GPUs, and a miner has at most 16 engines\n"
+
+
+def test_engines_without_a_gpu_may_share_cores_but_not_in_silence(
+    lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray of this machine is given as many cores as there are to be engines."""
+    monkeypatch.setattr(making, "usable_cores", lambda: 2)
+    given = Resources({"a": 0}, gpus=0, cores=5)
+    assert engine_count(EnginesSettings(kind="ray", count=5), EMBEDDED, given) == 5
+    assert lines == [
+        "INFO Ray has 2 cores on a; 5 engines\n",
+        "WARNING 5 engines share 2 cores, and each is slower for it\n",
+    ]
+    assert engine_count(AUTO, EMBEDDED, given) == 2
+    assert engine_count(JOINED, EMBEDDED, given) == 5
+
+
+def test_engines_may_wait_for_gpus(lines: list[str]) -> None:
+    joined = EnginesSettings(kind="ray", address="auto", count=3)
+    assert engine_count(joined, GPU, Resources({"a": 2}, gpus=2, cores=8)) == 3
+    assert lines[1] == "WARNING no GPU for 1 engine yet: tried again until the cluster has more\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "fix"),
+    [
+        (GPU, "preset gpu24 needs a GPU, and Ray finds none on a", "embedded needs none"),
+        (
+            EMBEDDED.model_copy(update={"device": "cuda"}),
+            "--device cuda needs a GPU, and Ray finds none on a",
+            "leave out --device",
+        ),
+    ],
+)
+def test_what_needs_a_gpu_is_named(settings: GenerationSettings, words: str, fix: str) -> None:
+    with pytest.raises(SetupError, match=words) as refused:
+        engine_count(AUTO, settings, Resources({"a": 0}, gpus=0, cores=8))
+    assert fix in refused.value.fix
 
 
 async def test_ray_that_is_given_up_while_it_starts_leaves_no_process(
