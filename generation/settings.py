@@ -60,7 +60,7 @@ class TextToImageSettings(Frozen):
     seed: Seed = 0
     """Seed of the noise when a task brings none."""
     template: Annotated[str, AfterValidator(_has_placeholder)] = "{prompt}"
-    """What is made of a prompt; {prompt} stands for it."""
+    """What is drawn; {prompt} is replaced by the prompt."""
     batch: Annotated[int, Field(ge=1, le=8)] = 1
     """Pictures of further candidates that are drawn together. More take less time each, and more
     memory; a request that arrives waits for one denoising step of all of them."""
@@ -290,7 +290,7 @@ class RungSettings(Frozen):
     """The only back end that has this level; null if all have."""
 
 
-def _are_told_apart(rungs: tuple[RungSettings, ...]) -> tuple[RungSettings, ...]:
+def _have_distinct_names(rungs: tuple[RungSettings, ...]) -> tuple[RungSettings, ...]:
     for back_end in get_args(BackEndName):
         names = [BEST, *(rung.name for rung in rungs if rung.backend in (None, back_end))]
         for name in names:
@@ -314,7 +314,7 @@ class GenerationFields(Frozen):
     refine: RefineSettings = RefineSettings()
     mesh: MeshSettings = MeshSettings()
     scoring: ScoringSettings = ScoringSettings()
-    rungs: Annotated[tuple[RungSettings, ...], AfterValidator(_are_told_apart)] = ()
+    rungs: Annotated[tuple[RungSettings, ...], AfterValidator(_have_distinct_names)] = ()
     """Levels below the preset's best, best first; the guard falls back on them before it drops a
     request. A list of {name, steps, size, gaussians, skip_plain, lift_steps, backend}."""
     spz_level: Annotated[int, Field(ge=1, le=22)] = 1

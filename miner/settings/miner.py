@@ -80,9 +80,9 @@ class AxonSettings(Part):
     port: Port = 8091
     """Port to listen on."""
     external_ip: str | None = None
-    """Public address that validators are told; asked of the internet if not given."""
+    """Public address that validators are given; asked of the internet if not given."""
     external_port: Port | None = None
-    """Public port that validators are told; that of --axon.port if not given."""
+    """Public port that validators are given; that of --axon.port if not given."""
 
     @field_validator("external_ip")
     @classmethod
