@@ -1,7 +1,7 @@
 """The engines of a miner: which can be used, which are suspected to hang, lost or coming back."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from loguru import logger
@@ -172,12 +172,26 @@ class Fleet:
     async def renew(self, name: str) -> bool:
         """Ends an engine that has nothing to do, and starts it again.
 
+        Engines that wait for room are not tried meanwhile: they would take the place that it
+        leaves.
+
         Returns:
             Whether it serves again. If not, it is tried again as a lost one.
         """
+        waiting = {
+            other: task
+            for other, task in self._starting.items()
+            if self._is_remote(other) and not self._restarts[other].has_served
+        }
+        for task in waiting.values():
+            task.cancel()
         self._up.discard(name)
-        self._starting[name] = task = asyncio.create_task(self._renew(self._engines[name]))
-        await asyncio.wait({task})
+        renewing = asyncio.create_task(self._renew(self._engines[name], waiting.values()))
+        self._starting[name] = renewing
+        for other in waiting:
+            trying = self._again(self._engines[other], after=renewing)
+            self._starting[other] = asyncio.create_task(trying)
+        await asyncio.wait({renewing})
         return name in self._up
 
     async def close(self) -> None:
@@ -207,16 +221,26 @@ class Fleet:
         else:
             self._give_up(name)
 
-    async def _renew(self, engine: EngineClient) -> None:
+    async def _renew(
+        self, engine: EngineClient, called_off: "Collection[asyncio.Task[None]]"
+    ) -> None:
+        if called_off:
+            await asyncio.wait(called_off)
         try:
             await engine.close()
             await self._bring_up(engine)
         except Exception as error:
             self._explain(error, f"engine {engine.name} does not start again")
             self._starting[engine.name] = asyncio.create_task(self._again(engine))
+        else:
+            logger.info("engine {} is renewed and serves again", engine.name)
 
-    async def _again(self, engine: EngineClient) -> None:
+    async def _again(
+        self, engine: EngineClient, *, after: "asyncio.Task[None] | None" = None
+    ) -> None:
         """Starts an engine again, more and more slowly, until it serves or is given up."""
+        if after is not None:
+            await asyncio.wait({after})
         restarts = self._restarts[engine.name]
         began = restarts.lost()
         await engine.close()

@@ -15,7 +15,7 @@ LOOK_EVERY_S = 0.05
 
 
 def renew_on_hangup(renew: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Renews the engines on SIGHUP; one that comes while they are being renewed is ignored.
+    """Renews the engines on SIGHUP; one that comes while they are being renewed changes nothing.
 
     Args:
         renew: Renews them.
@@ -27,6 +27,8 @@ def renew_on_hangup(renew: Callable[[], Coroutine[Any, Any, None]]) -> None:
         nonlocal running
         if running is None or running.done():
             running = loop.create_task(renew())
+        else:
+            logger.warning("the engines are being started again already")
 
     loop.add_signal_handler(signal.SIGHUP, on_signal)
 

@@ -33,6 +33,11 @@ class Restarts:
         return min(FIRST_PAUSE_S * 2.0 ** max(0, self.failures - 1), MOST_PAUSE_S)
 
     @property
+    def has_served(self) -> bool:
+        """Whether it has served, so that there was room for it."""
+        return self._served_at is not None
+
+    @property
     def hopeless(self) -> bool:
         """Whether it has failed too often for a miner that has no other engine."""
         return self.failures > HOPELESS

@@ -5,17 +5,21 @@ import os
 import signal
 
 import pytest
+from loguru import logger
 
 from miner.engines.renewal import LOOK_EVERY_S, ignore_hangup, renew_on_hangup
 from miner.request import Answer, Caller
+from protocol.errors import SetupError
 from tests.miner.conftest import MakeBench
 from tests.support.far_engines import MortalEngine
 from tests.support.several_engines import GONE, all_up, asked, codes, one_line_each, two
 from tests.support.virtual_time import in_virtual_time
 
 
-async def test_a_signal_renews_and_a_second_one_meanwhile_is_ignored() -> None:
+async def test_a_signal_renews_and_a_second_one_meanwhile_is_ignored_and_logged() -> None:
     begun, release = 0, asyncio.Event()
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message}", level="WARNING")
 
     async def renew() -> None:
         nonlocal begun
@@ -28,12 +32,15 @@ async def test_a_signal_renews_and_a_second_one_meanwhile_is_ignored() -> None:
             os.kill(os.getpid(), signal.SIGHUP)
             await asyncio.sleep(0.02)
         assert begun == 1
+        assert lines == ["the engines are being started again already\n"]
         release.set()
         await asyncio.sleep(0)
         os.kill(os.getpid(), signal.SIGHUP)
         await asyncio.sleep(0.02)
         assert begun == 2
+        assert len(lines) == 1
     finally:
+        logger.remove(sink)
         asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
 
 
@@ -84,6 +91,68 @@ async def test_renewal_restarts_one_engine_at_a_time_and_loses_no_request(
     assert bench.events("engine_lost") == []
     assert bench.states() == ["warming_up", "ready"]
     assert one_line_each(bench, 12)
+
+
+class CrowdedEngine(MortalEngine):
+    """One of several that share too few places, in the order in which they ask."""
+
+    def __init__(self, name: str, room: asyncio.Semaphore) -> None:
+        super().__init__(name)
+        self.room, self.placed = room, False
+
+    async def start(self) -> None:
+        try:
+            await asyncio.wait_for(self.room.acquire(), 60.0)
+        except TimeoutError:
+            raise SetupError("no GPU was free within 60 s", fix="add one") from None
+        self.placed = True
+        await super().start()
+
+    async def close(self) -> bool:
+        if self.placed:
+            self.placed = False
+            self.room.release()
+        return await super().close()
+
+
+@in_virtual_time
+async def test_an_engine_that_waits_for_room_does_not_take_the_place_of_one_that_is_renewed(
+    make_bench: MakeBench,
+) -> None:
+    room = asyncio.Semaphore(2)
+    engines = [CrowdedEngine(name, room) for name in ("one", "two", "three")]
+    bench = make_bench(*engines)
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message}", level="INFO")
+    await bench.service.start()
+    await asyncio.sleep(20.0)  # The third one waits for room.
+    await bench.service.renew_engines()
+    logger.remove(sink)
+    assert [engine.starts for engine in engines] == [2, 2, 0]
+    renewed = [line for line in lines if "is renewed" in line]
+    assert renewed == [f"engine {name} is renewed and serves again\n" for name in ("one", "two")]
+    room.release()
+    await asyncio.sleep(90.0)
+    assert engines[2].starts == 1, "it is tried again afterwards"
+    await bench.service.close()
+
+
+@in_virtual_time
+async def test_an_engine_that_waits_for_room_ends_with_the_miner_during_a_renewal(
+    make_bench: MakeBench,
+) -> None:
+    room = asyncio.Semaphore(2)
+    engines = [CrowdedEngine(name, room) for name in ("one", "two", "three")]
+    bench = make_bench(*engines)
+    await bench.service.start()
+    await asyncio.sleep(20.0)
+    engines[0].start_s = 1000.0
+    renewing = asyncio.create_task(bench.service.renew_engines())
+    await asyncio.sleep(1.0)
+    await bench.service.drain()
+    await bench.service.close()
+    await renewing
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 @in_virtual_time
