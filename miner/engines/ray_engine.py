@@ -240,7 +240,8 @@ class RayProcess:
             return False
 
     async def _start(self) -> Resources:
-        fix = start_fix(self._engines.address)
+        address = self._engines.address
+        fix = start_fix(address)
         self._process, here = _start_process()
         self._calls = Calls(here, "Ray's process")
         try:
@@ -249,7 +250,10 @@ class RayProcess:
         except LinkLost as error:
             raise SetupError(f"Ray does not start: {error}", fix=fix) from error
         except TimeoutError:
-            raise SetupError(f"Ray does not start within {START_LIMIT_S:.0f} s", fix=fix) from None
+            what = "Ray does not start"
+            if address is not None:
+                what = f"--engines.address {address}: no Ray cluster answers"
+            raise SetupError(f"{what} within {START_LIMIT_S:.0f} s", fix=fix) from None
         if isinstance(found, SetupFault):
             raise found.error()
         answer: Resources = found

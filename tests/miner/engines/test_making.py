@@ -145,6 +145,28 @@ async def test_ray_that_does_not_answer_is_a_reason_not_to_start(
     process.close()
 
 
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (None, "Ray does not start within 0 s"),
+        ("10.0.0.1:80", "--engines.address 10.0.0.1:80: no Ray cluster answers within 0 s"),
+    ],
+)
+async def test_ray_that_does_not_start_in_time_is_named_with_the_address_and_the_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str | None, words: str
+) -> None:
+    """As where something other than Ray listens."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(ray_engine, "START_LIMIT_S", 0.1)
+    process = ray_engine.RayProcess(EnginesSettings(kind="ray", address=address))
+    with pytest.raises(SetupError) as refused:
+        await process.open()
+    assert refused.value.problem == words
+
+
 @pytest.mark.parametrize(("address", "fix"), [(None, "/tmp/ray"), ("auto", "`ray start --head`")])
 async def test_ray_that_ends_while_it_starts_is_a_reason_with_a_fix(
     monkeypatch: pytest.MonkeyPatch, address: str | None, fix: str
