@@ -14,6 +14,12 @@ from protocol.tasks import TextTask
 SAVE_EVERY_S = 60.0
 """Seconds between two writes of the estimates."""
 
+SLICE_LIMIT_S = 0.2
+"""Of optimisation steps that run in one piece: other requests wait for it."""
+
+_SLICED = {"dream": "dreamgaussian", "refine": "refine"}
+"""Stages that run in slices, and the group of their settings."""
+
 _TRIAL = TextTask(id="trial", prompt="a red car")
 
 
@@ -61,6 +67,14 @@ class WarmUps:
         self._score_log.write("warmed_up", engine=engine.name, seconds=dict(seconds))
         if problem := self._too_slow(engine, seconds):
             logger.warning("text tasks will be dropped: {}", problem)
+        for stage, group in _SLICED.items():
+            longest = _longest(engine, stage, seconds)
+            if longest > SLICE_LIMIT_S:
+                logger.warning(
+                    "a slice of the stage {} takes {:.2f} s, and other requests wait for it (limit "
+                    "{} s): lower --{}.slice, or the size of its pictures",
+                    *(stage, longest, SLICE_LIMIT_S, group),
+                )
 
     def start_saving(self) -> None:
         """Writes the estimates every minute from now on."""
@@ -85,3 +99,9 @@ class WarmUps:
         while True:
             await asyncio.sleep(SAVE_EVERY_S)
             await asyncio.to_thread(file.save, self._estimates, dict(self._machines))
+
+
+def _longest(engine: EngineClient, stage: str, seconds: Mapping[str, float]) -> float:
+    """Seconds of the longest step of a stage at the best level; 0 without such a step."""
+    steps = engine.route(_TRIAL, engine.ladder[0])
+    return max((seconds[step.cost_key] for step in steps if step.stage == stage), default=0.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from miner.engines.warming_up import SAVE_EVERY_S
+from miner.engines.warming_up import SAVE_EVERY_S, SLICE_LIMIT_S
 from miner.service import WARN_EVERY_S
 from tests.miner.conftest import MakeBench
 from tests.support.fakes import SECONDS, STAGES, FakeEngine, ball_spz
@@ -188,6 +188,23 @@ async def test_a_machine_that_is_too_slow_is_measured_again_and_the_operator_is_
     assert bench.engine.warm_ups == []
     (warning,) = (text for text in bench.warnings if "text tasks will be dropped" in text)
     assert "the lowest rung, draft, took 8.0 s of a budget of 3.0 s" in warning
+
+
+@in_virtual_time
+@pytest.mark.parametrize("slice_s", [0.19, 0.25])
+async def test_slices_that_others_wait_for_too_long_name_their_setting(
+    make_bench: MakeBench, slice_s: float
+) -> None:
+    seconds = {**SECONDS, "prepare": 0.1, "dream": slice_s}
+    bench = make_bench(FakeEngine(seconds, back_end="dreamgaussian"), budget_s=300.0)
+    await bench.service.start()
+    warnings = [text for text in bench.warnings if "a slice of the stage dream" in text]
+    if slice_s < SLICE_LIMIT_S:
+        assert warnings == []
+    else:
+        (warning,) = warnings
+        assert "takes 0.25 s" in warning
+        assert "lower --dreamgaussian.slice" in warning
 
 
 @in_virtual_time
