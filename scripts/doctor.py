@@ -62,7 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logs("ERROR")
     checks = [
         preset_check(settings),
-        *machine_checks(settings, config.models.dir, config.log.dir, stands_in=_settle()),
+        *machine_checks(
+            settings,
+            config.models.dir,
+            config.log.dir,
+            stands_in=_settle(),
+            engines=config.engines,
+        ),
         *engine_checks(config.engines, settings),
         *network_checks(config),
     ]

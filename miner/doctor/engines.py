@@ -43,6 +43,16 @@ def engine_checks(engines: EnginesSettings, settings: GenerationSettings) -> lis
     return [Check("engines", look, JOIN_LIMIT_S + 1.0, if_slow=fix)]
 
 
+async def engines_here(engines: EnginesSettings, settings: GenerationSettings) -> int:
+    """Returns how many engines load on this machine at once; 1 where only the cluster knows."""
+    if engines.address is not None or not settings.device.startswith("cuda"):
+        return 1
+    if engines.kind == "local":
+        return 1 if engines.count == "auto" else engines.count
+    gpus = await in_daemon_thread(_gpus, JOIN_LIMIT_S)
+    return max(1, min(gpus, MOST_ENGINES if engines.count == "auto" else engines.count))
+
+
 def judge_local(engines: EnginesSettings, gpus: int) -> Verdict:
     """Compares the engines of the miner's process with the GPUs that torch sees.
 

@@ -25,6 +25,7 @@ from generation.weights.store import (
 )
 from miner import file_lock
 from miner.daemon_call import in_daemon_thread
+from miner.doctor.engines import JOIN_LIMIT_S, engines_here
 from miner.doctor.findings import Check, Status, Verdict, failed, ok, warning
 from miner.doctor.needs import (
     GB,
@@ -38,6 +39,7 @@ from miner.doctor.scorer import judge_scorer, require_packages, scoring_models
 from miner.file_lock import FOLDER_LOCK, Holder
 from miner.logs import FILE_NAME as MINER_LOG
 from miner.score import FILE_NAME as SCORE_LOG
+from miner.settings.engines import EnginesSettings
 from miner.surroundings import FOLDER, starting_up
 from protocol.errors import SetupError
 
@@ -47,6 +49,8 @@ LIBRARIES = ("bittensor", "torch", "diffusers", "transformers", "onnxruntime", "
 COMPILERS = ("gcc", "clang")
 LOG_FILES = (FOLDER_LOCK, SCORE_LOG, MINER_LOG)
 LOG_BYTES = 1 * GB
+
+ONE_ENGINE = EnginesSettings()
 
 HASHING_LIMIT_S = 60.0
 IMPORT_LIMIT_S = 60.0
@@ -69,6 +73,7 @@ def machine_checks(
     log_dir: Path,
     *,
     stands_in: Path | SetupError | None = None,
+    engines: EnginesSettings = ONE_ENGINE,
 ) -> list[Check]:
     """Lists the checks of this machine against a preset, cheapest first.
 
@@ -77,6 +82,7 @@ def machine_checks(
         models_dir: The models folder; the default one when None.
         log_dir: The folder of the logs.
         stands_in: What `miner.surroundings.settle` returned or raised.
+        engines: How many run here.
     """
     models = models_dir or default_models_dir()
 
@@ -107,7 +113,8 @@ def machine_checks(
         return judge_disk(needs, [log_dir / name for name in LOG_FILES])
 
     async def memory() -> Verdict:
-        return judge_memory(settings, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return judge_memory(settings, total, await engines_here(engines, settings))
 
     async def device() -> Verdict:
         return judge_device(
@@ -143,7 +150,7 @@ def machine_checks(
         ),
         Check("disk", disk),
         *([Check("log folder", folder)] if file_lock.look(log_dir / FOLDER_LOCK)[0] else []),
-        Check("memory", memory),
+        Check("memory", memory, JOIN_LIMIT_S + 1.0),
         Check("torch, GPU", device, IMPORT_LIMIT_S),
         Check("compiler", compiler),
         Check("scorer", scorer, IMPORT_LIMIT_S),
@@ -273,13 +280,22 @@ def judge_disk(needs: Sequence[tuple[Path, int, str]], logs: Sequence[Path] = ()
     return ok(", ".join(rooms))
 
 
-def judge_memory(settings: GenerationSettings, total_bytes: int) -> Verdict:
-    """Weights are read into main memory before they reach the GPU."""
+def judge_memory(settings: GenerationSettings, total_bytes: int, engines: int = 1) -> Verdict:
+    """Weights are read into main memory before they reach the GPU, by all engines at once.
+
+    Args:
+        settings: The preset of all.
+        total_bytes: Main memory of this machine.
+        engines: How many load here.
+    """
     text = f"{total_bytes / GB:.0f} GB of main memory"
     needed = LOADING_BYTES[form_of(settings)] if _has_flux_on_gpu(settings) else 0
-    if total_bytes < needed:
+    if total_bytes < engines * needed:
+        who = f"the preset {settings.name} reads"
+        if engines > 1:
+            who = f"{engines} engines of the preset {settings.name} read"
         return warning(
-            f"{text}; the preset {settings.name} reads {needed / GB:.0f} GB of weights through it",
+            f"{text}; {who} {engines * needed / GB:.0f} GB of weights through it",
             "if the miner is killed while it loads, add memory or swap",
         )
     return ok(text)

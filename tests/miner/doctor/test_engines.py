@@ -3,8 +3,10 @@
 import pytest
 
 from generation.presets import preset
+from generation.settings import GenerationSettings
 from miner.doctor.engines import (
     engine_checks,
+    engines_here,
     judge_cluster,
     judge_local,
     judge_own_cluster,
@@ -77,6 +79,28 @@ def test_a_cluster_is_shown_machine_by_machine() -> None:
     none = judge_cluster(RAY, GPU, "2.60.0", Resources({"a": 0}, 0, 8))
     assert none.status is Status.FAILED
     assert "ray start" in none.fix
+
+
+@pytest.mark.parametrize(
+    ("engines", "settings", "count"),
+    [
+        (EnginesSettings(), GPU, 1),
+        (EnginesSettings(count=3), GPU, 3),
+        (RAY, GPU, 4),
+        (EnginesSettings(kind="ray", count=3), GPU, 3),
+        (EnginesSettings(kind="ray", count=8), GPU, 4),  # The others wait for GPUs.
+        (EnginesSettings(kind="ray", count=8, address="auto"), GPU, 1),
+        (EnginesSettings(kind="ray", count=8), EMBEDDED, 1),
+    ],
+)
+async def test_the_engines_of_this_machine_are_counted_where_that_is_known(
+    engines: EnginesSettings,
+    settings: GenerationSettings,
+    count: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("miner.doctor.engines._gpus", lambda: 4)
+    assert await engines_here(engines, settings) == count
 
 
 async def test_engines_that_would_share_a_device_are_named() -> None:

@@ -29,6 +29,7 @@ from miner.doctor.machine import (
 )
 from miner.doctor.needs import GB, SCORER_BYTES, TAKEN_GB, UNKNOWN_BYTES, download_bytes
 from miner.file_lock import FOLDER_LOCK, FileLock
+from miner.settings.engines import EnginesSettings
 from protocol.errors import SetupError
 
 EMBEDDED, GPU16, GPU24, GPU80 = map(preset, ("embedded", "gpu16", "gpu24", "gpu80"))
@@ -199,6 +200,21 @@ def test_weights_pass_through_main_memory(
     settings: GenerationSettings, gigabytes: int, status: Status
 ) -> None:
     assert judge_memory(settings, gigabytes * GB).status is status
+
+
+async def test_engines_that_load_together_need_the_memory_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert judge_memory(GPU24, 60 * GB, 2).status is Status.OK
+    verdict = judge_memory(GPU24, 60 * GB, 4)
+    assert verdict.status is Status.WARNING
+    assert "4 engines of the preset gpu24 read 64 GB of weights through it" in verdict.found
+
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else 60 * GB)
+    four = EnginesSettings(count=4)
+    checks = machine_checks(GPU24, tmp_path, tmp_path / "logs", engines=four)
+    (check,) = [check for check in checks if check.name == "memory"]
+    assert (await carry_out(check)).verdict == verdict
 
 
 @pytest.mark.parametrize(
