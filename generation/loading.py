@@ -380,4 +380,5 @@ def device_name(device: str) -> str:
     """Returns what kind of device this is: the GPU's name, or "cpu" with the number of threads."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device}, {threads} thread{'s' * (threads != 1)}"

@@ -9,7 +9,7 @@ STABLE_S = 300.0
 """An engine that has served for this many seconds begins again with the first pause."""
 
 HOPELESS = 5
-"""Failed attempts in a row of every engine after which a miner without a serving one ends."""
+"""A miner that no engine serves ends once each has more losses and failed attempts in a row."""
 
 
 class Restarts:

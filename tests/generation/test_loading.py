@@ -21,6 +21,7 @@ from generation.loading import (
     LoadedStages,
     PictureNetworks,
     assemble,
+    device_name,
     load,
     load_pictures,
     require_device,
@@ -37,6 +38,14 @@ from protocol.tasks import ImageTask, Task, TextTask
 SETTINGS = preset("embedded")
 CPU = torch.device("cpu")
 RUNG = SETTINGS.ladder[0]
+
+
+@pytest.mark.parametrize(("threads", "words"), [(1, "cpu, 1 thread"), (2, "cpu, 2 threads")])
+def test_a_cpu_is_named_with_its_threads(
+    threads: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert device_name("cpu") == words
 
 
 @pytest.fixture(scope="module")
