@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from generation.lift.refine import Refinement
 from generation.lift.refine.pose import Lens, view_of
-from generation.lift.refine.refinement import target_of
 from generation.lift.refine.stage import tensors_of
+from generation.lift.targets import target_of
 from generation.packing import GaussianTensors
 from generation.rendering.cameras import FOV
 from generation.rendering.device_cloud import DeviceCloud

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from generation.errors import GenerationError
 from generation.lift.triposr.splats import disc_rotations
 from generation.packing import LARGEST_SIDE, GaussianTensors
 from generation.rendering.differentiable import rotation_matrices
@@ -20,8 +21,13 @@ from generation.scoring.validity import MIN_GAUSSIANS
 
 _LEVEL = 0.5
 """Density of the surface: the sum of what is left of the Gaussians' opacities at a place."""
-_SEEN = 0.02
-"""Opacity under which a Gaussian does not count."""
+_DENSE, _DENSE_SHARE = 0.5, 0.9
+"""Where Gaussians stay faint, as those of thin objects do, the surface lies at this part of the
+density that this share of the centres stays under. The largest density may be that of one place."""
+_SEEN, _SEEN_PART = 0.02, 0.5
+"""Opacity under which a Gaussian does not count; this part of the largest one, if that is less."""
+_NOTHING = 1e-6
+"""Opacity under which the largest one shows nothing, and says nothing of a surface."""
 
 _NODES, _FINEST = 72, 0.6
 """Of the lattice on which the density is read: how many there are at most along the longest side of
@@ -38,8 +44,8 @@ _STRIDES, _BISECTIONS = 24, 5
 _STRIDE = 0.75
 """Of rays, in steps of the lattice."""
 
-_CELLS = 50
-"""Of the surface's longest side, in which its area is measured."""
+_CELLS, _MOST_CELLS = 50, 99_999
+"""Of the surface's longest side: in which its area is measured, and how many there are at most."""
 _SIGMA, _THIN = 0.6, 0.3
 """Of a disc, in its plane as a share of the spacing, and across as a share of that."""
 _OPACITY = 0.95
@@ -98,29 +104,35 @@ class _Lattice:
 
 
 @torch.no_grad()
-def cover(parameters: Mapping[str, Tensor], most: int, seed: int = 0) -> GaussianTensors | None:
+def cover(parameters: Mapping[str, Tensor], most: int, seed: int = 0) -> GaussianTensors:
     """Covers the surface of Gaussians with discs, centred and as large as finished clouds are.
 
     Args:
         parameters: Of `TrainedGaussians`; at most some thousands of Gaussians.
-        most: Number of discs.
+        most: Number of discs, at least `MIN_GAUSSIANS`.
         seed: Of the rays.
 
     Returns:
-        The discs, on the device of the parameters; None where the surface is too small for as many
-        as a validator wants.
+        The discs, on the device of the parameters.
+
+    Raises:
+        GenerationError: Nothing is left to be seen, or a surface too small for as many discs as a
+            validator wants.
     """
     own = {name: x.detach().cpu() for name, x in parameters.items()}
-    seen = own["opacities"].sigmoid() >= _SEEN
+    opacities = own["opacities"].sigmoid()
+    largest = float(opacities.max())
+    if largest < _NOTHING:
+        raise GenerationError("the optimisation left nothing that can be seen")
+    seen = opacities >= min(_SEEN, _SEEN_PART * largest)
     own = {name: x[seen] for name, x in own.items()}
-    if not seen.any():
-        return None
     generator = torch.Generator().manual_seed(seed)
     lattice = _Lattice(own)
     points = _surface(lattice, own["means"], generator)
-    if min(most, len(points)) < MIN_GAUSSIANS:
-        return None
-    points = _evenly(points, most)
+    if len(points) >= MIN_GAUSSIANS:
+        points = _evenly(points, most)
+    if len(points) < MIN_GAUSSIANS:
+        raise GenerationError("the optimisation left no surface that could be covered")
     values = lattice.at(points)
     low, high = torch.aminmax(points, dim=0)
     scale = LARGEST_SIDE / (high - low).max().clamp_min(1e-6)
@@ -139,16 +151,16 @@ def cover(parameters: Mapping[str, Tensor], most: int, seed: int = 0) -> Gaussia
 
 def _surface(lattice: _Lattice, centres: Tensor, generator: torch.Generator) -> Tensor:
     """Where rays from centres (N, 3) first leave the dense part, (M, 3)."""
-    start = centres[lattice.at(centres)[:, 0] >= _LEVEL]
-    if not len(start):
-        return start
+    density = lattice.at(centres)[:, 0]
+    level = min(_LEVEL, _DENSE * float(density.quantile(_DENSE_SHARE)))
+    start = centres[density >= level]
     start = start.repeat(-(-_ALL_RAYS // len(start)), 1)
     rays = F.normalize(torch.randn(start.shape, generator=generator), dim=-1)
     length = _STRIDE * lattice.step
     near, going = torch.zeros(len(start)), torch.arange(len(start))
     for _ in range(_STRIDES):
         ahead = start[going] + (near[going, None] + length) * rays[going]
-        going = going[lattice.at(ahead)[:, 0] >= _LEVEL]
+        going = going[lattice.at(ahead)[:, 0] >= level]
         near[going] += length
     left = torch.ones(len(start), dtype=torch.bool)
     left[going] = False
@@ -156,7 +168,7 @@ def _surface(lattice: _Lattice, centres: Tensor, generator: torch.Generator) -> 
     far = near + length
     for _ in range(_BISECTIONS):
         middle = (near + far) / 2
-        within = lattice.at(start + middle[:, None] * rays)[:, 0] >= _LEVEL
+        within = lattice.at(start + middle[:, None] * rays)[:, 0] >= level
         near, far = torch.where(within, middle, near), torch.where(within, far, middle)
     return start + near[:, None] * rays
 
@@ -166,9 +178,9 @@ def _evenly(points: Tensor, most: int) -> Tensor:
     per_side = _CELLS * math.sqrt(most / _cells(points, _CELLS)[0])
     while True:
         count, cell = _cells(points, per_side)
-        if count >= min(MIN_GAUSSIANS, len(points)):
+        if count >= MIN_GAUSSIANS or per_side >= _MOST_CELLS:
             break
-        per_side *= 1.2
+        per_side = min(1.2 * per_side, _MOST_CELLS)
     first = torch.full((count,), len(points)).scatter_reduce(
         0, cell, torch.arange(len(points)), reduce="amin"
     )

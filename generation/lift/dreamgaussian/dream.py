@@ -15,6 +15,7 @@ from generation.lift.dreamgaussian.cover import cover
 from generation.lift.dreamgaussian.densify import Densifier
 from generation.lift.dreamgaussian.gaussians import TrainedGaussians
 from generation.lift.dreamgaussian.guidance import Guidance
+from generation.lift.targets import target_of
 from generation.packing import GaussianTensors
 from generation.rendering.cameras import Camera, orbit_camera
 from generation.rendering.differentiable import rasterize
@@ -55,14 +56,8 @@ class KnownView:
     def target(self, size: int) -> Tensor:
         """(size, size, 4) float32 on the CPU: colours premultiplied by alpha, and alpha; kept."""
         if size not in self._targets:
-            self._targets[size] = self._scaled(size)
+            self._targets[size] = target_of(self.rgba, size)
         return self._targets[size]
-
-    def _scaled(self, size: int) -> Tensor:
-        pixels = torch.from_numpy(self.rgba).permute(2, 0, 1)[None].float() / 255
-        pixels = torch.cat([pixels[:, :3] * pixels[:, 3:], pixels[:, 3:]], dim=1)
-        small = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-        return small[0].permute(1, 2, 0)
 
 
 class Dream:
@@ -111,24 +106,29 @@ class Dream:
         """Takes up to that many of the steps that are left."""
         with torch.inference_mode(False), torch.enable_grad():
             for _ in range(min(steps, self.steps - self.done)):
-                self._step()
+                drawn = self._generator.get_state()
+                try:
+                    self._step()
+                except Exception:
+                    # A step that is taken again, such as for lack of memory, draws the same.
+                    self._generator.set_state(drawn)
+                    raise
                 self.done += 1
 
     def result(self) -> GaussianTensors:
         """The cloud as it is now.
 
-        Where there are too few Gaussians for a validator, their surface is covered with discs, see
-        `cover`; else see `TrainedGaussians.finish`.
+        Where there are too few Gaussians for a validator, or too few to be seen, their surface is
+        covered with discs, see `cover`; else see `TrainedGaussians.finish`.
 
         Raises:
-            GenerationError: A number is not finite.
+            GenerationError: A number is not finite, or no surface is left.
         """
-        self.gaussians.require_finite()
         with torch.inference_mode(False):
-            parameters = self.gaussians.parameters
-            few = len(parameters["means"]) < MIN_GAUSSIANS
-            covered = cover(parameters, max(self._most or 0, MIN_GAUSSIANS)) if few else None
-            return self.gaussians.finish(self._most) if covered is None else covered
+            finished = self.gaussians.finish(self._most)
+            if finished is not None:
+                return finished
+            return cover(self.gaussians.parameters, max(self._most or 0, MIN_GAUSSIANS))
 
     def _step(self) -> None:
         share = self.done / self.steps

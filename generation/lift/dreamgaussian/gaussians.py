@@ -10,13 +10,16 @@ from generation.errors import GenerationError
 from generation.lift.dreamgaussian.schedule import FIRST_RATE, RATES
 from generation.packing import LARGEST_SIDE, GaussianTensors
 from generation.rendering.device_cloud import DeviceCloud
-from generation.scoring.validity import MIN_GAUSSIANS
+from generation.scoring.validity import MAX_TRANSPARENT_SHARE, MIN_GAUSSIANS
 from protocol.gaussians import SH_C0
 
 START_RADIUS, START_OPACITY = 0.5, 0.1
 _PRUNED_OPACITY = 0.01
 _MOST_STRAY = 0.005
 """Share of the Gaussians beyond which the box is not looked for, on either side of an axis."""
+_FAINT = 0.5 / 255
+"""Opacity that SPZ rounds to 0, so that a validator counts the Gaussian as transparent."""
+_MOST_FAINT = MAX_TRANSPARENT_SHARE - 0.1
 
 
 class TrainedGaussians:
@@ -101,15 +104,18 @@ class TrainedGaussians:
             raise GenerationError("the optimisation came to numbers that are not finite")
 
     @torch.no_grad()
-    def finish(self, most: int | None = None) -> GaussianTensors:
+    def finish(self, most: int | None = None) -> GaussianTensors | None:
         """The cloud as it is now, as a validator wants it.
 
         What cannot be seen and what strays far from the rest is left out, but never so much that a
-        validator would refuse the cloud; if there are too few at all, some lie there twice. The
-        box of the centres is centred, and its largest side becomes `LARGEST_SIDE`.
+        validator would refuse the cloud. The box of the centres is centred, and its largest side
+        becomes `LARGEST_SIDE`.
 
         Args:
             most: How many to keep at most, the most opaque ones; at least `MIN_GAUSSIANS`, or None.
+
+        Returns:
+            None where a validator would refuse the cloud: there are too few, or too few to be seen.
 
         Raises:
             GenerationError: See `require_finite`.
@@ -117,17 +123,11 @@ class TrainedGaussians:
         self.require_finite()
         own = {name: x.detach().clone() for name, x in self.parameters.items()}
         kept = _most_useful(own["means"], own["opacities"])
+        if len(kept) < MIN_GAUSSIANS:
+            return None
         if most is not None and len(kept) > most:
             kept = kept[own["opacities"][kept].topk(most).indices]
         own = {name: x[kept] for name, x in own.items()}
-        count = len(kept)
-        if count < MIN_GAUSSIANS:
-            index = torch.arange(MIN_GAUSSIANS, device=kept.device) % count
-            copies = torch.bincount(index, minlength=count)[index]
-            own = {name: x[index] for name, x in own.items()}
-            # Together, copies hold back as much light as the one that they replace.
-            through = (1 - own["opacities"].sigmoid()) ** (1 / copies)
-            own["opacities"] = (1 - through).clamp(1e-4, 1 - 1e-4).logit()
         low, high = torch.aminmax(own["means"], dim=0)
         scale = LARGEST_SIDE / (high - low).max().clamp_min(1e-6)
         quats = F.normalize(own["quats"], dim=-1)
@@ -141,14 +141,17 @@ class TrainedGaussians:
 
 
 def _most_useful(means: Tensor, logits: Tensor) -> Tensor:
-    """Indices of Gaussians that can be seen and lie among the others; enough of them, if any."""
+    """Indices of Gaussians that can be seen and lie among the others.
+
+    Where those are too few for a validator, faint ones come with them, unless these are too many.
+    """
     stray = int(_MOST_STRAY * len(means))
     ordered = means.sort(dim=0).values
     low, high = ordered[stray], ordered[-1 - stray]
     margin = 0.1 * (high - low).max()
     inside = ((means >= low - margin) & (means <= high + margin)).all(-1)
-    useful = inside & (logits.sigmoid() >= _PRUNED_OPACITY)
-    if useful.sum() < MIN_GAUSSIANS:
-        # Strays would shrink the object; the faint ones do no harm.
+    opacities = logits.sigmoid()
+    useful = inside & (opacities >= _PRUNED_OPACITY)
+    if useful.sum() < MIN_GAUSSIANS and (opacities[inside] < _FAINT).float().mean() <= _MOST_FAINT:
         useful = inside
     return useful.nonzero()[:, 0]

@@ -8,7 +8,7 @@ import torch
 from generation.acceleration.streams import wait_for_stream
 from generation.lift.dreamgaussian.denoiser import ViewDenoiser
 from generation.lift.dreamgaussian.dream import Dream, KnownView
-from generation.lift.dreamgaussian.guidance import Guidance
+from generation.lift.dreamgaussian.guidance import Guidance, fov_of, scale_of
 from generation.lift.dreamgaussian.zero123 import Zero123
 from generation.packing import Splats
 from generation.rendering import gsplat_backend
@@ -44,7 +44,7 @@ def load_guidance(
     folder = locate_models(settings, models_dir, image_only=True).lift
     if own.guidance == "none":
         return None
-    how = {"device": device, "dtype": getattr(torch, own.dtype), "scale": own.guidance_scale}
+    how = {"device": device, "dtype": getattr(torch, own.dtype), "scale": scale_of(own)}
     if own.guidance == "denoiser":
         return ViewDenoiser.from_pretrained(folder, **how)
     guidance = Zero123.from_pretrained(folder, **how)
@@ -76,7 +76,7 @@ def functions_of(
         )
 
     def prepare(cutout: Cutout, context: StepContext) -> KnownView:
-        known = KnownView.framed(cutout.rgba, elevation=own.elevation, fov=own.field_of_view)
+        known = KnownView.framed(cutout.rgba, elevation=own.elevation, fov=fov_of(own))
         # Here and not in the first slice: there the GPU would wait for it.
         for size in own.sizes:
             known.target(size)
@@ -113,7 +113,6 @@ def _require_gaussians(settings: GenerationSettings) -> None:
         if rung.gaussians < MIN_GAUSSIANS:
             raise SetupError(
                 f"the quality level {rung.name} has {rung.gaussians:,} Gaussians at most, and a "
-                f"validator scores a cloud of fewer than {MIN_GAUSSIANS:,} 0",
-                fix="give --dreamgaussian.max_gaussians, and every gaussians in --rungs, "
-                f"{MIN_GAUSSIANS} or more",
+                f"validator gives a score of 0 to clouds of fewer than {MIN_GAUSSIANS:,}",
+                fix=f"give the level {rung.name} in --rungs {MIN_GAUSSIANS} gaussians or more",
             )

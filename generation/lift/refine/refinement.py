@@ -19,6 +19,7 @@ from generation.lift.refine.pose import (
     view_of,
 )
 from generation.lift.refine.tone import match_tone
+from generation.lift.targets import target_of
 from generation.packing import LARGEST_SIDE, GaussianTensors
 from generation.rendering.cameras import DISTANCE, FOV, orbit_camera
 from generation.rendering.device_cloud import DeviceCloud
@@ -288,14 +289,6 @@ class _Candidate(NamedTuple):
 
 def _error(candidate: _Candidate) -> float:
     return candidate.error
-
-
-def target_of(rgba: NDArray[np.uint8], size: int) -> Tensor:
-    """A cut-out as (size, size, 4) float32: colours premultiplied by alpha, and alpha."""
-    pixels = torch.from_numpy(rgba).permute(2, 0, 1)[None].float() / 255
-    pixels = torch.cat([pixels[:, :3] * pixels[:, 3:], pixels[:, 3:]], dim=1)
-    small = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-    return small[0].permute(1, 2, 0)
 
 
 def thinned(cloud: DeviceCloud) -> DeviceCloud:

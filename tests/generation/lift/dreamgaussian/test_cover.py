@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from generation.errors import GenerationError
 from generation.lift.dreamgaussian.cover import cover
 from generation.lift.dreamgaussian.gaussians import TrainedGaussians
 from generation.lift.dreamgaussian.relocate import Relocation
@@ -29,7 +30,6 @@ def ball(count: int = 400) -> TrainedGaussians:
 
 def test_a_ball_is_covered_with_discs_that_lie_on_it() -> None:
     made = cover(ball().parameters, 7_500)
-    assert made is not None
     cloud = made.to_cloud()
     assert len(cloud.positions) == 7_500
     assert check(cloud).passed
@@ -52,20 +52,43 @@ def test_the_same_gaussians_are_covered_in_the_same_way() -> None:
         small.parameters["opacities"].fill_(2.0)
         small.parameters["scales"].sub_(1.0)
     first, again, other = (cover(small.parameters, 7_000, seed=seed) for seed in (1, 1, 2))
-    assert first is not None
-    assert again is not None
-    assert other is not None
     assert torch.equal(first.positions, again.positions)
     assert not torch.equal(first.positions, other.positions)
 
 
-@pytest.mark.parametrize("logit", [-9.0, -3.0])
-def test_what_has_no_surface_is_not_covered(logit: float) -> None:
-    made = ball()
+@pytest.mark.parametrize("logit", [-12.0, -9.0, -3.0])
+def test_gaussians_that_are_all_faint_have_a_surface_too(logit: float) -> None:
+    """Where the picture shows little, they come nowhere near the usual density."""
+    made, usual = ball(), cover(ball().parameters, 7_500)
     with torch.no_grad():
         made.parameters["opacities"].fill_(logit)
-        made.parameters["means"].mul_(8)
-    assert cover(made.parameters, 7_500) is None
+    found = cover(made.parameters, 7_500)
+    assert check(found.to_cloud()).passed
+    for cloud in (found, usual):
+        assert float(cloud.positions.norm(dim=-1).median()) == pytest.approx(0.75, abs=0.05)
+
+
+def test_a_few_dense_gaussians_do_not_hide_the_faint_rest() -> None:
+    made = ball()
+    with torch.no_grad():
+        made.parameters["opacities"].fill_(-3.5)
+        made.parameters["means"][:, 1] *= 6
+        made.parameters["means"][:4] *= 0.01
+        made.parameters["opacities"][:4] = 3.0
+    sides = np.ptp(cover(made.parameters, 7_500).to_cloud().positions, axis=0)
+    assert sides[[0, 2]].max() < 0.5 * sides[1]
+
+
+def test_one_gaussian_is_enough_and_none_is_an_answer() -> None:
+    made = ball()
+    with torch.no_grad():
+        made.parameters["opacities"].fill_(-30.0)
+        made.parameters["opacities"][7] = -5.0
+    assert check(cover(made.parameters, 7_500).to_cloud()).passed
+    with torch.no_grad():
+        made.parameters["opacities"].fill_(-30.0)
+    with pytest.raises(GenerationError, match="nothing that can be seen"):
+        cover(made.parameters, 7_500)
 
 
 def relocated(step: int) -> tuple[dict[str, Tensor], TrainedGaussians]:

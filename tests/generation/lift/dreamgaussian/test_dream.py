@@ -117,14 +117,25 @@ def test_the_guidance_paints_what_the_picture_does_not_show() -> None:
     assert times == tuple(sorted(times, reverse=True))
 
 
-def test_few_gaussians_are_finished_as_many_that_look_the_same() -> None:
-    few = TrainedGaussians(100, torch.Generator().manual_seed(0), CPU)
-    cloud = few.finish()
-    assert len(cloud.positions) == 7_000
-    assert len(torch.unique(cloud.positions, dim=0)) == 100
-    through = (1 - cloud.opacity_logits.sigmoid()).log()
-    first = (cloud.positions == cloud.positions[0]).all(-1)
-    assert float(through[first].sum().exp()) == pytest.approx(0.9, abs=1e-3)
+@pytest.mark.parametrize("seen", [1, 40, 2_000, 6_900])
+def test_many_gaussians_of_which_few_are_seen_make_a_valid_cloud(seen: int) -> None:
+    """A validator refuses a cloud that is transparent for the most part."""
+    made = dream(1, count=7_500)
+    with torch.no_grad():
+        made.gaussians.parameters["opacities"][seen:] = -9.0
+    cloud = made.result().to_cloud()
+    assert check(cloud).passed
+    # While that is allowed, faint ones stay, and nothing is made anew.
+    assert (len(cloud) == 7_500) == (seen == 6_900)
+
+
+@pytest.mark.parametrize(("logit", "count"), [(-3.0, 7_500), (-9.0, 7_500), (-3.0, 300)])
+def test_gaussians_that_nobody_sees_are_not_finished(logit: float, count: int) -> None:
+    gaussians = TrainedGaussians(count, torch.Generator().manual_seed(0), CPU)
+    with torch.no_grad():
+        gaussians.parameters["opacities"].fill_(logit)
+    finished = gaussians.finish()
+    assert (finished is None) == (logit < -8 or count < 7_000)
 
 
 def test_a_stray_gaussian_does_not_shrink_the_object() -> None:
@@ -132,6 +143,7 @@ def test_a_stray_gaussian_does_not_shrink_the_object() -> None:
     with torch.no_grad():
         gaussians.parameters["means"][0] = torch.tensor([40.0, 0.0, 0.0])
     cloud = gaussians.finish()
+    assert cloud is not None
     assert len(cloud.positions) == 7_199
     assert float(cloud.positions.std(0).min()) > 0.2
 
