@@ -132,8 +132,8 @@ class TripoSplatSettings(Frozen):
     shift: Annotated[float, Field(ge=0.1, le=20.0)] = 3.0
     """More than 1 spends more of the steps near the noise."""
     max_gaussians: Annotated[int, Field(ge=7_500, le=262_144)] = 262_144
-    """Most Gaussians in a cloud; the public model was made for 32,768 to 262,144. Some hundredths of
-    them are left out, and fewer than 7,000 score 0."""
+    """Most Gaussians in a cloud; the public model was made for 32,768 to 262,144. A few hundredths
+    are left out, and fewer than 7,000 score 0."""
     eight_bit: bool = False
     """Hold the large linear layers in 8 bits instead of 16."""
     seed: Seed = 0
@@ -176,20 +176,6 @@ class DreamGaussianSettings(Frozen):
     given: 31.4 for the denoiser, and 49.1."""
     seed: Seed = 0
     """Seed of all random numbers when a task brings none."""
-
-    @property
-    def guidance_scale(self) -> float:
-        """`scale`, or that of the guidance."""
-        if self.scale is not None:
-            return self.scale
-        return 5.0 if self.guidance == "zero123" else 1.0
-
-    @property
-    def field_of_view(self) -> float:
-        """`fov`, or that of the guidance, in degrees."""
-        if self.fov is not None:
-            return self.fov
-        return 31.4 if self.guidance == "denoiser" else 49.1
 
 
 class SplatSettings(Frozen):

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from generation.lift.dreamgaussian import Dream, KnownView
 from generation.lift.dreamgaussian.denoiser import ViewDenoiser
-from generation.lift.dreamgaussian.guidance import Guidance
+from generation.lift.dreamgaussian.guidance import Guidance, fov_of, scale_of
 from generation.presets import preset
 from generation.rendering import render_views
 from generation.scoring.validity import check
@@ -118,7 +118,7 @@ def dream_of(
 ) -> GaussianCloud:
     """The cloud of DreamGaussian for a cut-out, with the settings of the preset."""
     own = preset("embedded").dreamgaussian
-    known = KnownView.framed(example.cutout, elevation=own.elevation, fov=own.field_of_view)
+    known = KnownView.framed(example.cutout, elevation=own.elevation, fov=fov_of(own))
     dream = Dream(
         known,
         guidance,
@@ -141,7 +141,7 @@ def _loaded(models: Path) -> tuple[Networks, ViewDenoiser]:
         models / export.DREAMGAUSSIAN,
         device=torch.device("cpu"),
         dtype=torch.float32,
-        scale=own.guidance_scale,
+        scale=scale_of(own),
     )
     return networks, guidance
 

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from generation.settings import DreamGaussianSettings
+
 
 class Guidance(Protocol):
     """Says of pictures from other sides how they should rather look."""
@@ -45,6 +47,20 @@ class Guidance(Protocol):
             time: How much noise to add, 0..1.
             generator: Of the task, on the CPU.
         """
+
+
+def scale_of(settings: DreamGaussianSettings) -> float:
+    """The guidance scale: the given one, or that of the guidance."""
+    if settings.scale is not None:
+        return settings.scale
+    return 5.0 if settings.guidance == "zero123" else 1.0
+
+
+def fov_of(settings: DreamGaussianSettings) -> float:
+    """Field of view in degrees: the given one, or that with which the guidance was trained."""
+    if settings.fov is not None:
+        return settings.fov
+    return 31.4 if settings.guidance == "denoiser" else 49.1
 
 
 def distil(value: Tensor, gradient: Tensor) -> Tensor:

