@@ -100,9 +100,10 @@ def first_pose(
     """
     area, centre = _moments(alpha)
     each_side = int(2 * spread / _APART)
+    tried = [elevation + number * _APART for number in range(-each_side, each_side + 1)]
     poses, errors = [], []
-    for number in range(-each_side, each_side + 1):
-        degrees = max(-_STEEPEST, min(elevation + number * _APART, _STEEPEST))
+    # Each once: the steepest are all the same.
+    for degrees in dict.fromkeys(max(-_STEEPEST, min(each, _STEEPEST)) for each in tried):
         pose = alpha.new_tensor([math.radians(degrees), math.log(2 * DISTANCE), 0.0, 0.0])
         for _ in range(_ROUNDS):
             found_area, found_centre = _moments(lens.draw(cloud, view_of(pose))[..., 3])

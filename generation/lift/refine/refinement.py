@@ -155,7 +155,7 @@ class Refinement:
         if not self._candidates:
             return self.start
         with torch.inference_mode(False), torch.no_grad():
-            start, *others = [*self._candidates, self._candidate(self._now())]
+            start, *others = [*self._candidates, self._candidate(self._now(), self._kept)]
             best = min(others, key=_error)
             self.gain = 10 * math.log10(start.error / best.error)
             if self.gain < LEAST_GAIN:
@@ -170,39 +170,47 @@ class Refinement:
                 colors_dc=(best.cloud.rgb - 0.5) / SH_C0,
             )
 
+    # A phase begins anew if memory ran out on the way, so it changes nothing before its end.
+
     @torch.no_grad()
     def _begin_shape(self) -> None:
         """The camera has been fitted: if it is good enough, what it cannot have seen goes."""
-        self.silhouette = self._silhouette_error(self._sample).item()
-        if self.silhouette >= WORST_SILHOUETTE:
+        silhouette = self._silhouette_error(self._sample).item()
+        if silhouette >= WORST_SILHOUETTE:
+            self.silhouette = silhouette
             return
-        self._candidates.append(self._candidate(self._cloud))
-        positions, moved = carve(
-            self._cloud.positions, self._outline, self._lens, view_of(self.pose)
-        )
-        self.carved = (moved > 0).float().mean().item()
-        if self.carved <= _MOST_CARVED:
-            kept = moved <= _REACH
-            if kept.sum() >= MIN_GAUSSIANS:
-                self._kept = kept.nonzero()[:, 0]
-            self._cloud = chosen(replace(self._cloud, positions=positions), self._kept)
-            self._sample = thinned(self._cloud)
-            self._candidates.append(self._candidate(self._cloud))
-        self._before = self._outline_error(self._sample)
+        cloud, kept, sample = self._cloud, self._kept, self._sample
+        candidates = [self._candidate(cloud, kept)]
+        positions, moved = carve(cloud.positions, self._outline, self._lens, view_of(self.pose))
+        carved = (moved > 0).float().mean().item()
+        if carved <= _MOST_CARVED:
+            near = moved <= _REACH
+            if near.sum() >= MIN_GAUSSIANS:
+                kept = near.nonzero()[:, 0]
+            cloud = chosen(replace(cloud, positions=positions), kept)
+            sample = thinned(cloud)
+            candidates.append(self._candidate(cloud, kept))
+        before = self._outline_error(sample)
+        self.silhouette, self.carved, self._before = silhouette, carved, before
+        self._cloud, self._kept, self._sample = cloud, kept, sample
+        self._candidates = candidates
         self._optimiser = torch.optim.Adam([self._lattice])
 
     @torch.no_grad()
     def _end_shape(self) -> None:
-        self._candidates.append(self._candidate(self._now()))
-        self._kept, self._cloud = min(self._candidates, key=_error)[1:]
-        self._colours = nn.Parameter(torch.zeros_like(self._cloud.rgb))
+        candidates = [*self._candidates, self._candidate(self._now(), self._kept)]
+        best = min(candidates, key=_error)
+        colours = nn.Parameter(torch.zeros_like(best.cloud.rgb))
+        self._cloud, self._kept, self._colours = best.cloud, best.kept, colours
+        self._candidates = candidates
 
     @torch.no_grad()
     def _begin_colours(self) -> None:
         """Tone and light at once; then the colours of single Gaussians follow."""
         toned = match_tone(self._cloud, self._draw, self._target, ~self._judging)
-        self._candidates.append(self._candidate(toned))
-        self._cloud = min(self._candidates, key=_error).cloud
+        candidates = [*self._candidates, self._candidate(toned, self._kept)]
+        self._cloud = min(candidates, key=_error).cloud
+        self._candidates = candidates
         self._optimiser = torch.optim.Adam([self._colours])
 
     def _step(self) -> None:
@@ -265,9 +273,9 @@ class Refinement:
         """As the picture's camera sees it, (S, S, D + 1)."""
         return self._lens.draw(cloud, view_of(self.pose.detach()))
 
-    def _candidate(self, cloud: DeviceCloud) -> "_Candidate":
+    def _candidate(self, cloud: DeviceCloud, kept: Tensor) -> "_Candidate":
         error = (self._draw(cloud) - self._target).square()[self._judging].mean().item()
-        return _Candidate(max(error, _NO_ERROR), self._kept, cloud)
+        return _Candidate(max(error, _NO_ERROR), kept, cloud)
 
     def _silhouette_error(self, cloud: DeviceCloud) -> Tensor:
         found = self._lens.draw(cloud, view_of(self.pose))

@@ -20,7 +20,7 @@ Draw = Callable[[DeviceCloud], Tensor]
 
 
 def match_tone(cloud: DeviceCloud, draw: Draw, target: Tensor, compared: Tensor) -> DeviceCloud:
-    """Fits a gain, an offset and a light to each channel; a picture of one side tells all three.
+    """Fits a gain, an offset and a light to each channel; a picture of one side shows all three.
 
     A colour c with the outward normal n becomes c (1 + g + l n) + o, with g, o and the three
     numbers l for each channel. Pictures are linear in them, so one drawing of all terms is enough.

@@ -46,7 +46,7 @@ def test_everything_is_inside_afterwards_and_as_deep_as_before(positions: Tensor
     assert not moved[inside].any()
 
 
-def test_it_is_told_how_far_each_was_moved(positions: Tensor) -> None:
+def test_how_far_each_was_moved_is_returned(positions: Tensor) -> None:
     _, moved = carve(positions, disc(0.2), LENS, VIEW)
     before, _ = places(positions)
     # What lies outside the picture counts from the picture's border.

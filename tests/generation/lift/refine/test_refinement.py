@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,14 +143,58 @@ def carved(start: GaussianTensors, picture: NDArray[np.uint8]) -> Refinement:
     return refinement
 
 
-def test_what_lies_far_outside_the_silhouette_is_removed(picture: NDArray[np.uint8]) -> None:
-    truth = ellipsoid((1.0, 0.5, 0.7), (0.3, 0.5, 0.8), count=7600)
+def with_strays(count: int = 7600) -> GaussianTensors:
+    """The truth, but for one in twenty Gaussians."""
+    truth = ellipsoid((1.0, 0.5, 0.7), (0.3, 0.5, 0.8), count=count)
     positions = truth.positions.clone()
     positions[::20, 1] += 0.9
-    after = carved(replace(truth, positions=positions), picture).result()
+    return replace(truth, positions=positions)
+
+
+def test_what_lies_far_outside_the_silhouette_is_removed(picture: NDArray[np.uint8]) -> None:
+    start = with_strays()
+    after = carved(start, picture).result()
     assert MIN_GAUSSIANS <= len(after.positions) <= 0.955 * 7600
-    assert height(replace(truth, positions=positions)) > 1.8 * height(truth)
-    assert height(after) < 1.25 * height(truth)
+    assert height(start) > 1.8 * height(TRUTH)
+    assert height(after) < 1.25 * height(TRUTH)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_step_that_runs_out_of_memory_can_be_taken_again(
+    picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """In each step, that drawing fails the first time, where there are as many."""
+    start = with_strays()
+    # So that each one is known again.
+    start = replace(start, opacity_logits=2 + start.positions[:, 0])
+    given: dict[str, Any] = {"steps": 10, "size": SIZE, "camera": (Lens.of(SIZE), POSE)}
+    smooth, broken = Refinement(start, picture, **given), Refinement(start, picture, **given)
+    smooth.run(10)
+    drawn, draw = 0, Lens.draw
+
+    def failing(lens: Lens, cloud: DeviceCloud, view: torch.Tensor) -> torch.Tensor:
+        nonlocal drawn
+        drawn += 1
+        if drawn == number:
+            raise torch.OutOfMemoryError("out of memory")
+        return draw(lens, cloud, view)
+
+    failed = []
+    for step in range(10):
+        drawn = 0
+        monkeypatch.setattr(Lens, "draw", failing)
+        try:
+            broken.run(1)
+        except torch.OutOfMemoryError:
+            failed.append(step)
+        monkeypatch.undo()
+        broken.run(step + 1 - broken.done)
+    assert 0 in failed
+    assert number > 1 or failed == list(range(10))
+    for one, other in zip(smooth.result().tensors(), broken.result().tensors(), strict=True):
+        assert torch.equal(one, other)
+    assert smooth.gain == broken.gain > 0
+    assert smooth.carved == broken.carved > 0
 
 
 def test_what_lies_just_outside_moves_to_the_edge(picture: NDArray[np.uint8]) -> None:
@@ -201,3 +246,20 @@ def test_an_object_that_lies_between_the_judging_blocks_stays_as_it_is(done: int
     assert refinement.silhouette < WORST_SILHOUETTE
     assert refinement.result() is refinement.start
     assert refinement.gain == 0
+
+
+def test_no_elevation_is_tried_twice(
+    picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+    draw = Lens.draw
+
+    def noting(lens: Lens, cloud: DeviceCloud, view: torch.Tensor) -> torch.Tensor:
+        tried.append(round(math.degrees(math.asin(-float(view[2, 1]))), 1))
+        return draw(lens, cloud, view)
+
+    monkeypatch.setattr(Lens, "draw", noting)
+    Refinement(ellipsoid(), picture, steps=1, size=SIZE, elevation=20, spread=60)
+    each = sorted(set(tried))
+    assert each == [-60.0, *range(-50, 60, 10), 60.0]
+    assert len(tried) == 4 * len(each)
