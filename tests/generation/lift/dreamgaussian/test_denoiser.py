@@ -140,8 +140,8 @@ def test_known_views_are_taken_from_where_the_network_says(folder: Path) -> None
     guidance = loaded(folder)
     seen, placement = guidance.begin(disc()), SMALL.placement
     for said, expected in ((-0.5, 16.0), (0.0, 20.0), (3.0, 28.0)):
-        told = seen._replace(elevation=torch.tensor([said]))
-        assert guidance.elevation(told, 0.0) == pytest.approx(expected)
+        placed = seen._replace(elevation=torch.tensor([said]))
+        assert guidance.elevation(placed, 0.0) == pytest.approx(expected)
     assert (placement.elevation, placement.spread) == (20.0, 8.0)
     known = KnownView(disc(), elevation=5.0)
     dream = Dream(known, guidance, steps=1, sizes=(16, 16, 16), count=50, seed=0, device=CPU)
