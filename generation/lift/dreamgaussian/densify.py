@@ -71,9 +71,18 @@ class _GsplatDensifier(Densifier):
         full = len(gaussians.parameters["means"]) >= self._most
         self._strategy.grow_grad2d = math.inf if full else _GROWN_GRADIENT
         # Where halves of a split Gaussian go, gsplat draws from torch's own generator.
-        devices = [info["means2d"].device]
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-            self._strategy.step_post_backward(
-                gaussians.parameters, gaussians.optimisers, self._state, step, info, packed=False
-            )
+        devices, state = [info["means2d"].device], dict(self._state)
+        try:
+            with torch.random.fork_rng(devices), gaussians.restored_if_it_fails():
+                torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+                self._strategy.step_post_backward(
+                    gaussians.parameters,
+                    gaussians.optimisers,
+                    self._state,
+                    step,
+                    info,
+                    packed=False,
+                )
+        except Exception:
+            self._state.update(state)
+            raise

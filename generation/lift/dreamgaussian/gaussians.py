@@ -1,6 +1,8 @@
 """The Gaussians that are optimised: their parameters, their optimisers, and the finished cloud."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +95,28 @@ class TrainedGaussians:
         for state in self.optimisers["opacities"].state.values():
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name].zero_()
+
+    @contextmanager
+    def restored_if_it_fails(self) -> Iterator[None]:
+        """Has the same parameters and states of optimisers as before if adding or removing fails.
+
+        That replaces one parameter after another, and may run out of memory on the way.
+        """
+        parameters = dict(self.parameters)
+        states = {
+            name: {parameter: dict(state) for parameter, state in optimiser.state.items()}
+            for name, optimiser in self.optimisers.items()
+        }
+        try:
+            yield
+        except Exception:
+            self.parameters.update(parameters)
+            for name, optimiser in self.optimisers.items():
+                (group,) = optimiser.param_groups
+                group["params"] = [parameters[name]]
+                optimiser.state.clear()
+                optimiser.state.update(states[name])
+            raise
 
     def require_finite(self) -> None:
         """Checks the parameters.
