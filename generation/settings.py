@@ -211,7 +211,8 @@ class RefineSettings(Frozen):
     """Optimisation steps at the best level, where there is time for them; 0 leaves refinement out.
     On CUDA it needs gsplat."""
     slice: Annotated[int, Field(ge=1, le=50)] = 10
-    """Steps at a time; other requests wait for one slice at most."""
+    """Steps at a time; other requests wait for one slice at most. The first one guesses the camera
+    too, which takes the longer, the larger the spread is."""
     size: Annotated[int, Field(ge=32, le=1024)] = 256
     """Pixels per side at which the cloud is compared with its picture."""
     fov: Annotated[float, Field(ge=10.0, le=90.0)] = 40.0
