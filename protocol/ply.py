@@ -21,7 +21,7 @@ from protocol.foreign_formats import describe, is_compressed_ply
 from protocol.gaussians import LOGIT_LIMIT, MAX_GAUSSIANS, Float32Array, GaussianCloud
 from protocol.text import printable
 
-MAX_TEXT_BYTES: Final = 12 << 20
+MAX_TEXT_BYTES: Final = 8 << 20
 """The largest ASCII body that is decoded if the caller does not say otherwise. Text costs a hundred
 times as much as binary."""
 
