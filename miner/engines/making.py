@@ -81,7 +81,7 @@ def engine_count(engines: EnginesSettings, settings: GenerationSettings, found: 
     gpu, own = settings.device.startswith("cuda"), engines.address is None
     has, kind = (found.gpus, "GPU") if gpu else (found.cores, "core")
     if own and not gpu:
-        has = min(has, usable_cores())  # Ray has as many cores as it is said to have.
+        has = min(has, usable_cores())  # Ray's number is the one that it was started with.
     where = ", ".join(found.nodes)
     count = min(has, MOST_ENGINES) if engines.count == "auto" else engines.count
     if count == 0:
