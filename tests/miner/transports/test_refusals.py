@@ -6,19 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loguru import logger
 
 from miner.score.log import ScoreLog
 from miner.transports.refusals import Refusal, RefusalLog
 from tests.support.fakes import Clock
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lines.append, level="WARNING", format="{message}")
-    yield lines
-    logger.remove(sink)
 
 
 def lines_of(score_log: ScoreLog) -> list[dict[str, Any]]:
